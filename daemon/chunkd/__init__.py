@@ -1,0 +1,18 @@
+"""chunkd keeps the redundancy figure of a blob cache current.
+
+The path of a blob:
+
+    scan, watch    a folder's listing, or an event, says: look at this place        (scanner decides when to list)
+    backlog        the hint waits, one entry a place
+    look           the disk and the index are asked what there is to do             (holdings changes places)
+    ingest, pool   a job goes to an idle worker process                             (wire: what they say)
+    worker         decode opens and decompresses it, chunker (cgear.c) cuts and hashes it, the name is verified
+    ingest, index  recipe, counts and totals change in one transaction              (lookup: hash to number)
+    answers        the figures are read                                             (endpoint, client: the socket)
+    cli, text      and shown
+
+Read in this order: model, errors; layouts, scan; chunker, decode, worker; records, blocks, lookup, index, recount;
+holdings, look, ingest; scanner, service; then what is left. DESIGN.md has the reasons.
+"""
+
+__version__ = "0.1.0"
