@@ -1,0 +1,162 @@
+"""One blob to its finding: read, decode, cut and verify in one pass. A pure function of the file.
+
+`python -m chunkd.worker FD PARAMS CAPS` serves jobs over the connection FD. A decoder that crashes or runs out of
+memory ends this process and costs one blob, not the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+
+from chunkd import wire
+from chunkd.chunker import Chunker
+from chunkd.decode import BUFFER_BYTES, Source, buffers
+from chunkd.errors import BlobUndecodable
+from chunkd.model import Caps, ChunkParams, FileMark, Finding, Job
+
+_PROGRESS_S = 0.5
+
+# A file system's clock may tick as seldom as this: a change that came sooner after another may bear the same ctime.
+_CTIME_TICK_NS = 50_000_000
+
+_IRREGULAR = {
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFDIR: "directory",
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
+
+
+def examine(job: Job, params: ChunkParams, caps: Caps, progress: Callable[[int], object]) -> Finding:
+    """What the file at the job's path is, seen in one pass over one descriptor.
+
+    `progress` is called with the stored bytes read so far, about twice a second at most; what it raises is passed on
+    unless it is an OSError. Nothing but a regular file is opened. Raises MemoryError when a decoder gets none.
+    """
+    try:
+        # Before the open too, since opening a device can have effects.
+        if reason := _irregular(os.lstat(job.path)):
+            return Finding("ignored", reason=reason)
+        with open(job.path, "rb", buffering=0, opener=_open_itself) as file:
+            before = os.fstat(file.fileno())
+            if reason := _irregular(before):
+                return Finding("ignored", reason=reason)
+            return _read(file, before, job, params, caps, _seldom(progress))
+    except (FileNotFoundError, NotADirectoryError):
+        return Finding("gone")
+    except OSError as error:
+        if error.errno is None:  # not the system's: a bug
+            raise
+        return Finding("unreadable", reason=os.strerror(error.errno))
+
+
+def _irregular(status: os.stat_result) -> str:
+    """What the file is when it is no regular one, else nothing."""
+    if stat.S_ISREG(status.st_mode):
+        return ""
+    return _IRREGULAR.get(stat.S_IFMT(status.st_mode), "no regular file")
+
+
+def _open_itself(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def _seldom(progress: Callable[[int], object]) -> Callable[[int], None]:
+    next_s = time.monotonic() + _PROGRESS_S
+
+    def report(read_bytes: int) -> None:
+        nonlocal next_s
+        now_s = time.monotonic()
+        if now_s >= next_s:
+            next_s = now_s + _PROGRESS_S
+            progress(read_bytes)
+
+    return report
+
+
+def _read(
+    file: io.FileIO,
+    before: os.stat_result,
+    job: Job,
+    params: ChunkParams,
+    caps: Caps,
+    report: Callable[[int], None],
+) -> Finding:
+    source = Source(file, job.digest.algorithm, report)
+    chunker = Chunker(params)
+    buffer = bytearray(BUFFER_BYTES)
+    uncompressed_bytes = 0
+    failure: BlobUndecodable | None = None
+    if job.decode:
+        try:
+            for data in buffers(source, buffer, caps, before.st_size):
+                chunker.feed(data)
+                uncompressed_bytes += len(data)
+                report(source.read_bytes)
+        except BlobUndecodable as error:
+            failure = error
+    # To the file's end even after a failure: bytes that do not match the name outrank it, as a writer may be busy.
+    source.drain(buffer)
+    after = os.fstat(file.fileno())
+    still = (before.st_size, before.st_ctime_ns) == (after.st_size, after.st_ctime_ns)
+    known = still and time.time_ns() - after.st_ctime_ns >= _CTIME_TICK_NS
+    mark = FileMark(after.st_dev, after.st_ino, source.read_bytes, after.st_ctime_ns if known else 0)
+
+    if source.hexdigest() != job.digest.hex:
+        return Finding("mismatched", mark)
+    if not job.decode:
+        return Finding("matched", mark)
+    if source.grew or source.read_bytes != before.st_size:
+        # The decoder may have met the end of what was there before the writer was done.
+        return Finding("mismatched", mark, reason="changed while it was read")
+    if failure is not None:
+        return Finding("undecodable", mark, codec=failure.codec, reason=failure.reason)
+    if not uncompressed_bytes:
+        return Finding("other", mark)
+    return Finding("layer", mark, source.codec, uncompressed_bytes, recipe=chunker.finish())
+
+
+@contextlib.contextmanager
+def _daemon() -> Iterator[None]:
+    """Around each word with the daemon: when it has gone, so has the reason to live.
+
+    By SystemExit, which no handler between here and `main` takes for an error of the file.
+    """
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        sys.exit(0)
+
+
+def main(argv: list[str]) -> None:
+    """Serve jobs until the daemon has gone. A bug in `examine` ends the process with its traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group, and the daemon decides
+    fd, params_json, caps_json = argv
+    connection = Connection(int(fd))
+    params, caps = ChunkParams(**json.loads(params_json)), Caps(**json.loads(caps_json))
+
+    def progress(read_bytes: int) -> None:
+        with _daemon():
+            wire.send_progress(connection, read_bytes)
+
+    while True:
+        with _daemon():
+            job = wire.receive_job(connection)
+        finding = examine(job, params, caps, progress)
+        with _daemon():
+            wire.send_finding(connection, finding)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
