@@ -1,0 +1,95 @@
+"""The index's packed arrays, both ways: a block of chunk records, and a recipe as runs of chunk numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkd.records import Damaged
+
+Numbers = NDArray[np.int64]
+
+# 170 slots of 24 bytes are 4080: with LMDB's header of 16 a block fills one page of 4096.
+SLOTS = 170
+SLOT = np.dtype([("low", "<u8"), ("high", "<u8"), ("use", "<u8")])
+BLOCK_BYTES = SLOTS * SLOT.itemsize
+
+# `use` holds the chunk's length in its low 24 bits and its copies in the 40 above.
+LENGTH_BITS = np.uint64(24)
+LENGTH_MASK = np.uint64((1 << 24) - 1)
+MAX_COPIES = (1 << 40) - 1
+
+
+def block_key(block: int) -> bytes:
+    return block.to_bytes(8, "big")
+
+
+def zigzag(signed: Numbers) -> NDArray[np.uint64]:
+    return ((signed << 1) ^ (signed >> 63)).view(np.uint64)
+
+
+def unzigzag(folded: NDArray[np.uint64]) -> Numbers:
+    return (folded >> np.uint64(1)).view(np.int64) ^ -(folded & np.uint64(1)).view(np.int64)
+
+
+def pack_varints(values: NDArray[np.uint64]) -> bytes:
+    """LEB128: 7 bits a byte, low ones first, the top bit set on all but the last."""
+    widths = np.ones(len(values), np.int64)
+    for bits in range(7, 64, 7):
+        widths += values >> np.uint64(bits) != 0
+    ends = np.cumsum(widths)
+    packed = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
+    for place in range(int(widths.max(initial=0))):
+        has = widths > place
+        septet = (values[has] >> np.uint64(7 * place)) & np.uint64(0x7F)
+        more = np.where(widths[has] > place + 1, np.uint64(0x80), np.uint64(0))
+        packed[(ends - widths)[has] + place] = septet | more
+    return packed.tobytes()
+
+
+def unpack_varints(packed: bytes) -> NDArray[np.uint64]:
+    """Raises Damaged when the last one has no end, or one is wider than 9 bytes (63 bits)."""
+    octets = np.frombuffer(packed, np.uint8)
+    if not len(octets):
+        return np.empty(0, np.uint64)
+    last = np.flatnonzero(octets < 0x80)
+    if not len(last) or last[-1] != len(octets) - 1:
+        raise Damaged("its last number has no end")
+    starts = np.concatenate(([0], last[:-1] + 1))
+    widths = last - starts + 1
+    if widths.max() > 9:
+        raise Damaged("a number is wider than 63 bits")
+    places = np.arange(len(octets)) - np.repeat(starts, widths)
+    parts = (octets & 0x7F).astype(np.uint64) << (places * 7).astype(np.uint64)
+    return np.add.reduceat(parts, starts)
+
+
+def pack_recipe(numbers: Numbers) -> bytes:
+    """Runs of consecutive chunk numbers: the zigzag of (first - the previous run's end), then the count."""
+    if not len(numbers):
+        return b""
+    starts = np.concatenate(([0], np.flatnonzero(np.diff(numbers) != 1) + 1))
+    counts = np.diff(np.concatenate((starts, [len(numbers)])))
+    firsts = numbers[starts]
+    ends = np.concatenate(([0], (firsts + counts)[:-1]))
+    runs = np.empty((len(starts), 2), np.uint64)
+    runs[:, 0] = zigzag(firsts - ends)
+    runs[:, 1] = counts
+    return pack_varints(runs.ravel())
+
+
+def unpack_recipe(packed: bytes, chunks: int) -> Numbers:
+    """The chunk numbers of a recipe of `chunks` chunks. Raises Damaged, before unfolding, when it holds others."""
+    values = unpack_varints(packed)
+    if len(values) % 2:
+        raise Damaged("a run has no count")
+    steps, counts = unzigzag(values[0::2]), values[1::2].view(np.int64)
+    if (counts <= 0).any() or (counts > chunks).any() or int(counts.sum()) != chunks:
+        raise Damaged(f"its runs do not hold {chunks} chunks")
+    if not len(counts):
+        return np.empty(0, np.int64)
+    bounds = np.cumsum(counts)
+    firsts = np.cumsum(steps) + bounds - counts
+    if (firsts < 0).any():
+        raise Damaged("a chunk number is negative")
+    return np.repeat(firsts - (bounds - counts), counts) + np.arange(chunks)

@@ -1,0 +1,371 @@
+"""The index's one writer: transactions in which recipes, counts and totals change together, and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkd import blocks, records
+from chunkd.blocks import Numbers
+from chunkd.errors import CopiesOverflow, IndexDamaged
+from chunkd.lookup import Lookup, prefixes_of
+from chunkd.model import Blob, Digest, Place, Recipe
+from chunkd.store import CACHES_KEY, FORMAT_KEY, HEAD_KEY, RULES_KEY, IndexLock, Store
+
+# Blocks that are held in memory at once while counts change: 16 MiB.
+BATCH_BLOCKS = 4096
+
+
+class Index:
+    """An open index. Raises IndexBusy when another process writes it, ParamsMismatch when it was made with others."""
+
+    def __init__(
+        self, state_dir: str, rules: records.Rules, holder: str, clock_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        Path(state_dir).mkdir(mode=0o750, parents=True, exist_ok=True)
+        self._lock = IndexLock(state_dir, exclusive=True, holder=holder)
+        try:
+            self.store = Store(str(Path(state_dir, "index")), readonly=False)
+        except BaseException:
+            self._lock.close()
+            raise
+        try:
+            self._clock_ns = clock_ns
+            self.lookup = Lookup(self.store.databases["young"], self.store.databases["dense"])
+            # Blocks without a live chunk that a sweep is about to drop; a chunk that revives takes its block out.
+            self.doomed: set[int] = set()
+            with self.store.guarded(), self.store.env.begin(write=True) as txn:
+                if (
+                    txn.get(FORMAT_KEY, db=self.store.databases["meta"]) is None
+                    and txn.stat(self.store.databases["chunks"])["entries"] == 0
+                ):
+                    self._create(txn, rules)
+                self.rules = self.store.check_format(txn, rules.params)
+        except BaseException:
+            self.close()
+            raise
+
+    def _create(self, txn: lmdb.Transaction, rules: records.Rules) -> None:
+        meta = self.store.databases["meta"]
+        txn.put(FORMAT_KEY, records.pack_format(), db=meta)
+        txn.put(RULES_KEY, records.pack_rules(rules), db=meta)
+        txn.put(HEAD_KEY, records.pack_head(records.Head()), db=meta)
+        txn.put(CACHES_KEY, records.pack_caches({}), db=meta)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Change]:
+        """All of what is done with the `Change`, committed and synced; or nothing of it, when anything is raised.
+
+        Raises IndexUnwritable when the disk would not take it (the index is as before), IndexDamaged for damage.
+        """
+        try:
+            with self.store.guarded(), self.store.env.begin(write=True, buffers=True) as txn:
+                change = Change(self, txn)
+                yield change
+                change.write_head(self._clock_ns())
+        except BaseException:
+            self.lookup.forget()
+            raise
+        self.rules = change.rules
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[lmdb.Transaction]:
+        with self.store.guarded(), self.store.env.begin() as txn:
+            yield txn
+
+    def close(self) -> None:
+        self.store.close()
+        self._lock.close()
+
+
+class Change:
+    """One write transaction."""
+
+    def __init__(self, index: Index, txn: lmdb.Transaction) -> None:
+        self.index, self.store, self.txn = index, index.store, txn
+        self.lookup = index.lookup
+        self.rules = index.rules
+        self.head = self._head = self.store.head(txn)
+
+    # --- what is there --------------------------------------------------------------------------------------------
+
+    def blob(self, digest: Digest) -> Blob | None:
+        """The counted blob of that digest."""
+        return self._blob("blobs", digest)
+
+    def failed(self, digest: Digest) -> Blob | None:
+        return self._blob("failed", digest)
+
+    def _blob(self, database: str, digest: Digest) -> Blob | None:
+        value = self.store.get(self.txn, database, records.digest_key(digest))
+        return None if value is None else records.unpack_blob(digest, value)
+
+    def held(self, place: Place) -> records.Held | None:
+        value = self.store.get(self.txn, "places", records.place_key(place))
+        return None if value is None else records.unpack_held(value)
+
+    def holders(self, digest: Digest) -> Iterator[tuple[Place, records.Held]]:
+        """Every place of a digest. Don't change places while walking."""
+        prefix = records.digest_key(digest)
+        for key, _ in self.store.walk(self.txn, "holders", prefix):
+            if not key.startswith(prefix):
+                return
+            place = records.place_from_key(key[len(prefix) :])
+            held = self.held(place)
+            if held is None or held.digest != digest:
+                raise records.Damaged(f"{digest} is said to be at {place.path!r}, whose record says otherwise")
+            yield place, held
+
+    def caches(self) -> dict[int, records.Cache]:
+        return self.store.caches(self.txn)
+
+    # --- places ---------------------------------------------------------------------------------------------------
+
+    def hold(self, place: Place, held: records.Held) -> None:
+        self._put("places", records.place_key(place), records.pack_held(held))
+        self._put("holders", records.holder_key(held.digest, place), b"")
+
+    def release(self, place: Place, digest: Digest) -> None:
+        self._delete("places", records.place_key(place))
+        self._delete("holders", records.holder_key(digest, place))
+
+    def ignore(self, place: Place, reason: str) -> bool:
+        """True when this is news."""
+        key = records.place_key(place)
+        if self.store.get(self.txn, "ignored", key) == reason.encode():
+            return False
+        self._put("ignored", key, reason.encode())
+        return True
+
+    def unignore(self, place: Place) -> None:
+        self.txn.delete(records.place_key(place), db=self.store.databases["ignored"])
+
+    def suspect(self, digest: Digest) -> None:
+        """Note that a counted digest has lost its verified place: another one must be hashed before it is kept."""
+        self._put("suspects", records.digest_key(digest), b"")
+
+    def is_suspect(self, digest: Digest) -> bool:
+        return self.store.get(self.txn, "suspects", records.digest_key(digest)) is not None
+
+    def acquit(self, digest: Digest) -> None:
+        self.txn.delete(records.digest_key(digest), db=self.store.databases["suspects"])
+
+    # --- what is not derived from blobs ---------------------------------------------------------------------------
+
+    def set_caches(self, caches: dict[int, records.Cache]) -> None:
+        self._put("meta", CACHES_KEY, records.pack_caches(caches))
+
+    def set_rules(self, rules: records.Rules) -> None:
+        self._put("meta", RULES_KEY, records.pack_rules(rules))
+        self.rules = rules
+
+    def scanned(self, at_ns: int) -> None:
+        self.head = replace(self.head, scanned_at_ns=at_ns)
+
+    def fail(self, blob: Blob) -> None:
+        """Record a failed blob, in place of what its record said before."""
+        self.pardon(blob.digest)
+        self._put("failed", records.digest_key(blob.digest), records.pack_blob(blob))
+        self._add_totals(failed_blobs=1, failed_bytes=blob.stored_bytes)
+
+    def pardon(self, digest: Digest) -> None:
+        """Remove the record of a failure, if there is one."""
+        old = self.failed(digest)
+        if old is not None:
+            self._delete("failed", records.digest_key(digest))
+            self._add_totals(failed_blobs=-1, failed_bytes=-old.stored_bytes)
+
+    # --- blobs: the rule of truth ---------------------------------------------------------------------------------
+
+    def add(self, blob: Blob, recipe: Recipe) -> int:
+        """Count a blob; how many of its chunks were never seen before. Its failure, if any, is forgotten."""
+        self.pardon(blob.digest)
+        new_from = self.head.next_number
+        numbers = self._number(recipe)
+        self.apply(blob, numbers, +1)
+        return self.head.next_number - new_from
+
+    def remove(self, digest: Digest) -> None:
+        """Subtract a counted blob."""
+        blob = self.blob(digest)
+        packed = self.store.get(self.txn, "recipes", records.digest_key(digest)) or b""
+        if blob is None:
+            raise records.Damaged(f"{digest} is to be removed and is not there")
+        self.apply(blob, blocks.unpack_recipe(packed, blob.chunks), -1)
+        self.acquit(digest)
+
+    def apply(self, blob: Blob, numbers: Numbers, sign: int) -> None:
+        """Count one recipe in (+1) or out (-1): the record, its chunks' copies and the totals, in one breath."""
+        key = records.digest_key(blob.digest)
+        if (self.blob(blob.digest) is None) != (sign > 0):
+            raise records.Damaged(f"{blob.digest} can't be counted {'in' if sign > 0 else 'out'} twice")
+        distinct, copies = np.unique(numbers, return_counts=True)
+        uncompressed_bytes, unique_chunks, unique_bytes = self._count(distinct, sign * copies)
+        if uncompressed_bytes != sign * blob.uncompressed_bytes:
+            raise records.Damaged(f"the chunks of {blob.digest} do not add up to {blob.uncompressed_bytes} bytes")
+        if sign > 0:
+            self._put("blobs", key, records.pack_blob(blob))
+            if blob.state == "layer":
+                self._put("recipes", key, blocks.pack_recipe(numbers))
+        else:
+            self._delete("blobs", key)
+            if blob.state == "layer":
+                self._delete("recipes", key)
+        layer = blob.state == "layer"
+        self._add_totals(
+            layers=sign * layer,
+            others=sign * (not layer),
+            stored_bytes=sign * blob.stored_bytes,
+            layer_stored_bytes=sign * blob.stored_bytes * layer,
+            uncompressed_bytes=uncompressed_bytes,
+            chunks=sign * len(numbers),
+            unique_chunks=unique_chunks,
+            unique_bytes=unique_bytes,
+        )
+        self.head = replace(self.head, dead_chunks=self.head.dead_chunks - unique_chunks)
+
+    def _number(self, recipe: Recipe) -> Numbers:
+        """The number of each chunk of a recipe. Chunks never seen get numbers in order, and records at 0 copies."""
+        hashes = np.frombuffer(recipe.hashes, "<u8").reshape(-1, 2)
+        lengths = np.frombuffer(recipe.lengths, "<u4").astype(np.uint64)
+        if not len(lengths):
+            return np.empty(0, np.int64)
+        order = np.lexsort((hashes[:, 1], hashes[:, 0]))
+        first_of_run = np.ones(len(order), bool)
+        first_of_run[1:] = (hashes[order[1:]] != hashes[order[:-1]]).any(axis=1)
+        # lexsort is stable: the first of a run of equal hashes is their first in the recipe.
+        sample = order[first_of_run]
+        which = np.empty(len(order), np.int64)
+        which[order] = np.cumsum(first_of_run) - 1
+        numbers = self._find(hashes[sample], lengths[sample])
+        new = np.flatnonzero(numbers < 0)
+        new = new[np.argsort(sample[new])]
+        numbers[new] = self.head.next_number + np.arange(len(new))
+        self._append(hashes[sample[new]], lengths[sample[new]])
+        return numbers[which]
+
+    def _find(self, hashes: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> Numbers:
+        """The number of each hash, -1 where it has none. Raises Damaged for one that is known with another length."""
+        prefixes = prefixes_of(hashes)
+        order = np.argsort(prefixes, kind="stable")
+        pairs = list(self.lookup.candidates(self.txn, prefixes[order]))
+        numbers = np.full(len(hashes), -1, np.int64)
+        if not pairs:
+            return numbers
+        at = order[np.concatenate([positions for positions, _ in pairs])]
+        candidates = np.concatenate([found for _, found in pairs])
+        by_number = np.argsort(candidates)
+        at, candidates = at[by_number], candidates[by_number]
+        for rows, slots, _, within in self._blocks(candidates):
+            found = slots[within]
+            same = (found["low"] == hashes[at[rows], 0]) & (found["high"] == hashes[at[rows], 1])
+            if (found["use"][same] & blocks.LENGTH_MASK != lengths[at[rows]][same]).any():
+                raise records.Damaged("a chunk is known with another length")
+            numbers[at[rows][same]] = candidates[rows][same]
+        return numbers
+
+    def _append(self, hashes: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> None:
+        if not len(lengths):
+            return
+        first = self.head.next_number
+        numbers = first + np.arange(len(lengths))
+        for block in range(first // blocks.SLOTS, int(numbers[-1]) // blocks.SLOTS + 1):
+            start, end = np.searchsorted(numbers, [block * blocks.SLOTS, (block + 1) * blocks.SLOTS])
+            old = self.store.get(self.txn, "chunks", blocks.block_key(block))
+            slots = np.frombuffer(bytearray(old or blocks.BLOCK_BYTES), blocks.SLOT)
+            own = slots[numbers[start:end] % blocks.SLOTS]
+            own["low"], own["high"], own["use"] = hashes[start:end, 0], hashes[start:end, 1], lengths[start:end]
+            slots[numbers[start:end] % blocks.SLOTS] = own
+            self._put("chunks", blocks.block_key(block), slots.tobytes())
+        self.lookup.insert(self.txn, prefixes_of(hashes), numbers)
+        young, hand = self.lookup.merge(
+            self.txn, self.head.young_entries + len(numbers), self.head.hand, len(numbers), int(numbers[-1]) + 1
+        )
+        self.head = replace(
+            self.head,
+            next_number=int(numbers[-1]) + 1,
+            dead_chunks=self.head.dead_chunks + len(numbers),
+            young_entries=young,
+            hand=hand,
+        )
+
+    def _count(self, numbers: Numbers, steps: Numbers) -> tuple[int, int, int]:
+        """Change the copies of these chunks; by how much the bytes, the unique chunks and the unique bytes grew."""
+        grown_bytes = unique_chunks = unique_bytes = 0
+        for rows, slots, held, within in self._blocks(numbers):
+            use = slots["use"][within]
+            lengths = (use & blocks.LENGTH_MASK).astype(np.int64)
+            before = (use >> blocks.LENGTH_BITS).astype(np.int64)
+            after = before + steps[rows]
+            if (after > blocks.MAX_COPIES).any():
+                raise CopiesOverflow(int(numbers[rows][np.argmax(after)]), int(after.max()))
+            if (after < 0).any() or not lengths.all() or len(held) * blocks.SLOTS != len(slots):
+                raise records.Damaged(
+                    f"chunk {int(numbers[rows][np.argmin(after)])}: the record of its copies is wrong"
+                )
+            turned = (after > 0).astype(np.int64) - (before > 0)
+            grown_bytes += int(lengths @ steps[rows])
+            unique_chunks += int(turned.sum())
+            unique_bytes += int(lengths @ turned)
+            slots["use"][within] = (after.astype(np.uint64) << blocks.LENGTH_BITS) | lengths.astype(np.uint64)
+            self.index.doomed.difference_update(held)
+            for position, block in enumerate(held):
+                start = position * blocks.SLOTS
+                self._put("chunks", blocks.block_key(block), slots[start : start + blocks.SLOTS].tobytes())
+        return grown_bytes, unique_chunks, unique_bytes
+
+    def _blocks(self, numbers: Numbers) -> Iterator[tuple[slice, NDArray[np.void], list[int], Numbers]]:
+        """The records of sorted chunk numbers, a bounded batch at a time.
+
+        Yields (the rows of `numbers` in this batch, a writable copy of their blocks' slots, the blocks' numbers, where
+        in the slots each row's is). A block that is not there is left out, and its slots read as zeros.
+        """
+        block_of = numbers // blocks.SLOTS
+        wanted, starts = np.unique(block_of, return_index=True)
+        for first in range(0, len(wanted), BATCH_BLOCKS):
+            batch = wanted[first : first + BATCH_BLOCKS]
+            end = int(starts[first + BATCH_BLOCKS]) if first + BATCH_BLOCKS < len(wanted) else len(numbers)
+            rows = slice(int(starts[first]), end)
+            found = {
+                int(block): self.txn.get(blocks.block_key(int(block)), db=self.store.databases["chunks"])
+                for block in batch
+            }
+            packed = bytearray(
+                b"".join(bytes(blocks.BLOCK_BYTES) if value is None else value for value in found.values())
+            )
+            if len(packed) != len(batch) * blocks.BLOCK_BYTES:
+                raise records.Damaged(f"a block of chunks near {int(batch[0])} has a wrong size")
+            within = np.searchsorted(batch, block_of[rows]) * blocks.SLOTS + numbers[rows] % blocks.SLOTS
+            held = [block for block, value in found.items() if value is not None]
+            yield rows, np.frombuffer(packed, blocks.SLOT), held, within
+
+    def put_block(self, block: int, slots: bytes) -> None:
+        self._put("chunks", blocks.block_key(block), slots)
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def _add_totals(self, **steps: int) -> None:
+        grown = {name: getattr(self.head.totals, name) + step for name, step in steps.items()}
+        short = [name for name, value in grown.items() if value < 0]
+        if short:
+            raise records.Damaged(f"the totals {', '.join(short)} would be negative")
+        self.head = replace(self.head, totals=replace(self.head.totals, **grown))
+
+    def _put(self, database: str, key: bytes, value: bytes) -> None:
+        self.txn.put(key, value, db=self.store.databases[database])
+
+    def _delete(self, database: str, key: bytes) -> None:
+        if not self.txn.delete(key, db=self.store.databases[database]):
+            raise IndexDamaged(self.store.path, f"a record of {database!r} is missing")
+
+    def write_head(self, now_ns: int) -> None:
+        if self.head != self._head:
+            self.head = replace(self.head, as_of_ns=max(now_ns, 1))
+            self._put("meta", HEAD_KEY, records.pack_head(self.head))

@@ -1,0 +1,286 @@
+"""The independent check: every figure again from the recipes, trusting no counter, and each difference as a value.
+
+It shares the codecs of `records` and `blocks` with the index and nothing else, reads one snapshot, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkd import blocks, records
+from chunkd.blocks import Numbers
+from chunkd.lookup import prefixes_of, unpack_entries
+from chunkd.model import Blob, Difference, Digest, Place, Totals
+from chunkd.store import Store
+
+# Chunk numbers that are counted at once, 16 bytes each; the recipes are walked again for each window of numbers.
+WINDOW = 25_000 * blocks.SLOTS
+MAX_DIFFERENCES = 1000
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Tally:
+    """What the recount found: the figures that are true, the differences, and the blobs whose own records are bad."""
+
+    totals: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys((f.name for f in dataclasses.fields(Totals)), 0)
+    )
+    dead_chunks: int = 0
+    young_entries: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    bad: set[bytes] = field(default_factory=set)
+
+    def differ(self, record: str, key: object, expected: object, found: object) -> None:
+        if len(self.differences) < MAX_DIFFERENCES:
+            self.differences.append(Difference(record, str(key), str(expected), str(found)))
+
+    def compare(self, record: str, key: object, expected: object, found: object) -> None:
+        if expected != found:
+            self.differ(record, key, expected, found)
+
+
+def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: None) -> Tally:
+    """The tally of one snapshot. At most 1,000 differences are listed.
+
+    Raises IndexDamaged when the sealed records (format, rules, totals, caches) are.
+    """
+    tally = Tally()
+    head = store.head(txn)
+    store.check_format(txn, None)
+    caches = store.caches(txn)
+    progress("blobs")
+    layers = _layers(store, txn, tally)
+    sums: dict[bytes, int] = dict.fromkeys(layers, 0)
+    for start in range(0, head.next_number, WINDOW):
+        progress(f"chunks {start:,} of {head.next_number:,}")
+        window = np.arange(start, min(start + WINDOW, head.next_number))
+        _window(store, txn, tally, layers, sums, window)
+    for key, blob in layers.items():
+        if key not in tally.bad and sums[key] != blob.uncompressed_bytes:
+            tally.differ("recipes", blob.digest, f"{blob.uncompressed_bytes} bytes", f"{sums[key]} bytes")
+            tally.bad.add(key)
+    progress("look-up")
+    _entries_in_order(store, txn, tally)
+    progress("places")
+    _failures(store, txn, tally)
+    _places(store, txn, tally, set(caches))
+    for name, value in tally.totals.items():
+        tally.compare("totals", name, value, getattr(head.totals, name))
+    tally.compare("totals", "dead_chunks", tally.dead_chunks, head.dead_chunks)
+    tally.compare("totals", "young_entries", tally.young_entries, head.young_entries)
+    return tally
+
+
+def _layers(store: Store, txn: lmdb.Transaction, tally: Tally) -> dict[bytes, Blob]:
+    """The layers by key; the other blobs are summed up, and every bad record is told."""
+    layers: dict[bytes, Blob] = {}
+    totals = tally.totals
+    for key, value in store.walk(txn, "blobs"):
+        try:
+            blob = records.unpack_blob(records.digest_from_key(key), value)
+        except records.Damaged as error:
+            tally.differ("blobs", key.hex(), "a blob record", error)
+            tally.bad.add(key)
+            continue
+        totals["stored_bytes"] += blob.stored_bytes
+        if blob.state == "layer":
+            layers[key] = blob
+            totals["layers"] += 1
+            totals["layer_stored_bytes"] += blob.stored_bytes
+        elif blob.state == "other" and not blob.chunks and not blob.uncompressed_bytes:
+            totals["others"] += 1
+        else:
+            tally.differ("blobs", blob.digest, "a layer, or another blob without chunks", blob)
+            tally.bad.add(key)
+    for key, _ in store.walk(txn, "recipes"):
+        if key not in layers:
+            tally.differ("recipes", key.hex(), "the record of a layer", "none")
+            tally.bad.add(key)
+    return layers
+
+
+def _numbers(store: Store, txn: lmdb.Transaction, tally: Tally, key: bytes, blob: Blob) -> Numbers:
+    """The chunk numbers of a recipe; none, and a difference told once, where it can't be read."""
+    if key in tally.bad:
+        return np.empty(0, np.int64)
+    packed = store.get(txn, "recipes", key)
+    try:
+        if not packed:
+            raise records.Damaged("it is missing")
+        return blocks.unpack_recipe(packed, blob.chunks)
+    except records.Damaged as error:
+        tally.differ("recipes", blob.digest, f"a recipe of {blob.chunks} chunks", error)
+        tally.bad.add(key)
+        return np.empty(0, np.int64)
+
+
+def _window(
+    store: Store,
+    txn: lmdb.Transaction,
+    tally: Tally,
+    layers: dict[bytes, Blob],
+    sums: dict[bytes, int],
+    window: Numbers,
+) -> None:
+    """Count the copies of the chunks in a window of numbers and hold them against their records."""
+    slots = read_slots(store, txn, window, tally)
+    lengths = (slots["use"] & blocks.LENGTH_MASK).astype(np.int64)
+    copies = np.zeros(len(window), np.int64)
+    for key, blob in layers.items():
+        numbers = _numbers(store, txn, tally, key, blob)
+        own = numbers[(numbers >= window[0]) & (numbers <= window[-1])] - window[0]
+        np.add.at(copies, own, 1)
+        sums[key] += int(lengths[own].sum())
+        tally.totals["chunks"] += len(own)
+        if window[0] == 0 and len(numbers) and int(numbers.max()) >= store.head(txn).next_number:
+            tally.differ("recipes", blob.digest, "chunks that exist", f"chunk {int(numbers.max())}")
+            tally.bad.add(key)
+    tally.totals["uncompressed_bytes"] += int(copies @ lengths)
+    tally.totals["unique_chunks"] += int((copies > 0).sum())
+    tally.totals["unique_bytes"] += int(lengths[copies > 0].sum())
+    tally.dead_chunks += int(((copies == 0) & (lengths > 0)).sum())
+    recorded = (slots["use"] >> blocks.LENGTH_BITS).astype(np.int64)
+    for at in np.flatnonzero((recorded != copies) | ((copies > 0) & (lengths == 0)))[:MAX_DIFFERENCES].tolist():
+        tally.differ("chunks", int(window[at]), f"{copies[at]} copies", f"{recorded[at]} copies of {lengths[at]} bytes")
+    _hashes(tally, window, slots, copies)
+    _entries(store, txn, tally, window, slots, copies)
+
+
+def read_slots(store: Store, txn: lmdb.Transaction, window: Numbers, tally: Tally) -> NDArray[np.void]:
+    """The records of the chunks with these (consecutive) numbers; zeros where a block is not there."""
+    first, last = int(window[0]) // blocks.SLOTS, int(window[-1]) // blocks.SLOTS
+    packed = bytearray((last - first + 1) * blocks.BLOCK_BYTES)
+    for key, value in store.walk(txn, "chunks", blocks.block_key(first - 1) if first else b""):
+        block = int.from_bytes(key, "big")
+        if block > last:
+            break
+        if len(value) != blocks.BLOCK_BYTES or len(key) != 8:
+            tally.differ("chunks", f"block {block}", f"{blocks.BLOCK_BYTES} bytes", f"{len(value)} bytes")
+            continue
+        start = (block - first) * blocks.BLOCK_BYTES
+        packed[start : start + blocks.BLOCK_BYTES] = value
+    slots = np.frombuffer(packed, blocks.SLOT)
+    return slots[int(window[0]) - first * blocks.SLOTS :][: len(window)]
+
+
+def _hashes(tally: Tally, window: Numbers, slots: NDArray[np.void], copies: Numbers) -> None:
+    """No two live chunks of a window have one hash."""
+    live = np.flatnonzero(copies > 0)
+    order = np.lexsort((slots["high"][live], slots["low"][live]))
+    low, high = slots["low"][live][order], slots["high"][live][order]
+    for at in np.flatnonzero((low[1:] == low[:-1]) & (high[1:] == high[:-1]))[:MAX_DIFFERENCES].tolist():
+        pair = window[live[order[at : at + 2]]].tolist()
+        tally.differ("chunks", pair[1], "a hash of its own", f"that of chunk {pair[0]}")
+
+
+def _tables(store: Store, txn: lmdb.Transaction) -> Iterator[tuple[str, bytes, bytes]]:
+    for table in ("young", "dense"):
+        for key, value in store.walk(txn, table):
+            yield table, key, value
+
+
+def _entries(
+    store: Store, txn: lmdb.Transaction, tally: Tally, window: Numbers, slots: NDArray[np.void], copies: Numbers
+) -> None:
+    """Each live chunk has one look-up entry, with the prefix of its hash; a dead one has at most one."""
+    hashes = np.stack((slots["low"], slots["high"]), axis=1) if len(slots) else np.empty((0, 2), np.uint64)
+    prefixes = prefixes_of(hashes)
+    seen = np.zeros(len(window), np.int64)
+    for table, key, value in _tables(store, txn):
+        try:
+            entry_prefixes, numbers = unpack_entries(value)
+        except records.Damaged:
+            continue  # told by _entries_in_order
+        own = np.flatnonzero((numbers >= window[0]) & (numbers <= window[-1]))
+        at = numbers[own] - window[0]
+        np.add.at(seen, at, 1)
+        wrong = own[(entry_prefixes[own] != prefixes[at]) | (slots["use"][at] == 0)]
+        for entry in wrong[:MAX_DIFFERENCES].tolist():
+            tally.differ(
+                table,
+                f"{key.hex()} chunk {int(numbers[entry])}",
+                "the prefix of its hash",
+                f"{entry_prefixes[entry]:08x}",
+            )
+    for at in np.flatnonzero((seen > 1) | ((copies > 0) & (seen == 0)))[:MAX_DIFFERENCES].tolist():
+        tally.differ("look-up", f"chunk {int(window[at])}", "1 entry", f"{seen[at]} entries")
+
+
+def _entries_in_order(store: Store, txn: lmdb.Transaction, tally: Tally) -> None:
+    """Entries are sorted, within their value's range, and of numbers that were given."""
+    next_number = store.head(txn).next_number
+    dense = [int.from_bytes(key, "big") for key, _ in store.walk(txn, "dense")]
+    following = dict(itertools.pairwise([*dense, 1 << 32]))
+    for table, key, value in _tables(store, txn):
+        try:
+            prefixes, numbers = unpack_entries(value)
+        except records.Damaged as error:
+            tally.differ(table, key.hex(), "look-up entries", error)
+            continue
+        tally.young_entries += len(numbers) if table == "young" else 0
+        start = int.from_bytes(key, "big")
+        low, beyond = (start << 24, (start + 1) << 24) if table == "young" else (start, following[start])
+        if len(numbers) and not (
+            (prefixes[1:] >= prefixes[:-1]).all()
+            and low <= int(prefixes[0])
+            and int(prefixes[-1]) < beyond
+            and int(numbers.max()) < next_number
+        ):
+            tally.differ(table, key.hex(), "sorted entries of its range", "others")
+
+
+def _failures(store: Store, txn: lmdb.Transaction, tally: Tally) -> None:
+    for key, value in store.walk(txn, "failed"):
+        try:
+            blob = records.unpack_blob(records.digest_from_key(key), value)
+        except records.Damaged as error:
+            tally.differ("failed", key.hex(), "a blob record", error)
+            tally.bad.add(key)
+            continue
+        tally.totals["failed_blobs"] += 1
+        tally.totals["failed_bytes"] += blob.stored_bytes
+        if blob.state != "failed" or store.get(txn, "blobs", key) is not None:
+            tally.differ("failed", blob.digest, "a failed blob that is not counted", blob)
+
+
+def _places(store: Store, txn: lmdb.Transaction, tally: Tally, caches: set[int]) -> None:
+    """Places and holders say the same, and every counted blob has a place that was verified or is being so."""
+    good: set[bytes] = set()
+    places = 0
+    for key, value in store.walk(txn, "places"):
+        places += 1
+        try:
+            place, held = records.place_from_key(key), records.unpack_held(value)
+        except records.Damaged as error:
+            tally.differ("places", key.hex(), "a place record", error)
+            continue
+        digest_key = records.digest_key(held.digest)
+        tally.compare("holders", f"{held.digest} {place.path}", b"", store.get(txn, "holders", digest_key + key))
+        if place.cache not in caches:
+            tally.differ("places", _named(place), "a cache of this index", f"cache {place.cache}")
+        if held.state == "verified" or store.get(txn, "suspects", digest_key) is not None:
+            good.add(digest_key)
+    tally.compare("holders", "entries", places, sum(1 for _ in store.walk(txn, "holders")))
+    for key, _ in store.walk(txn, "blobs"):
+        if key not in good and key not in tally.bad:
+            tally.differ("places", _digest(key), "a place that holds it", "none")
+    for key, _ in store.walk(txn, "suspects"):
+        if store.get(txn, "blobs", key) is None:
+            tally.differ("suspects", _digest(key), "a counted blob", "none")
+
+
+def _named(place: Place) -> str:
+    return f"{place.cache}:{place.path}"
+
+
+def _digest(key: bytes) -> Digest:
+    return records.digest_from_key(key)

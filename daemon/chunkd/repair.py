@@ -1,0 +1,113 @@
+"""`chunkd check --repair`: the counters from the recipes, and the look-up from the chunk records.
+
+What the recipes themselves get wrong is not guessed at: such a blob is taken out with its places, so that the next scan
+finds and reads it anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from chunkd import blocks, records
+from chunkd.index import Change, Index
+from chunkd.lookup import Lookup, prefixes_of
+from chunkd.model import Totals
+from chunkd.recount import WINDOW, Tally, read_slots, recount
+
+
+def repair_index(index: Index, bad: set[bytes]) -> None:
+    """Make a recount find nothing. `bad` are the keys of the blobs that are to be taken out. One transaction."""
+    with index.transaction() as change:
+        _take_out(change, bad)
+        _mend_places(change)
+        change.head = dataclasses.replace(change.head, totals=Totals(), young_entries=0, hand=0)
+        _mend_copies(change)
+        _mend_lookup(change)
+        change.write_head(0)
+        tally = recount(change.store, change.txn)
+        totals = Totals(**tally.totals)
+        change.head = dataclasses.replace(change.head, totals=totals, dead_chunks=tally.dead_chunks)
+
+
+def _take_out(change: Change, bad: set[bytes]) -> None:
+    """Remove the blobs with these keys, whatever is left of their records."""
+    databases, txn = change.store.databases, change.txn
+    for key in bad:
+        for database in ("blobs", "failed", "recipes", "suspects"):
+            txn.delete(key, db=databases[database])
+
+
+def _mend_places(change: Change) -> None:
+    """Places and holders say the same of blobs that are there; every other place is found anew by a scan."""
+    store, txn, databases = change.store, change.txn, change.store.databases
+    caches = store.caches(txn)
+    wanted: set[bytes] = set()
+    verified: set[bytes] = set()
+    for key, value in list(store.walk(txn, "places")):
+        try:
+            held = records.unpack_held(value)
+            digest_key = records.digest_key(held.digest)
+            known = any(store.get(txn, database, digest_key) is not None for database in ("blobs", "failed"))
+            kept = known and records.place_from_key(key).cache in caches
+        except records.Damaged:
+            kept = False
+        if kept:
+            wanted.add(digest_key + key)
+            if held.state == "verified":
+                verified.add(digest_key)
+        else:
+            txn.delete(key, db=databases["places"])
+    for key, _ in list(store.walk(txn, "holders")):
+        if key not in wanted:
+            txn.delete(key, db=databases["holders"])
+    for key in wanted:
+        txn.put(key, b"", db=databases["holders"])
+    for key, _ in list(store.walk(txn, "blobs")):
+        if key not in verified:
+            txn.put(key, b"", db=databases["suspects"])
+        txn.delete(key, db=databases["failed"])
+    for key, _ in list(store.walk(txn, "suspects")):
+        if store.get(txn, "blobs", key) is None:
+            txn.delete(key, db=databases["suspects"])
+
+
+def _mend_copies(change: Change) -> None:
+    store, txn = change.store, change.txn
+    layers = [
+        (key, records.unpack_blob(records.digest_from_key(key), value))
+        for key, value in store.walk(txn, "blobs")
+        if store.get(txn, "recipes", key) is not None
+    ]
+    for start in range(0, change.head.next_number, WINDOW):
+        window = np.arange(start, min(start + WINDOW, change.head.next_number))
+        copies = np.zeros(len(window), np.int64)
+        for key, blob in layers:
+            numbers = blocks.unpack_recipe(store.get(txn, "recipes", key) or b"", blob.chunks)
+            np.add.at(copies, numbers[(numbers >= start) & (numbers <= window[-1])] - start, 1)
+        slots = read_slots(store, txn, window, Tally()).copy()
+        lengths = slots["use"] & blocks.LENGTH_MASK
+        slots["use"] = (copies.astype(np.uint64) << blocks.LENGTH_BITS) | lengths
+        for first in range(0, len(window), blocks.SLOTS):
+            block = slots[first : first + blocks.SLOTS].tobytes().ljust(blocks.BLOCK_BYTES, b"\0")
+            if any(block):
+                change.put_block((start + first) // blocks.SLOTS, block)
+
+
+def _mend_lookup(change: Change) -> None:
+    store, txn = change.store, change.txn
+    for table in ("young", "dense"):
+        txn.drop(store.databases[table], delete=False)
+    lookup = Lookup(store.databases["young"], store.databases["dense"])
+    for start in range(0, change.head.next_number, WINDOW):
+        window = np.arange(start, min(start + WINDOW, change.head.next_number))
+        slots = read_slots(store, txn, window, Tally())
+        used = np.flatnonzero(slots["use"])
+        hashes = np.stack((slots["low"][used], slots["high"][used]), axis=1)
+        lookup.insert(txn, prefixes_of(hashes), window[used])
+        young, hand = lookup.merge(
+            txn, change.head.young_entries + len(used), change.head.hand, len(used), int(window[-1]) + 1
+        )
+        change.head = dataclasses.replace(change.head, young_entries=young, hand=hand)
+    change.lookup.forget()
