@@ -1,0 +1,154 @@
+"""The figures as people read them: pure functions from the JSON objects of `routes.Answers` to lines.
+
+A line is at most 100 columns wide, unless a path or a digest alone is wider. What comes from files (paths, reasons)
+is shown with control characters escaped: a terminal obeys them.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+COLUMNS = 100
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+LABEL_COLUMNS = 20
+
+
+def daemon_source(socket: str, as_of: str | None) -> str:
+    return f"from the daemon at {_shown(socket)}, {_as_of(as_of)}"
+
+
+def index_source(path: str, as_of: str | None) -> str:
+    return f"from the index at {_shown(path)}, no daemon runs; {_as_of(as_of)}"
+
+
+def stats_lines(stats: Mapping[str, Any], source: str = "") -> Iterator[str]:
+    """The figures of `model.Stats.to_json`; beside them whatever makes them less than the whole truth, if there is any.
+
+    `source` is the first line, from `daemon_source` or `index_source`.
+    """
+    if source:
+        yield from _wrapped(source)
+        yield ""
+    if stats["layers"]:
+        yield from _figures(stats)
+    else:
+        yield "There is no layer in the index yet."
+    beside = list(_beside(stats))
+    if beside:
+        yield ""
+        yield from beside
+
+
+def _figures(stats: Mapping[str, Any]) -> Iterator[str]:
+    uncompressed_bytes, unique_bytes = stats["uncompressed_bytes"], stats["unique_bytes"]
+    layer_stored_bytes = stats["layer_stored_bytes"]
+    yield _row("layers", f"{stats['layers']:,}", "")
+    yield _row("on disk", *_sizes(layer_stored_bytes))
+    yield _row("uncompressed", *_sizes(uncompressed_bytes))
+    if not stats["chunks"]:
+        return
+    mean = bytes_text(round(stats["mean_chunk_bytes"]))
+    yield _row("chunks", f"{stats['chunks']:,}", f"{mean} on average")
+    yield _row("unique chunks", f"{stats['unique_chunks']:,}", "")
+    yield _row("unique chunk bytes", *_sizes(unique_bytes))
+    yield _row("redundancy", f"{100 * stats['redundancy']:.1f} %", "")
+    yield ""
+    caution = (
+        "A chunk store nets storage only if its unique chunks, recompressed, stay below what the layers take now: "
+    )
+    if unique_bytes <= layer_stored_bytes:
+        yield from _wrapped(caution + "here they do even without compression.")
+    else:
+        # Rounded down: at the percentage that is printed, the chunks do stay below.
+        permille = 1000 * layer_stored_bytes // unique_bytes
+        yield from _wrapped(caution + f"here, compressed to at most {permille / 10:.1f} % of their size.")
+
+
+def _beside(stats: Mapping[str, Any]) -> Iterator[str]:
+    if stats["pending_blobs"]:
+        yield _row("pending", _count(stats["pending_blobs"]), _in_bytes(stats["pending_bytes"], "not counted yet"))
+    if stats["failed_blobs"]:
+        why = "in no figure; `chunkd blobs --failed` says why"
+        yield _row("failed", _count(stats["failed_blobs"]), _in_bytes(stats["failed_bytes"], why))
+    if stats["scanned_at"] is None:
+        yield _row("not scanned", "no scan has been completed: there may be more blobs than these", "")
+    for cache in stats["caches"]:
+        state = cache["state"]
+        if state in ("stale", "polled", "unwatched"):
+            meaning = {
+                "stale": "its figures are kept as they were last known",
+                "polled": "no events come from it; it is listed on a timer",
+                "unwatched": "its events do not come; it is listed on a timer",
+            }[state]
+            reason = f": {cache['reason']}" if cache["reason"] else ""
+            yield from _wrapped(_shown(f"{cache['path']}{reason} ({meaning})"), label=state)
+        for warning in cache["warnings"]:
+            yield from _wrapped(_shown(f"{cache['path']}: {warning}"), label="warning")
+
+
+def blob_lines(blobs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """One line a blob, however wide: digest, state, codec, stored and uncompressed bytes, chunks, and why it failed."""
+    for blob in blobs:
+        line = f"{_shown(str(blob['digest']))}  {_shown(blob['state']):<6}  {_shown(blob['codec']) or '-':<5}"
+        line += f"  {bytes_text(blob['stored_bytes']):>11}"
+        if blob["state"] == "layer":
+            line += f"  {bytes_text(blob['uncompressed_bytes']):>11}  {blob['chunks']:>9,} chunks"
+        yield line + (f"  {_shown(blob['reason'])}" if blob["reason"] else "")
+
+
+def health_lines(health: Mapping[str, Any]) -> Iterator[str]:
+    """The state, and below it each reason for which it is not ok."""
+    yield _shown(health["state"])
+    for reason in health["reasons"]:
+        yield from textwrap.wrap(
+            _shown(reason), COLUMNS, initial_indent="- ", subsequent_indent="  ", break_long_words=False
+        )
+
+
+def bytes_text(size_bytes: int) -> str:
+    """With a binary unit and one decimal: `815 bytes`, `61.2 MiB`. What rounds to 1024 takes the next unit."""
+    value, unit = float(size_bytes), 0
+    while unit + 1 < len(UNITS) and (round(value, 1) if unit else value) >= 1024:
+        value, unit = value / 1024, unit + 1
+    if unit == 0:
+        return f"{size_bytes} byte{'s' * (size_bytes != 1)}"
+    return f"{value:.1f} {UNITS[unit]}"
+
+
+def _sizes(size_bytes: int) -> tuple[str, str]:
+    return bytes_text(size_bytes), f"{size_bytes:,} bytes" if size_bytes >= 1024 else ""
+
+
+def _in_bytes(size_bytes: int, remark: str) -> str:
+    return f"{bytes_text(size_bytes)}, {remark}"
+
+
+def _count(blobs: int) -> str:
+    return f"{blobs:,} blob{'s' * (blobs != 1)}"
+
+
+def _row(label: str, value: str, remark: str) -> str:
+    return f"{label:<{LABEL_COLUMNS}}{value:<12}{remark and '  ' + remark}".rstrip()
+
+
+def _wrapped(words: str, label: str = "") -> list[str]:
+    indent = " " * LABEL_COLUMNS if label else ""
+    first = f"{label:<{LABEL_COLUMNS}}" if label else ""
+    return textwrap.wrap(
+        words,
+        COLUMNS,
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _as_of(as_of: str | None) -> str:
+    return f"as of {_shown(as_of)}" if as_of else "nothing indexed yet"
+
+
+def _shown(text: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
