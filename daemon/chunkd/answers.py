@@ -1,0 +1,143 @@
+"""What the daemon answers: the figures, the blobs, its health. Reads only, each in a short transaction of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any
+
+import lmdb
+
+from chunkd import records
+from chunkd.caches import ServedCache, idle_state
+from chunkd.errors import UsageError
+from chunkd.ingest import Ingest
+from chunkd.model import CacheState, Digest, Stats
+from chunkd.scanner import Scanner
+from chunkd.store import Store
+
+
+def moment(time_ns: int) -> str | None:
+    """RFC 3339 in UTC to the millisecond, None for never."""
+    if not time_ns:
+        return None
+    at = dt.datetime.fromtimestamp(time_ns // 1_000_000 / 1000, dt.UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def read_stats(
+    store: Store,
+    caches: tuple[CacheState, ...] | None = None,
+    pending: tuple[int, int] = (0, 0),
+    watching: bool = False,
+) -> Stats:
+    """The figures of one snapshot. Without `caches` (no daemon) they are shown as the index has them."""
+    with store.guarded(), store.env.begin() as txn:
+        rules = store.check_format(txn, None)
+        head = store.head(txn)
+        if caches is None:
+            caches = tuple(idle_state(cache) for cache in store.caches(txn).values())
+    return Stats(
+        head.totals, *pending, moment(head.as_of_ns), moment(head.scanned_at_ns), watching, store.index_bytes(),
+        rules.params, rules.caps, caches,
+    )  # fmt: skip
+
+
+def read_blobs(store: Store, after: str, limit: int, failed: bool) -> dict[str, Any]:
+    """A page of blobs in the order of their keys; with `failed` only those that failed, and then what was ignored."""
+    with store.guarded(), store.env.begin() as txn:
+        roots = {number: cache.path for number, cache in store.caches(txn).items()}
+        page: list[dict[str, Any]] = []
+        for cursor, row in _rows(store, txn, roots, after, failed):
+            if len(page) == limit:
+                return {"blobs": page, "next": page[-1]["cursor"]}
+            page.append(row | {"cursor": cursor})
+    return {"blobs": page, "next": None}
+
+
+def _rows(
+    store: Store, txn: lmdb.Transaction, roots: dict[int, str], after: str, failed: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where to go on, row). A cursor is the database and the record's key in hex."""
+    database, _, key = after.partition(":")
+    tables = ["failed", "ignored"] if failed else ["blobs", "failed"]
+    if after and database not in tables:
+        raise UsageError(f"`after` {after!r} is no `next` of a page before")
+    try:
+        start = bytes.fromhex(key)
+    except ValueError:
+        raise UsageError(f"`after` {after!r} is no `next` of a page before") from None
+    for table in tables[tables.index(database) if after else 0 :]:
+        if table == "ignored":
+            for place, reason in store.ignored(txn, start):
+                path = f"{roots.get(place.cache)}/{place.path}"
+                yield f"{table}:{records.place_key(place).hex()}", _ignored_row(path, reason)
+        else:
+            for blob in store.blobs(txn, table, start):
+                row = dataclasses.asdict(blob) | {
+                    "digest": str(blob.digest),
+                    "retry_at": moment(blob.retry_at * 1_000_000_000),
+                    "places": _places(store, txn, roots, blob.digest) if table == "failed" else [],
+                }
+                yield f"{table}:{records.digest_key(blob.digest).hex()}", row
+        start = b""
+
+
+def _places(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: Digest) -> list[str]:
+    """Up to ten paths of a blob."""
+    prefix = records.digest_key(digest)
+    paths: list[str] = []
+    for key, _ in store.walk(txn, "holders", prefix):
+        if not key.startswith(prefix) or len(paths) == 10:
+            break
+        place = records.place_from_key(key[len(prefix) :])
+        paths.append(f"{roots.get(place.cache)}/{place.path}")
+    return paths
+
+
+def _ignored_row(path: str, reason: str) -> dict[str, Any]:
+    return {
+        "digest": path, "state": "ignored", "codec": "", "stored_bytes": 0, "uncompressed_bytes": 0, "chunks": 0,
+        "reason": reason, "retry_at": None, "tries": 0, "places": [path],
+    }  # fmt: skip
+
+
+class DaemonAnswers:
+    """The answers of a running daemon; called from the endpoint's threads."""
+
+    def __init__(self, ingest: Ingest, scanner: Scanner, watching: bool) -> None:
+        self._ingest, self._scanner, self._watching = ingest, scanner, watching
+
+    def _caches(self) -> tuple[CacheState, ...]:
+        watcher = self._scanner.watcher()
+        alive = watcher is not None and watcher.alive
+        return tuple(cache.state(alive) for cache in self._served())
+
+    def _served(self) -> list[ServedCache]:
+        return list(self._ingest.caches.values())
+
+    def stats(self) -> dict[str, Any]:
+        caches = self._caches()
+        watching = self._watching and bool(caches) and all(cache.state == "watched" for cache in caches)
+        stats = read_stats(self._ingest.index.store, caches, self._ingest.pending(), watching).to_json()
+        return stats | {
+            "scanning": self._scanner.running,
+            "scans": self._ingest.progress.scans,
+            "settled": not (self._ingest.busy or self._scanner.running),
+        }
+
+    def blobs(self, after: str, limit: int, failed: bool) -> dict[str, Any]:
+        return read_blobs(self._ingest.index.store, after, limit, failed)
+
+    def health(self) -> dict[str, Any]:
+        bad = [cache for cache in self._caches() if cache.state in ("stale", "unwatched")]
+        reasons = [f"cache {cache.path}: {cache.state}: {cache.reason}" for cache in bad]
+        if self._ingest.progress.paused:
+            reasons.append(f"indexing is paused: {self._ingest.progress.paused}")
+        reasons += list(self._scanner.problems.values())
+        return {"state": "degraded" if reasons else "ok", "reasons": reasons}
+
+    def scan(self, verify: bool, accept: bool, retry_failed: bool) -> dict[str, Any]:
+        number = self._scanner.request("asked for", verify=verify, accept=accept, retry_failed=retry_failed)
+        return {"scan": number}

@@ -1,0 +1,77 @@
+"""Getting an answer: from the daemon, or from the index where none runs. Says which, and is quick to import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from chunkd import client, config
+from chunkd.errors import ChunkdError, IndexMissing, NoDaemon
+
+PAGE_BLOBS = 1000
+
+
+class Answer(NamedTuple):
+    """What was asked for, and where it came from: the daemon's socket, or the index's state directory."""
+
+    content: dict[str, Any]
+    socket: str = ""
+    state_dir: str = ""
+
+
+class NothingThere(ChunkdError):
+    exit_code = 3
+
+    def __init__(self, sockets: list[str], states: list[str]) -> None:
+        super().__init__(
+            f"no daemon answers ({', '.join(sockets)}) and there is no index ({', '.join(states)});"
+            " start `chunkd run`, or `chunkd scan CACHE`"
+        )
+        self.sockets, self.states = sockets, states
+
+
+def ask(flags: Mapping[str, object], target: str, offline: Callable[[Any], dict[str, Any]]) -> Answer:
+    """The daemon's answer to a GET, or what `offline` reads from a `Store` when no daemon answers.
+
+    Raises NothingThere when there is no index either, SocketDenied when a daemon may be there and can't be asked.
+    """
+    try:
+        socket, content = client.first_answer(config.socket_candidates(flags), "GET", target)
+    except NoDaemon as nobody:
+        from chunkd.store import reading  # only here: LMDB is not needed to ask a daemon
+
+        for state_dir in config.state_candidates(flags):
+            try:
+                with reading(state_dir) as store:
+                    return Answer(offline(store), state_dir=state_dir)
+            except IndexMissing:
+                continue
+        raise NothingThere(nobody.tried, config.state_candidates(flags)) from None
+    return Answer(content, socket=socket)
+
+
+def stats(flags: Mapping[str, object]) -> Answer:
+    def offline(store: Any) -> dict[str, Any]:
+        from chunkd.answers import read_stats
+
+        return read_stats(store).to_json() | {"scanning": False, "scans": 0, "settled": True}
+
+    return ask(flags, "/v1/stats", offline)
+
+
+def blobs(flags: Mapping[str, object], failed: bool) -> Iterator[dict[str, Any]]:
+    """Every blob, page by page."""
+    after = ""
+    while True:
+
+        def offline(store: Any, after: str = after) -> dict[str, Any]:
+            from chunkd.answers import read_blobs
+
+            return read_blobs(store, after, PAGE_BLOBS, failed)
+
+        target = f"/v1/blobs?limit={PAGE_BLOBS}&failed={'true' if failed else 'false'}&after={after}"
+        page = ask(flags, target, offline).content
+        yield from page["blobs"]
+        if page["next"] is None:
+            return
+        after = page["next"]

@@ -1,0 +1,103 @@
+"""The caches that are served: where each is, whether it is there, and how news of it comes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chunkd import records
+from chunkd.errors import CacheUnusable
+from chunkd.model import CacheState
+
+
+@dataclass(slots=True)
+class ServedCache:
+    """One cache. `device` and `inode` are those of its root as the index recorded them, 0 before the first look.
+
+    While `stale` says why, its figures are kept and nothing of it is added or subtracted. `polled` says why no events
+    come; `unwatched` why a watch could not be set.
+    """
+
+    number: int
+    path: str
+    device: int = 0
+    inode: int = 0
+    layouts: set[str] = field(default_factory=set)
+    stale: str = ""
+    polled: str = ""
+    unwatched: str = ""
+    layerless: bool = False
+
+    def check_root(self) -> os.stat_result | None:
+        """Look at the root; None, with `stale` set, when it is not the one whose blobs are in the index."""
+        try:
+            status = os.stat(self.path)
+        except OSError as error:
+            self.stale = f"its root can't be reached: {error.strerror}"
+            return None
+        if self.device and status.st_dev != self.device:
+            self.stale = (
+                f"its root is on another device than recorded; if that is meant, run `chunkd scan --accept {self.path}`"
+            )
+            return None
+        self.stale = ""
+        return status
+
+    def accept(self, status: os.stat_result) -> None:
+        self.device, self.inode, self.stale = status.st_dev, status.st_ino, ""
+
+    def record(self) -> records.Cache:
+        return records.Cache(self.path, self.device, self.inode, tuple(sorted(self.layouts)), self.layerless)
+
+    def state(self, watching: bool) -> CacheState:
+        """As it is shown. `watching` says whether this process watches at all."""
+        if self.stale:
+            state, reason = "stale", self.stale
+        elif self.polled:
+            state, reason = "polled", self.polled
+        elif not watching:
+            state, reason = "unwatched", self.unwatched or "the watcher does not live"
+        elif self.unwatched:
+            state, reason = "unwatched", self.unwatched
+        else:
+            state, reason = "watched", ""
+        return CacheState(
+            self.path, tuple(sorted(self.layouts)), state, reason or None, warnings(self.path, self.layerless)
+        )
+
+
+def warnings(path: str, layerless: bool) -> tuple[str, ...]:
+    found = []
+    if layerless:
+        found.append(
+            "it holds blobs and no layer: does containerd discard layers once they are unpacked"
+            " (discard_unpacked_layers, the default of EKS and Talos)? Then point chunkd at a registry"
+        )
+    if any(Path(path, name).is_dir() for name in ("overlay-images", "overlay2", "vfs-images")):
+        found.append(
+            "this is an unpacked image store, which keeps no layers as blobs; point chunkd at a registry's folder"
+        )
+    return tuple(found)
+
+
+def idle_state(cache: records.Cache) -> CacheState:
+    """A cache as an index without a daemon tells of it."""
+    return CacheState(cache.path, cache.layouts, "idle", None, warnings(cache.path, cache.layerless))
+
+
+def check_usable(path: str) -> None:
+    """Raises CacheUnusable when there is no folder at `path`, or it can't be listed."""
+    try:
+        with os.scandir(path):
+            pass
+    except FileNotFoundError:
+        raise CacheUnusable(path, "does not exist; name the folder that holds the blobs") from None
+    except NotADirectoryError:
+        raise CacheUnusable(path, "is no folder; name the folder that holds the blobs") from None
+    except PermissionError:
+        raise CacheUnusable(
+            path, "can't be listed: permission denied; run chunkd as a user or in a group that may read it"
+        ) from None
+    except OSError as error:
+        raise CacheUnusable(path, f"can't be listed: {error.strerror}") from error

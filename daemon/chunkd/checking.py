@@ -1,0 +1,123 @@
+"""`chunkd check`: the recount as a command, with reading every blob again and with repair where that is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+import numpy as np
+
+from chunkd import blocks, decode, records
+from chunkd.config import Config
+from chunkd.errors import IndexMissing
+from chunkd.index import Index
+from chunkd.model import Difference, Digest, Finding, Job
+from chunkd.pool import Pool
+from chunkd.recount import recount
+from chunkd.repair import repair_index
+from chunkd.service import core_count, spawn_worker
+from chunkd.store import Store, reading
+
+
+def check_index(config: Config, states: list[str], *, repair: bool, read: bool) -> list[Difference]:
+    """What differs, at most 1,000 differences. With `repair` it is put right, and a second recount shows that it is.
+
+    Raises IndexMissing when there is no index, IndexBusy when a repair is asked for while a daemon runs, IndexDamaged
+    for what no recount can mend.
+    """
+    state_dir = next((state for state in states if Path(state, "index", "data.mdb").exists()), None)
+    if state_dir is None:
+        raise IndexMissing(", ".join(states))
+    with reading(state_dir) as store, store.guarded(), store.env.begin() as txn:
+        tally = recount(store, txn, _tell)
+        differences, bad = list(tally.differences), set(tally.bad)
+        if read:
+            for digest, difference in _read_again(store, txn, config, bad):
+                differences.append(difference)
+                bad.add(records.digest_key(digest))
+    if repair and differences:
+        rules = records.Rules(caps=config.caps, decoder=decode.decoder_rule())
+        index = Index(state_dir, rules, "chunkd check --repair")
+        try:
+            repair_index(index, bad)
+        finally:
+            index.close()
+    return differences
+
+
+def _tell(what: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[Kcounting {what}", end="", file=sys.stderr, flush=True)
+
+
+def _read_again(
+    store: Store, txn: lmdb.Transaction, config: Config, bad: set[bytes]
+) -> Iterator[tuple[Digest, Difference]]:
+    """Decode every layer and hash every other blob again, and hold what comes out against the recipes."""
+    rules = store.check_format(txn, None)
+    roots = {number: cache.path for number, cache in store.caches(txn).items()}
+    pool = Pool(lambda: spawn_worker(rules.params, rules.caps), config.workers or core_count())
+    todo = (blob.digest for blob in store.blobs(txn, "blobs") if records.digest_key(blob.digest) not in bad)
+    try:
+        while True:
+            while pool.idle and (digest := next(todo, None)) is not None:
+                pool.give(Job(digest, _path(store, txn, roots, digest)))
+            if not pool.jobs():
+                return
+            for result in pool.collect(1.0):
+                found = _compare(store, txn, result.job.digest, result.finding) if result.finding else result.died
+                if found:
+                    digest = result.job.digest
+                    yield digest, Difference("blobs", str(digest), "what its bytes say", found)
+    finally:
+        pool.close()
+
+
+def _path(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: Digest) -> str:
+    """A place of the blob, one that was verified if there is one."""
+    prefix = records.digest_key(digest)
+    best = ""
+    for key, _ in store.walk(txn, "holders", prefix):
+        if not key.startswith(prefix):
+            break
+        place = records.place_from_key(key[len(prefix) :])
+        value = store.get(txn, "places", records.place_key(place))
+        verified = value is not None and records.unpack_held(value).state == "verified"
+        if verified or not best:
+            best = os.path.join(roots.get(place.cache, ""), place.path)
+        if verified:
+            break
+    return best
+
+
+def _compare(store: Store, txn: lmdb.Transaction, digest: Digest, finding: Finding) -> str:
+    """What differs between the index and a blob that was read again, `""` for nothing. A blob that is gone or replaced
+    meanwhile is the daemon's to find.
+    """
+    key = records.digest_key(digest)
+    blob = records.unpack_blob(digest, store.get(txn, "blobs", key) or b"")
+    if finding.kind in ("gone", "unreadable", "ignored"):
+        return f"{finding.kind} {finding.reason}".strip()
+    if finding.kind != blob.state:
+        return f"{finding.kind} {finding.reason}".strip()
+    if (finding.uncompressed_bytes, finding.codec, len(finding.recipe)) != (
+        blob.uncompressed_bytes,
+        blob.codec,
+        blob.chunks,
+    ):
+        return f"{finding.codec} of {finding.uncompressed_bytes} bytes in {len(finding.recipe)} chunks"
+    numbers = blocks.unpack_recipe(store.get(txn, "recipes", key) or b"", blob.chunks)
+    wanted = np.frombuffer(finding.recipe.hashes, "<u8").reshape(-1, 2)
+    lengths = np.frombuffer(finding.recipe.lengths, "<u4")
+    for block in np.unique(numbers // blocks.SLOTS).tolist():
+        rows = np.flatnonzero(numbers // blocks.SLOTS == block)
+        value = store.get(txn, "chunks", blocks.block_key(block)) or bytes(blocks.BLOCK_BYTES)
+        slots = np.frombuffer(value, blocks.SLOT)[numbers[rows] % blocks.SLOTS]
+        same = (slots["low"] == wanted[rows, 0]) & (slots["high"] == wanted[rows, 1])
+        same &= (slots["use"] & blocks.LENGTH_MASK) == lengths[rows]
+        if not same.all():
+            return f"another chunk at position {int(rows[np.argmin(same)])}"
+    return ""

@@ -1,0 +1,228 @@
+"""The commands. Each says what it did in text for people, or with --json for programs, and by its exit code."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+
+from chunkd import __version__, asking, client, config, text
+from chunkd.errors import ChunkdError, NoDaemon
+from chunkd.settings import SETTINGS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+WATCH_S = 1.0
+DEGRADED = 6
+DIFFERENT = 4
+
+EPILOG = "Exit codes: 0 fine, 1 error, 2 usage, 3 no daemon and no index, 4 differences found, 6 degraded."
+
+
+class Group(click.Group):
+    """Errors that chunkd raises on purpose end in one line on stderr and their own exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ChunkdError as error:
+            click.echo(f"chunkd: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            # Whoever read our output has had enough.
+            sys.stderr.close()
+            ctx.exit(1)
+
+
+def settings(*names: str) -> Callable[[Command], Command]:
+    """Flags for these settings, as the table of settings has them."""
+
+    def add(command: Command) -> Command:
+        for name in reversed(names):
+            setting = SETTINGS[name]
+            command = click.option(setting.flag, name, metavar=setting.kind.upper(), help=setting.help)(command)
+        return command
+
+    return add
+
+
+asks = settings("state_dir", "socket")
+works = settings(*(name for name in SETTINGS if name != "caches"))
+as_json = click.option("--json", "json", is_flag=True, help="Print JSON, for programs.")
+of_caches = click.argument("caches", nargs=-1, type=click.Path(), metavar="[CACHE]...")
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.version_option(__version__, prog_name="chunkd")
+def main() -> None:
+    r"""Would storing and moving chunks instead of layers pay, for the images in this cache?
+
+    chunkd watches a container registry's blob cache, cuts each layer into chunks as it lands, and keeps count of how
+    much they repeat. A CACHE is a folder of blobs: an OCI layout, a registry's or containerd's store, or a plain
+    folder of files named by their digest. It is only read.
+
+    \b
+      chunkd scan /var/lib/registry      the figures, once
+      chunkd run /var/lib/registry       keep them current
+      chunkd stats                       ask for them
+    """
+
+
+@main.command()
+@of_caches
+@works
+def run(caches: tuple[str, ...], **flags: object) -> None:
+    """Watch caches and keep the figures current, in the foreground.
+
+    SIGHUP asks for a scan; SIGTERM and Ctrl-C finish what is being read, commit and end.
+    """
+    from chunkd.logs import log_to_stderr
+    from chunkd.service import run_daemon
+
+    effective = config.load(flags | {"caches": caches})
+    log_to_stderr(effective.log_level)
+    run_daemon(effective)
+
+
+@main.command()
+@of_caches
+@works
+@as_json
+@click.option("--verify", is_flag=True, help="Compare size, inode and ctime of every blob; hash again what differs.")
+@click.option("--accept", is_flag=True, help="Take a cache as it is now though its root is on another device.")
+@click.option("--retry-failed", is_flag=True, help="Read failed blobs again.")
+@click.option("--replace", is_flag=True, help="Drop caches from the index that are not named.")
+def scan(
+    caches: tuple[str, ...], json: bool, verify: bool, accept: bool, retry_failed: bool, replace: bool, **flags: object
+) -> None:
+    """Index what is in the caches now, print the figures, and end.
+
+    Where a daemon serves these caches, it is asked to scan. The index becomes that of exactly the caches given.
+    """
+    from chunkd.once import scan_once
+
+    effective = config.load(flags | {"caches": caches})
+    asked = {"verify": verify, "accept": accept, "retry_failed": retry_failed}
+    stats = scan_once(effective, config.socket_candidates(flags), asked, replace)
+    _print_stats(stats, json, "")
+    if any(cache["state"] == "stale" for cache in stats["caches"]):
+        sys.exit(DEGRADED)
+
+
+@main.command()
+@asks
+@as_json
+@click.option("--watch", is_flag=True, help="Show the figures again each second, until Ctrl-C.")
+def stats(json: bool, watch: bool, **flags: object) -> None:
+    """The figures, now: from the daemon, or from the index if none runs."""
+    shown = ""
+    while True:
+        answer = asking.stats(flags)
+        content = answer.content
+        if answer.socket:
+            source = text.daemon_source(answer.socket, content["as_of"])
+        else:
+            source = text.index_source(answer.state_dir, content["as_of"])
+        if not watch:
+            _print_stats(content, json, source)
+            return
+        frame = jsonlib.dumps(content) if json else "\n".join(text.stats_lines(content, source))
+        if frame != shown:
+            if sys.stdout.isatty() and not json:
+                click.clear()
+            click.echo(frame)
+            shown = frame
+        try:
+            time.sleep(WATCH_S)
+        except KeyboardInterrupt:
+            return
+
+
+def _print_stats(content: dict[str, Any], json: bool, source: str) -> None:
+    if json:
+        click.echo(jsonlib.dumps(content, indent=1))
+    else:
+        _echo(text.stats_lines(content, source))
+
+
+@main.command()
+@asks
+@as_json
+@click.option("--failed", is_flag=True, help="Only what failed or is ignored, with the reason.")
+def blobs(json: bool, failed: bool, **flags: object) -> None:
+    """One line a blob. With --json one JSON object a line."""
+    found = asking.blobs(flags, failed)
+    _echo((jsonlib.dumps(blob) for blob in found) if json else text.blob_lines(found))
+
+
+@main.command()
+@settings("state_dir", "workers")
+@as_json
+@click.option("--repair", is_flag=True, help="Put the counters right; refused while a daemon runs.")
+@click.option("--read", is_flag=True, help="Decode every counted blob again, and compare.")
+def check(json: bool, repair: bool, read: bool, **flags: object) -> None:
+    """Count everything again from the recipes, and list each difference. Works beside a running daemon.
+
+    Exits 4 when a difference was found, also if it was then repaired.
+    """
+    from chunkd.checking import check_index
+
+    differences = check_index(config.load(flags), config.state_candidates(flags), repair=repair, read=read)
+    if json:
+        click.echo(jsonlib.dumps({"differences": [difference._asdict() for difference in differences]}, indent=1))
+    else:
+        _echo(str(difference) for difference in differences)
+        click.echo(f"{len(differences)} differences{', repaired' if repair and differences else ''}")
+    if differences:
+        sys.exit(DIFFERENT)
+
+
+@main.command()
+@of_caches
+@works
+@as_json
+def rebuild(caches: tuple[str, ...], json: bool, **flags: object) -> None:
+    """Move the index aside, and read the caches anew: those given, or else those that it served."""
+    from chunkd.once import rebuild_index
+
+    _print_stats(rebuild_index(config.load(flags | {"caches": caches}), named=bool(caches)), json, "")
+
+
+@main.command()
+@asks
+@as_json
+def health(json: bool, **flags: object) -> None:
+    """Whether the daemon does its work: exit 0 ok, 6 degraded with reasons, 3 down."""
+    try:
+        _, content = client.first_answer(config.socket_candidates(flags), "GET", "/v1/health")
+    except NoDaemon as error:
+        content = {"state": "down", "reasons": [str(error)]}
+    if json:
+        click.echo(jsonlib.dumps(content, indent=1))
+    else:
+        _echo(text.health_lines(content))
+    sys.exit({"ok": 0, "degraded": DEGRADED}.get(content["state"], NoDaemon.exit_code))
+
+
+@main.command(name="config")
+@of_caches
+@works
+@as_json
+def config_(caches: tuple[str, ...], json: bool, **flags: object) -> None:
+    """The effective settings, and where each came from."""
+    effective = config.load(flags | {"caches": caches})
+    rows = {name: {"value": getattr(effective, name), "source": effective.sources[name]} for name in SETTINGS}
+    if json:
+        click.echo(jsonlib.dumps(rows, indent=1))
+        return
+    for name, row in rows.items():
+        value = ":".join(row["value"]) if name == "caches" else row["value"]
+        click.echo(f"{name:<24} {value}  ({row['source']})")
+
+
+def _echo(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)

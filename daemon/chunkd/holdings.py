@@ -1,0 +1,126 @@
+"""What the index says of places and digests, changed as the disk is seen to be: who holds a blob, and who is next.
+
+All of it happens inside one transaction of the one writer; what must follow once that is committed is handed back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from chunkd.caches import ServedCache
+from chunkd.index import Change
+from chunkd.model import Blob, Digest, FileMark, Hint, Job, Place
+from chunkd.records import Held
+
+# A failed blob is tried again after so many seconds; from the fourth failure on, daily.
+RETRY_S = (60, 600, 3600, 86400)
+
+
+@dataclass(slots=True)
+class Task:
+    """A job that waits or is being worked on. `counted` jobs only hash again what stands in the figures."""
+
+    job: Job
+    place: Place
+    why: str
+    stored_bytes: int
+    counted: bool
+    tries: int = 0
+    others: list[Place] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Effects:
+    """What follows from a transaction once it is committed; nothing of it happens when it is not."""
+
+    tasks: list[Task] = field(default_factory=list)
+    hints: list[Hint] = field(default_factory=list)
+    later: list[tuple[Hint, float]] = field(default_factory=list)
+    log: list[tuple[int, str]] = field(default_factory=list)
+
+
+class Holdings:
+    """One transaction's view of places, with the caches they lie in. `now_s` is seconds since the epoch."""
+
+    def __init__(self, change: Change, caches: dict[int, ServedCache], effects: Effects, now_s: float) -> None:
+        self.change, self.caches, self.effects, self.now_s = change, caches, effects, now_s
+
+    def path(self, place: Place) -> str:
+        return os.path.join(self.caches[place.cache].path, place.path)
+
+    def mark(self, place: Place) -> FileMark | None:
+        """What the disk says of a place's file now, None when it can't be told or is no file."""
+        try:
+            return mark_of(os.stat(self.path(place), follow_symlinks=False))
+        except OSError:
+            return None
+
+    def task(self, digest: Digest, place: Place, why: str, stored_bytes: int, *, counted: bool, tries: int = 0) -> None:
+        job = Job(digest, self.path(place), decode=not counted)
+        self.effects.tasks.append(Task(job, place, why, stored_bytes, counted, tries))
+
+    def say(self, level: int, text: str) -> None:
+        self.effects.log.append((level, text))
+
+    def forget(self, place: Place, held: Held, why: str) -> None:
+        """A place is gone. When it was the one that was verified, another takes over, or the blob is subtracted."""
+        self.change.release(place, held.digest)
+        if self.change.blob(held.digest) is not None:
+            if held.state == "verified":
+                self.hand_over(held.digest, held.mark, why)
+        elif next(self.change.holders(held.digest), None) is None:
+            self.change.pardon(held.digest)
+
+    def hand_over(self, digest: Digest, lost: FileMark | None, why: str) -> None:
+        """A place of a counted digest no longer holds it. Keeps it by another, or subtracts it.
+
+        `lost` is the mark of a file that was verified and is gone: a hard link of it needs no hashing. None when the
+        bytes themselves are in doubt.
+        """
+        candidate: tuple[Place, Held] | None = None
+        for place, held in self.change.holders(digest):
+            if held.state == "verified":
+                return
+            if held.state == "untested" and candidate is None:
+                candidate = place, held
+            if held.state == "untested" and lost is not None and held.mark[:3] == lost[:3]:
+                mark = self.mark(place)
+                if mark is not None and mark[:3] == lost[:3]:
+                    self.change.hold(place, Held(digest, "verified", mark))
+                    return
+        if candidate is None:
+            self.subtract(digest, why)
+            return
+        self.change.suspect(digest)
+        place, held = candidate
+        self.task(digest, place, f"its verified place is gone ({why})", held.mark.stored_bytes, counted=True)
+
+    def subtract(self, digest: Digest, why: str) -> None:
+        """No place holds the digest any longer."""
+        self.change.remove(digest)
+        self.say(20, f"subtracted {digest}: {why}")
+        bad = next(self.change.holders(digest), None)
+        if bad is not None:
+            self.fail(digest, bad[0], bad[1].mark, "its bytes do not match its name")
+
+    def fail(self, digest: Digest, place: Place, mark: FileMark, reason: str, *, for_good: bool = False) -> None:
+        """Record a failure, in no figure but the failed ones; tried again later unless it is for good."""
+        old = self.change.failed(digest)
+        tries = (old.tries if old else 0) + 1
+        retry_at = 0 if for_good else int(self.now_s) + RETRY_S[min(tries, len(RETRY_S)) - 1]
+        self.change.fail(Blob(digest, "failed", mark.stored_bytes, reason=reason[:400], tries=tries, retry_at=retry_at))
+        self.change.hold(place, Held(digest, "verified" if for_good else "bad", mark))
+        if old is None or old.reason != reason[:400]:
+            self.say(30, f"failed {digest} at {self.path(place)}: {reason}")
+
+
+def mark_of(status: os.stat_result) -> FileMark:
+    return FileMark(status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
+
+
+def retries(change: Change, due: Callable[[Blob], bool]) -> list[Hint]:
+    """A hint for each place of the failed blobs that are due."""
+    blobs = [blob for blob in change.store.blobs(change.txn, "failed") if due(blob)]
+    return [Hint(place, "retry") for blob in blobs for place, _ in change.holders(blob.digest)]

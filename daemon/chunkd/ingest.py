@@ -1,0 +1,338 @@
+"""Hints and listings to workers to the index: the one writer, turn by turn.
+
+A turn collects what workers found, looks at what was hinted, commits both in one transaction, and hands out work. It
+waits only for workers and hints, and commits what is there: while it commits, workers go on and more comes together.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import queue
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from chunkd import layouts
+from chunkd.backlog import Backlog
+from chunkd.caches import ServedCache, warnings
+from chunkd.errors import IndexUnwritable
+from chunkd.holdings import Effects, Holdings, Task, retries
+from chunkd.index import Change, Index
+from chunkd.look import Looker
+from chunkd.model import Digest, Finding, Hint, Place
+from chunkd.pool import Pool, Result
+from chunkd.records import digest_from_key
+from chunkd.scan import Listing
+from chunkd.sweep import Sweep
+
+log = logging.getLogger(__name__)
+
+MAX_TASKS = 65536
+HINTS_A_TURN = 1000
+# A blob whose worker died is tried once more; the second death is its own fault.
+TRIES = 2
+PAUSE_S = 5.0
+RETRY_EVERY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A listing of a cache's folder. With `verify` every known blob in it is looked at too."""
+
+    cache: int
+    listing: Listing
+    verify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScanEnd:
+    """A scan has listed what it was asked to. `complete` when that was every folder of every cache, to its end."""
+
+    number: int
+    complete: bool
+    at_ns: int
+    retry_failed: bool = False
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the writer has done since it started, for progress bars and for the proof of life."""
+
+    turns: int = 0
+    scans: int = 0
+    done_blobs: int = 0
+    done_bytes: int = 0
+    decoded_blobs: int = 0
+    paused: str = ""
+
+
+@dataclass(slots=True)
+class Ingest:
+    index: Index
+    pool: Pool
+    backlog: Backlog
+    caches: dict[int, ServedCache]
+    listings: queue.Queue[Listed | ScanEnd]
+    clock_s: Callable[[], float] = time.time
+    looker: Looker = field(default_factory=Looker)
+    progress: Progress = field(default_factory=Progress)
+    _waiting: dict[Digest, Task] = field(default_factory=dict)
+    _running: dict[Digest, Task] = field(default_factory=dict)
+    _results: list[Result] = field(default_factory=list)
+    _hints: list[Hint] = field(default_factory=list)
+    _found: deque[Hint] = field(default_factory=deque)
+    _found_new: int = 0
+    _ignored: list[tuple[Place, str]] = field(default_factory=list)
+    _ends: list[ScanEnd] = field(default_factory=list)
+    _order: list[tuple[bool, int, int, Digest]] = field(default_factory=list)
+    _sequence: int = 0
+    _kinds_at: int = 0
+    sweep: Sweep = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sweep = Sweep(self.index)
+
+    _paused_until: float = 0.0
+    _retry_at: float = 0.0
+
+    # --- how it stands --------------------------------------------------------------------------------------------
+
+    def pending(self) -> tuple[int, int]:
+        """Blobs and stored bytes that are known and in no figure yet. Safe to call from any thread."""
+        tasks = [task for task in (*self._waiting.copy().values(), *self._running.copy().values()) if not task.counted]
+        unsettled = self.looker.unsettled.copy()
+        digests = {task.job.digest for task in tasks} | {one.digest for one in unsettled.values()}
+        stored_bytes = sum(task.stored_bytes for task in tasks)
+        stored_bytes += sum(one.seen.stored_bytes for place, one in unsettled.items())
+        return len(digests) + self._found_new, stored_bytes
+
+    @property
+    def working(self) -> bool:
+        """Whether anything is left to be done now. Safe to call from any thread."""
+        return bool(
+            self._waiting or self._running or self._results or self._hints or self._found or self._ends
+            or len(self.backlog) or not self.listings.empty()
+        )  # fmt: skip
+
+    @property
+    def busy(self) -> bool:
+        """Whether work is left, or a file is still being waited for. Safe to call from any thread."""
+        return bool(self.working or self.looker.unsettled or self.looker.expected)
+
+    # --- a turn ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Take up what the last run left: blobs that had lost their verified place."""
+        effects = Effects()
+        with self.index.transaction() as change:
+            holdings = Holdings(change, self.caches, effects, self.clock_s())
+            for key, _ in list(self.index.store.walk(change.txn, "suspects")):
+                holdings.hand_over(digest_from_key(key), None, "before a restart")
+        self._follow(effects)
+
+    def turn(self, timeout_s: float) -> None:
+        """Wait for something to do, at most so long, and do it. Raises BadIndex when the index is damaged."""
+        self.progress.turns += 1
+        now = self.clock_s()
+        wait_s = 0.0 if self._ready() else min(timeout_s, self.backlog.wait_s())
+        if now < self._paused_until:
+            wait_s = min(timeout_s, self._paused_until - now)
+        self._results += self.pool.collect(wait_s, self.backlog)
+        self.backlog.hush()
+        if self.clock_s() < self._paused_until:
+            return
+        self._gather()
+        try:
+            if self._results or self._hints or self._ignored or self._ends or self.clock_s() >= self._retry_at:
+                self._commit()
+            elif not self.busy:
+                self._tidy()
+        except IndexUnwritable as error:
+            self._pause(str(error))
+            return
+        self.progress.paused = ""
+        self._give()
+
+    def drain(self, timeout_s: float) -> None:
+        """Let what is being read come to its end, if that takes no longer, and commit it. Gives out nothing more."""
+        deadline = time.monotonic() + timeout_s
+        self._paused_until = 0.0
+        while self._running and (left_s := deadline - time.monotonic()) > 0:
+            self._results += self.pool.collect(min(left_s, 1.0))
+            if self._results:
+                self._hints.clear()
+                self._commit()
+
+    def _ready(self) -> bool:
+        room = len(self._waiting) < MAX_TASKS // 2
+        return bool(
+            self._results
+            or self._hints
+            or self._ignored
+            or self._ends
+            or (room and (self._found or not self.listings.empty()))
+        )
+
+    def _gather(self) -> None:
+        """Take the hints for this turn: events first, then what the scan found, as far as there is room for work."""
+        self._hints += self.backlog.take(HINTS_A_TURN - len(self._hints))
+        while len(self._hints) < HINTS_A_TURN and len(self._waiting) < MAX_TASKS // 2:
+            if self._found:
+                self._hints.append(self._found.popleft())
+                continue
+            self._found_new = 0
+            try:
+                item = self.listings.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(item, ScanEnd):
+                self._ends.append(item)
+                return
+            self._compare(item)
+
+    def _compare(self, listed: Listed) -> None:
+        """What differs between a listing and the index becomes hints: both ways, and nothing is believed yet."""
+        cache, listing, store = self.caches.get(listed.cache), listed.listing, self.index.store
+        if cache is None or cache.stale:
+            return
+        cache.layouts |= listing.layouts
+        with self.index.snapshot() as txn:
+            known = store.children(txn, "places", cache.number, listing.folder)
+            ignored = store.children(txn, "ignored", cache.number, listing.folder)
+            prefix = len(listing.folder) + 1 if listing.folder else 0
+            for path in listing.blobs:
+                if path[prefix:].partition("/")[0] not in known:
+                    self._found.append(Hint(Place(cache.number, path), "listed by a scan"))
+                    self._found_new += 1
+                elif listed.verify:
+                    self._found.append(Hint(Place(cache.number, path), "verify"))
+            self._found += [
+                Hint(Place(cache.number, path), "folder listed before its blob") for path in listing.expected
+            ]
+            gone = (known | ignored) - (set() if listing.problem else listing.names)
+            gone |= ignored - {path[prefix:].partition("/")[0] for path, _ in listing.ignored}
+            for name in gone:
+                path = f"{listing.folder}/{name}" if listing.folder else name
+                for database in ("places", "ignored"):
+                    found = list(store.under(txn, database, cache.number, path))
+                    self._found += [Hint(place, "not listed by a scan") for place in found]
+            self._ignored += [(Place(cache.number, path), reason) for path, reason in listing.ignored]
+
+    def _commit(self) -> None:
+        """Everything that was gathered, in one transaction; what follows from it only when that is on disk."""
+        effects = Effects()
+        settled = {result.job.digest for result in self._results}
+        with self.index.transaction() as change:
+            holdings = Holdings(change, self.caches, effects, self.clock_s())
+            for result in self._results:
+                self._settle(holdings, self._running[result.job.digest], result)
+            for hint in self._hints:
+                self._look(holdings, hint, settled)
+            for place, reason in self._ignored:
+                self.looker.ignore(holdings, place, reason)
+            self._retry(holdings)
+            self._end_scans(change)
+        for result in self._results:
+            self._done(self._running.pop(result.job.digest), result.finding)
+        self.progress.scans = max([self.progress.scans, *(end.number for end in self._ends)])
+        for pending in (self._results, self._hints, self._ignored, self._ends):
+            pending.clear()
+        self._retry_at = self.clock_s() + RETRY_EVERY_S
+        self._follow(effects)
+
+    def _settle(self, holdings: Holdings, task: Task, result: Result) -> None:
+        if result.finding is not None:
+            self.looker.settle(holdings, task, result.finding)
+        elif task.tries + 1 < TRIES:
+            holdings.say(logging.WARNING, f"{task.job.digest}: {result.died}; it is tried once more")
+            holdings.effects.tasks.append(replace(task, tries=task.tries + 1))
+        else:
+            self.looker.settle(holdings, task, Finding("unreadable", reason=result.died))
+
+    def _look(self, holdings: Holdings, hint: Hint, settled: set[Digest]) -> None:
+        cache = self.caches.get(hint.place.cache)
+        if cache is None:
+            return
+        found = layouts.identify(cache.path, hint.place.path)
+        task = None
+        if found is not None and found[0] not in settled:
+            task = self._waiting.get(found[0]) or self._running.get(found[0])
+        self.looker.look(holdings, hint, task)
+
+    def _retry(self, holdings: Holdings) -> None:
+        """Failed blobs whose time has come, and all of them where a scan was asked to."""
+        now_s = int(self.clock_s())
+        if any(end.retry_failed for end in self._ends):
+            holdings.effects.hints += retries(holdings.change, lambda _: True)
+        elif now_s >= self._retry_at:
+            holdings.effects.hints += retries(holdings.change, lambda blob: 0 < blob.retry_at <= now_s)
+
+    def _end_scans(self, change: Change) -> None:
+        for end in self._ends:
+            if end.complete:
+                change.scanned(end.at_ns)
+        recorded = {number: cache.record() for number, cache in self.caches.items()}
+        if recorded != change.caches():
+            change.set_caches(recorded)
+
+    def _tidy(self) -> None:
+        """What is done when nothing else is: a slice of the sweep, and whether a cache holds blobs and no layer."""
+        self.sweep.turn()
+        if self._kinds_at == self.progress.scans:
+            return
+        self._kinds_at = self.progress.scans
+        for cache in self.caches.values():
+            with self.index.snapshot() as txn:
+                kinds = self.index.store.kinds(txn, cache.number)
+                cache.layerless = next(kinds, None) is not None and "layer" not in kinds
+            for warning in warnings(cache.path, cache.layerless):
+                log.warning("cache %s: %s", cache.path, warning)
+
+    def _done(self, task: Task, finding: Finding | None) -> None:
+        self.progress.done_blobs += 1
+        self.progress.done_bytes += task.stored_bytes
+        self.progress.decoded_blobs += finding is not None and task.job.decode
+        for place in task.others:
+            self.backlog.put(Hint(place, task.why))
+
+    def _follow(self, effects: Effects) -> None:
+        for level, text in effects.log:
+            log.log(level, "%s", text)
+        for hint in effects.hints:
+            self.backlog.put(hint)
+        for hint, delay_s in effects.later:
+            self.backlog.put_later(hint, delay_s)
+        for task in effects.tasks:
+            self._queue(task)
+
+    def _queue(self, task: Task) -> None:
+        known = self._waiting.get(task.job.digest) or self._running.get(task.job.digest)
+        if known is not None:
+            if task.place != known.place and task.place not in known.others:
+                known.others.append(task.place)
+        elif len(self._waiting) >= MAX_TASKS:
+            self.backlog.doubt("too many blobs wait for a worker")
+        else:
+            self._waiting[task.job.digest] = task
+            self._sequence += 1
+            # What only has to be hashed again first, then the largest, so that no core ends idle.
+            heapq.heappush(self._order, (not task.counted, -task.stored_bytes, self._sequence, task.job.digest))
+
+    def _give(self) -> None:
+        while self._order and self.pool.idle:
+            task = self._waiting[self._order[0][3]]
+            try:
+                self.pool.give(task.job)
+            except OSError as error:
+                self._pause(f"no worker can be started: {error.strerror}")
+                return
+            heapq.heappop(self._order)
+            self._running[task.job.digest] = self._waiting.pop(task.job.digest)
+
+    def _pause(self, why: str) -> None:
+        if why != self.progress.paused:
+            log.error("paused: %s", why)
+        self.progress.paused = why
+        self._paused_until = self.clock_s() + PAUSE_S

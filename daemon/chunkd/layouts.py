@@ -1,0 +1,76 @@
+"""How caches name their blobs, decided path by path: path to digest, and which folders are worth a look.
+
+    flat          <hex>                            in the cache's root
+    oci           blobs/<alg>/<hex>                OCI layouts, containerd; also below repository folders, as in zot
+    distribution  blobs/<alg>/<2 hex>/<hex>/data   docker-registry; also below docker/registry/v2
+
+A cache's root may be any folder on the way: `registry`, `registry/blobs` and `registry/blobs/sha256` hold the same
+blobs. So a path is judged with its root before it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from chunkd.model import HEX_DIGITS, Digest
+
+_ALGORITHM_OF = {digits: algorithm for algorithm, digits in HEX_DIGITS.items()}
+_HEX = re.compile(r"[0-9a-f]+")
+_BLOBS = re.compile(r"(?:^|/)blobs/(?P<algorithm>sha256|sha512)/(?P<rest>.+)$")
+_FOLDER = re.compile(r"(?:^|/)blobs/(?:sha256|sha512)(?:/(?P<pair>[0-9a-f]{2}))?$")
+
+# Repositories can't begin with these (the distribution spec), and writers keep what is in flight in such folders:
+# .uploads and .sync (zot), .umoci-*, _uploads, _layers and _manifests (distribution).
+_PRIVATE = (".", "_")
+# Deeper than any known store; a bound on what a strange tree can cost.
+MAX_DEPTH = 24
+
+
+def _digest(algorithm: str | None, name: str) -> Digest | None:
+    found = _ALGORITHM_OF.get(len(name))
+    if found is None or algorithm not in (None, found) or not _HEX.fullmatch(name):
+        return None
+    return Digest(found, name)
+
+
+def identify(root: str, path: str) -> tuple[Digest, str] | None:
+    """The digest and the layout of the blob at `path` below `root`, None for a path that names no blob."""
+    match = _BLOBS.search(f"{root}/{path}")
+    if match is None:
+        digest = _digest(None, path)
+        return (digest, "flat") if digest else None
+    parts = match["rest"].split("/")
+    if len(parts) == 1:
+        digest = _digest(match["algorithm"], parts[0])
+        return (digest, "oci") if digest else None
+    if len(parts) == 3 and parts[2] == "data" and len(parts[0]) == 2:
+        digest = _digest(match["algorithm"], parts[1])
+        return (digest, "distribution") if digest and digest.hex.startswith(parts[0]) else None
+    return None
+
+
+def holds_blobs(root: str, folder: str) -> bool:
+    """Whether blobs are looked for right in this folder (`""` is the root), in any layout."""
+    return not folder or _FOLDER.search(f"{root}/{folder}") is not None
+
+
+def strict(root: str, folder: str) -> bool:
+    """Whether this folder is for blobs alone, so that any other name in it is told as ignored."""
+    return _FOLDER.search(f"{root}/{folder}" if folder else root) is not None
+
+
+def blob_within(root: str, folder: str, name: str) -> str | None:
+    """The path of the blob that a folder of that name in `folder` holds (distribution's `<hex>/data`), if it is one."""
+    path = f"{folder}/{name}/data" if folder else f"{name}/data"
+    return path if identify(root, path) else None
+
+
+def worth_entering(root: str, folder: str, name: str) -> bool:
+    """Whether a folder of that name in `folder` may lead to blobs."""
+    if name.startswith(_PRIVATE) or folder.count("/") >= MAX_DEPTH:
+        return False
+    inside = _FOLDER.search(f"{root}/{folder}" if folder else root)
+    if inside is None:
+        return True
+    # Below blobs/<alg> there are the 256 folders of distribution, and below those nothing to enter.
+    return inside["pair"] is None and len(name) == 2 and _HEX.fullmatch(name) is not None

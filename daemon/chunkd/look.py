@@ -1,0 +1,239 @@
+"""One place, looked at: what the disk says of it now, what the index says, and so what is to be done."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+from chunkd import layouts
+from chunkd.holdings import Holdings, Task, mark_of
+from chunkd.model import Blob, Digest, FileMark, Finding, Hint, Place
+from chunkd.records import Held
+
+# A file whose bytes do not match its name may still be written: it is pending until so long after its last change.
+SETTLE_S = 10.0
+# It is looked at again after this, and then at doubled intervals; read again only when it has changed and come to rest.
+FIRST_LOOK_S, LAST_LOOK_S = 0.02, 2.0
+UNREADABLE_S = 60.0
+
+
+@dataclass(slots=True)
+class Unsettled:
+    """A file that did not match its name when it was read at `read`, and was last seen as `seen`."""
+
+    digest: Digest
+    read: FileMark
+    seen: FileMark
+    delay_s: float = FIRST_LOOK_S
+
+
+class Looker:
+    """Looks at places and settles what workers found. Remembers only what the disk will tell again after a restart."""
+
+    def __init__(self) -> None:
+        self.unsettled: dict[Place, Unsettled] = {}
+        # Folders of distribution whose `data` was not there yet, with the next interval.
+        self.expected: dict[Place, float] = {}
+        self.told: set[str] = set()
+
+    # --- a hint ---------------------------------------------------------------------------------------------------
+
+    def look(self, at: Holdings, hint: Hint, task: Task | None) -> None:
+        """`task` is the one that waits or runs for this place's digest already, if any."""
+        place = hint.place
+        held = at.change.held(place)
+        cache = at.caches[place.cache]
+        if cache.stale:
+            return
+        try:
+            status = os.stat(at.path(place), follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            self._look_at_nothing(at, hint, held)
+            return
+        except OSError as error:
+            self._tell_once(at, f"can't look at {at.path(place)}: {error.strerror}")
+            at.effects.later.append((hint, UNREADABLE_S))
+            return
+        self.expected.pop(place, None)
+        found = layouts.identify(cache.path, place.path)
+        if found is None or not stat.S_ISREG(status.st_mode):
+            self.unsettled.pop(place, None)
+            if held is not None:
+                at.forget(place, held, "no regular file is there any longer")
+            if found is None:
+                at.change.unignore(place)
+            else:
+                self._ignore(at, place, stat.S_IFMT(status.st_mode))
+            return
+        at.change.unignore(place)
+        cache.layouts.add(found[1])
+        self._look_at_file(at, hint, found[0], mark_of(status), held, task)
+
+    def _look_at_nothing(self, at: Holdings, hint: Hint, held: Held | None) -> None:
+        place = hint.place
+        if at.caches[place.cache].check_root() is None:
+            return
+        self.unsettled.pop(place, None)
+        at.change.unignore(place)
+        if held is not None:
+            at.forget(place, held, f"removed, {hint.why}")
+        elif hint.why.startswith("folder"):
+            # Its folder was made a moment ago; the blob is moved in or written within milliseconds.
+            delay_s = self.expected.get(place, FIRST_LOOK_S / 2)
+            if delay_s < SETTLE_S:
+                self.expected[place] = delay_s * 2
+                at.effects.later.append((hint, delay_s))
+            else:
+                self.expected.pop(place, None)
+
+    def _look_at_file(
+        self, at: Holdings, hint: Hint, digest: Digest, mark: FileMark, held: Held | None, task: Task | None
+    ) -> None:
+        place = hint.place
+        if at.change.blob(digest) is not None:
+            self.unsettled.pop(place, None)
+            if held is None:
+                at.change.hold(place, Held(digest, self._linked(at, digest, mark), mark))
+            elif held.state == "verified":
+                if held.mark != mark and task is None:
+                    at.task(digest, place, hint.why, mark.stored_bytes, counted=True)
+            elif held.mark != mark:
+                at.change.hold(place, Held(digest, "untested", mark))
+            if task is None and at.change.is_suspect(digest):
+                at.task(digest, place, hint.why, mark.stored_bytes, counted=True)
+            return
+        if task is not None:
+            if place != task.place and place not in task.others:
+                task.others.append(place)
+            return
+        failed = at.change.failed(digest)
+        if failed is not None and hint.why != "retry":
+            if failed.retry_at == 0:
+                # Its bytes are known to be no whole stream, wherever they lie.
+                if held is None or held.mark != mark:
+                    at.change.hold(place, Held(digest, held.state if held else "untested", mark))
+                return
+            if held is not None and held.mark == mark and "event" not in hint.why:
+                return
+        waits = self.unsettled.get(place)
+        if waits is not None and "event" not in hint.why and not self._ripe(at, hint, waits, mark):
+            return
+        at.task(digest, place, hint.why, mark.stored_bytes, counted=False)
+
+    def _linked(self, at: Holdings, digest: Digest, mark: FileMark) -> str:
+        """A further name of the very file that was verified is verified too."""
+        for _, held in at.change.holders(digest):
+            if held.state == "verified" and held.mark[:3] == mark[:3] and held.mark.ctime_ns:
+                return "verified"
+        return "untested"
+
+    def _ripe(self, at: Holdings, hint: Hint, waits: Unsettled, mark: FileMark) -> bool:
+        """Whether a file that did not match is worth reading again; if not, it is looked at later, or fails."""
+        if mark == waits.seen != waits.read:
+            return True
+        if mark == waits.read and at.now_s - mark.ctime_ns / 1e9 >= SETTLE_S:
+            del self.unsettled[hint.place]
+            at.fail(waits.digest, hint.place, mark, "its bytes do not match its name")
+            return False
+        waits.seen = mark
+        waits.delay_s = min(waits.delay_s * 2, LAST_LOOK_S)
+        at.effects.later.append((hint, waits.delay_s))
+        return False
+
+    def _ignore(self, at: Holdings, place: Place, kind: int) -> None:
+        names = {
+            stat.S_IFLNK: "a symbolic link",
+            stat.S_IFDIR: "a folder",
+            stat.S_IFIFO: "a FIFO",
+            stat.S_IFSOCK: "a socket",
+        }
+        self.ignore(at, place, names.get(kind, "a device"))
+
+    def ignore(self, at: Holdings, place: Place, reason: str) -> None:
+        if at.change.ignore(place, reason):
+            at.say(20, f"ignored {at.path(place)}: {reason}")
+
+    def _tell_once(self, at: Holdings, text: str) -> None:
+        if text not in self.told and len(self.told) < 10000:
+            self.told.add(text)
+            at.say(30, text)
+
+    # --- a finding ------------------------------------------------------------------------------------------------
+
+    def settle(self, at: Holdings, task: Task, finding: Finding) -> None:
+        """A worker has read a blob. The disk, looked at now that the work is done, says whether it still holds."""
+        digest, place = task.job.digest, task.place
+        now = at.mark(place)
+        if at.caches[place.cache].stale:
+            return
+        if now is None or finding.kind in ("gone", "ignored"):
+            at.effects.hints.append(Hint(place, f"{task.why}; gone or replaced while it was read"))
+            self._next_suspect(at, digest, place, task.why)
+            return
+        mark = finding.mark or now
+        if now[:3] != mark[:3] and finding.kind not in ("mismatched", "unreadable"):
+            at.effects.hints.append(Hint(place, "replaced while it was read (event)"))
+            return
+        if now != mark:
+            mark = mark._replace(ctime_ns=0)
+            if finding.kind in ("layer", "other", "matched") and finding.mark and finding.mark.ctime_ns:
+                at.effects.hints.append(Hint(place, "changed while it was read"))
+        held = at.change.held(place)
+        if finding.kind in ("layer", "other"):
+            self._count(at, task, finding, mark)
+        elif finding.kind == "matched":
+            at.change.hold(place, Held(digest, "verified", mark))
+            at.change.acquit(digest)
+        elif at.change.blob(digest) is not None:
+            self._lost(at, task, finding, held, now)
+        elif finding.kind == "undecodable":
+            at.fail(digest, place, mark, finding.reason, for_good=True)
+        elif finding.kind == "unreadable":
+            at.fail(digest, place, now, f"can't be read: {finding.reason}")
+        elif at.now_s - now.ctime_ns / 1e9 >= SETTLE_S:
+            self.unsettled.pop(place, None)
+            at.fail(digest, place, now, "its bytes do not match its name")
+        else:
+            waits = self.unsettled.get(place)
+            delay_s = waits.delay_s if waits else FIRST_LOOK_S
+            self.unsettled[place] = Unsettled(digest, mark if mark.ctime_ns else now, now, delay_s)
+            at.effects.later.append(
+                (Hint(place, f"{task.why}; looked at again, as it did not match its name"), delay_s)
+            )
+
+    def _count(self, at: Holdings, task: Task, finding: Finding, mark: FileMark) -> None:
+        digest, place = task.job.digest, task.place
+        self.unsettled.pop(place, None)
+        at.change.hold(place, Held(digest, "verified", mark))
+        if at.change.blob(digest) is None:
+            chunks = len(finding.recipe)
+            blob = Blob(digest, finding.kind, mark.stored_bytes, finding.uncompressed_bytes, chunks, finding.codec)
+            new = at.change.add(blob, finding.recipe)
+            what = f"{finding.codec} layer, {chunks:,} chunks, {new:,} never seen before" if chunks else "not a layer"
+            at.say(20, f"indexed {digest}, {mark.stored_bytes:,} bytes, {what}; found: {task.why}")
+
+    def _lost(self, at: Holdings, task: Task, finding: Finding, held: Held | None, now: FileMark) -> None:
+        """A place of a counted digest was read again, and does not hold it, or can't be read."""
+        digest, place = task.job.digest, task.place
+        if finding.kind == "unreadable":
+            self._tell_once(at, f"can't read {at.path(place)} again: {finding.reason}; its figures stand")
+            at.effects.later.append((Hint(place, "retry"), UNREADABLE_S))
+            return
+        if held is not None:
+            at.change.release(place, digest)
+        at.hand_over(digest, None, "its bytes changed")
+        if at.change.blob(digest) is not None:
+            at.change.hold(place, Held(digest, "bad", now))
+            return
+        # Subtracted. It may be a writer at work: pending until it has come to rest.
+        self.unsettled[place] = Unsettled(digest, now, now)
+        at.effects.later.append((Hint(place, "looked at again, as it did not match its name"), FIRST_LOOK_S))
+
+    def _next_suspect(self, at: Holdings, digest: Digest, place: Place, why: str) -> None:
+        """The place that was to take over a digest is gone as well: the next one, if the digest waits for one."""
+        if at.change.is_suspect(digest):
+            held = at.change.held(place)
+            if held is not None:
+                at.change.release(place, digest)
+            at.hand_over(digest, None, why)

@@ -1,0 +1,45 @@
+"""Which file system a cache lies on, and so whether events can be trusted to come."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+# On these another host may write, and no event tells of it.
+_REMOTE = re.compile(
+    r"nfs\d?|cifs|smb\w*|smbfs|9p|afs|afpfs|webdav|ceph|glusterfs|lustre|fuse(\..+)?|macfuse|osxfuse|virtiofs|vboxsf"
+)
+
+
+def polled_because(path: str) -> str | None:
+    """Why this cache must be polled, None where events come."""
+    kind = file_system(path)
+    return f"events do not come from {kind}" if kind and _REMOTE.fullmatch(kind) else None
+
+
+def file_system(path: str) -> str:
+    """The type of the file system that holds `path`, `""` when the platform does not tell."""
+    table = _linux_mounts() if sys.platform == "linux" else _bsd_mounts()
+    real = Path(path).resolve()
+    held = [(len(point.parts), order, kind) for order, (point, kind) in enumerate(table) if real.is_relative_to(point)]
+    # The deepest mount point holds it; of two at one point, the later hides the earlier.
+    return max(held)[2] if held else ""
+
+
+def _linux_mounts() -> list[tuple[Path, str]]:
+    mounts = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        fields, _, rest = line.partition(" - ")
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields.split(" ")[4])
+        mounts.append((Path(point), rest.split(" ")[0]))
+    return mounts
+
+
+def _bsd_mounts() -> list[tuple[Path, str]]:
+    listed = subprocess.run(["/sbin/mount"], capture_output=True, check=True, timeout=10)
+    lines = os.fsdecode(listed.stdout).splitlines()
+    found = [re.fullmatch(r".+? on (.+) \((\w+)[,)].*", line) for line in lines]
+    return [(Path(match[1]), match[2]) for match in found if match]

@@ -1,0 +1,149 @@
+"""`chunkd scan` and `chunkd rebuild`: index what is there now, with progress on stderr, and end."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from chunkd import client
+from chunkd.answers import read_stats
+from chunkd.caches import idle_state
+from chunkd.config import Config
+from chunkd.errors import BadIndex, IndexBusy, IndexMissing, NoDaemon, ServesOthers
+from chunkd.service import Service, signals
+from chunkd.store import IndexLock, Store
+
+POLL_S = 0.1
+# A blob that is still being written holds a scan up for so long and no longer.
+UNSETTLED_S = 15.0
+PLAIN_LINE_EVERY_S = 5.0
+
+# (stored bytes done, stored bytes known, blobs pending)
+Show = Callable[[int, int, int], None]
+
+
+def scan_once(config: Config, sockets: list[str], asked: dict[str, bool], replace: bool) -> dict[str, Any]:
+    """The figures after a scan: the daemon's where one serves these caches, else this process's own.
+
+    Raises ServesOthers when a daemon serves other caches from this index, and what `Service` raises.
+    """
+    others: tuple[str, list[str]] | None = None
+    for socket in sockets:
+        try:
+            answer = client.ask(socket, "GET", "/v1/stats")
+        except NoDaemon:
+            continue
+        served = [cache["path"] for cache in answer["caches"]]
+        if set(config.caches) <= set(served):
+            return _ask_daemon(socket, asked)
+        others = others or (socket, served)
+    try:
+        return _scan_here(config, asked, replace)
+    except IndexBusy as busy:
+        if others is not None:
+            raise ServesOthers(*others) from busy
+        raise
+
+
+def _ask_daemon(socket: str, asked: dict[str, bool]) -> dict[str, Any]:
+    number = client.ask(socket, "POST", "/v1/scan", asked)["scan"]
+    with progress() as show:
+        most = 0
+        while True:
+            answer = client.ask(socket, "GET", "/v1/stats")
+            if answer["scans"] >= number and (answer["settled"] or not answer["pending_blobs"]):
+                return answer
+            most = max(most, answer["pending_bytes"])
+            show(most - answer["pending_bytes"], most, answer["pending_blobs"])
+            time.sleep(POLL_S)
+
+
+def _scan_here(config: Config, asked: Mapping[str, bool], replace: bool) -> dict[str, Any]:
+    with signals() as got, Service(config, "chunkd scan", watch=False, replace=replace) as service, progress() as show:
+        ingest, scanner = service.ingest, service.scanner
+        number = scanner.request("chunkd scan", **asked)
+        service.start()
+        only_unsettled_since = time.monotonic()
+        while not service.stopping.wait(POLL_S):
+            if got:
+                raise KeyboardInterrupt
+            blobs, pending_bytes = ingest.pending()
+            done_bytes = ingest.progress.done_bytes
+            show(done_bytes + ingest.pool.read_bytes, done_bytes + pending_bytes, blobs)
+            if ingest.progress.scans < number or ingest.working:
+                only_unsettled_since = time.monotonic()
+            elif not ingest.busy or time.monotonic() - only_unsettled_since > UNSETTLED_S:
+                break
+        service.check()
+        states = tuple(
+            dataclasses.replace(
+                idle_state(cache.record()), state="stale" if cache.stale else "idle", reason=cache.stale or None
+            )
+            for cache in ingest.caches.values()
+        )
+        stats = read_stats(service.index.store, states, ingest.pending()).to_json()
+        return stats | {"scanning": False, "scans": number, "settled": not ingest.busy}
+
+
+def rebuild_index(config: Config, named: bool) -> dict[str, Any]:
+    """Move the index aside and scan anew the caches named, else those that it served as far as it can still be read.
+
+    Raises IndexBusy while another process writes it.
+    """
+    old = Path(config.index_dir)
+    with IndexLock(config.state_dir, exclusive=True, holder="chunkd rebuild"):
+        if not old.exists():
+            raise IndexMissing(str(old))
+        caches = config.caches if named else _served(config.state_dir) or config.caches
+        aside = Path(f"{old}.bad-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
+        old.rename(aside)
+    print(f"the index was moved to {aside}; remove it when it is no longer of use", file=sys.stderr)
+    return _scan_here(dataclasses.replace(config, caches=caches), {}, replace=False)
+
+
+def _served(state_dir: str) -> tuple[str, ...]:
+    try:
+        store = Store(str(Path(state_dir, "index")), readonly=True, lock=False)
+    except BadIndex:
+        return ()
+    try:
+        with store.guarded(), store.env.begin() as txn:
+            return tuple(cache.path for cache in store.caches(txn).values())
+    except BadIndex:
+        return ()
+    finally:
+        store.close()
+
+
+@contextmanager
+def progress() -> Iterator[Show]:
+    """A bar with bytes, rate and time left on a terminal, and a plain line now and then elsewhere; on stderr."""
+    if not sys.stderr.isatty():
+        told_at = time.monotonic()
+
+        def tell(done_bytes: int, known_bytes: int, blobs: int) -> None:
+            nonlocal told_at
+            if time.monotonic() >= told_at + PLAIN_LINE_EVERY_S:
+                told_at = time.monotonic()
+                print(f"scanned {done_bytes:,} of {known_bytes:,} bytes, {blobs:,} blobs to go", file=sys.stderr)
+
+        yield tell
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[blobs]:,} blobs to go"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", blobs=0, total=None)
+        yield lambda done_bytes, known_bytes, blobs: bar.update(
+            task, completed=done_bytes, total=known_bytes or None, blobs=blobs
+        )

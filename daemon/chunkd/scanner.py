@@ -1,0 +1,197 @@
+"""When what is listed: at start, after any doubt, on request, on a timer. A watch is set before a folder is listed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from chunkd.backlog import Backlog
+from chunkd.caches import ServedCache
+from chunkd.ingest import Listed, ScanEnd
+from chunkd.model import Hint
+from chunkd.scan import Listing, walk
+from chunkd.watch import Watcher
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """Seconds from the end of one round to the start of the next."""
+
+    scan_s: float
+    polled_s: float
+    verify_s: float
+
+
+@dataclass(slots=True)
+class Request:
+    """A scan of everything. What several callers ask for before it starts is done in one."""
+
+    why: str
+    verify: bool = False
+    accept: bool = False
+    retry_failed: bool = False
+
+
+@dataclass(slots=True)
+class Scanner:
+    """Lists caches and hands the listings to the writer, which takes them as it has room. Run by one thread."""
+
+    caches: dict[int, ServedCache]
+    backlog: Backlog
+    listings: queue.Queue[Listed | ScanEnd]
+    intervals: Intervals
+    watcher: Callable[[], Watcher | None]
+    clock_s: Callable[[], float] = time.monotonic
+    running: bool = False
+    turns: int = 0
+    problems: dict[str, str] = field(default_factory=dict)
+    _requested: Request | None = None
+    _number: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stopping: threading.Event = field(default_factory=threading.Event)
+
+    def request(self, why: str, *, verify: bool = False, accept: bool = False, retry_failed: bool = False) -> int:
+        """Ask for a scan of everything; the number by which its end is known."""
+        with self._lock:
+            if self._requested is None:
+                self._requested = Request(why)
+                self._number += 1
+            self._requested.verify |= verify
+            self._requested.accept |= accept
+            self._requested.retry_failed |= retry_failed
+            number = self._number
+        self.backlog.stirred.set()
+        return number
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.backlog.stirred.set()
+
+    def run(self) -> None:
+        """Scan when it is time, or asked for, until stopped."""
+        now = self.clock_s()
+        scanned = polled = verified = now
+        while not self._stopping.is_set():
+            self.turns += 1
+            due_s = min(
+                scanned + self.intervals.scan_s, verified + self.intervals.verify_s, polled + self.intervals.polled_s
+            )
+            self.backlog.stirred.wait(max(0.0, min(1.0, due_s - self.clock_s())))
+            self.backlog.stirred.clear()
+            if doubt := self.backlog.take_doubt():
+                self.request(doubt)
+            if self.clock_s() >= verified + self.intervals.verify_s:
+                self.request("the timer, to verify", verify=True)
+                verified = self.clock_s()
+            if self.clock_s() >= scanned + self.intervals.scan_s:
+                self.request("the timer")
+            if (request := self._next()) is not None:
+                self._scan(request)
+                scanned = polled = self.clock_s()
+                continue
+            for hint in self.backlog.take_folders():
+                self._scan_folder(hint)
+            if self.clock_s() >= polled + self.intervals.polled_s:
+                for cache in list(self.caches.values()):
+                    if cache.polled or cache.unwatched or cache.stale:
+                        self._scan_cache(cache, Request("polled"))
+                polled = self.clock_s()
+
+    def _next(self) -> Request | None:
+        with self._lock:
+            request, self._requested = self._requested, None
+        return request
+
+    def _scan(self, request: Request) -> None:
+        number = self._number
+        log.info("scan %d: %s", number, request.why)
+        self.running = True
+        self.backlog.take_folders()
+        complete = True
+        for cache in list(self.caches.values()):
+            complete &= self._scan_cache(cache, request)
+        self._put(ScanEnd(number, complete, time.time_ns(), request.retry_failed))
+        self.running = False
+
+    def _scan_cache(self, cache: ServedCache, request: Request) -> bool:
+        """List a whole cache; whether that was possible to the end."""
+        was_stale = cache.stale
+        status = cache.check_root()
+        if status is None and request.accept and os.path.isdir(cache.path):
+            status = os.stat(cache.path)
+            log.warning("cache %s: taken as it is now, as asked for: %s", cache.path, cache.stale)
+            cache.device = 0
+        if status is None:
+            if cache.stale != was_stale:
+                log.warning("cache %s: stale, its figures are kept: %s", cache.path, cache.stale)
+            return False
+        if was_stale:
+            log.info("cache %s: it is there again", cache.path)
+        watcher = self.watcher()
+        if watcher is not None and cache.inode and cache.inode != status.st_ino:
+            watcher.leave(cache.number)
+        cache.accept(status)
+        cache.unwatched = ""
+        return self._walk(cache, "", request.verify)
+
+    def _scan_folder(self, hint: Hint) -> None:
+        cache = self.caches.get(hint.place.cache)
+        if cache is not None and cache.check_root() is not None:
+            log.debug("cache %s: listing %r: %s", cache.path, hint.place.path, hint.why)
+            self._walk(cache, hint.place.path, verify=False)
+
+    def _walk(self, cache: ServedCache, folder: str, verify: bool) -> bool:
+        complete = True
+        for listing in walk(cache.path, folder, lambda entered: self.enter(cache, entered)):
+            complete &= self._note(cache, listing)
+            self._put(Listed(cache.number, listing, verify))
+            if self._stopping.is_set():
+                return False
+        return complete
+
+    def _note(self, cache: ServedCache, listing: Listing) -> bool:
+        path = f"{cache.path}/{listing.folder}"
+        known = self.problems.pop(path, "")
+        if listing.problem:
+            self.problems[path] = listing.problem
+            if known != listing.problem:
+                log.warning("%s; nothing below it is subtracted", listing.problem)
+        return not listing.problem
+
+    def folders(self, cache: ServedCache) -> Iterator[str]:
+        """Every folder that is to be watched, without listing blobs to anyone."""
+        if cache.check_root() is not None:
+            for listing in walk(cache.path, "", lambda _: None):
+                yield listing.folder
+
+    def enter(self, cache: ServedCache, folder: str) -> None:
+        """Watch a folder that is about to be listed, if this cache is watched at all."""
+        watcher = self.watcher()
+        if watcher is None or cache.polled:
+            return
+        try:
+            watcher.enter(cache.number, cache.path, folder)
+        except FileNotFoundError:
+            pass  # gone meanwhile, which the listing will find
+        except OSError as error:
+            if not cache.unwatched:
+                log.warning("cache %s: can't be watched: %s; it is listed on a timer", cache.path, error.strerror)
+            cache.unwatched = f"can't be watched: {error.strerror}"
+
+    def _put(self, item: Listed | ScanEnd) -> None:
+        """Hand over a listing, waiting until the writer has room."""
+        while not self._stopping.is_set():
+            try:
+                self.listings.put(item, timeout=0.5)
+            except queue.Full:
+                self.turns += 1
+            else:
+                self.backlog.ring()
+                return

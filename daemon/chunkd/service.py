@@ -1,0 +1,277 @@
+"""Puts the parts together, starts, signals and stops them. The only place where threads and processes are made."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from types import FrameType
+
+from chunkd import caches as served
+from chunkd import decode, mounts, records
+from chunkd.answers import DaemonAnswers
+from chunkd.backlog import Backlog
+from chunkd.caches import ServedCache
+from chunkd.config import Config
+from chunkd.endpoint import Endpoint
+from chunkd.errors import CachesDropped
+from chunkd.index import Index
+from chunkd.ingest import Ingest, Listed, ScanEnd
+from chunkd.model import Caps, ChunkParams
+from chunkd.pool import Pool, Worker
+from chunkd.scanner import Intervals, Scanner
+from chunkd.setup import adopt_rules, serve_exactly
+from chunkd.watch import Watcher, start_watcher
+
+log = logging.getLogger(__name__)
+
+LISTINGS_AT_ONCE = 16
+TURN_S = 1.0
+# How long blobs that are being read may take to end once the daemon is told to.
+DRAIN_S = 5.0
+LOOK_AT_ROOTS_S = 5.0
+READER_CHECK_S = 60.0
+
+
+def spawn_worker(params: ChunkParams, caps: Caps) -> Worker:
+    """A new worker process. Not forked: LMDB's environment must not cross a fork. Raises OSError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "chunkd.worker", str(theirs.fileno()),
+                json.dumps(dataclasses.asdict(params)), json.dumps(dataclasses.asdict(caps)),
+            ],
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    return Worker(process, Connection(ours.detach()))
+
+
+def core_count() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+class Service:
+    """One index with its writer, scanner and workers; with `watch` also a watcher and an endpoint (the daemon).
+
+    Raises what opening an index, serving caches and binding the socket raise. Use as a context manager.
+    """
+
+    def __init__(
+        self, config: Config, holder: str, *, watch: bool, replace: bool, spawn: Callable[..., Worker] = spawn_worker
+    ) -> None:
+        self.config, self._watch = config, watch
+        self._stack = contextlib.ExitStack()
+        self._threads: dict[str, threading.Thread] = {}
+        self.failure: BaseException | None = None
+        self.stopping = threading.Event()
+        self._watcher: Watcher | None = None
+        self.endpoint: Endpoint | None = None
+        try:
+            self._assemble(holder, replace, spawn)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _assemble(self, holder: str, replace: bool, spawn: Callable[..., Worker]) -> None:
+        config = self.config
+        rules = records.Rules(ChunkParams(), config.caps, decode.decoder_rule())
+        self.index = Index(config.state_dir, rules, holder)
+        self._stack.callback(self.index.close)
+        adopt_rules(self.index, rules)
+        roots = self._roots(replace)
+        self.backlog = Backlog()
+        self._stack.callback(self.backlog.close)
+        listings: queue.Queue[Listed | ScanEnd] = queue.Queue(LISTINGS_AT_ONCE)
+        pool = Pool(lambda: spawn(rules.params, rules.caps), config.workers or core_count())
+        self._stack.callback(pool.close)
+        self.ingest = Ingest(self.index, pool, self.backlog, roots, listings)
+        intervals = Intervals(config.scan_interval_s, config.polled_scan_interval_s, config.verify_interval_s)
+        self.scanner = Scanner(roots, self.backlog, listings, intervals, lambda: self._watcher)
+        if self._watch:
+            for cache in roots.values():
+                cache.polled = mounts.polled_because(cache.path) or ""
+                if cache.polled:
+                    log.info("cache %s: polled: %s", cache.path, cache.polled)
+            self.answers = DaemonAnswers(self.ingest, self.scanner, watching=True)
+            self.endpoint = Endpoint(config.socket, self.answers)
+            self.endpoint.start()
+            self._stack.callback(self.endpoint.stop)
+            self._watcher = start_watcher(self.backlog)
+            self._stack.callback(self._close_watcher)
+
+    def _roots(self, replace: bool) -> dict[int, ServedCache]:
+        with self.index.snapshot() as txn:
+            known = {cache.path for cache in self.index.store.caches(txn).values()}
+        for path in self.config.caches:
+            if path not in known:
+                served.check_usable(path)
+        dropped = sorted(known - set(self.config.caches))
+        if dropped and not replace:
+            raise CachesDropped(self.config.state_dir, dropped)
+        for path in dropped:
+            log.warning("cache %s: no longer served; its blobs are subtracted", path)
+        return serve_exactly(self.index, self.config.caches)
+
+    def _close_watcher(self) -> None:
+        if self._watcher is not None:
+            self._watcher.close()
+
+    # --- running --------------------------------------------------------------------------------------------------
+
+    def start(self) -> int:
+        """Start the threads and the first scan; its number."""
+        self.ingest.start()
+        if self._watch:
+            for cache in self.ingest.caches.values():
+                for folder in self.scanner.folders(cache):
+                    self.scanner.enter(cache, folder)
+        number = self.scanner.request("at start")
+        self._run("writer", self._write)
+        self._run("scanner", self.scanner.run)
+        if self.endpoint is not None:
+            self._run("endpoint", self.endpoint.serve_forever)
+        return number
+
+    def _run(self, name: str, target: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                target()
+            except BaseException as error:  # raised again by whoever waits for the service
+                self.failure = self.failure or error
+                self.stopping.set()
+
+        self._threads[name] = threading.Thread(target=run, name=name, daemon=True)
+        self._threads[name].start()
+
+    def _write(self) -> None:
+        while not self.stopping.is_set():
+            self.ingest.turn(TURN_S)
+        self.ingest.drain(DRAIN_S)
+
+    def check(self) -> None:
+        """Raises what a thread failed of. A bug comes out as it is."""
+        if self.failure is not None:
+            raise self.failure
+
+    def mend_watcher(self) -> None:
+        """A watcher that has died is replaced, and everything is listed again."""
+        if self._watcher is None or self._watcher.alive:
+            return
+        log.error("the watcher died; a new one is started and everything is scanned")
+        with contextlib.suppress(OSError):
+            self._watcher.close()
+        try:
+            self._watcher = start_watcher(self.backlog)
+        except OSError as error:
+            log.error("no watcher can be started: %s", error)
+            return
+        self.scanner.request("the watcher died")
+
+    def check_roots(self) -> None:
+        """A root that vanished, came back or was replaced gives no event: compare its device and inode."""
+        for cache in list(self.ingest.caches.values()):
+            before, inode = cache.stale, cache.inode
+            status = cache.check_root()
+            if (before and not cache.stale) or (status is not None and inode and status.st_ino != inode):
+                self.scanner.request(f"the root of {cache.path} is another than before")
+
+    def close(self) -> None:
+        """Finish what is being read if that takes seconds, commit, and leave nothing behind."""
+        self.stopping.set()
+        self.scanner.stop()
+        self.backlog.ring()
+        writer = self._threads.get("writer")
+        if writer is not None:
+            writer.join(DRAIN_S + 10)
+        self._stack.close()
+        for thread in self._threads.values():
+            thread.join(2)
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None) -> None:
+    """Serve until SIGTERM or SIGINT. Raises what stopped it otherwise."""
+    with signals() as got, Service(config, "chunkd run", watch=True, replace=True) as service:
+        notify = Notifier()
+        service.start()
+        ready(service)
+        notify.say("READY=1")
+        log.info("ready: socket %s, index %s, caches %s", config.socket, config.state_dir, ", ".join(config.caches))
+        beat = 0
+        roots_at = readers_at = time.monotonic()
+        while not service.stopping.wait(1.0 if not got else 0):
+            if signal.SIGTERM in got or signal.SIGINT in got:
+                log.info("stopping: %s", signal.Signals(got[0]).name)
+                break
+            if signal.SIGHUP in got:
+                got.clear()
+                service.scanner.request("SIGHUP")
+            now = time.monotonic()
+            service.mend_watcher()
+            if now >= roots_at + LOOK_AT_ROOTS_S:
+                service.check_roots()
+                roots_at = now
+            if now >= readers_at + READER_CHECK_S:
+                service.index.store.env.reader_check()
+                readers_at = now
+            if service.ingest.progress.turns != beat:
+                beat = service.ingest.progress.turns
+                notify.say(f"WATCHDOG=1\nSTATUS={_status(service)}")
+        notify.say("STOPPING=1")
+        service.check()
+
+
+def _status(service: Service) -> str:
+    progress = service.ingest.progress
+    if progress.paused:
+        return f"paused: {progress.paused}"
+    blobs, stored_bytes = service.ingest.pending()
+    if blobs:
+        return f"{blobs:,} blobs pending ({stored_bytes:,} bytes), {progress.done_blobs:,} done"
+    return f"idle, {progress.done_blobs:,} blobs read since the start"
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[list[int]]:
+    """The signals that came, in order. The main thread's waits end when one does."""
+    got: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        got.append(number)
+
+    old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield got
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+class Notifier:
+    """systemd's notification socket, when there is one (sd_notify(3))."""
+
+    def __init__(self) -> None:
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+
+    def say(self, text: str) -> None:
+        if self._address:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as teller, contextlib.suppress(OSError):
+                teller.sendto(text.encode(), self._address)
