@@ -1,0 +1,87 @@
+"""How fast does the kernel cut a real tar, called from Python? Against the plain loop that defines it, built alike.
+
+python bench/kernel.py
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import sys
+import sysconfig
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from chunkd._cgear import ffi, lib
+from chunkd.chunker import gear_table
+from chunkd.model import ChunkParams
+from measure import save, table, take_turns
+
+WANTED_BYTES = 100 << 20
+ROUNDS = 7
+
+
+def real_tar() -> bytes:
+    """Up to 100 MiB of Python's own library and packages as one tar."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for root in (sysconfig.get_path("stdlib"), sysconfig.get_path("platlib")):
+            for path in sorted(Path(root).rglob("*")):
+                if path.is_file() and out.tell() < WANTED_BYTES:
+                    tar.add(path, recursive=False)
+    return out.getvalue()
+
+
+def main() -> None:
+    params = ChunkParams()
+    data = real_tar()
+    gear = ffi.new("uint64_t[]", gear_table(params.gear_seed))
+    capacity = len(data) // params.min_bytes + 2
+    cuts = ffi.new("size_t[]", capacity)
+    pointer = ffi.from_buffer("uint8_t[]", data)
+    found: dict[str, list[int]] = {}
+
+    def cut_with(name: str) -> Callable[[], None]:
+        kernel = getattr(lib, name)
+
+        def run() -> None:
+            count = kernel(
+                gear, params.min_bytes, params.mask_bits, params.max_bytes,
+                ffi.new("uint64_t *"), ffi.new("size_t *"), pointer, len(data), cuts, capacity,
+            )  # fmt: skip
+            found[name] = ffi.unpack(cuts, count)
+
+        return run
+
+    contenders: dict[str, Callable[[], object]] = {
+        "cgear_cut_plain": cut_with("cgear_cut_plain"),
+        "cgear_cut": cut_with("cgear_cut"),
+    }
+    sizes = {"min_size": params.min_bytes, "avg_size": 1 << params.mask_bits, "max_size": params.max_bytes}
+    for module, cut in (("pyfastcdc", _pyfastcdc), ("fastcdc", _fastcdc)):
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            print(f"{module}: not installed, left out", file=sys.stderr)
+        else:
+            contenders[module] = cut(data, sizes)
+    seconds = take_turns(contenders, ROUNDS)
+    if found["cgear_cut"] != found["cgear_cut_plain"]:
+        sys.exit("the two kernels do not cut alike")
+    title = f"cut a tar of {len(data):,} bytes into {len(found['cgear_cut']):,} chunks"
+    save("kernel", table(title, seconds, len(data), "cgear_cut_plain"))
+
+
+def _pyfastcdc(data: bytes, sizes: dict[str, int]) -> Callable[[], object]:
+    chunker = importlib.import_module("pyfastcdc").FastCDC(**sizes)
+    return lambda: sum(1 for _ in chunker.cut_buf(data))
+
+
+def _fastcdc(data: bytes, sizes: dict[str, int]) -> Callable[[], object]:
+    cut = importlib.import_module("fastcdc").fastcdc
+    return lambda: sum(1 for _ in cut(data, **sizes, fat=False))
+
+
+if __name__ == "__main__":
+    main()
