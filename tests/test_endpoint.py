@@ -33,7 +33,7 @@ from answering import (
 from chunkd import endpoint as endpoint_module
 from chunkd import listener
 from chunkd.endpoint import BODY_BYTES, CONNECTIONS, HEAD_BYTES, REQUEST_LINE_BYTES, Endpoint
-from chunkd.errors import IndexBusy, SocketUnusable
+from chunkd.errors import IndexBusy, SocketUnusable, UsageError
 
 
 @pytest.fixture
@@ -86,6 +86,7 @@ def test_the_routes_answer(path: Path, answers: FakeAnswers) -> None:
     assert say(path, "GET", "/v1/stats")[::2] == (200, STATS | {"padding": ""})
     assert say(path, "GET", "/v1/health")[::2] == (200, {"state": "ok", "reasons": []})
     assert say(path, "GET", "/v1/blobs")[::2] == (200, {"blobs": [], "next": None})
+    assert say(path, "GET", "/v1/blobs?after=" + "b" * 1100)[0] == 200
     assert say(path, "GET", "/v1/blobs?after=sha256%3Aab&limit=1000&failed=true")[0] == 200
     assert say(path, "POST", "/v1/scan")[::2] == (202, {"asked": True})
     assert say(path, "POST", "/v1/scan", b'{"verify":true,"retry_failed":true}')[0] == 202
@@ -96,6 +97,7 @@ def test_the_routes_answer(path: Path, answers: FakeAnswers) -> None:
         ("stats",),
         ("health",),
         ("blobs", "", 100, False),
+        ("blobs", "b" * 1100, 100, False),
         ("blobs", "sha256:ab", 1000, True),
         ("scan", False, False, False),
         ("scan", True, False, True),
@@ -129,7 +131,7 @@ def test_head_says_what_get_says(path: Path) -> None:
         ("GET", "/v1/blobs?after=a&after=b", b"", 400, "twice"),
         ("GET", "/v1/blobs?after=%00", b"", 400, "printable ASCII"),
         ("GET", "/v1/blobs?after=%C3%A9", b"", 400, "printable ASCII"),
-        ("GET", "/v1/blobs?after=" + "a" * 257, b"", 400, "at most 256"),
+        ("GET", "/v1/blobs?after=" + "a" * 1101, b"", 400, "at most 1100"),
         ("GET", "/v1/blobs?limit=0", b"", 400, "from 1 to 1000"),
         ("GET", "/v1/blobs?limit=1001", b"", 400, "from 1 to 1000"),
         ("GET", "/v1/blobs?limit=-1", b"", 400, "from 1 to 1000"),
@@ -165,6 +167,9 @@ def test_an_error_of_chunkds_is_503_with_its_words(path: Path, answers: FakeAnsw
     answers.error = IndexBusy("/i", "pid 7")
     status, _, reply = say(path, "GET", "/v1/stats")
     assert (status, reply) == (503, {"error": str(answers.error)})
+    answers.error = UsageError("`after` 'x' is no cursor")
+    status, _, reply = say(path, "GET", "/v1/blobs?after=x")
+    assert (status, reply) == (400, {"error": str(answers.error)})
 
 
 @pytest.mark.usefixtures("served")

@@ -160,11 +160,13 @@ def test_blobs() -> None:
         | {"state": "layer", "codec": "gzip", "stored_bytes": 1 << 20, "uncompressed_bytes": 3 << 20, "chunks": 1234},
         blob | {"state": "other", "stored_bytes": 815},
         blob | {"state": "failed", "codec": "zstd", "stored_bytes": 1 << 40, "reason": "zstd: it ends early"},
+        blob | {"digest": "/c/x", "state": "ignored", "stored_bytes": 0, "reason": "a FIFO"},
     ]
     assert list(text.blob_lines(blobs)) == [
-        f"{DIGEST}  layer   gzip       1.0 MiB      3.0 MiB      1,234 chunks",
-        f"{DIGEST}  other   -        815 bytes",
-        f"{DIGEST}  failed  zstd       1.0 TiB  zstd: it ends early",
+        f"{DIGEST}  layer    gzip       1.0 MiB      3.0 MiB      1,234 chunks",
+        f"{DIGEST}  other    -        815 bytes",
+        f"{DIGEST}  failed   zstd       1.0 TiB  zstd: it ends early",
+        "/c/x  ignored  -                -  a FIFO",
     ]
 
 

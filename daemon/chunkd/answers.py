@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lmdb
 
 from chunkd import records
 from chunkd.caches import ServedCache, idle_state
 from chunkd.errors import UsageError
-from chunkd.ingest import Ingest
 from chunkd.model import CacheState, Digest, Stats
-from chunkd.scanner import Scanner
 from chunkd.store import Store
+
+if TYPE_CHECKING:  # `chunkd stats` reads an index without numpy and watchdog
+    from chunkd.ingest import Ingest
+    from chunkd.scanner import Scanner
 
 
 def moment(time_ns: int) -> str | None:
@@ -47,6 +49,7 @@ def read_stats(
 def read_blobs(store: Store, after: str, limit: int, failed: bool) -> dict[str, Any]:
     """A page of blobs in the order of their keys; with `failed` only those that failed, and then what was ignored."""
     with store.guarded(), store.env.begin() as txn:
+        store.check_format(txn, None)
         roots = {number: cache.path for number, cache in store.caches(txn).items()}
         page: list[dict[str, Any]] = []
         for cursor, row in _rows(store, txn, roots, after, failed):

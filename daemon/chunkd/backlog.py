@@ -51,7 +51,7 @@ class Backlog:
     def put_folder(self, hint: Hint) -> None:
         """List this folder and what is below it soon: it appeared, or was renamed."""
         with self._lock:
-            if len(self._folders) < self._max_hints:
+            if hint.place in self._folders or len(self._folders) < self._max_hints:
                 self._folders.setdefault(hint.place, hint.why)
             else:
                 self._overflow()

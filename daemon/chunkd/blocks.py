@@ -18,6 +18,8 @@ BLOCK_BYTES = SLOTS * SLOT.itemsize
 LENGTH_BITS = np.uint64(24)
 LENGTH_MASK = np.uint64((1 << 24) - 1)
 MAX_COPIES = (1 << 40) - 1
+# No recipe has more: they would be 8 TiB at the least. No sum of counts can wrap, whatever a record claims.
+MAX_RECIPE_CHUNKS = 1 << 32
 
 
 def block_key(block: int) -> bytes:
@@ -84,7 +86,7 @@ def unpack_recipe(packed: bytes, chunks: int) -> Numbers:
     if len(values) % 2:
         raise Damaged("a run has no count")
     steps, counts = unzigzag(values[0::2]), values[1::2].view(np.int64)
-    if (counts <= 0).any() or (counts > chunks).any() or int(counts.sum()) != chunks:
+    if chunks > MAX_RECIPE_CHUNKS or (counts <= 0).any() or (counts > chunks).any() or int(counts.sum()) != chunks:
         raise Damaged(f"its runs do not hold {chunks} chunks")
     if not len(counts):
         return np.empty(0, np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +36,9 @@ class ServedCache:
             status = os.stat(self.path)
         except OSError as error:
             self.stale = f"its root can't be reached: {error.strerror}"
+            return None
+        if not stat.S_ISDIR(status.st_mode):
+            self.stale = "its root is no folder"
             return None
         if self.device and status.st_dev != self.device:
             self.stale = (

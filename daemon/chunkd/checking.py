@@ -12,7 +12,7 @@ import numpy as np
 
 from chunkd import blocks, decode, records
 from chunkd.config import Config
-from chunkd.errors import IndexMissing
+from chunkd.errors import IndexMissing, Unrepairable
 from chunkd.index import Index
 from chunkd.model import Difference, Digest, Finding, Job
 from chunkd.pool import Pool
@@ -25,10 +25,10 @@ from chunkd.store import Store, reading
 def check_index(config: Config, states: list[str], *, repair: bool, read: bool) -> list[Difference]:
     """What differs, at most 1,000 differences. With `repair` it is put right, and a second recount shows that it is.
 
-    Raises IndexMissing when there is no index, IndexBusy when a repair is asked for while a daemon runs, IndexDamaged
-    for what no recount can mend.
+    Raises Unrepairable when it does not, IndexMissing when there is no index, IndexBusy when a repair is asked for
+    while a daemon runs, IndexDamaged for what no recount can read.
     """
-    state_dir = next((state for state in states if Path(state, "index", "data.mdb").exists()), None)
+    state_dir = next((state for state in states if _there(Path(state, "index", "data.mdb"))), None)
     if state_dir is None:
         raise IndexMissing(", ".join(states))
     with reading(state_dir) as store, store.guarded(), store.env.begin() as txn:
@@ -42,10 +42,19 @@ def check_index(config: Config, states: list[str], *, repair: bool, read: bool) 
         rules = records.Rules(caps=config.caps, decoder=decode.decoder_rule())
         index = Index(state_dir, rules, "chunkd check --repair")
         try:
-            repair_index(index, bad)
+            left = repair_index(index, bad)
         finally:
             index.close()
+        if left:
+            raise Unrepairable(state_dir, str(left[0]))
     return differences
+
+
+def _there(data: Path) -> bool:
+    try:
+        return data.exists()
+    except PermissionError:
+        return True  # opening it will say so
 
 
 def _tell(what: str) -> None:

@@ -52,7 +52,7 @@ def settings(*names: str) -> Callable[[Command], Command]:
 asks = settings("state_dir", "socket")
 works = settings(*(name for name in SETTINGS if name != "caches"))
 as_json = click.option("--json", "json", is_flag=True, help="Print JSON, for programs.")
-of_caches = click.argument("caches", nargs=-1, type=click.Path(), metavar="[CACHE]...")
+of_caches = click.argument("caches", nargs=-1, type=click.Path(readable=False), metavar="[CACHE]...")
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)

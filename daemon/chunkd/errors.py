@@ -28,6 +28,14 @@ class BlobUndecodable(BlobError):
         self.codec, self.reason = codec, reason
 
 
+class RecipeImpossible(BlobError):
+    """A worker sent what no chunker makes: it was taken over by its blob, or has a bug. It costs the blob."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"its worker gave an impossible recipe: {problem}")
+        self.problem = problem
+
+
 # --- a bad index: the daemon stops, and says which command mends it ------------------------------------------------
 
 
@@ -47,6 +55,17 @@ class IndexDamaged(BadIndex):
     def __init__(self, path: str, what: str) -> None:
         super().__init__(f"index {path}: damaged: {what}; `chunkd rebuild` moves it aside and reads the caches anew")
         self.path, self.what = path, what
+
+
+class Unrepairable(BadIndex):
+    exit_code = 4
+
+    def __init__(self, path: str, left: str) -> None:
+        super().__init__(
+            f"index {path}: not all could be repaired ({left});"
+            " `chunkd rebuild` moves it aside and reads the caches anew"
+        )
+        self.path, self.left = path, left
 
 
 class FormatMismatch(BadIndex):

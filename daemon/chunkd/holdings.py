@@ -20,7 +20,10 @@ RETRY_S = (60, 600, 3600, 86400)
 
 @dataclass(slots=True)
 class Task:
-    """A job that waits or is being worked on. `counted` jobs only hash again what stands in the figures."""
+    """A job that waits, or is being worked on once `given`. `counted` jobs only hash again what stands in the figures.
+
+    `others` are places that are looked at when it is done.
+    """
 
     job: Job
     place: Place
@@ -28,6 +31,7 @@ class Task:
     stored_bytes: int
     counted: bool
     tries: int = 0
+    given: bool = False
     others: list[Place] = field(default_factory=list)
 
 
@@ -53,9 +57,17 @@ class Holdings:
     def mark(self, place: Place) -> FileMark | None:
         """What the disk says of a place's file now, None when it can't be told or is no file."""
         try:
-            return mark_of(os.stat(self.path(place), follow_symlinks=False))
+            return mark_of(self.status(place))
         except OSError:
             return None
+
+    def status(self, place: Place) -> os.stat_result:
+        """As `os.stat`, without following a symbolic link anywhere below the cache's root: no scan does."""
+        root = self.caches[place.cache].path
+        for end, letter in enumerate(place.path):
+            if letter == "/" and os.path.islink(os.path.join(root, place.path[:end])):
+                raise NotADirectoryError
+        return os.stat(self.path(place), follow_symlinks=False)
 
     def task(self, digest: Digest, place: Place, why: str, stored_bytes: int, *, counted: bool, tries: int = 0) -> None:
         job = Job(digest, self.path(place), decode=not counted)
@@ -70,6 +82,8 @@ class Holdings:
         if self.change.blob(held.digest) is not None:
             if held.state == "verified":
                 self.hand_over(held.digest, held.mark, why)
+            elif self.change.is_suspect(held.digest):
+                self.hand_over(held.digest, None, why)
         elif next(self.change.holders(held.digest), None) is None:
             self.change.pardon(held.digest)
 
@@ -110,6 +124,9 @@ class Holdings:
         old = self.change.failed(digest)
         tries = (old.tries if old else 0) + 1
         retry_at = 0 if for_good else int(self.now_s) + RETRY_S[min(tries, len(RETRY_S)) - 1]
+        if old is not None and not for_good and self.now_s < old.retry_at:
+            # Another of its places, or an event: that is the same round.
+            tries, retry_at = old.tries, old.retry_at
         self.change.fail(Blob(digest, "failed", mark.stored_bytes, reason=reason[:400], tries=tries, retry_at=retry_at))
         self.change.hold(place, Held(digest, "verified" if for_good else "bad", mark))
         if old is None or old.reason != reason[:400]:

@@ -10,17 +10,15 @@ from pathlib import Path
 
 import lmdb
 import numpy as np
-from numpy.typing import NDArray
 
 from chunkd import blocks, records
 from chunkd.blocks import Numbers
-from chunkd.errors import CopiesOverflow, IndexDamaged
-from chunkd.lookup import Lookup, prefixes_of
+from chunkd.chunks import ChunkRecords
+from chunkd.errors import IndexDamaged, IndexUnreachable, RecipeImpossible
+from chunkd.lock import IndexLock
+from chunkd.lookup import Lookup
 from chunkd.model import Blob, Digest, Place, Recipe
-from chunkd.store import CACHES_KEY, FORMAT_KEY, HEAD_KEY, RULES_KEY, IndexLock, Store
-
-# Blocks that are held in memory at once while counts change: 16 MiB.
-BATCH_BLOCKS = 4096
+from chunkd.store import CACHES_KEY, FORMAT_KEY, HEAD_KEY, RULES_KEY, Store
 
 
 class Index:
@@ -29,7 +27,10 @@ class Index:
     def __init__(
         self, state_dir: str, rules: records.Rules, holder: str, clock_ns: Callable[[], int] = time.time_ns
     ) -> None:
-        Path(state_dir).mkdir(mode=0o750, parents=True, exist_ok=True)
+        try:
+            Path(state_dir).mkdir(mode=0o750, parents=True, exist_ok=True)
+        except OSError as error:
+            raise IndexUnreachable(state_dir, f"{error.strerror}; name another with `--state DIR`") from error
         self._lock = IndexLock(state_dir, exclusive=True, holder=holder)
         try:
             self.store = Store(str(Path(state_dir, "index")), readonly=False)
@@ -42,10 +43,7 @@ class Index:
             # Blocks without a live chunk that a sweep is about to drop; a chunk that revives takes its block out.
             self.doomed: set[int] = set()
             with self.store.guarded(), self.store.env.begin(write=True) as txn:
-                if (
-                    txn.get(FORMAT_KEY, db=self.store.databases["meta"]) is None
-                    and txn.stat(self.store.databases["chunks"])["entries"] == 0
-                ):
+                if all(txn.stat(database)["entries"] == 0 for database in self.store.databases.values()):
                     self._create(txn, rules)
                 self.rules = self.store.check_format(txn, rules.params)
         except BaseException:
@@ -93,6 +91,9 @@ class Change:
         self.lookup = index.lookup
         self.rules = index.rules
         self.head = self._head = self.store.head(txn)
+        self.chunks = ChunkRecords(
+            txn, self.store.databases["chunks"], index.lookup, index.rules.params.max_bytes, index.doomed
+        )
 
     # --- what is there --------------------------------------------------------------------------------------------
 
@@ -185,12 +186,27 @@ class Change:
     # --- blobs: the rule of truth ---------------------------------------------------------------------------------
 
     def add(self, blob: Blob, recipe: Recipe) -> int:
-        """Count a blob; how many of its chunks were never seen before. Its failure, if any, is forgotten."""
+        """Count a blob; how many of its chunks were never seen before. Its failure, if any, is forgotten.
+
+        Raises RecipeImpossible, with nothing changed, when the recipe is none or not that of the blob.
+        """
+        uncompressed_bytes = int(np.frombuffer(recipe.lengths, "<u4").sum(dtype=np.int64))
+        if (len(recipe), uncompressed_bytes) != (blob.chunks, blob.uncompressed_bytes):
+            raise RecipeImpossible(f"{len(recipe)} chunks of {uncompressed_bytes} bytes in all")
+        numbers, new = self.chunks.number(recipe, self.head.next_number)
+        if new:
+            following = self.head.next_number + new
+            young, hand = self.lookup.merge(self.txn, self.head.young_entries + new, self.head.hand, new, following)
+            self.head = replace(
+                self.head,
+                next_number=following,
+                dead_chunks=self.head.dead_chunks + new,
+                young_entries=young,
+                hand=hand,
+            )
         self.pardon(blob.digest)
-        new_from = self.head.next_number
-        numbers = self._number(recipe)
         self.apply(blob, numbers, +1)
-        return self.head.next_number - new_from
+        return new
 
     def remove(self, digest: Digest) -> None:
         """Subtract a counted blob."""
@@ -206,8 +222,12 @@ class Change:
         key = records.digest_key(blob.digest)
         if (self.blob(blob.digest) is None) != (sign > 0):
             raise records.Damaged(f"{blob.digest} can't be counted {'in' if sign > 0 else 'out'} twice")
+        if not blob.counted or len(numbers) != blob.chunks or (blob.state == "layer") != (blob.chunks > 0):
+            raise records.Damaged(
+                f"{blob.digest} is a {blob.state} of {blob.chunks} chunks, its recipe has {len(numbers)}"
+            )
         distinct, copies = np.unique(numbers, return_counts=True)
-        uncompressed_bytes, unique_chunks, unique_bytes = self._count(distinct, sign * copies)
+        uncompressed_bytes, unique_chunks, unique_bytes = self.chunks.count(distinct, sign * copies)
         if uncompressed_bytes != sign * blob.uncompressed_bytes:
             raise records.Damaged(f"the chunks of {blob.digest} do not add up to {blob.uncompressed_bytes} bytes")
         if sign > 0:
@@ -230,124 +250,6 @@ class Change:
             unique_bytes=unique_bytes,
         )
         self.head = replace(self.head, dead_chunks=self.head.dead_chunks - unique_chunks)
-
-    def _number(self, recipe: Recipe) -> Numbers:
-        """The number of each chunk of a recipe. Chunks never seen get numbers in order, and records at 0 copies."""
-        hashes = np.frombuffer(recipe.hashes, "<u8").reshape(-1, 2)
-        lengths = np.frombuffer(recipe.lengths, "<u4").astype(np.uint64)
-        if not len(lengths):
-            return np.empty(0, np.int64)
-        order = np.lexsort((hashes[:, 1], hashes[:, 0]))
-        first_of_run = np.ones(len(order), bool)
-        first_of_run[1:] = (hashes[order[1:]] != hashes[order[:-1]]).any(axis=1)
-        # lexsort is stable: the first of a run of equal hashes is their first in the recipe.
-        sample = order[first_of_run]
-        which = np.empty(len(order), np.int64)
-        which[order] = np.cumsum(first_of_run) - 1
-        numbers = self._find(hashes[sample], lengths[sample])
-        new = np.flatnonzero(numbers < 0)
-        new = new[np.argsort(sample[new])]
-        numbers[new] = self.head.next_number + np.arange(len(new))
-        self._append(hashes[sample[new]], lengths[sample[new]])
-        return numbers[which]
-
-    def _find(self, hashes: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> Numbers:
-        """The number of each hash, -1 where it has none. Raises Damaged for one that is known with another length."""
-        prefixes = prefixes_of(hashes)
-        order = np.argsort(prefixes, kind="stable")
-        pairs = list(self.lookup.candidates(self.txn, prefixes[order]))
-        numbers = np.full(len(hashes), -1, np.int64)
-        if not pairs:
-            return numbers
-        at = order[np.concatenate([positions for positions, _ in pairs])]
-        candidates = np.concatenate([found for _, found in pairs])
-        by_number = np.argsort(candidates)
-        at, candidates = at[by_number], candidates[by_number]
-        for rows, slots, _, within in self._blocks(candidates):
-            found = slots[within]
-            same = (found["low"] == hashes[at[rows], 0]) & (found["high"] == hashes[at[rows], 1])
-            if (found["use"][same] & blocks.LENGTH_MASK != lengths[at[rows]][same]).any():
-                raise records.Damaged("a chunk is known with another length")
-            numbers[at[rows][same]] = candidates[rows][same]
-        return numbers
-
-    def _append(self, hashes: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> None:
-        if not len(lengths):
-            return
-        first = self.head.next_number
-        numbers = first + np.arange(len(lengths))
-        for block in range(first // blocks.SLOTS, int(numbers[-1]) // blocks.SLOTS + 1):
-            start, end = np.searchsorted(numbers, [block * blocks.SLOTS, (block + 1) * blocks.SLOTS])
-            old = self.store.get(self.txn, "chunks", blocks.block_key(block))
-            slots = np.frombuffer(bytearray(old or blocks.BLOCK_BYTES), blocks.SLOT)
-            own = slots[numbers[start:end] % blocks.SLOTS]
-            own["low"], own["high"], own["use"] = hashes[start:end, 0], hashes[start:end, 1], lengths[start:end]
-            slots[numbers[start:end] % blocks.SLOTS] = own
-            self._put("chunks", blocks.block_key(block), slots.tobytes())
-        self.lookup.insert(self.txn, prefixes_of(hashes), numbers)
-        young, hand = self.lookup.merge(
-            self.txn, self.head.young_entries + len(numbers), self.head.hand, len(numbers), int(numbers[-1]) + 1
-        )
-        self.head = replace(
-            self.head,
-            next_number=int(numbers[-1]) + 1,
-            dead_chunks=self.head.dead_chunks + len(numbers),
-            young_entries=young,
-            hand=hand,
-        )
-
-    def _count(self, numbers: Numbers, steps: Numbers) -> tuple[int, int, int]:
-        """Change the copies of these chunks; by how much the bytes, the unique chunks and the unique bytes grew."""
-        grown_bytes = unique_chunks = unique_bytes = 0
-        for rows, slots, held, within in self._blocks(numbers):
-            use = slots["use"][within]
-            lengths = (use & blocks.LENGTH_MASK).astype(np.int64)
-            before = (use >> blocks.LENGTH_BITS).astype(np.int64)
-            after = before + steps[rows]
-            if (after > blocks.MAX_COPIES).any():
-                raise CopiesOverflow(int(numbers[rows][np.argmax(after)]), int(after.max()))
-            if (after < 0).any() or not lengths.all() or len(held) * blocks.SLOTS != len(slots):
-                raise records.Damaged(
-                    f"chunk {int(numbers[rows][np.argmin(after)])}: the record of its copies is wrong"
-                )
-            turned = (after > 0).astype(np.int64) - (before > 0)
-            grown_bytes += int(lengths @ steps[rows])
-            unique_chunks += int(turned.sum())
-            unique_bytes += int(lengths @ turned)
-            slots["use"][within] = (after.astype(np.uint64) << blocks.LENGTH_BITS) | lengths.astype(np.uint64)
-            self.index.doomed.difference_update(held)
-            for position, block in enumerate(held):
-                start = position * blocks.SLOTS
-                self._put("chunks", blocks.block_key(block), slots[start : start + blocks.SLOTS].tobytes())
-        return grown_bytes, unique_chunks, unique_bytes
-
-    def _blocks(self, numbers: Numbers) -> Iterator[tuple[slice, NDArray[np.void], list[int], Numbers]]:
-        """The records of sorted chunk numbers, a bounded batch at a time.
-
-        Yields (the rows of `numbers` in this batch, a writable copy of their blocks' slots, the blocks' numbers, where
-        in the slots each row's is). A block that is not there is left out, and its slots read as zeros.
-        """
-        block_of = numbers // blocks.SLOTS
-        wanted, starts = np.unique(block_of, return_index=True)
-        for first in range(0, len(wanted), BATCH_BLOCKS):
-            batch = wanted[first : first + BATCH_BLOCKS]
-            end = int(starts[first + BATCH_BLOCKS]) if first + BATCH_BLOCKS < len(wanted) else len(numbers)
-            rows = slice(int(starts[first]), end)
-            found = {
-                int(block): self.txn.get(blocks.block_key(int(block)), db=self.store.databases["chunks"])
-                for block in batch
-            }
-            packed = bytearray(
-                b"".join(bytes(blocks.BLOCK_BYTES) if value is None else value for value in found.values())
-            )
-            if len(packed) != len(batch) * blocks.BLOCK_BYTES:
-                raise records.Damaged(f"a block of chunks near {int(batch[0])} has a wrong size")
-            within = np.searchsorted(batch, block_of[rows]) * blocks.SLOTS + numbers[rows] % blocks.SLOTS
-            held = [block for block, value in found.items() if value is not None]
-            yield rows, np.frombuffer(packed, blocks.SLOT), held, within
-
-    def put_block(self, block: int, slots: bytes) -> None:
-        self._put("chunks", blocks.block_key(block), slots)
 
     # --- writing --------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ waits only for workers and hints, and commits what is there: while it commits, w
 from __future__ import annotations
 
 import heapq
+import itertools
 import logging
 import queue
 import time
@@ -23,7 +24,7 @@ from chunkd.index import Change, Index
 from chunkd.look import Looker
 from chunkd.model import Digest, Finding, Hint, Place
 from chunkd.pool import Pool, Result
-from chunkd.records import digest_from_key
+from chunkd.records import digest_from_key, place_from_key
 from chunkd.scan import Listing
 from chunkd.sweep import Sweep
 
@@ -35,6 +36,8 @@ HINTS_A_TURN = 1000
 TRIES = 2
 PAUSE_S = 5.0
 RETRY_EVERY_S = 30.0
+# The daily round compares so many places, then lets a second go by.
+PLACES_A_SLICE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Ingest:
     backlog: Backlog
     caches: dict[int, ServedCache]
     listings: queue.Queue[Listed | ScanEnd]
+    verify_interval_s: float = 86400.0
     clock_s: Callable[[], float] = time.time
     looker: Looker = field(default_factory=Looker)
     progress: Progress = field(default_factory=Progress)
@@ -88,11 +92,16 @@ class Ingest:
     _ends: list[ScanEnd] = field(default_factory=list)
     _order: list[tuple[bool, int, int, Digest]] = field(default_factory=list)
     _sequence: int = 0
+    _task_blobs: int = 0
+    _task_bytes: int = 0
     _kinds_at: int = 0
+    _verify_at: float = 0.0
+    _verified: bytes | None = None
     sweep: Sweep = field(init=False)
 
     def __post_init__(self) -> None:
         self.sweep = Sweep(self.index)
+        self._verify_at = self.clock_s() + self.verify_interval_s
 
     _paused_until: float = 0.0
     _retry_at: float = 0.0
@@ -101,12 +110,13 @@ class Ingest:
 
     def pending(self) -> tuple[int, int]:
         """Blobs and stored bytes that are known and in no figure yet. Safe to call from any thread."""
-        tasks = [task for task in (*self._waiting.copy().values(), *self._running.copy().values()) if not task.counted]
-        unsettled = self.looker.unsettled.copy()
-        digests = {task.job.digest for task in tasks} | {one.digest for one in unsettled.values()}
-        stored_bytes = sum(task.stored_bytes for task in tasks)
-        stored_bytes += sum(one.seen.stored_bytes for place, one in unsettled.items())
-        return len(digests) + self._found_new, stored_bytes
+        unsettled = [
+            one
+            for one in self.looker.unsettled.copy().values()
+            if one.digest not in self._waiting and one.digest not in self._running
+        ]
+        blobs = self._task_blobs + self._found_new + len({one.digest for one in unsettled})
+        return blobs, self._task_bytes + sum(one.seen.stored_bytes for one in unsettled)
 
     @property
     def working(self) -> bool:
@@ -128,24 +138,32 @@ class Ingest:
         effects = Effects()
         with self.index.transaction() as change:
             holdings = Holdings(change, self.caches, effects, self.clock_s())
-            for key, _ in list(self.index.store.walk(change.txn, "suspects")):
-                holdings.hand_over(digest_from_key(key), None, "before a restart")
+            self._take_up(holdings, "before a restart")
         self._follow(effects)
+
+    def _take_up(self, holdings: Holdings, why: str) -> None:
+        """See to the suspects that no task sees to: there was no room for it, or a root was gone."""
+        change = holdings.change
+        room = MAX_TASKS - len(self._waiting)
+        for key, _ in list(itertools.islice(self.index.store.walk(change.txn, "suspects"), max(0, room))):
+            digest = digest_from_key(key)
+            if digest not in self._waiting and digest not in self._running:
+                holdings.hand_over(digest, None, why)
 
     def turn(self, timeout_s: float) -> None:
         """Wait for something to do, at most so long, and do it. Raises BadIndex when the index is damaged."""
         self.progress.turns += 1
-        now = self.clock_s()
         wait_s = 0.0 if self._ready() else min(timeout_s, self.backlog.wait_s())
-        if now < self._paused_until:
-            wait_s = min(timeout_s, self._paused_until - now)
+        if self._waits(self._paused_until, PAUSE_S):
+            wait_s = min(timeout_s, self._paused_until - self.clock_s())
         self._results += self.pool.collect(wait_s, self.backlog)
         self.backlog.hush()
-        if self.clock_s() < self._paused_until:
+        if self._waits(self._paused_until, PAUSE_S):
             return
         self._gather()
         try:
-            if self._results or self._hints or self._ignored or self._ends or self.clock_s() >= self._retry_at:
+            gathered = self._results or self._hints or self._ignored or self._ends
+            if gathered or not self._waits(self._retry_at, RETRY_EVERY_S):
                 self._commit()
             elif not self.busy:
                 self._tidy()
@@ -154,6 +172,10 @@ class Ingest:
             return
         self.progress.paused = ""
         self._give()
+
+    def _waits(self, until_s: float, most_s: float) -> bool:
+        """Whether a moment is still to come; not when the clock was set back since, and it would be too far away."""
+        return 0 < until_s - self.clock_s() <= most_s
 
     def drain(self, timeout_s: float) -> None:
         """Let what is being read come to its end, if that takes no longer, and commit it. Gives out nothing more."""
@@ -211,13 +233,16 @@ class Ingest:
             self._found += [
                 Hint(Place(cache.number, path), "folder listed before its blob") for path in listing.expected
             ]
-            gone = (known | ignored) - (set() if listing.problem else listing.names)
-            gone |= ignored - {path[prefix:].partition("/")[0] for path, _ in listing.ignored}
-            for name in gone:
-                path = f"{listing.folder}/{name}" if listing.folder else name
-                for database in ("places", "ignored"):
-                    found = list(store.under(txn, database, cache.number, path))
-                    self._found += [Hint(place, "not listed by a scan") for place in found]
+            if not listing.problem:
+                told = {path[prefix:].partition("/")[0] for path, _ in listing.ignored}
+                gone = [("places", name) for name in known - listing.names]
+                gone += [("ignored", name) for name in ignored - told]
+                for database, name in gone:
+                    path = f"{listing.folder}/{name}" if listing.folder else name
+                    for place in store.under(txn, database, cache.number, path):
+                        # Below a name that is listed, the listing of that folder decides.
+                        if name not in listing.names or place.path == path:
+                            self._found.append(Hint(place, "not listed by a scan"))
             self._ignored += [(Place(cache.number, path), reason) for path, reason in listing.ignored]
 
     def _commit(self) -> None:
@@ -239,7 +264,6 @@ class Ingest:
         self.progress.scans = max([self.progress.scans, *(end.number for end in self._ends)])
         for pending in (self._results, self._hints, self._ignored, self._ends):
             pending.clear()
-        self._retry_at = self.clock_s() + RETRY_EVERY_S
         self._follow(effects)
 
     def _settle(self, holdings: Holdings, task: Task, result: Result) -> None:
@@ -247,7 +271,7 @@ class Ingest:
             self.looker.settle(holdings, task, result.finding)
         elif task.tries + 1 < TRIES:
             holdings.say(logging.WARNING, f"{task.job.digest}: {result.died}; it is tried once more")
-            holdings.effects.tasks.append(replace(task, tries=task.tries + 1))
+            holdings.effects.tasks.append(replace(task, tries=task.tries + 1, given=False))
         else:
             self.looker.settle(holdings, task, Finding("unreadable", reason=result.died))
 
@@ -263,11 +287,13 @@ class Ingest:
 
     def _retry(self, holdings: Holdings) -> None:
         """Failed blobs whose time has come, and all of them where a scan was asked to."""
-        now_s = int(self.clock_s())
+        now_s = self.clock_s()
         if any(end.retry_failed for end in self._ends):
             holdings.effects.hints += retries(holdings.change, lambda _: True)
-        elif now_s >= self._retry_at:
+        elif not self._waits(self._retry_at, RETRY_EVERY_S):
             holdings.effects.hints += retries(holdings.change, lambda blob: 0 < blob.retry_at <= now_s)
+            self._retry_at = now_s + RETRY_EVERY_S
+            self._take_up(holdings, "a round of retries")
 
     def _end_scans(self, change: Change) -> None:
         for end in self._ends:
@@ -280,6 +306,7 @@ class Ingest:
     def _tidy(self) -> None:
         """What is done when nothing else is: a slice of the sweep, and whether a cache holds blobs and no layer."""
         self.sweep.turn()
+        self._verify()
         if self._kinds_at == self.progress.scans:
             return
         self._kinds_at = self.progress.scans
@@ -290,7 +317,22 @@ class Ingest:
             for warning in warnings(cache.path, cache.layerless):
                 log.warning("cache %s: %s", cache.path, warning)
 
+    def _verify(self) -> None:
+        """A slice of the round in which every place's size, inode and ctime are compared with what was verified."""
+        if not self._waits(self._verify_at, self.verify_interval_s):
+            self._verify_at, self._verified = self.clock_s() + self.verify_interval_s, b""
+        if self._verified is None:
+            return
+        with self.index.snapshot() as txn:
+            keys = self.index.store.walk(txn, "places", self._verified)
+            slice_ = [key for key, _ in itertools.islice(keys, PLACES_A_SLICE)]
+        for key in slice_:
+            self.backlog.put(Hint(place_from_key(key), "verify"))
+        self._verified = slice_[-1] if slice_ else None
+
     def _done(self, task: Task, finding: Finding | None) -> None:
+        self._task_blobs -= not task.counted
+        self._task_bytes -= 0 if task.counted else task.stored_bytes
         self.progress.done_blobs += 1
         self.progress.done_bytes += task.stored_bytes
         self.progress.decoded_blobs += finding is not None and task.job.decode
@@ -317,6 +359,8 @@ class Ingest:
         else:
             self._waiting[task.job.digest] = task
             self._sequence += 1
+            self._task_blobs += not task.counted
+            self._task_bytes += 0 if task.counted else task.stored_bytes
             # What only has to be hashed again first, then the largest, so that no core ends idle.
             heapq.heappush(self._order, (not task.counted, -task.stored_bytes, self._sequence, task.job.digest))
 
@@ -329,6 +373,7 @@ class Ingest:
                 self._pause(f"no worker can be started: {error.strerror}")
                 return
             heapq.heappop(self._order)
+            task.given = True
             self._running[task.job.digest] = self._waiting.pop(task.job.digest)
 
     def _pause(self, why: str) -> None:

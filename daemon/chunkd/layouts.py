@@ -16,8 +16,9 @@ from chunkd.model import HEX_DIGITS, Digest
 
 _ALGORITHM_OF = {digits: algorithm for algorithm, digits in HEX_DIGITS.items()}
 _HEX = re.compile(r"[0-9a-f]+")
-_BLOBS = re.compile(r"(?:^|/)blobs/(?P<algorithm>sha256|sha512)/(?P<rest>.+)$")
-_FOLDER = re.compile(r"(?:^|/)blobs/(?:sha256|sha512)(?:/(?P<pair>[0-9a-f]{2}))?$")
+_BLOBS = re.compile(r"(?:^|/)blobs/(?P<algorithm>sha256|sha512)/(?P<rest>.+)\Z", re.DOTALL)
+_FOLDER = re.compile(r"(?:^|/)blobs/(?:sha256|sha512)(?:/(?P<pair>[0-9a-f]{2}))?\Z")
+_END_OF_ROOT = re.compile(r"(?:^|/)(blobs(?:/(?:sha256|sha512)(?:/[0-9a-f]{2})?)?)\Z")
 
 # Repositories can't begin with these (the distribution spec), and writers keep what is in flight in such folders:
 # .uploads and .sync (zot), .umoci-*, _uploads, _layers and _manifests (distribution).
@@ -33,9 +34,21 @@ def _digest(algorithm: str | None, name: str) -> Digest | None:
     return Digest(found, name)
 
 
+def _within(root: str, path: str) -> str:
+    """The path with as much of its root before it as belongs to a layout."""
+    end = _END_OF_ROOT.search(root)
+    return "/".join(filter(None, (end and end[1], path)))
+
+
+def _private(folder: str) -> bool:
+    return any(name.startswith(_PRIVATE) for name in folder.split("/"))
+
+
 def identify(root: str, path: str) -> tuple[Digest, str] | None:
     """The digest and the layout of the blob at `path` below `root`, None for a path that names no blob."""
-    match = _BLOBS.search(f"{root}/{path}")
+    if _private(path.rpartition("/")[0]):
+        return None
+    match = _BLOBS.search(_within(root, path))
     if match is None:
         digest = _digest(None, path)
         return (digest, "flat") if digest else None
@@ -51,12 +64,12 @@ def identify(root: str, path: str) -> tuple[Digest, str] | None:
 
 def holds_blobs(root: str, folder: str) -> bool:
     """Whether blobs are looked for right in this folder (`""` is the root), in any layout."""
-    return not folder or _FOLDER.search(f"{root}/{folder}") is not None
+    return not folder or strict(root, folder)
 
 
 def strict(root: str, folder: str) -> bool:
     """Whether this folder is for blobs alone, so that any other name in it is told as ignored."""
-    return _FOLDER.search(f"{root}/{folder}" if folder else root) is not None
+    return _FOLDER.search(_within(root, folder)) is not None
 
 
 def blob_within(root: str, folder: str, name: str) -> str | None:
@@ -67,9 +80,9 @@ def blob_within(root: str, folder: str, name: str) -> str | None:
 
 def worth_entering(root: str, folder: str, name: str) -> bool:
     """Whether a folder of that name in `folder` may lead to blobs."""
-    if name.startswith(_PRIVATE) or folder.count("/") >= MAX_DEPTH:
+    if _private(f"{folder}/{name}") or folder.count("/") >= MAX_DEPTH:
         return False
-    inside = _FOLDER.search(f"{root}/{folder}" if folder else root)
+    inside = _FOLDER.search(_within(root, folder))
     if inside is None:
         return True
     # Below blobs/<alg> there are the 256 folders of distribution, and below those nothing to enter.

@@ -7,9 +7,11 @@ import stat
 from dataclasses import dataclass
 
 from chunkd import layouts
+from chunkd.errors import RecipeImpossible
 from chunkd.holdings import Holdings, Task, mark_of
 from chunkd.model import Blob, Digest, FileMark, Finding, Hint, Place
-from chunkd.records import Held
+from chunkd.records import MAX_PATH_BYTES, Held
+from chunkd.scan import kind_of_file
 
 # A file whose bytes do not match its name may still be written: it is pending until so long after its last change.
 SETTLE_S = 10.0
@@ -20,11 +22,12 @@ UNREADABLE_S = 60.0
 
 @dataclass(slots=True)
 class Unsettled:
-    """A file that did not match its name when it was read at `read`, and was last seen as `seen`."""
+    """A file that did not match its name when it was read at `read`, and is seen as `seen` since `since_s`."""
 
     digest: Digest
     read: FileMark
     seen: FileMark
+    since_s: float
     delay_s: float = FIRST_LOOK_S
 
 
@@ -44,10 +47,11 @@ class Looker:
         place = hint.place
         held = at.change.held(place)
         cache = at.caches[place.cache]
-        if cache.stale:
+        if cache.stale or self._too_long(at, place):
+            self._wait_no_longer(place)
             return
         try:
-            status = os.stat(at.path(place), follow_symlinks=False)
+            status = at.status(place)
         except (FileNotFoundError, NotADirectoryError):
             self._look_at_nothing(at, hint, held)
             return
@@ -64,28 +68,39 @@ class Looker:
             if found is None:
                 at.change.unignore(place)
             else:
-                self._ignore(at, place, stat.S_IFMT(status.st_mode))
+                self.ignore(at, place, kind_of_file(status.st_mode))
             return
         at.change.unignore(place)
         cache.layouts.add(found[1])
         self._look_at_file(at, hint, found[0], mark_of(status), held, task)
 
+    def _wait_no_longer(self, place: Place) -> None:
+        """Its root is away: when it is back, a scan finds the place anew."""
+        self.unsettled.pop(place, None)
+        self.expected.pop(place, None)
+
+    def _too_long(self, at: Holdings, place: Place) -> bool:
+        """Whether a path can't be kept in the index."""
+        if len(os.fsencode(place.path)) <= MAX_PATH_BYTES:
+            return False
+        self._tell_once(at, f"ignored {at.path(place)}: its path is longer than {MAX_PATH_BYTES} bytes")
+        return True
+
     def _look_at_nothing(self, at: Holdings, hint: Hint, held: Held | None) -> None:
         place = hint.place
         if at.caches[place.cache].check_root() is None:
+            self._wait_no_longer(place)
             return
         self.unsettled.pop(place, None)
         at.change.unignore(place)
         if held is not None:
             at.forget(place, held, f"removed, {hint.why}")
-        elif hint.why.startswith("folder"):
+            return
+        delay_s = self.expected.pop(place, FIRST_LOOK_S / 2)
+        if hint.why.startswith("folder") and delay_s < SETTLE_S and os.path.isdir(os.path.dirname(at.path(place))):
             # Its folder was made a moment ago; the blob is moved in or written within milliseconds.
-            delay_s = self.expected.get(place, FIRST_LOOK_S / 2)
-            if delay_s < SETTLE_S:
-                self.expected[place] = delay_s * 2
-                at.effects.later.append((hint, delay_s))
-            else:
-                self.expected.pop(place, None)
+            self.expected[place] = delay_s * 2
+            at.effects.later.append((hint, delay_s))
 
     def _look_at_file(
         self, at: Holdings, hint: Hint, digest: Digest, mark: FileMark, held: Held | None, task: Task | None
@@ -96,16 +111,18 @@ class Looker:
             if held is None:
                 at.change.hold(place, Held(digest, self._linked(at, digest, mark), mark))
             elif held.state == "verified":
-                if held.mark != mark and task is None:
-                    at.task(digest, place, hint.why, mark.stored_bytes, counted=True)
+                if held.mark != mark:
+                    if task is None:
+                        at.task(digest, place, hint.why, mark.stored_bytes, counted=True)
+                    else:
+                        self._join(task, hint)
             elif held.mark != mark:
                 at.change.hold(place, Held(digest, "untested", mark))
             if task is None and at.change.is_suspect(digest):
                 at.task(digest, place, hint.why, mark.stored_bytes, counted=True)
             return
         if task is not None:
-            if place != task.place and place not in task.others:
-                task.others.append(place)
+            self._join(task, hint)
             return
         failed = at.change.failed(digest)
         if failed is not None and hint.why != "retry":
@@ -113,13 +130,24 @@ class Looker:
                 # Its bytes are known to be no whole stream, wherever they lie.
                 if held is None or held.mark != mark:
                     at.change.hold(place, Held(digest, held.state if held else "untested", mark))
+                self.unsettled.pop(place, None)
                 return
-            if held is not None and held.mark == mark and "event" not in hint.why:
+            if held is not None and held.mark == mark and not _by_event(hint):
+                self.unsettled.pop(place, None)
                 return
         waits = self.unsettled.get(place)
-        if waits is not None and "event" not in hint.why and not self._ripe(at, hint, waits, mark):
+        if waits is not None and not _by_event(hint) and not self._ripe(at, hint, waits, mark):
             return
         at.task(digest, place, hint.why, mark.stored_bytes, counted=False)
+
+    def _join(self, task: Task, hint: Hint) -> None:
+        """The digest is being worked on: this place is looked at when that is done, unless it is the one worked on.
+
+        That one too when an event names it after it was given to a worker, which may have read it before.
+        """
+        seen_to = hint.place == task.place and not (task.given and _by_event(hint))
+        if not seen_to and hint.place not in task.others:
+            task.others.append(hint.place)
 
     def _linked(self, at: Holdings, digest: Digest, mark: FileMark) -> str:
         """A further name of the very file that was verified is verified too."""
@@ -132,26 +160,18 @@ class Looker:
         """Whether a file that did not match is worth reading again; if not, it is looked at later, or fails."""
         if mark == waits.seen != waits.read:
             return True
-        if mark == waits.read and at.now_s - mark.ctime_ns / 1e9 >= SETTLE_S:
+        if mark == waits.read and _at_rest(at, mark, waits.since_s):
             del self.unsettled[hint.place]
             at.fail(waits.digest, hint.place, mark, "its bytes do not match its name")
             return False
-        waits.seen = mark
+        if mark != waits.seen:
+            waits.seen, waits.since_s = mark, at.now_s
         waits.delay_s = min(waits.delay_s * 2, LAST_LOOK_S)
         at.effects.later.append((hint, waits.delay_s))
         return False
 
-    def _ignore(self, at: Holdings, place: Place, kind: int) -> None:
-        names = {
-            stat.S_IFLNK: "a symbolic link",
-            stat.S_IFDIR: "a folder",
-            stat.S_IFIFO: "a FIFO",
-            stat.S_IFSOCK: "a socket",
-        }
-        self.ignore(at, place, names.get(kind, "a device"))
-
     def ignore(self, at: Holdings, place: Place, reason: str) -> None:
-        if at.change.ignore(place, reason):
+        if not self._too_long(at, place) and at.change.ignore(place, reason):
             at.say(20, f"ignored {at.path(place)}: {reason}")
 
     def _tell_once(self, at: Holdings, text: str) -> None:
@@ -165,13 +185,12 @@ class Looker:
         """A worker has read a blob. The disk, looked at now that the work is done, says whether it still holds."""
         digest, place = task.job.digest, task.place
         now = at.mark(place)
-        if at.caches[place.cache].stale:
+        if at.caches[place.cache].stale or (now is None and at.caches[place.cache].check_root() is None):
             return
         if now is None or finding.kind in ("gone", "ignored"):
             at.effects.hints.append(Hint(place, f"{task.why}; gone or replaced while it was read"))
-            self._next_suspect(at, digest, place, task.why)
             return
-        mark = finding.mark or now
+        read = mark = finding.mark or now
         if now[:3] != mark[:3] and finding.kind not in ("mismatched", "unreadable"):
             at.effects.hints.append(Hint(place, "replaced while it was read (event)"))
             return
@@ -182,22 +201,25 @@ class Looker:
         held = at.change.held(place)
         if finding.kind in ("layer", "other"):
             self._count(at, task, finding, mark)
+        elif finding.kind == "matched" and at.change.blob(digest) is None:
+            # Subtracted while it was hashed, and here again.
+            at.task(digest, place, task.why, mark.stored_bytes, counted=False)
         elif finding.kind == "matched":
             at.change.hold(place, Held(digest, "verified", mark))
             at.change.acquit(digest)
         elif at.change.blob(digest) is not None:
-            self._lost(at, task, finding, held, now)
+            self._lost(at, task, finding, held, read, now)
         elif finding.kind == "undecodable":
             at.fail(digest, place, mark, finding.reason, for_good=True)
         elif finding.kind == "unreadable":
             at.fail(digest, place, now, f"can't be read: {finding.reason}")
-        elif at.now_s - now.ctime_ns / 1e9 >= SETTLE_S:
+        elif read == now and _at_rest(at, now, at.now_s):
             self.unsettled.pop(place, None)
             at.fail(digest, place, now, "its bytes do not match its name")
         else:
             waits = self.unsettled.get(place)
             delay_s = waits.delay_s if waits else FIRST_LOOK_S
-            self.unsettled[place] = Unsettled(digest, mark if mark.ctime_ns else now, now, delay_s)
+            self.unsettled[place] = Unsettled(digest, read, now, at.now_s, delay_s)
             at.effects.later.append(
                 (Hint(place, f"{task.why}; looked at again, as it did not match its name"), delay_s)
             )
@@ -209,11 +231,17 @@ class Looker:
         if at.change.blob(digest) is None:
             chunks = len(finding.recipe)
             blob = Blob(digest, finding.kind, mark.stored_bytes, finding.uncompressed_bytes, chunks, finding.codec)
-            new = at.change.add(blob, finding.recipe)
+            try:
+                new = at.change.add(blob, finding.recipe)
+            except RecipeImpossible as error:
+                at.fail(digest, place, mark, str(error))
+                return
             what = f"{finding.codec} layer, {chunks:,} chunks, {new:,} never seen before" if chunks else "not a layer"
             at.say(20, f"indexed {digest}, {mark.stored_bytes:,} bytes, {what}; found: {task.why}")
 
-    def _lost(self, at: Holdings, task: Task, finding: Finding, held: Held | None, now: FileMark) -> None:
+    def _lost(
+        self, at: Holdings, task: Task, finding: Finding, held: Held | None, read: FileMark, now: FileMark
+    ) -> None:
         """A place of a counted digest was read again, and does not hold it, or can't be read."""
         digest, place = task.job.digest, task.place
         if finding.kind == "unreadable":
@@ -222,18 +250,24 @@ class Looker:
             return
         if held is not None:
             at.change.release(place, digest)
+        for other, link in list(at.change.holders(digest)):
+            if link.state == "verified" and link.mark[:2] == read[:2]:
+                # Another name of the very file that was read.
+                at.change.hold(other, link._replace(state="untested"))
         at.hand_over(digest, None, "its bytes changed")
         if at.change.blob(digest) is not None:
             at.change.hold(place, Held(digest, "bad", now))
             return
         # Subtracted. It may be a writer at work: pending until it has come to rest.
-        self.unsettled[place] = Unsettled(digest, now, now)
+        self.unsettled[place] = Unsettled(digest, read, now, at.now_s)
         at.effects.later.append((Hint(place, "looked at again, as it did not match its name"), FIRST_LOOK_S))
 
-    def _next_suspect(self, at: Holdings, digest: Digest, place: Place, why: str) -> None:
-        """The place that was to take over a digest is gone as well: the next one, if the digest waits for one."""
-        if at.change.is_suspect(digest):
-            held = at.change.held(place)
-            if held is not None:
-                at.change.release(place, digest)
-            at.hand_over(digest, None, why)
+
+def _by_event(hint: Hint) -> bool:
+    """Whether an event named this place just now, and not only once, before something else."""
+    return hint.why.endswith("(event)")
+
+
+def _at_rest(at: Holdings, mark: FileMark, since_s: float) -> bool:
+    """Whether a file last changed long enough ago, by its own time or, as that may lie ahead of ours, by our watch."""
+    return max(at.now_s - mark.ctime_ns / 1e9, at.now_s - since_s) >= SETTLE_S

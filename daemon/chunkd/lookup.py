@@ -40,7 +40,7 @@ def pack_entries(prefixes: Prefixes, numbers: Numbers) -> bytes:
 
 
 def unpack_entries(value: bytes | memoryview) -> tuple[Prefixes, Numbers]:
-    """Raises Damaged when the value is no whole number of entries, or they are out of order."""
+    """Raises Damaged when the value is no whole number of entries. That they are sorted is `recount`'s to tell."""
     count, rest = divmod(len(value), ENTRY_BYTES)
     if rest:
         raise Damaged(f"{len(value)} bytes are no look-up entries")
@@ -52,7 +52,9 @@ def unpack_entries(value: bytes | memoryview) -> tuple[Prefixes, Numbers]:
 
 def groups(keys: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
     """(key, start, end) of each run of equal keys in a sorted array."""
-    starts = np.concatenate(([0], np.flatnonzero(np.diff(keys)) + 1)) if len(keys) else np.empty(0, np.int64)
+    if not len(keys):
+        return
+    starts = np.concatenate(([0], np.flatnonzero(np.diff(keys)) + 1))
     ends = np.append(starts[1:], len(keys))
     yield from zip(keys[starts].tolist(), starts.tolist(), ends.tolist(), strict=True)
 

@@ -16,12 +16,15 @@ from chunkd.answers import read_stats
 from chunkd.caches import idle_state
 from chunkd.config import Config
 from chunkd.errors import BadIndex, IndexBusy, IndexMissing, NoDaemon, ServesOthers
+from chunkd.lock import IndexLock
 from chunkd.service import Service, signals
-from chunkd.store import IndexLock, Store
+from chunkd.store import Store
 
 POLL_S = 0.1
 # A blob that is still being written holds a scan up for so long and no longer.
 UNSETTLED_S = 15.0
+# A daemon on a busy cache is never quite settled; nothing pending for so long is enough.
+SETTLED_S = 2.0
 PLAIN_LINE_EVERY_S = 5.0
 
 # (stored bytes done, stored bytes known, blobs pending)
@@ -54,10 +57,12 @@ def scan_once(config: Config, sockets: list[str], asked: dict[str, bool], replac
 def _ask_daemon(socket: str, asked: dict[str, bool]) -> dict[str, Any]:
     number = client.ask(socket, "POST", "/v1/scan", asked)["scan"]
     with progress() as show:
-        most = 0
+        most, idle_since = 0, time.monotonic()
         while True:
             answer = client.ask(socket, "GET", "/v1/stats")
-            if answer["scans"] >= number and (answer["settled"] or not answer["pending_blobs"]):
+            if answer["scans"] < number or answer["pending_blobs"]:
+                idle_since = time.monotonic()
+            elif answer["settled"] or time.monotonic() - idle_since > SETTLED_S:
                 return answer
             most = max(most, answer["pending_bytes"])
             show(most - answer["pending_bytes"], most, answer["pending_blobs"])
@@ -65,13 +70,13 @@ def _ask_daemon(socket: str, asked: dict[str, bool]) -> dict[str, Any]:
 
 
 def _scan_here(config: Config, asked: Mapping[str, bool], replace: bool) -> dict[str, Any]:
-    with signals() as got, Service(config, "chunkd scan", watch=False, replace=replace) as service, progress() as show:
+    with signals() as came, Service(config, "chunkd scan", watch=False, replace=replace) as service, progress() as show:
         ingest, scanner = service.ingest, service.scanner
         number = scanner.request("chunkd scan", **asked)
         service.start()
         only_unsettled_since = time.monotonic()
         while not service.stopping.wait(POLL_S):
-            if got:
+            if not came.empty():
                 raise KeyboardInterrupt
             blobs, pending_bytes = ingest.pending()
             done_bytes = ingest.progress.done_bytes

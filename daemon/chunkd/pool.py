@@ -88,6 +88,9 @@ class Pool:
             said = wire.receive(worker.connection)
         except (EOFError, OSError):
             return self._bury(worker, "")
+        except ValueError as error:
+            worker.process.kill()
+            return self._bury(worker, f"its worker sent what none does: {error}")
         worker.heard_at = self._clock()
         if isinstance(said, int):
             worker.read_bytes = said

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from chunkd import blocks, records
 from chunkd.blocks import Numbers
 from chunkd.lookup import prefixes_of, unpack_entries
-from chunkd.model import Blob, Difference, Digest, Place, Totals
+from chunkd.model import Blob, Difference, Place, Totals
 from chunkd.store import Store
 
 # Chunk numbers that are counted at once, 16 bytes each; the recipes are walked again for each window of numbers.
@@ -164,7 +164,9 @@ def read_slots(store: Store, txn: lmdb.Transaction, window: Numbers, tally: Tall
         if block > last:
             break
         if len(value) != blocks.BLOCK_BYTES or len(key) != 8:
-            tally.differ("chunks", f"block {block}", f"{blocks.BLOCK_BYTES} bytes", f"{len(value)} bytes")
+            tally.differ(
+                "chunks", f"block {block}", f"{blocks.BLOCK_BYTES} bytes", f"{len(value)} bytes at the key {key.hex()}"
+            )
             continue
         start = (block - first) * blocks.BLOCK_BYTES
         packed[start : start + blocks.BLOCK_BYTES] = value
@@ -230,7 +232,8 @@ def _entries_in_order(store: Store, txn: lmdb.Transaction, tally: Tally) -> None
         start = int.from_bytes(key, "big")
         low, beyond = (start << 24, (start + 1) << 24) if table == "young" else (start, following[start])
         if len(numbers) and not (
-            (prefixes[1:] >= prefixes[:-1]).all()
+            len(key) == 4
+            and (prefixes[1:] >= prefixes[:-1]).all()
             and low <= int(prefixes[0])
             and int(prefixes[-1]) < beyond
             and int(numbers.max()) < next_number
@@ -282,5 +285,8 @@ def _named(place: Place) -> str:
     return f"{place.cache}:{place.path}"
 
 
-def _digest(key: bytes) -> Digest:
-    return records.digest_from_key(key)
+def _digest(key: bytes) -> str:
+    try:
+        return str(records.digest_from_key(key))
+    except records.Damaged:
+        return key.hex()

@@ -13,12 +13,15 @@ import numpy as np
 from chunkd import blocks, records
 from chunkd.index import Change, Index
 from chunkd.lookup import Lookup, prefixes_of
-from chunkd.model import Totals
+from chunkd.model import Difference, Totals
 from chunkd.recount import WINDOW, Tally, read_slots, recount
 
 
-def repair_index(index: Index, bad: set[bytes]) -> None:
-    """Make a recount find nothing. `bad` are the keys of the blobs that are to be taken out. One transaction."""
+def repair_index(index: Index, bad: set[bytes]) -> list[Difference]:
+    """Put right what the recipes tell, in one transaction; what a recount finds after it, which is then for a rebuild.
+
+    `bad` are the keys of the blobs that are to be taken out.
+    """
     with index.transaction() as change:
         _take_out(change, bad)
         _mend_places(change)
@@ -29,6 +32,8 @@ def repair_index(index: Index, bad: set[bytes]) -> None:
         tally = recount(change.store, change.txn)
         totals = Totals(**tally.totals)
         change.head = dataclasses.replace(change.head, totals=totals, dead_chunks=tally.dead_chunks)
+    with index.snapshot() as txn:
+        return recount(index.store, txn).differences
 
 
 def _take_out(change: Change, bad: set[bytes]) -> None:
@@ -40,11 +45,14 @@ def _take_out(change: Change, bad: set[bytes]) -> None:
 
 
 def _mend_places(change: Change) -> None:
-    """Places and holders say the same of blobs that are there; every other place is found anew by a scan."""
+    """Places and holders say the same of blobs that are there; what has no place is found anew by a scan."""
     store, txn, databases = change.store, change.txn, change.store.databases
     caches = store.caches(txn)
-    wanted: set[bytes] = set()
-    verified: set[bytes] = set()
+    for key, value in list(store.walk(txn, "failed")):
+        if store.get(txn, "blobs", key) is not None or not _is_failed(key, value):
+            txn.delete(key, db=databases["failed"])
+    states: dict[bytes, set[str]] = {}
+    txn.drop(databases["holders"], delete=False)
     for key, value in list(store.walk(txn, "places")):
         try:
             held = records.unpack_held(value)
@@ -54,27 +62,30 @@ def _mend_places(change: Change) -> None:
         except records.Damaged:
             kept = False
         if kept:
-            wanted.add(digest_key + key)
-            if held.state == "verified":
-                verified.add(digest_key)
+            states.setdefault(digest_key, set()).add(held.state)
+            txn.put(digest_key + key, b"", db=databases["holders"])
         else:
             txn.delete(key, db=databases["places"])
-    for key, _ in list(store.walk(txn, "holders")):
-        if key not in wanted:
-            txn.delete(key, db=databases["holders"])
-    for key in wanted:
-        txn.put(key, b"", db=databases["holders"])
+    txn.drop(databases["suspects"], delete=False)
     for key, _ in list(store.walk(txn, "blobs")):
-        if key not in verified:
+        if key not in states:
+            _take_out(change, {key})
+        elif "verified" not in states[key]:
             txn.put(key, b"", db=databases["suspects"])
-        txn.delete(key, db=databases["failed"])
-    for key, _ in list(store.walk(txn, "suspects")):
-        if store.get(txn, "blobs", key) is None:
-            txn.delete(key, db=databases["suspects"])
+
+
+def _is_failed(key: bytes, value: bytes) -> bool:
+    try:
+        return records.unpack_blob(records.digest_from_key(key), value).state == "failed"
+    except records.Damaged:
+        return False
 
 
 def _mend_copies(change: Change) -> None:
     store, txn = change.store, change.txn
+    for key, value in list(store.walk(txn, "chunks")):
+        if len(key) != len(blocks.block_key(0)) or len(value) != blocks.BLOCK_BYTES:
+            txn.delete(key, db=store.databases["chunks"])  # the blobs that used it were taken out
     layers = [
         (key, records.unpack_blob(records.digest_from_key(key), value))
         for key, value in store.walk(txn, "blobs")
@@ -92,7 +103,7 @@ def _mend_copies(change: Change) -> None:
         for first in range(0, len(window), blocks.SLOTS):
             block = slots[first : first + blocks.SLOTS].tobytes().ljust(blocks.BLOCK_BYTES, b"\0")
             if any(block):
-                change.put_block((start + first) // blocks.SLOTS, block)
+                change.chunks.put((start + first) // blocks.SLOTS, np.frombuffer(block, blocks.SLOT))
 
 
 def _mend_lookup(change: Change) -> None:

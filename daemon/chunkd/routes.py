@@ -9,24 +9,28 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from chunkd.errors import ChunkdError
+from chunkd.errors import ChunkdError, UsageError
 
 LOG = logging.getLogger(__name__)
 BLOBS_PER_PAGE = 100
 MOST_BLOBS_PER_PAGE = 1000
-AFTER_CHARACTERS = 256
+# A cursor may hold an LMDB key, at most 511 bytes, in hex.
+AFTER_CHARACTERS = 1100
 
 
 class Answers(Protocol):
-    """What the endpoint asks of the daemon, from many threads; each returns at once. A ChunkdError becomes 503."""
+    """What the endpoint asks of the daemon, from many threads; each returns at once.
+
+    A UsageError becomes 400, any other ChunkdError 503.
+    """
 
     def stats(self) -> dict[str, Any]:
         """The object of `model.Stats.to_json`."""
 
     def blobs(self, after: str, limit: int, failed: bool) -> dict[str, Any]:
-        """`{"blobs": [...], "next": str | None}`: at most `limit` blobs whose digest sorts after `after`.
+        """`{"blobs": [...], "next": str | None}`: at most `limit` blobs, and the `after` of the page behind, if any.
 
-        `after` is what a client wrote: at most 256 printable ASCII characters, empty for the first page.
+        `after` is what a client wrote: at most 1100 printable ASCII characters, empty for the first page.
         """
 
     def health(self) -> dict[str, Any]:
@@ -64,6 +68,8 @@ def answer(answers: Answers, method: str, target: str, content: bytes) -> Reply:
         return ask(answers, _query(split.query), content)
     except RefusedError as refused:
         return refused.reply
+    except UsageError as error:
+        return RefusedError(400, str(error)).reply
     except ChunkdError as error:
         return RefusedError(503, str(error)).reply
     except Exception:

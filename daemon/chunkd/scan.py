@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -15,8 +17,9 @@ class Listing:
     """One folder as it was listed. `blobs` are paths relative to the root, `expected` those of blobs whose folder is
     there and they are not (yet), `ignored` paths with the reason.
 
-    `names` are all entries of the folder: what the index has below it under another name is gone. When `problem` is set
-    the folder could not be listed to its end, and nothing may be taken for gone; a folder that is not there is empty.
+    `names` are those of its blobs and of the folders that are listed in turn: what the index has below it under another
+    name is gone, or is no blob any longer. When `problem` is set the folder could not be listed to its end, and nothing
+    may be taken for gone; a folder that is not there is empty.
     """
 
     folder: str
@@ -26,6 +29,17 @@ class Listing:
     ignored: list[tuple[str, str]] = field(default_factory=list)
     layouts: set[str] = field(default_factory=set)
     problem: str = ""
+
+
+def kind_of_file(mode: int) -> str:
+    """What lies where a blob should, in words for people."""
+    kinds = {
+        stat.S_IFLNK: "a symbolic link",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "a device")
 
 
 def walk(root: str, folder: str, enter: Callable[[str], None]) -> Iterator[Listing]:
@@ -49,15 +63,15 @@ def _list(root: str, folder: str) -> tuple[Listing, list[str]]:
     try:
         with os.scandir(os.path.join(root, folder)) as entries:
             for entry in entries:
-                listing.names.add(entry.name)
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir(follow_symlinks=False):
                     if layouts.worth_entering(root, folder, entry.name):
                         below.append(path)
+                        listing.names.add(entry.name)
                     elif here and not _list_blob_folder(listing, root, path, entry.name) and strict:
                         listing.ignored.append((path, "a folder, and no digest's"))
-                elif here:
-                    _list_entry(listing, root, path, entry, strict)
+                elif here and _list_entry(listing, root, path, entry, strict):
+                    listing.names.add(entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return Listing(folder), []
     except OSError as error:
@@ -65,7 +79,8 @@ def _list(root: str, folder: str) -> tuple[Listing, list[str]]:
     return listing, below
 
 
-def _list_entry(listing: Listing, root: str, path: str, entry: os.DirEntry[str], strict: bool) -> None:
+def _list_entry(listing: Listing, root: str, path: str, entry: os.DirEntry[str], strict: bool) -> bool:
+    """Whether it is a blob."""
     found = layouts.identify(root, path)
     if found is None:
         if strict:
@@ -74,13 +89,14 @@ def _list_entry(listing: Listing, root: str, path: str, entry: os.DirEntry[str],
         listing.problem = (
             f"{os.path.join(root, listing.folder)}: its blobs' paths are longer than {MAX_PATH_BYTES} bytes"
         )
-    elif entry.is_symlink():
-        listing.ignored.append((path, "a symbolic link"))
     elif not entry.is_file(follow_symlinks=False):
-        listing.ignored.append((path, "no regular file"))
+        with contextlib.suppress(FileNotFoundError):
+            listing.ignored.append((path, kind_of_file(entry.stat(follow_symlinks=False).st_mode)))
     else:
         listing.blobs.append(path)
         listing.layouts.add(found[1])
+        return True
+    return False
 
 
 def _list_blob_folder(listing: Listing, root: str, path: str, name: str) -> bool:
@@ -92,13 +108,16 @@ def _list_blob_folder(listing: Listing, root: str, path: str, name: str) -> bool
     if data is None:
         return False
     try:
-        os.stat(os.path.join(root, data), follow_symlinks=False)
+        mode = os.stat(os.path.join(root, data), follow_symlinks=False).st_mode
     except FileNotFoundError:
-        listing.names.discard(name)
         listing.expected.append(data)
+        return True
     except OSError:
-        pass  # what it is, the look at the place will say
-    else:
-        listing.blobs.append(data)
-        listing.layouts.add("distribution")
+        mode = stat.S_IFREG  # what it is, the look at the place will say
+    if not stat.S_ISREG(mode):
+        listing.ignored.append((data, kind_of_file(mode)))
+        return True
+    listing.names.add(name)
+    listing.blobs.append(data)
+    listing.layouts.add("distribution")
     return True

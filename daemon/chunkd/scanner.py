@@ -26,7 +26,6 @@ class Intervals:
 
     scan_s: float
     polled_s: float
-    verify_s: float
 
 
 @dataclass(slots=True)
@@ -34,6 +33,7 @@ class Request:
     """A scan of everything. What several callers ask for before it starts is done in one."""
 
     why: str
+    number: int = 0
     verify: bool = False
     accept: bool = False
     retry_failed: bool = False
@@ -52,6 +52,7 @@ class Scanner:
     running: bool = False
     turns: int = 0
     problems: dict[str, str] = field(default_factory=dict)
+    _refused: set[int] = field(default_factory=set)
     _requested: Request | None = None
     _number: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -61,8 +62,8 @@ class Scanner:
         """Ask for a scan of everything; the number by which its end is known."""
         with self._lock:
             if self._requested is None:
-                self._requested = Request(why)
                 self._number += 1
+                self._requested = Request(why, self._number)
             self._requested.verify |= verify
             self._requested.accept |= accept
             self._requested.retry_failed |= retry_failed
@@ -77,19 +78,14 @@ class Scanner:
     def run(self) -> None:
         """Scan when it is time, or asked for, until stopped."""
         now = self.clock_s()
-        scanned = polled = verified = now
+        scanned = polled = now
         while not self._stopping.is_set():
             self.turns += 1
-            due_s = min(
-                scanned + self.intervals.scan_s, verified + self.intervals.verify_s, polled + self.intervals.polled_s
-            )
+            due_s = min(scanned + self.intervals.scan_s, polled + self.intervals.polled_s)
             self.backlog.stirred.wait(max(0.0, min(1.0, due_s - self.clock_s())))
             self.backlog.stirred.clear()
             if doubt := self.backlog.take_doubt():
                 self.request(doubt)
-            if self.clock_s() >= verified + self.intervals.verify_s:
-                self.request("the timer, to verify", verify=True)
-                verified = self.clock_s()
             if self.clock_s() >= scanned + self.intervals.scan_s:
                 self.request("the timer")
             if (request := self._next()) is not None:
@@ -110,14 +106,13 @@ class Scanner:
         return request
 
     def _scan(self, request: Request) -> None:
-        number = self._number
-        log.info("scan %d: %s", number, request.why)
+        log.info("scan %d: %s", request.number, request.why)
         self.running = True
         self.backlog.take_folders()
         complete = True
         for cache in list(self.caches.values()):
             complete &= self._scan_cache(cache, request)
-        self._put(ScanEnd(number, complete, time.time_ns(), request.retry_failed))
+        self._put(ScanEnd(request.number, complete, time.time_ns(), request.retry_failed))
         self.running = False
 
     def _scan_cache(self, cache: ServedCache, request: Request) -> bool:
@@ -138,8 +133,11 @@ class Scanner:
         if watcher is not None and cache.inode and cache.inode != status.st_ino:
             watcher.leave(cache.number)
         cache.accept(status)
-        cache.unwatched = ""
-        return self._walk(cache, "", request.verify)
+        self._refused.discard(cache.number)
+        complete = self._walk(cache, "", request.verify)
+        if cache.number not in self._refused:
+            cache.unwatched = ""
+        return complete
 
     def _scan_folder(self, hint: Hint) -> None:
         cache = self.caches.get(hint.place.cache)
@@ -149,11 +147,16 @@ class Scanner:
 
     def _walk(self, cache: ServedCache, folder: str, verify: bool) -> bool:
         complete = True
+        top = f"{cache.path}/{folder}".rstrip("/")
+        unseen = {path for path in self.problems if path.rstrip("/") == top or path.startswith(f"{top}/")}
         for listing in walk(cache.path, folder, lambda entered: self.enter(cache, entered)):
+            unseen.discard(f"{cache.path}/{listing.folder}")
             complete &= self._note(cache, listing)
             self._put(Listed(cache.number, listing, verify))
             if self._stopping.is_set():
                 return False
+        for path in unseen:  # a folder that is gone has no problem any longer
+            del self.problems[path]
         return complete
 
     def _note(self, cache: ServedCache, listing: Listing) -> bool:
@@ -184,6 +187,7 @@ class Scanner:
             if not cache.unwatched:
                 log.warning("cache %s: can't be watched: %s; it is listed on a timer", cache.path, error.strerror)
             cache.unwatched = f"can't be watched: {error.strerror}"
+            self._refused.add(cache.number)
 
     def _put(self, item: Listed | ScanEnd) -> None:
         """Hand over a listing, waiting until the writer has room."""

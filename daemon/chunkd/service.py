@@ -50,7 +50,7 @@ def spawn_worker(params: ChunkParams, caps: Caps) -> Worker:
     with theirs:
         process = subprocess.Popen(
             [
-                sys.executable, "-m", "chunkd.worker", str(theirs.fileno()),
+                sys.executable, "-P", "-m", "chunkd.worker", str(theirs.fileno()),
                 json.dumps(dataclasses.asdict(params)), json.dumps(dataclasses.asdict(caps)),
             ],
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
@@ -96,8 +96,8 @@ class Service:
         listings: queue.Queue[Listed | ScanEnd] = queue.Queue(LISTINGS_AT_ONCE)
         pool = Pool(lambda: spawn(rules.params, rules.caps), config.workers or core_count())
         self._stack.callback(pool.close)
-        self.ingest = Ingest(self.index, pool, self.backlog, roots, listings)
-        intervals = Intervals(config.scan_interval_s, config.polled_scan_interval_s, config.verify_interval_s)
+        self.ingest = Ingest(self.index, pool, self.backlog, roots, listings, config.verify_interval_s)
+        intervals = Intervals(config.scan_interval_s, config.polled_scan_interval_s)
         self.scanner = Scanner(roots, self.backlog, listings, intervals, lambda: self._watcher)
         if self._watch:
             for cache in roots.values():
@@ -195,6 +195,11 @@ class Service:
         writer = self._threads.get("writer")
         if writer is not None:
             writer.join(DRAIN_S + 10)
+            if writer.is_alive():
+                # The index is safe at any moment; closing it under a writer is not.
+                log.error("the writer does not end; leaving without it")
+                logging.shutdown()
+                os._exit(1)
         self._stack.close()
         for thread in self._threads.values():
             thread.join(2)
@@ -208,7 +213,7 @@ class Service:
 
 def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None) -> None:
     """Serve until SIGTERM or SIGINT. Raises what stopped it otherwise."""
-    with signals() as got, Service(config, "chunkd run", watch=True, replace=True) as service:
+    with signals() as came, Service(config, "chunkd run", watch=True, replace=True) as service:
         notify = Notifier()
         service.start()
         ready(service)
@@ -216,12 +221,12 @@ def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None
         log.info("ready: socket %s, index %s, caches %s", config.socket, config.state_dir, ", ".join(config.caches))
         beat = 0
         roots_at = readers_at = time.monotonic()
-        while not service.stopping.wait(1.0 if not got else 0):
-            if signal.SIGTERM in got or signal.SIGINT in got:
-                log.info("stopping: %s", signal.Signals(got[0]).name)
-                break
-            if signal.SIGHUP in got:
-                got.clear()
+        while not service.stopping.is_set():
+            with contextlib.suppress(queue.Empty):
+                number = came.get(timeout=1.0)
+                if number != signal.SIGHUP:
+                    log.info("stopping: %s", signal.Signals(number).name)
+                    break
                 service.scanner.request("SIGHUP")
             now = time.monotonic()
             service.mend_watcher()
@@ -249,16 +254,16 @@ def _status(service: Service) -> str:
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[list[int]]:
-    """The signals that came, in order. The main thread's waits end when one does."""
-    got: list[int] = []
+def signals() -> Iterator[queue.SimpleQueue[int]]:
+    """The signals that came, in order: of all queues this one may be filled from a handler, and wakes who waits."""
+    came: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def note(number: int, _: FrameType | None) -> None:
-        got.append(number)
+        came.put(number)
 
     old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
-        yield got
+        yield came
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

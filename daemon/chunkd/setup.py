@@ -61,9 +61,10 @@ def serve_exactly(index: Index, paths: tuple[str, ...]) -> dict[int, ServedCache
     # The new ones are recorded first: a blob that they hold too is handed over to them only once they are listed.
     with index.transaction() as change:
         change.set_caches(known | {number: cache.record() for number, cache in served.items()})
-    for number, cache in known.items():
+    every = {number: ServedCache(number, cache.path) for number, cache in known.items()} | served
+    for number in known:
         if number not in served:
-            _drop(index, number, served | {number: ServedCache(number, cache.path)})
+            _drop(index, number, every)
     with index.transaction() as change:
         change.set_caches({number: cache.record() for number, cache in served.items()})
     return served

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import time
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 import lmdb
@@ -27,6 +26,7 @@ from chunkd.errors import (
     IndexUnwritable,
     ParamsMismatch,
 )
+from chunkd.lock import IndexLock
 from chunkd.model import Blob, ChunkParams, Place
 
 # The map is address space and nothing else: the file is as long as its used pages.
@@ -45,64 +45,17 @@ DATABASES = (
     "dense",
 )
 MAX_READERS = 126
-LOCK_WAIT_S = 10.0
 Record = TypeVar("Record")
+_READ_ALL = """
+import lmdb, sys
+env = lmdb.open(sys.argv[1], readonly=True, lock=False, max_dbs=32)
+with env.begin() as txn:
+    for name, _ in list(txn.cursor()):
+        for key, value in txn.cursor(db=env.open_db(name, txn, create=False)):
+            pass
+"""
 
 FORMAT_KEY, RULES_KEY, HEAD_KEY, CACHES_KEY = b"format", b"rules", b"head", b"caches"
-
-
-class IndexLock:
-    """Held for as long as an index is written (`exclusive`), or read while nobody writes it.
-
-    The lock file says who holds it. Readers need no right to write anything.
-    """
-
-    def __init__(self, state_dir: str, *, exclusive: bool, holder: str = "") -> None:
-        """Raises IndexBusy when another process writes it, after waiting 10 s for readers to end."""
-        self.path = str(Path(state_dir, "lock"))
-        self._exclusive = exclusive
-        flags = os.O_RDWR | os.O_CREAT if exclusive else os.O_RDONLY
-        try:
-            self._fd = os.open(self.path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-        except FileNotFoundError:
-            raise IndexMissing(state_dir) from None
-        except OSError as error:
-            raise IndexUnreachable(state_dir, f"{error.strerror} ({self.path})") from error
-        try:
-            self._take(state_dir, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
-            if exclusive:
-                os.ftruncate(self._fd, 0)
-                os.pwrite(self._fd, f"{holder} (pid {os.getpid()})".encode(), 0)
-        except BaseException:
-            os.close(self._fd)
-            raise
-
-    def _take(self, state_dir: str, kind: int) -> None:
-        deadline = time.monotonic() + (LOCK_WAIT_S if kind == fcntl.LOCK_EX else 0)
-        while True:
-            try:
-                fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # A writer leaves its name in the file; a reader that is passing by leaves none.
-                holder = os.pread(self._fd, 200, 0).decode(errors="replace")
-                if holder or time.monotonic() >= deadline:
-                    raise IndexBusy(state_dir, holder or "a reader (`chunkd check`?)") from None
-                time.sleep(0.05)
-            else:
-                return
-
-    def close(self) -> None:
-        if self._exclusive:
-            os.ftruncate(self._fd, 0)
-        os.close(self._fd)
-
-    def __enter__(self) -> IndexLock:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Store:
@@ -110,7 +63,9 @@ class Store:
 
     def __init__(self, path: str, *, readonly: bool, lock: bool = True) -> None:
         self.path, self.readonly = path, readonly
-        if readonly and not Path(path, "data.mdb").exists():
+        data = Path(path, "data.mdb")
+        # A file without a byte is what a writer leaves that found the disk full, or was killed, as it began.
+        if readonly and not (data.exists() and data.stat().st_size):
             raise IndexMissing(path)
         try:
             if not readonly:
@@ -124,11 +79,25 @@ class Store:
         except OSError as error:
             raise IndexUnreachable(path, str(error.strerror)) from error
         try:
+            self._check_length()
             with self.guarded():
                 self.databases = {name: self._database(name) for name in DATABASES}
         except BaseException:
             self.env.close()
             raise
+
+    def _check_length(self) -> None:
+        """A page behind the end of the file would not be an error but the end of the process (SIGBUS).
+
+        A file may be shorter than the pages that were ever given out, for LMDB leaves those unwritten that were freed
+        again at once. So when it is, every record is read first, by a process that may die of it.
+        """
+        pages = self.env.info()["last_pgno"] + 1
+        if self.index_bytes() >= pages * self.env.stat()["psize"]:
+            return
+        reading = [sys.executable, "-P", "-c", _READ_ALL, self.path]
+        if subprocess.run(reading, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
+            raise IndexDamaged(self.path, f"its file is cut short at {self.index_bytes()} bytes")
 
     def _database(self, name: str) -> lmdb._Database:
         try:
@@ -138,6 +107,8 @@ class Store:
 
     def _named(self, error: Exception) -> Exception:
         """LMDB's error as one of chunkd's: what can be waited for, what is damage; a bug stays what it is."""
+        if isinstance(error, lmdb.PanicError):
+            return IndexUnreachable(self.path, "LMDB gave up after an I/O error; start chunkd again")
         if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)):
             return IndexUnwritable(self.path, str(error))
         text = str(error)

@@ -89,10 +89,14 @@ def _beside(stats: Mapping[str, Any]) -> Iterator[str]:
 
 
 def blob_lines(blobs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """One line a blob, however wide: digest, state, codec, stored and uncompressed bytes, chunks, and why it failed."""
+    """One line a blob, however wide: digest, state, codec, stored and uncompressed bytes, chunks, and why it failed.
+
+    What was ignored (it is no regular file) has its path for a digest, and no size.
+    """
     for blob in blobs:
-        line = f"{_shown(str(blob['digest']))}  {_shown(blob['state']):<6}  {_shown(blob['codec']) or '-':<5}"
-        line += f"  {bytes_text(blob['stored_bytes']):>11}"
+        line = f"{_shown(str(blob['digest']))}  {_shown(blob['state']):<7}  {_shown(blob['codec']) or '-':<5}"
+        size = "-" if blob["state"] == "ignored" else bytes_text(blob["stored_bytes"])
+        line += f"  {size:>11}"
         if blob["state"] == "layer":
             line += f"  {bytes_text(blob['uncompressed_bytes']):>11}  {blob['chunks']:>9,} chunks"
         yield line + (f"  {_shown(blob['reason'])}" if blob["reason"] else "")

@@ -49,10 +49,11 @@ class Watcher(Protocol):
 def hint_at(backlog: Backlog, cache: int, root: str, path: str, directory: bool, why: str) -> None:
     """Turn one event into what should be looked at. Never raises: it runs in a watcher's thread."""
     folder, _, name = path.rpartition("/")
+    if layouts.identify(root, path):
+        backlog.put(Hint(Place(cache, path), why))
     if not directory:
-        if layouts.identify(root, path):
-            backlog.put(Hint(Place(cache, path), why))
-    elif (data := layouts.blob_within(root, folder, name)) is not None:
+        return
+    if (data := layouts.blob_within(root, folder, name)) is not None:
         backlog.put(Hint(Place(cache, data), f"folder {why}"))
     elif layouts.worth_entering(root, folder, name):
         backlog.put_folder(Hint(Place(cache, path), f"folder {why}"))
@@ -106,6 +107,8 @@ if sys.platform == "linux":
 
         def on_watch_deleted(self, wd: WatchDescriptor) -> None:  # noqa: ARG002
             self.owner.forget(self)
+            if not self.folder:  # no folder above it is watched, whose events would tell
+                self.owner.backlog.doubt(f"{self.root} was removed or unmounted")
 
         def on_queue_overflow(self) -> None:
             self.owner.backlog.doubt("the kernel's event queue overflowed")

@@ -10,7 +10,7 @@ import json
 from multiprocessing.connection import Connection
 from typing import Any
 
-from chunkd.model import Digest, FileMark, Finding, Job, Recipe
+from chunkd.model import CHUNK_HASH_BYTES, Digest, FileMark, Finding, Job, Recipe
 
 
 def send_job(connection: Connection, job: Job) -> None:
@@ -42,9 +42,18 @@ def send_finding(connection: Connection, finding: Finding) -> None:
 
 
 def receive(connection: Connection) -> int | Finding:
-    """A worker's next word: the bytes it has read so far, or its finding. Raises EOFError when it has died."""
+    """A worker's next word: the bytes it has read so far, or its finding.
+
+    Raises EOFError when it has died, ValueError when it sends what no worker does.
+    """
     head = json.loads(connection.recv_bytes())
     if "read_bytes" in head:
         return int(head["read_bytes"])
-    head["mark"] = FileMark(*head["mark"]) if head["mark"] else None
-    return Finding(**head, recipe=Recipe(connection.recv_bytes(), connection.recv_bytes()))
+    recipe = Recipe(connection.recv_bytes(), connection.recv_bytes())
+    if len(recipe.lengths) % 4 or len(recipe.hashes) % CHUNK_HASH_BYTES:
+        raise ValueError(f"a recipe of {len(recipe.hashes)} and {len(recipe.lengths)} bytes")
+    try:
+        head["mark"] = FileMark(*head["mark"]) if head["mark"] else None
+        return Finding(**head, recipe=recipe)
+    except TypeError as error:
+        raise ValueError(str(error)) from error

@@ -1,0 +1,81 @@
+"""Who may write an index: one process, told by a lock file beside it that says who holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+
+from chunkd.errors import IndexBusy, IndexMissing, IndexUnreachable
+
+LOCK_WAIT_S = 10.0
+
+
+class IndexLock:
+    """Held for as long as an index is written (`exclusive`), or read while nobody writes it.
+
+    The lock file says who holds it. Readers need no right to write anything.
+    """
+
+    def __init__(self, state_dir: str, *, exclusive: bool, holder: str = "") -> None:
+        """Raises IndexBusy when another process writes it, after waiting 10 s for readers to end."""
+        self.path = str(Path(state_dir, "lock"))
+        self._exclusive = exclusive
+        flags = os.O_RDWR | os.O_CREAT if exclusive else os.O_RDONLY
+        try:
+            self._fd = os.open(self.path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        except FileNotFoundError:
+            raise IndexMissing(state_dir) from None
+        except OSError as error:
+            raise IndexUnreachable(state_dir, f"{error.strerror} ({self.path})") from error
+        try:
+            self._take(state_dir, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            if exclusive:
+                os.ftruncate(self._fd, 0)
+                os.pwrite(self._fd, f"{holder} (pid {os.getpid()})".encode(), 0)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _take(self, state_dir: str, kind: int) -> None:
+        deadline = time.monotonic() + (LOCK_WAIT_S if kind == fcntl.LOCK_EX else 0)
+        while True:
+            try:
+                fcntl.flock(self._fd, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if self._written() or kind == fcntl.LOCK_SH:
+                    holder = os.pread(self._fd, 200, 0).decode(errors="replace")
+                    raise IndexBusy(state_dir, holder or "another process") from None
+                if time.monotonic() >= deadline:
+                    raise IndexBusy(state_dir, "a reader (`chunkd check`?)") from None
+                time.sleep(0.05)
+            else:
+                return
+
+    def _written(self) -> bool:
+        """Whether a writer holds the lock, and not readers alone, which are passing by."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+        return False
+
+    def close(self) -> None:
+        """Let go. May be called again."""
+        if self._fd < 0:
+            return
+        if self._exclusive:
+            os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+        self._fd = -1
+
+    def __enter__(self) -> IndexLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,273 @@
+"""The real program as a process: a daemon that is started, asked and ended, and the commands beside it.
+
+What is waited for is asked for again until it holds or patience ends: a slow machine makes a test slow and not wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from chunkd import client
+from chunkd.errors import NoDaemon, SocketUnusable
+
+PATIENCE_S = 60.0
+ASK_EVERY_S = 0.02
+
+FIGURES = (
+    "blobs", "layers", "stored_bytes", "layer_stored_bytes", "uncompressed_bytes", "chunks", "unique_chunks",
+    "unique_bytes",
+)  # fmt: skip
+ZEROS = dict.fromkeys(FIGURES, 0)
+
+REPOSITORY = Path(__file__).parent.parent
+NPM_FIGURES: dict[str, Any] = json.loads((Path(__file__).parent / "vectors" / "npm_small.json").read_text())
+NPM_TOTALS = {
+    "blobs": NPM_FIGURES["totals"]["layers"],
+    "layers": NPM_FIGURES["totals"]["layers"],
+    "stored_bytes": NPM_FIGURES["totals"]["on_disk"],
+    "layer_stored_bytes": NPM_FIGURES["totals"]["on_disk"],
+    "uncompressed_bytes": NPM_FIGURES["totals"]["uncompressed"],
+    "chunks": NPM_FIGURES["totals"]["chunks"],
+    "unique_chunks": NPM_FIGURES["totals"]["unique_chunks"],
+    "unique_bytes": NPM_FIGURES["totals"]["unique_bytes"],
+}
+
+Stats = dict[str, Any]
+Value = TypeVar("Value")
+
+
+def npm_layers() -> list[Path]:
+    """The 90 real layers of npm_small.json in its order; skips the test where they were not fetched."""
+    folder = Path(os.environ.get("NPM_SMALL") or REPOSITORY / ".cache" / "npm_small") / "blobs" / "sha256"
+    paths = [folder / layer["sha256"] for layer in NPM_FIGURES["layers"]]
+    missing = sum(not path.is_file() for path in paths)
+    if missing:
+        pytest.skip(
+            f"{missing} of the {len(paths)} layers of npm_small.json are not in {folder} (`make test` fetches them)"
+        )
+    return paths
+
+
+def figures(stats: Stats) -> dict[str, int]:
+    """The part of a reply that is a pure function of the blobs."""
+    return {name: stats[name] for name in FIGURES}
+
+
+def until(
+    ask: Callable[[], Value], holds: Callable[[Value], object], what: str, patience_s: float = PATIENCE_S
+) -> Value:
+    """Ask until it holds; fails with the last answer when patience ends."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        value = ask()
+        if holds(value):
+            return value
+        assert time.monotonic() < deadline, f"{what}: not within {patience_s:.0f} s; last was {value}"
+        time.sleep(ASK_EVERY_S)
+
+
+def land(source: Path, folder: Path, name: str = "") -> Path:
+    """Copy a file into a cache as a careful writer does: under another name beside the cache, then renamed."""
+    partial = folder.parent / f"partial-{source.name[:16]}"
+    shutil.copyfile(source, partial)
+    return partial.rename(folder / (name or source.name))
+
+
+@dataclass
+class Daemon:
+    """A running `chunkd run`. Its log (stderr) goes to a file."""
+
+    home: Home
+    process: subprocess.Popen[bytes]
+    socket: Path
+    log_path: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def get(self, target: str) -> dict[str, Any]:
+        assert self.process.poll() is None, f"the daemon has ended:\n{self.log}"
+        return client.ask(str(self.socket), "GET", target)
+
+    def stats(self) -> Stats:
+        return self.get("/v1/stats")
+
+    def blobs(self, failed: bool = False) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.get(f"/v1/blobs?limit=1000&failed={str(failed).lower()}")["blobs"]
+        return found
+
+    def until(self, holds: Callable[[Stats], object], what: str, patience_s: float = PATIENCE_S) -> Stats:
+        try:
+            return until(self.stats, holds, what, patience_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n--- the log's end ---\n{self.log[-6000:]}") from None
+
+    def until_figures(self, expected: dict[str, int], patience_s: float = PATIENCE_S) -> Stats:
+        """Wait until these figures stand and nothing is left to do."""
+        return self.until(
+            lambda stats: stats["settled"] and {name: stats[name] for name in expected} == expected,
+            f"settled with {expected}",
+            patience_s,
+        )
+
+    def settled_after_scan(self, **asked: bool) -> Stats:
+        """Ask for a scan and wait for its end and for all that follows from it."""
+        number = client.ask(str(self.socket), "POST", "/v1/scan", asked)["scan"]
+        return self.until(lambda stats: stats["scans"] >= number and stats["settled"], f"scan {number} settled")
+
+    def until_log(self, text: str, patience_s: float = PATIENCE_S) -> str:
+        return until(lambda: self.log, lambda log: text in log, f"{text!r} in the log", patience_s)
+
+    def workers(self) -> list[int]:
+        """The process ids of its workers."""
+        found = []
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += [int(pid) for pid in (task / "children").read_text().split()]
+        return found
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End it; its exit code (negative for a signal)."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(PATIENCE_S)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+
+
+@dataclass
+class Home:
+    """A folder with a state directory and caches, and the commands run in it without the user's own settings."""
+
+    root: Path
+    daemons: list[Daemon] = field(default_factory=list)
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state"
+
+    def cache(self, name: str = "cache") -> Path:
+        path = self.root / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def environ(self) -> dict[str, str]:
+        empty = self.root / "empty.toml"
+        empty.touch()
+        taken = {name: value for name, value in os.environ.items() if not name.startswith(("CHUNKD_", "XDG_"))}
+        for name in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY", "NOTIFY_SOCKET", "JOURNAL_STREAM"):
+            taken.pop(name, None)
+        return taken | {"HOME": str(self.root), "CHUNKD_CONFIG": str(empty), "PYTHONUNBUFFERED": "1"}
+
+    def command(
+        self,
+        *args: object,
+        state: Path | None = None,
+        environ: dict[str, str] | None = None,
+        under: Sequence[str] = (),
+        **options: Any,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `chunkd ARGS --state STATE` to its end."""
+        return subprocess.run(
+            [*under, sys.executable, "-m", "chunkd", *map(str, args), "--state", str(state or self.state)],
+            env=self.environ | (environ or {}), capture_output=True, text=True, timeout=PATIENCE_S,
+            check=False, **options,
+        )  # fmt: skip
+
+    def scan(self, *caches: Path, state: Path | None = None) -> Stats:
+        done = self.command("scan", "--json", *caches, state=state)
+        assert done.returncode == 0, done.stderr
+        found: Stats = json.loads(done.stdout)
+        return found
+
+    def fresh(self, *caches: Path) -> dict[str, int]:
+        """The figures of an index made anew of what is in these caches now."""
+        state = self.root / "fresh"
+        try:
+            return figures(self.scan(*caches, state=state))
+        finally:
+            shutil.rmtree(state, ignore_errors=True)
+
+    def check(self, *flags: str) -> None:
+        """A recount finds nothing."""
+        done = self.command("check", *flags)
+        assert (done.returncode, done.stdout) == (0, "0 differences\n"), done.stdout + done.stderr
+
+    def start(
+        self,
+        *caches: Path,
+        environ: dict[str, str] | None = None,
+        under: Sequence[str] = (),
+        state: Path | None = None,
+    ) -> Daemon:
+        """A daemon that answers. `under` is a command to start it with, such as strace."""
+        state = state or self.state
+        log_path = self.root / f"daemon-{len(self.daemons)}.log"
+        command = [*under, sys.executable, "-m", "chunkd", "run", *map(str, caches), "--state", str(state)]
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                command, env=self.environ | (environ or {}), stdin=subprocess.DEVNULL, stderr=log
+            )
+        daemon = Daemon(self, process, state / "chunkd.sock", log_path)
+        self.daemons.append(daemon)
+
+        def answers() -> bool:
+            with contextlib.suppress(NoDaemon, SocketUnusable):
+                return bool(daemon.stats())
+            return False
+
+        until(answers, bool, "the daemon answers")
+        return daemon
+
+    def close(self) -> None:
+        for daemon in self.daemons:
+            if daemon.process.poll() is None:
+                daemon.kill()
+
+
+@contextlib.contextmanager
+def opened(root: Path) -> Iterator[Home]:
+    """Leaves no daemon behind. A worker ends by itself when its daemon has gone."""
+    home = Home(root)
+    try:
+        yield home
+    finally:
+        home.close()
+
+
+def without_rights() -> tuple[str, ...]:
+    """Starts a command as root without root's right to read everything: the files' own permissions hold."""
+    if os.geteuid() != 0:
+        return ()
+    if not shutil.which("setpriv"):
+        pytest.skip("setpriv (util-linux) is not installed, and root may read everything")
+    return ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+
+
+def digests_opened(trace: Path) -> list[str]:
+    """The names of blobs that were opened, by an strace of openat."""
+    return re.findall(
+        r'open(?:at)?\([^"]*"[^"]*?((?:[0-9a-f]{64}|[0-9a-f]{128})(?:/data)?)"', trace.read_text(errors="replace")
+    )
