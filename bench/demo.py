@@ -58,7 +58,7 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 
 def _serve(run_dir: Path, cache: str, stack: contextlib.ExitStack) -> int:
     daemon, _ = _start_daemon(run_dir, cache, None, stack)
-    return daemon.wait()
+    return _exit_code(daemon)
 
 
 def _demonstrate(demo: Path, stack: contextlib.ExitStack) -> int:
@@ -68,14 +68,15 @@ def _demonstrate(demo: Path, stack: contextlib.ExitStack) -> int:
     with (demo / "log").open("wb") as log:
         daemon, asking = _start_daemon(demo, str(layout), log, stack)
     print(f"log     {demo / 'log'}", flush=True)
-    stack.enter_context(_running([*_chunkd("stats"), *asking, "--watch"]))
-    for _ in land_images(layout, Path(sysconfig.get_path("stdlib"))):
+    watch = stack.enter_context(_running([*_chunkd("stats"), *asking, "--watch"]))
+    landing = land_images(layout, Path(sysconfig.get_path("stdlib")))
+    while daemon.poll() is None:
+        if watch.poll() is not None:  # nobody looks any more: a closed pipe or terminal
+            return _exit_code(watch)
+        next(landing, None)
         time.sleep(LANDING_PAUSE_S)
-        if daemon.poll() is not None:
-            break
-    code = daemon.wait()
     print((demo / "log").read_text(), file=sys.stderr)
-    return code
+    return _exit_code(daemon)
 
 
 def _start_daemon(
@@ -114,8 +115,14 @@ def _wait_until_ready(daemon: subprocess.Popen[bytes], notices: socket.socket, l
             if daemon.poll() is not None:
                 if log:
                     print(Path(log.name).read_text(), file=sys.stderr)
-                sys.exit(daemon.returncode)
+                sys.exit(_exit_code(daemon))
     sys.exit(f"the daemon was not ready within {READY_TIMEOUT_S:.0f} s")
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int:
+    """How it ended, once it has; a signal as the shell counts it."""
+    code = process.wait()
+    return code if code >= 0 else 128 - code
 
 
 def _chunkd(command: str) -> list[str]:
@@ -143,16 +150,15 @@ def _running(
 @contextlib.contextmanager
 def _own_terminal() -> Iterator[None]:
     """Ctrl-C comes to this program alone: `make` would call it an error, and exit with one."""
-    try:
+    terminal, foreground = -1, -1
+    with contextlib.suppress(OSError):  # there may be none
         terminal = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:  # there is none
+        foreground = os.tcgetpgrp(terminal)
+    # In the background nothing comes from the terminal; and who leads the group is started without `make`.
+    if foreground != os.getpgrp() or foreground == os.getpid():
         yield
         return
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    before = os.tcgetpgrp(terminal)
-    if before != os.getpgrp() or before == os.getpid():  # in the background, or alone already
-        yield
-        return
     # Stopped alone it would leave a terminal that nobody serves.
     signal.signal(signal.SIGTSTP, signal.SIG_IGN)
     os.setpgid(0, 0)
@@ -160,7 +166,8 @@ def _own_terminal() -> Iterator[None]:
     try:
         yield
     finally:
-        os.tcsetpgrp(terminal, before)
+        with contextlib.suppress(OSError):  # a closed terminal
+            os.tcsetpgrp(terminal, foreground)
 
 
 def _lock(run_dir: Path, stack: contextlib.ExitStack) -> None:

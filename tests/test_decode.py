@@ -39,7 +39,7 @@ class Plain(io.FileIO):
         return len(got)
 
 
-def decoded(data: bytes, caps: Caps = Caps(), most: int = sys.maxsize) -> tuple[str, bytes]:  # noqa: B008
+def decoded(data: bytes, caps: Caps = Caps(), most: int = sys.maxsize) -> tuple[str, bytes]:
     """The codec and the uncompressed bytes, after a look that all of the file was hashed and counted."""
     with Plain(data, most) as file:
         source = decode.Source(file, "sha256", lambda _: None)
@@ -62,7 +62,7 @@ def outcome(data: bytes) -> tuple[str, bytes]:
         return error.reason, b""
 
 
-def failure(data: bytes, caps: Caps = Caps()) -> str:  # noqa: B008
+def failure(data: bytes, caps: Caps = Caps()) -> str:
     with pytest.raises(BlobUndecodable) as caught:
         decoded(data, caps)
     return caught.value.reason

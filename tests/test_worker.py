@@ -31,7 +31,7 @@ def examine(
     path: Path,
     *,
     decode: bool = True,
-    caps: Caps = Caps(),  # noqa: B008
+    caps: Caps = Caps(),
     progress: Callable[[int], object] = lambda _: None,
 ) -> Finding:
     return worker.examine(Job(digest, str(path), decode), PARAMS, caps, progress)

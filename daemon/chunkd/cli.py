@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json as jsonlib
 import sys
 import time
@@ -118,6 +119,11 @@ def scan(
 @click.option("--watch", is_flag=True, help="Show the figures again each second, until Ctrl-C.")
 def stats(json: bool, watch: bool, **flags: object) -> None:
     """The figures, now: from the daemon, or from the index if none runs."""
+    with contextlib.suppress(KeyboardInterrupt) if watch else contextlib.nullcontext():
+        _show_stats(flags, json, watch)
+
+
+def _show_stats(flags: dict[str, object], json: bool, watch: bool) -> None:
     shown = ""
     while True:
         answer = asking.stats(flags)
@@ -135,10 +141,7 @@ def stats(json: bool, watch: bool, **flags: object) -> None:
                 click.clear()
             click.echo(frame)
             shown = frame
-        try:
-            time.sleep(WATCH_S)
-        except KeyboardInterrupt:
-            return
+        time.sleep(WATCH_S)
 
 
 def _print_stats(content: dict[str, Any], json: bool, source: str) -> None:

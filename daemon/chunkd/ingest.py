@@ -313,7 +313,7 @@ class Ingest:
         for cache in self.caches.values():
             with self.index.snapshot() as txn:
                 kinds = self.index.store.kinds(txn, cache.number)
-                cache.layerless = next(kinds, None) is not None and "layer" not in kinds
+                cache.layerless = next(kinds, "layer") != "layer" and "layer" not in kinds
             for warning in warnings(cache.path, cache.layerless):
                 log.warning("cache %s: %s", cache.path, warning)
 

@@ -1,0 +1,80 @@
+# `make` alone lists what there is. Everything is made inside this folder: .venv, .run, .cache, build, dist.
+
+PYTHON ?= python3
+# The compiler that setuptools will call.
+COMPILER = $${CC:-$$($(PYTHON) -c 'import sysconfig; print((sysconfig.get_config_var("CC") or "cc").split()[0])')}
+VENV_PYTHON := .venv/bin/python
+NPM_SMALL := $(CURDIR)/.cache/npm_small
+# For pytest: make test ARGS="-k index -x"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test lint c bench dist clean needed npm_small
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
+
+run: .venv/package ## start the daemon on CACHE=/path, or on a demo cache into which images land
+	@exec $(VENV_PYTHON) bench/demo.py .run "$$CACHE"
+
+test: .venv/dev npm_small ## run the tests; ARGS="..." goes to pytest
+	NPM_SMALL="$(NPM_SMALL)" $(VENV_PYTHON) -m pytest $(ARGS)
+
+lint: .venv/dev ## check format, style and types
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m mypy
+
+c: ## compile the C core with every warning an error
+	@for compiler in gcc clang; do \
+	  command -v $$compiler >/dev/null || { echo "$$compiler is not there"; continue; }; \
+	  echo $$compiler -std=c11 -Wall -Wextra -Werror cgear.c; \
+	  $$compiler -std=c11 -Wall -Wextra -Werror -O3 -c -o /dev/null cgear.c || exit 1; done
+
+bench: .venv/dev npm_small ## run the benchmarks; takes minutes
+	$(VENV_PYTHON) bench/kernel.py
+	$(VENV_PYTHON) bench/scan.py "$(NPM_SMALL)"
+	$(VENV_PYTHON) bench/index.py
+
+dist: .venv/dev ## build the sdist, and from it the wheel
+	$(VENV_PYTHON) -m pip install --quiet build
+	rm -rf dist
+	$(VENV_PYTHON) -m build
+
+clean: ## remove whatever was made here
+	rm -rf .venv .run .cache build dist daemon/*.egg-info daemon/chunkd/_cgear*.so daemon/chunkd/_cgear.c
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# --- what the targets need
+
+# 90 real layers, 64 MB. Without npm, or without its registry, the tests with them are skipped, and say so.
+npm_small: .venv/package
+	@if command -v npm >/dev/null; then $(VENV_PYTHON) tests/fetch_npm_small.py "$(NPM_SMALL)" || true; \
+	else echo "npm is missing (Debian: apt install npm): what needs the 90 npm layers is left out"; fi
+
+.venv/package: pyproject.toml setup.py cgear.c $(wildcard cffi_build/*.py cffi_build/*.cdef)
+	@$(MAKE) --no-print-directory needed
+	$(PYTHON) -m venv .venv
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+.venv/dev: .venv/package
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(VENV_PYTHON) -m pip install --quiet --group dev
+	@touch $@
+
+needed:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "$(PYTHON) is missing (Debian: apt install python3 python3-dev python3-venv)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or later is needed, and $(PYTHON) is $$($(PYTHON) -V); name another with PYTHON=..."; exit 1; }
+	@missing=; \
+	$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  missing="$$missing\n  venv, Python's module for virtual environments (Debian: apt install python3-venv)"; \
+	[ -f "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || \
+	  missing="$$missing\n  Python.h, Python's headers (Debian: apt install python3-dev)"; \
+	compiler=$(COMPILER); command -v "$${compiler%% *}" >/dev/null || \
+	  missing="$$missing\n  $$compiler, the C compiler (Debian: apt install gcc libc6-dev; or name another with CC=...)"; \
+	[ -z "$$missing" ] || { printf "missing for $(PYTHON):$$missing\n"; exit 1; }
