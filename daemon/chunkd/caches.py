@@ -29,6 +29,7 @@ class ServedCache:
     polled: str = ""
     unwatched: str = ""
     layerless: bool = False
+    warned: tuple[str, ...] = ()
 
     def check_root(self) -> os.stat_result | None:
         """Look at the root; None, with `stale` set, when it is not the one whose blobs are in the index."""

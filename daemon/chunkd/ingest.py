@@ -94,7 +94,7 @@ class Ingest:
     _sequence: int = 0
     _task_blobs: int = 0
     _task_bytes: int = 0
-    _kinds_at: int = 0
+    _kinds_at: tuple[int, int] = (0, 0)
     _verify_at: float = 0.0
     _verified: bytes | None = None
     sweep: Sweep = field(init=False)
@@ -307,14 +307,16 @@ class Ingest:
         """What is done when nothing else is: a slice of the sweep, and whether a cache holds blobs and no layer."""
         self.sweep.turn()
         self._verify()
-        if self._kinds_at == self.progress.scans:
+        done = self.progress.scans, self.progress.decoded_blobs
+        if self._kinds_at == done:
             return
-        self._kinds_at = self.progress.scans
+        self._kinds_at = done
         for cache in self.caches.values():
             with self.index.snapshot() as txn:
                 kinds = self.index.store.kinds(txn, cache.number)
                 cache.layerless = next(kinds, "layer") != "layer" and "layer" not in kinds
-            for warning in warnings(cache.path, cache.layerless):
+            told, cache.warned = cache.warned, warnings(cache.path, cache.layerless)
+            for warning in set(cache.warned) - set(told):
                 log.warning("cache %s: %s", cache.path, warning)
 
     def _verify(self) -> None:
