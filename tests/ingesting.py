@@ -1,0 +1,406 @@
+"""The whole path of a blob in one thread and one process, at the test's pace, with a clock that the test moves.
+
+Nothing is faked but time, the workers' processes (`examine` is called here) and the watcher (a test gives its hints).
+Whatever a test did, its index is recounted at the end, and what is counted must be in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import queue
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import blobs
+import oracle
+from chunkd import store, watch, worker
+from chunkd.backlog import Backlog
+from chunkd.caches import ServedCache
+from chunkd.errors import ChunkdError
+from chunkd.holdings import Holdings, Task
+from chunkd.index import Index
+from chunkd.ingest import Ingest, Listed, ScanEnd
+from chunkd.model import Blob, Caps, ChunkParams, Digest, Hint, Job, Place, Totals
+from chunkd.pool import Pool, Result, Worker
+from chunkd.records import Held, Rules
+from chunkd.recount import recount
+from chunkd.scanner import Intervals, Scanner
+from chunkd.setup import adopt_rules, serve_exactly
+
+# So small that blobs of a few kilobytes have many chunks.
+PARAMS = ChunkParams(min_bytes=64, mask_bits=6, max_bytes=1024)
+CAPS = Caps()
+TURNS = 2000
+
+
+@dataclass(frozen=True)
+class Content:
+    """The bytes of a blob, and what must become of them."""
+
+    name: str
+    kind: str  # layer, other or undecodable
+    stored: bytes
+    data: bytes = b""
+    digest: Digest = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", blobs.digest_of(self.stored))
+
+    @property
+    def hex(self) -> str:
+        return self.digest.hex
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: ARG002 - Hypothesis's name for it
+        printer.text(self.name)
+
+
+def layer_of(name: str, data: bytes, pack: Callable[[bytes], bytes] = blobs.gz) -> Content:
+    return Content(name, "layer", pack(data), data)
+
+
+_TAR = blobs.tar({"a": blobs.text(3000, 1), "b": blobs.noise(500, 1)})
+LAYER = layer_of("LAYER", _TAR)
+LIKE_IT = layer_of("LIKE_IT", blobs.tar({"a": blobs.text(3000, 1), "c": blobs.noise(700, 2)}), blobs.zst)
+PLAIN = layer_of("PLAIN", blobs.tar({"c": blobs.noise(700, 2)}), bytes)
+OTHER = Content("OTHER", "other", b'{"schemaVersion": 2, "layers": []}')
+BROKEN = Content("BROKEN", "undecodable", blobs.gz(_TAR)[:-9])
+CONTENTS = (LAYER, LIKE_IT, PLAIN, OTHER, BROKEN)
+
+
+def totals_of(counted: Iterable[Content]) -> Totals:
+    """The figures of these blobs, counted by the oracle."""
+    found = list(counted)
+    layers = [content for content in found if content.kind == "layer"]
+    chunks = [chunk for content in layers for chunk in _chunks(content.data)]
+    unique = {name: size for name, size in chunks}  # noqa: C416
+    return Totals(
+        layers=len(layers),
+        others=len(found) - len(layers),
+        stored_bytes=sum(len(content.stored) for content in found),
+        layer_stored_bytes=sum(len(content.stored) for content in layers),
+        uncompressed_bytes=sum(len(content.data) for content in layers),
+        chunks=len(chunks),
+        unique_chunks=len(unique),
+        unique_bytes=sum(unique.values()),
+    )
+
+
+_CHUNKS: dict[bytes, list[tuple[bytes, int]]] = {}
+
+
+def _chunks(data: bytes) -> list[tuple[bytes, int]]:
+    if data not in _CHUNKS:
+        start, found = 0, []
+        for size in oracle.lengths(data, PARAMS.min_bytes, PARAMS.mask_bits, PARAMS.max_bytes):
+            found.append((oracle.chunk_hash(data[start : start + size]), size))
+            start += size
+        _CHUNKS[data] = found
+    return _CHUNKS[data]
+
+
+def no_worker() -> Worker:
+    raise AssertionError("a worker process was asked for")
+
+
+class HerePool(Pool):
+    """Examines blobs in this process. While `held`, only when told to `read`, and hands out nothing until let go.
+
+    `given` are all jobs that were ever handed in; `deaths` says how often a worker dies of a digest yet.
+    """
+
+    def __init__(self, world: World, caps: Caps, count: int = 4) -> None:
+        super().__init__(no_worker, count)
+        self.world, self.caps = world, caps
+        self.held = False
+        self.given: list[Job] = []
+        self.deaths: dict[Digest, int] = {}
+        self.give_error: OSError | None = None
+        self._in_hand: list[Job] = []
+        self._read: list[Result] = []
+
+    def jobs(self) -> list[Job]:
+        return self._in_hand + [result.job for result in self._read]
+
+    def give(self, job: Job) -> None:
+        if self.give_error is not None:
+            raise self.give_error
+        assert self.idle > 0
+        assert job.digest not in {other.digest for other in self.jobs()}
+        self.given.append(job)
+        self._in_hand.append(job)
+
+    def read(self) -> None:
+        """What the jobs in hand find now."""
+        for job in self._in_hand:
+            if self.deaths.get(job.digest, 0):
+                self.deaths[job.digest] -= 1
+                self._read.append(Result(job, None, "its worker died (signal 11)"))
+            else:
+                # The worker's clock is the world's.
+                tick_ns = worker._CTIME_TICK_NS - int(self.world.ahead_s * 1e9)  # noqa: SLF001
+                with mock.patch.object(worker, "_CTIME_TICK_NS", tick_ns):
+                    self._read.append(Result(job, worker.examine(job, PARAMS, self.caps, lambda _: None)))
+        self._in_hand.clear()
+
+    def collect(self, timeout_s: float, bell: Backlog | None = None) -> list[Result]:  # noqa: ARG002
+        if self.held:
+            return []
+        self.read()
+        found, self._read = self._read, []
+        return found
+
+    def close(self) -> None:
+        self._in_hand.clear()
+        self._read.clear()
+
+    @property
+    def decoded(self) -> list[Digest]:
+        return [job.digest for job in self.given if job.decode]
+
+    @property
+    def hashed_again(self) -> list[Digest]:
+        return [job.digest for job in self.given if not job.decode]
+
+
+class World:
+    """Caches on disk and the daemon's inside, without its threads. `roots` are the caches, by their numbers."""
+
+    index: Index
+    backlog: Backlog
+    pool: HerePool
+    ingest: Ingest
+    scanner: Scanner
+
+    def __init__(self, folder: Path, *names: str, caps: Caps = CAPS, decoder: str = "1") -> None:
+        self.folder = folder
+        self.roots = [folder / name for name in names or ("cache",)]
+        for root in self.roots:
+            root.mkdir(parents=True, exist_ok=True)
+        self.ahead_s = 0.0
+        self.start(caps, decoder)
+
+    # --- the daemon's life ----------------------------------------------------------------------------------------
+
+    def start(self, caps: Caps = CAPS, decoder: str = "1") -> None:
+        rules = Rules(PARAMS, caps, decoder)
+        with mock.patch.object(store, "MAP_BYTES", 1 << 28):  # address space runs out when many are open
+            self.index = Index(str(self.folder / "state"), rules, "a test")
+        adopt_rules(self.index, rules)
+        self.serve()
+
+    def serve(self) -> None:
+        """A writer and a scanner for these roots, on the index that is open."""
+        caches = serve_exactly(self.index, tuple(map(str, self.roots)))
+        self.backlog = Backlog(clock=lambda: time.monotonic() + self.ahead_s)
+        listings: queue.Queue[Listed | ScanEnd] = queue.Queue()
+        self.pool = HerePool(self, self.index.rules.caps)
+        self.ingest = Ingest(self.index, self.pool, self.backlog, caches, listings, clock_s=self.clock_s)
+        self.scanner = Scanner(caches, self.backlog, listings, Intervals(600, 60), lambda: None)
+        self.ingest.start()
+
+    def stop(self) -> None:
+        """As kill -9 would: what is in memory is lost."""
+        self.index.close()
+        self.backlog.close()
+
+    def restart(self, caps: Caps = CAPS, decoder: str = "1") -> None:
+        self.stop()
+        self.start(caps, decoder)
+
+    # --- time -----------------------------------------------------------------------------------------------------
+
+    def clock_s(self) -> float:
+        return time.time() + self.ahead_s
+
+    def pass_s(self, seconds: float) -> None:
+        """Time passes, and the writer does what has become due."""
+        self.ahead_s += seconds
+        self.run()
+
+    def run(self) -> None:
+        """Turns until there is nothing to do at once; while the pool is held, until all is handed to it."""
+        for _ in range(TURNS):
+            doubt = self.backlog.take_doubt()
+            if doubt:
+                self.scanner.request(doubt)
+            self._scan_what_is_asked_for()
+            self.ingest.turn(0.0)
+            if not self.ingest.working or (self.pool.held and self._all_in_hand()):
+                return
+        raise AssertionError("it never ends")
+
+    def run_turns(self, count: int) -> None:
+        for _ in range(count):
+            self._scan_what_is_asked_for()
+            self.ingest.turn(0.0)
+
+    def _all_in_hand(self) -> bool:
+        waits = len(self.backlog) or not self.ingest.listings.empty()
+        return not waits and len(self.pool.jobs()) == len(self.ingest._running) > 0  # noqa: SLF001
+
+    def _scan_what_is_asked_for(self) -> None:
+        request = self.scanner._next()  # noqa: SLF001 - the scanner's thread is this one
+        if request is not None:
+            self.scanner._scan(request)  # noqa: SLF001
+        for hint in self.backlog.take_folders():
+            self.scanner._scan_folder(hint)  # noqa: SLF001
+
+    def scan(self, *, verify: bool = False, accept: bool = False, retry_failed: bool = False) -> None:
+        """A whole scan, and all that follows from it at once."""
+        self.scanner.request("a test", verify=verify, accept=accept, retry_failed=retry_failed)
+        self.run()
+
+    def settle(self, *, verify: bool = False) -> None:
+        """A scan, and time passes until nothing is waited for any longer."""
+        self.scan(verify=verify)
+        for _ in range(20):
+            if not self.ingest.busy:
+                return
+            self.pass_s(11)
+        raise AssertionError(f"it never settles: {self.ingest.looker.unsettled}, {self.ingest.looker.expected}")
+
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    def event(self, path: Path, why: str = "moved in (event)", *, folder: bool = False) -> None:
+        """What the watcher would make of an event."""
+        cache = self.cache_of(path)
+        relative = str(path.relative_to(cache.path))
+        watch.hint_at(self.backlog, cache.number, cache.path, relative, folder, why)
+
+    def heard(self, path: Path, why: str = "moved in (event)") -> None:
+        """An event, and all that follows from it at once."""
+        self.event(path, why)
+        self.run()
+
+    def cache_of(self, path: Path) -> ServedCache:
+        return next(cache for cache in self.ingest.caches.values() if path.is_relative_to(cache.path))
+
+    def place(self, path: Path) -> Place:
+        cache = self.cache_of(path)
+        return Place(cache.number, str(path.relative_to(cache.path)))
+
+    # --- what the index says --------------------------------------------------------------------------------------
+
+    @property
+    def totals(self) -> Totals:
+        with self.index.snapshot() as txn:
+            return self.index.store.head(txn).totals
+
+    def counted(self) -> set[Digest]:
+        with self.index.snapshot() as txn:
+            return {blob.digest for blob in self.index.store.blobs(txn, "blobs")}
+
+    def failed(self) -> dict[Digest, Blob]:
+        with self.index.snapshot() as txn:
+            return {blob.digest: blob for blob in self.index.store.blobs(txn, "failed")}
+
+    def ignored(self) -> dict[str, str]:
+        """Reasons by path relative to the cache."""
+        with self.index.snapshot() as txn:
+            return {place.path: reason for place, reason in self.index.store.ignored(txn)}
+
+    def held(self, path: Path) -> Held | None:
+        with self.index.transaction() as change:
+            return change.held(self.place(path))
+
+    def suspects(self) -> int:
+        with self.index.snapshot() as txn:
+            return sum(1 for _ in self.index.store.walk(txn, "suspects"))
+
+    def differences(self) -> list[str]:
+        with self.index.snapshot() as txn:
+            return [str(difference) for difference in recount(self.index.store, txn).differences]
+
+    def holds_exactly(self, *contents: Content, failed: Iterable[Digest] = ()) -> None:
+        """The index counts these and nothing else, its figures are the oracle's, and a recount finds no difference."""
+        names = {content.digest: content.name for content in CONTENTS}
+        assert {names.get(digest, digest) for digest in self.counted()} == {content.name for content in contents}
+        assert set(self.failed()) == set(failed)
+        totals, blobs_failed = self.totals, self.failed().values()
+        expected = totals_of(contents)
+        for name in expected.__dataclass_fields__:
+            if not name.startswith("failed"):
+                assert getattr(totals, name) == getattr(expected, name), name
+        assert (totals.failed_blobs, totals.failed_bytes) == (
+            len(blobs_failed),
+            sum(blob.stored_bytes for blob in blobs_failed),
+        )
+        assert self.differences() == []
+
+
+@contextlib.contextmanager
+def world_in(folder: Path, *names: str, caps: Caps = CAPS) -> Iterator[World]:
+    """A world whose index is recounted when the test has ended well."""
+    world = World(folder, *names, caps=caps)
+    try:
+        yield world
+        assert world.differences() == []
+    finally:
+        with contextlib.suppress(ChunkdError):
+            world.stop()
+
+
+@contextlib.contextmanager
+def looks(world: World) -> Iterator[list[Hint]]:
+    """Every hint that is looked at meanwhile."""
+    looked: list[Hint] = []
+    real = world.ingest.looker.look
+
+    def look(at: Holdings, hint: Hint, task: Task | None) -> None:
+        looked.append(hint)
+        real(at, hint, task)
+
+    with mock.patch.object(world.ingest.looker, "look", look):
+        yield looked
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def oci(root: Path, content: Content, repository: str = "") -> Path:
+    return root / repository / "blobs" / content.digest.algorithm / content.hex
+
+
+def distribution(root: Path, content: Content) -> Path:
+    return root / "blobs" / content.digest.algorithm / content.hex[:2] / content.hex / "data"
+
+
+def land(path: Path, data: bytes) -> Path:
+    """As most writers do: written beside, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.parent / ".in-flight"
+    partial.write_bytes(data)
+    partial.rename(path)
+    return path
+
+
+def write_in_place(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def touch(path: Path) -> None:
+    """Change the file's metadata until the file system's clock shows it."""
+    before = path.stat().st_ctime_ns
+    while path.stat().st_ctime_ns == before:
+        os.chmod(path, 0o600 if path.stat().st_mode & 0o040 else 0o644)
+
+
+def wrong(content: Content) -> bytes:
+    """Other bytes of the same length."""
+    return hashlib.shake_128(content.stored).digest(len(content.stored))
+
+
+def messages(records: Iterable[logging.LogRecord], word: str) -> list[str]:
+    return [record.getMessage() for record in records if word in record.getMessage()]
