@@ -38,6 +38,7 @@ PAUSE_S = 5.0
 RETRY_EVERY_S = 30.0
 # The daily round compares so many places, then lets a second go by.
 PLACES_A_SLICE = 200
+LISTED = "listed by a scan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,8 @@ class Ingest:
     _task_blobs: int = 0
     _task_bytes: int = 0
     _kinds_at: tuple[int, int] = (0, 0)
+    _paused_until: float = 0.0
+    _retry_at: float = 0.0
     _verify_at: float = 0.0
     _verified: bytes | None = None
     sweep: Sweep = field(init=False)
@@ -102,9 +105,6 @@ class Ingest:
     def __post_init__(self) -> None:
         self.sweep = Sweep(self.index)
         self._verify_at = self.clock_s() + self.verify_interval_s
-
-    _paused_until: float = 0.0
-    _retry_at: float = 0.0
 
     # --- how it stands --------------------------------------------------------------------------------------------
 
@@ -202,9 +202,10 @@ class Ingest:
         self._hints += self.backlog.take(HINTS_A_TURN - len(self._hints))
         while len(self._hints) < HINTS_A_TURN and len(self._waiting) < MAX_TASKS // 2:
             if self._found:
-                self._hints.append(self._found.popleft())
+                hint = self._found.popleft()
+                self._found_new -= hint.why == LISTED
+                self._hints.append(hint)
                 continue
-            self._found_new = 0
             try:
                 item = self.listings.get_nowait()
             except queue.Empty:
@@ -226,7 +227,7 @@ class Ingest:
             prefix = len(listing.folder) + 1 if listing.folder else 0
             for path in listing.blobs:
                 if path[prefix:].partition("/")[0] not in known:
-                    self._found.append(Hint(Place(cache.number, path), "listed by a scan"))
+                    self._found.append(Hint(Place(cache.number, path), LISTED))
                     self._found_new += 1
                 elif listed.verify:
                     self._found.append(Hint(Place(cache.number, path), "verify"))
@@ -305,7 +306,8 @@ class Ingest:
 
     def _tidy(self) -> None:
         """What is done when nothing else is: a slice of the sweep, and whether a cache holds blobs and no layer."""
-        self.sweep.turn()
+        if self.sweep.turn():
+            self.backlog.ring()  # there may be more to sweep: not a second's wait for each slice
         self._verify()
         done = self.progress.scans, self.progress.decoded_blobs
         if self._kinds_at == done:
