@@ -89,12 +89,23 @@ def test_layouts_are_shown_and_recorded_in_order(tmp_path: Path) -> None:
 
 
 def test_what_deserves_a_warning_gets_one(tmp_path: Path) -> None:
-    assert caches.warnings(str(tmp_path), False) == ()
-    [warning] = caches.warnings(str(tmp_path), True)
+    cache = records.Cache(str(tmp_path))
+    assert caches.warnings(cache) == ()
+    [warning] = caches.warnings(cache._replace(layouts=("oci",), layerless=True))
     assert "discard_unpacked_layers" in warning
+    (tmp_path / "photos").mkdir()
+    [warning] = caches.warnings(cache)
+    assert "no blob was recognised" in warning
+    assert caches.warnings(cache._replace(layouts=("flat",))) == ()
     (tmp_path / "overlay-images").mkdir()
-    [warning] = caches.warnings(str(tmp_path), False)
+    [warning] = caches.warnings(cache)
     assert "unpacked image store" in warning
+
+
+@pytest.mark.parametrize("name", ["blobs", "docker", "index.json", "oci-layout", "sha256"])
+def test_a_store_without_blobs_yet_is_not_odd(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    assert caches.warnings(records.Cache(str(tmp_path))) == ()
 
 
 def test_what_can_be_no_cache_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -649,3 +649,22 @@ def test_a_folder_is_listed_when_it_appears(world: World) -> None:
             "library/blobs/sha256",
         ]
         assert scanning.scanner.turns > 0
+
+
+def test_a_scan_is_complete_once_its_blobs_are_read(world: World) -> None:
+    """What is cut off before must not be taken for the whole truth by who reads the index later."""
+
+    def scanned_at_ns() -> int:
+        with world.index.snapshot() as txn:
+            return world.index.store.head(txn).scanned_at_ns
+
+    world.pool.held = True
+    for content in (LAYER, OTHER):
+        land(oci(world.roots[0], content), content.stored)
+    world.scan()
+    assert world.ingest.progress.scans
+    assert scanned_at_ns() == 0
+    world.pool.held = False
+    world.settle()
+    assert scanned_at_ns() > 0
+    world.holds_exactly(LAYER, OTHER)

@@ -155,6 +155,8 @@ def test_where_blobs_are_looked_for(root: str, folder: str, holds: bool, strict:
         ("", "blobs", True),
         ("", "any", True),
         ("any", "repository", True),
+        ("", HEX, False),
+        ("any", HEX, True),
         ("", ".sync", False),
         ("", "_uploads", False),
         (".sync", "r", False),

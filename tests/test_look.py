@@ -655,13 +655,13 @@ STRANGE = ["a symbolic link", "a FIFO", "a folder"]
 
 @pytest.mark.parametrize("kind", STRANGE)
 @pytest.mark.parametrize("event", [True, False])
-@pytest.mark.parametrize("at", [oci, distribution])
+@pytest.mark.parametrize("at", [oci, distribution, lambda root, content: root / content.hex])
 def test_what_is_no_regular_file_is_ignored_once(
     world: World, kind: str, event: bool, at: Callable[[Path, Content], Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     path = at(world.roots[0], LAYER)
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     become(path, kind, world)
     if event:
         world.heard(path, "created (event)")
@@ -679,7 +679,7 @@ def test_what_is_no_regular_file_is_ignored_once(
 
 @pytest.mark.parametrize("kind", STRANGE)
 @pytest.mark.parametrize("event", [True, False])
-@pytest.mark.parametrize("at", [oci, distribution])
+@pytest.mark.parametrize("at", [oci, distribution, lambda root, content: root / content.hex])
 def test_a_counted_blob_that_becomes_something_else_is_subtracted(
     world: World, kind: str, event: bool, at: Callable[[Path, Content], Path]
 ) -> None:

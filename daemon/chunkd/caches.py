@@ -67,28 +67,42 @@ class ServedCache:
             state, reason = "unwatched", self.unwatched
         else:
             state, reason = "watched", ""
-        return CacheState(
-            self.path, tuple(sorted(self.layouts)), state, reason or None, warnings(self.path, self.layerless)
-        )
+        return CacheState(self.path, tuple(sorted(self.layouts)), state, reason or None, warnings(self.record()))
 
 
-def warnings(path: str, layerless: bool) -> tuple[str, ...]:
+def warnings(cache: records.Cache) -> tuple[str, ...]:
+    """What is odd about a cache, though nothing is wrong with it."""
     found = []
-    if layerless:
+    if any(Path(cache.path, name).is_dir() for name in ("overlay-images", "overlay2", "vfs-images")):
+        found.append(
+            "this is an unpacked image store, which keeps no layers as blobs; point chunkd at a registry's folder"
+        )
+    elif not cache.layouts and _holds_other_things(cache.path):
+        found.append(
+            "no blob was recognised in it; name the folder of an OCI layout, a registry's or containerd's store,"
+            " or a folder of files named by their digest"
+        )
+    if cache.layerless:
         found.append(
             "it holds blobs and no layer: does containerd discard layers once they are unpacked"
             " (discard_unpacked_layers, the default of EKS and Talos)? Then point chunkd at a registry"
-        )
-    if any(Path(path, name).is_dir() for name in ("overlay-images", "overlay2", "vfs-images")):
-        found.append(
-            "this is an unpacked image store, which keeps no layers as blobs; point chunkd at a registry's folder"
         )
     return tuple(found)
 
 
 def idle_state(cache: records.Cache) -> CacheState:
     """A cache as an index without a daemon tells of it."""
-    return CacheState(cache.path, cache.layouts, "idle", None, warnings(cache.path, cache.layerless))
+    return CacheState(cache.path, cache.layouts, "idle", None, warnings(cache))
+
+
+def _holds_other_things(path: str) -> bool:
+    """Whether a root has entries, and none that a store has before its first blob."""
+    try:
+        names = os.listdir(path)
+    except OSError:
+        return False
+    known = {"blobs", "docker", "ingest", "oci-layout", "index.json", "sha256", "sha512"}
+    return bool(names) and known.isdisjoint(names)
 
 
 def check_usable(path: str) -> None:

@@ -44,7 +44,9 @@ def settings(*names: str) -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
         for name in reversed(names):
             setting = SETTINGS[name]
-            command = click.option(setting.flag, name, metavar=setting.kind.upper(), help=setting.help)(command)
+            metavar = "|".join(setting.choices) or setting.kind.upper()
+            shown = setting.help if setting.default is None else f"{setting.help} (default {setting.default})"
+            command = click.option(setting.flag, name, metavar=metavar, help=shown)(command)
         return command
 
     return add
@@ -59,7 +61,7 @@ of_caches = click.argument("caches", nargs=-1, type=click.Path(readable=False), 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(__version__, prog_name="chunkd")
 def main() -> None:
-    r"""Would storing and moving chunks instead of layers pay, for the images in this cache?
+    """Would storing and moving chunks instead of layers pay, for the images in this cache?
 
     chunkd watches a container registry's blob cache, cuts each layer into chunks as it lands, and keeps count of how
     much they repeat. A CACHE is a folder of blobs: an OCI layout, a registry's or containerd's store, or a plain
@@ -69,7 +71,7 @@ def main() -> None:
       chunkd scan /var/lib/registry      the figures, once
       chunkd run /var/lib/registry       keep them current
       chunkd stats                       ask for them
-    """
+    """  # noqa: D301 - click's mark for a paragraph that is not to be rewrapped
 
 
 @main.command()
@@ -90,16 +92,16 @@ def run(caches: tuple[str, ...], **flags: object) -> None:
 
 @main.command()
 @of_caches
-@works
 @as_json
 @click.option("--verify", is_flag=True, help="Compare size, inode and ctime of every blob; hash again what differs.")
 @click.option("--accept", is_flag=True, help="Take a cache as it is now though its root is on another device.")
 @click.option("--retry-failed", is_flag=True, help="Read failed blobs again.")
 @click.option("--replace", is_flag=True, help="Drop caches from the index that are not named.")
+@works
 def scan(
     caches: tuple[str, ...], json: bool, verify: bool, accept: bool, retry_failed: bool, replace: bool, **flags: object
 ) -> None:
-    """Index what is in the caches now, print the figures, and end.
+    """Index what is in the caches now, and print the figures.
 
     Where a daemon serves these caches, it is asked to scan. The index becomes that of exactly the caches given.
     """
@@ -118,13 +120,14 @@ def scan(
 @as_json
 @click.option("--watch", is_flag=True, help="Show the figures again each second, until Ctrl-C.")
 def stats(json: bool, watch: bool, **flags: object) -> None:
-    """The figures, now: from the daemon, or from the index if none runs."""
+    """The figures: from the daemon, or from the index."""
     with contextlib.suppress(KeyboardInterrupt) if watch else contextlib.nullcontext():
         _show_stats(flags, json, watch)
 
 
 def _show_stats(flags: dict[str, object], json: bool, watch: bool) -> None:
     shown = ""
+    above = 0
     while True:
         answer = asking.stats(flags)
         content = answer.content
@@ -138,7 +141,9 @@ def _show_stats(flags: dict[str, object], json: bool, watch: bool) -> None:
         frame = jsonlib.dumps(content) if json else "\n".join(text.stats_lines(content, source))
         if frame != shown:
             if sys.stdout.isatty() and not json:
-                click.clear()
+                # Over the last frame, and only that: what stands above it stays.
+                click.echo(f"\x1b[{above}A\x1b[J" if above else "", nl=False)
+                above = frame.count("\n") + 1
             click.echo(frame)
             shown = frame
         time.sleep(WATCH_S)
@@ -167,9 +172,10 @@ def blobs(json: bool, failed: bool, **flags: object) -> None:
 @click.option("--repair", is_flag=True, help="Put the counters right; refused while a daemon runs.")
 @click.option("--read", is_flag=True, help="Decode every counted blob again, and compare.")
 def check(json: bool, repair: bool, read: bool, **flags: object) -> None:
-    """Count everything again from the recipes, and list each difference. Works beside a running daemon.
+    """Count everything again, and list each difference.
 
-    Exits 4 when a difference was found, also if it was then repaired.
+    What is counted are the recipes: the chunks of each layer, in order. Works beside a running daemon. Exits 4 when a
+    difference was found, also if it was then repaired.
     """
     from chunkd.checking import check_index
 
@@ -188,7 +194,10 @@ def check(json: bool, repair: bool, read: bool, **flags: object) -> None:
 @works
 @as_json
 def rebuild(caches: tuple[str, ...], json: bool, **flags: object) -> None:
-    """Move the index aside, and read the caches anew: those given, or else those that it served."""
+    """Move the index aside, and read the caches anew.
+
+    Those given, or else those that the index served, as far as it can still be read.
+    """
     from chunkd.once import rebuild_index
 
     _print_stats(rebuild_index(config.load(flags | {"caches": caches}), named=bool(caches)), json, "")
@@ -198,7 +207,10 @@ def rebuild(caches: tuple[str, ...], json: bool, **flags: object) -> None:
 @asks
 @as_json
 def health(json: bool, **flags: object) -> None:
-    """Whether the daemon does its work: exit 0 ok, 6 degraded with reasons, 3 down."""
+    """Whether the daemon does its work.
+
+    Exits 0 when it does, 6 when it is degraded, with reasons, and 3 when it is down.
+    """
     try:
         _, content = client.first_answer(config.socket_candidates(flags), "GET", "/v1/health")
     except NoDaemon as error:

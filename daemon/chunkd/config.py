@@ -172,9 +172,9 @@ def _file(path: str, must_exist: bool = False) -> dict[str, _Given]:
         setting = SETTINGS[key]
         given[key] = _Given(checked(setting, value, source), source)
         # A daemon starts in any directory.
-        for path in value if setting.kind == "paths" else [value] if setting.kind == "path" else []:
-            if not os.path.isabs(path):
-                raise SettingInvalid(key, source, f"{path!r} is not an absolute path")
+        for given_path in value if setting.kind == "paths" else [value] if setting.kind == "path" else []:
+            if not os.path.isabs(given_path):
+                raise SettingInvalid(key, source, f"{given_path!r} is not an absolute path")
     return given
 
 

@@ -125,7 +125,7 @@ class UsageError(ChunkdError):
 
 class SettingInvalid(UsageError):
     def __init__(self, name: str, source: str, problem: str) -> None:
-        super().__init__(f"setting {name} ({source}): {problem}; `chunkd config` shows every setting")
+        super().__init__(f"setting {name} ({source}): {problem}; `chunkd run --help` shows every setting")
         self.name, self.source, self.problem = name, source, problem
 
 
@@ -142,6 +142,12 @@ class CachesDropped(UsageError):
             " say `--replace` if that is meant, or name another index with `--state DIR`"
         )
         self.state, self.dropped = state, dropped
+
+
+class Interrupted(ChunkdError):
+    def __init__(self, done: int, left: int) -> None:
+        super().__init__(f"interrupted: {done} blobs were read, {left} are left; run it again to go on from there")
+        self.done, self.left = done, left
 
 
 class ServesOthers(UsageError):
@@ -174,7 +180,10 @@ class SocketDenied(ChunkdError):
     """Never to be taken for "no daemon": one may well be there."""
 
     def __init__(self, path: str, group: str) -> None:
-        super().__init__(f"socket {path}: permission denied; join the group {group} (usermod -aG {group} $USER)")
+        advice = f"join the group {group} (usermod -aG {group} $USER)"
+        if group == "root":
+            advice = "ask as root, or have the daemon run as a user of its own and join its group"
+        super().__init__(f"socket {path}: permission denied; {advice}")
         self.path, self.group = path, group
 
 

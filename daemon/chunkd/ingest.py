@@ -91,6 +91,7 @@ class Ingest:
     _found_new: int = 0
     _ignored: list[tuple[Place, str]] = field(default_factory=list)
     _ends: list[ScanEnd] = field(default_factory=list)
+    _scans: list[ScanEnd] = field(default_factory=list)
     _order: list[tuple[bool, int, int, Digest]] = field(default_factory=list)
     _sequence: int = 0
     _task_blobs: int = 0
@@ -122,7 +123,7 @@ class Ingest:
     def working(self) -> bool:
         """Whether anything is left to be done now. Safe to call from any thread."""
         return bool(
-            self._waiting or self._running or self._results or self._hints or self._found or self._ends
+            self._waiting or self._running or self._results or self._hints or self._found or self._ends or self._scans
             or len(self.backlog) or not self.listings.empty()
         )  # fmt: skip
 
@@ -162,7 +163,7 @@ class Ingest:
             return
         self._gather()
         try:
-            gathered = self._results or self._hints or self._ignored or self._ends
+            gathered = self._results or self._hints or self._ignored or self._ends or self._finished()
             if gathered or not self._waits(self._retry_at, RETRY_EVERY_S):
                 self._commit()
             elif not self.busy:
@@ -194,6 +195,7 @@ class Ingest:
             or self._hints
             or self._ignored
             or self._ends
+            or self._finished()
             or (room and (self._found or not self.listings.empty()))
         )
 
@@ -260,8 +262,13 @@ class Ingest:
                 self.looker.ignore(holdings, place, reason)
             self._retry(holdings)
             self._end_scans(change)
+        for end in self._finished():
+            totals = change.head.totals
+            log.info("scan %d: done: %d blobs, %d layers", end.number, totals.layers + totals.others, totals.layers)
+            self._scans.remove(end)
         for result in self._results:
             self._done(self._running.pop(result.job.digest), result.finding)
+        self._scans += self._ends
         self.progress.scans = max([self.progress.scans, *(end.number for end in self._ends)])
         for pending in (self._results, self._hints, self._ignored, self._ends):
             pending.clear()
@@ -296,8 +303,12 @@ class Ingest:
             self._retry_at = now_s + RETRY_EVERY_S
             self._take_up(holdings, "a round of retries")
 
+    def _finished(self) -> list[ScanEnd]:
+        """The scans whose every blob is in the index, or has failed: what a scan found is not known before."""
+        return [] if self._waiting or self._running else self._scans.copy()
+
     def _end_scans(self, change: Change) -> None:
-        for end in self._ends:
+        for end in self._finished():
             if end.complete:
                 change.scanned(end.at_ns)
         recorded = {number: cache.record() for number, cache in self.caches.items()}
@@ -317,7 +328,7 @@ class Ingest:
             with self.index.snapshot() as txn:
                 kinds = self.index.store.kinds(txn, cache.number)
                 cache.layerless = next(kinds, "layer") != "layer" and "layer" not in kinds
-            told, cache.warned = cache.warned, warnings(cache.path, cache.layerless)
+            told, cache.warned = cache.warned, warnings(cache.record())
             for warning in set(cache.warned) - set(told):
                 log.warning("cache %s: %s", cache.path, warning)
 

@@ -84,6 +84,7 @@ def worth_entering(root: str, folder: str, name: str) -> bool:
         return False
     inside = _FOLDER.search(_within(root, folder))
     if inside is None:
-        return True
+        # A folder where a flat cache would have a blob is none.
+        return folder != "" or identify(root, name) is None
     # Below blobs/<alg> there are the 256 folders of distribution, and below those nothing to enter.
     return inside["pair"] is None and len(name) == 2 and _HEX.fullmatch(name) is not None

@@ -13,9 +13,9 @@ from typing import Any
 
 from chunkd import client
 from chunkd.answers import read_stats
-from chunkd.caches import idle_state
+from chunkd.caches import check_usable, idle_state
 from chunkd.config import Config
-from chunkd.errors import BadIndex, IndexBusy, IndexMissing, NoDaemon, ServesOthers
+from chunkd.errors import BadIndex, IndexBusy, IndexMissing, Interrupted, NoDaemon, ServesOthers
 from chunkd.lock import IndexLock
 from chunkd.service import Service, signals
 from chunkd.store import Store
@@ -77,7 +77,7 @@ def _scan_here(config: Config, asked: Mapping[str, bool], replace: bool) -> dict
         only_unsettled_since = time.monotonic()
         while not service.stopping.wait(POLL_S):
             if not came.empty():
-                raise KeyboardInterrupt
+                raise Interrupted(ingest.progress.done_blobs, ingest.pending()[0])
             blobs, pending_bytes = ingest.pending()
             done_bytes = ingest.progress.done_bytes
             show(done_bytes + ingest.pool.read_bytes, done_bytes + pending_bytes, blobs)
@@ -99,13 +99,15 @@ def _scan_here(config: Config, asked: Mapping[str, bool], replace: bool) -> dict
 def rebuild_index(config: Config, named: bool) -> dict[str, Any]:
     """Move the index aside and scan anew the caches named, else those that it served as far as it can still be read.
 
-    Raises IndexBusy while another process writes it.
+    Raises CacheUnusable, with the index left where it is, and IndexBusy while another process writes it.
     """
     old = Path(config.index_dir)
     with IndexLock(config.state_dir, exclusive=True, holder="chunkd rebuild"):
         if not old.exists():
             raise IndexMissing(str(old))
         caches = config.caches if named else _served(config.state_dir) or config.caches
+        for cache in caches:
+            check_usable(cache)
         aside = Path(f"{old}.bad-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
         old.rename(aside)
     print(f"the index was moved to {aside}; remove it when it is no longer of use", file=sys.stderr)

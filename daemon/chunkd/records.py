@@ -113,7 +113,9 @@ HELD_STATES = ("verified", "untested", "bad")
 
 def pack_held(held: Held) -> bytes:
     """State, 7 spare bytes, device, inode, stored bytes, ctime in ns; then the digest's key."""
-    return PLACE.pack(HELD_STATES.index(held.state), *held.mark) + digest_key(held.digest)
+    # A file system may give times before 1970: unknown, as 0 is.
+    mark = held.mark._replace(ctime_ns=max(held.mark.ctime_ns, 0))
+    return PLACE.pack(HELD_STATES.index(held.state), *mark) + digest_key(held.digest)
 
 
 def unpack_held(value: bytes) -> Held:

@@ -87,6 +87,9 @@ class Service:
     def _assemble(self, holder: str, replace: bool, spawn: Callable[..., Worker]) -> None:
         config = self.config
         rules = records.Rules(ChunkParams(), config.caps, decode.decoder_rule())
+        if not os.path.exists(os.path.join(config.index_dir, "data.mdb")):
+            for path in config.caches:
+                served.check_usable(path)  # before an index is made for nothing
         self.index = Index(config.state_dir, rules, holder)
         self._stack.callback(self.index.close)
         adopt_rules(self.index, rules)

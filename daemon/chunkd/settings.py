@@ -126,8 +126,8 @@ def checked(setting: Setting, value: object, source: str) -> int | str | tuple[s
         match = re.fullmatch("([0-9]{1,18}) ?([KMGT]iB|B)", value)
         value = int(match[1]) * UNIT_BYTES[match[2]] if match else value
     if not isinstance(value, int) or isinstance(value, bool):
-        kind = "a whole number of bytes, such as 1048576 or 256GiB" if setting.kind == "bytes" else "a whole number"
-        raise wrong(f"{value!r} is not {kind}")
+        such = " of bytes, such as 1048576 or 256GiB" if setting.kind == "bytes" else ""
+        raise wrong(f"{value!r} is not a whole number{such or f' from {setting.least} to {setting.most}'}")
     if not setting.least <= value <= setting.most:
         raise wrong(f"{value} is not from {setting.least} to {setting.most}")
     if setting.power_of_two and value & (value - 1):
