@@ -484,7 +484,7 @@ def test_scan_ends_by_ctrl_c_and_leaves_a_sound_index(home: Home) -> None:
 
 def test_scan_on_a_terminal_draws_its_bar_on_stderr_alone(home: Home) -> None:
     cache = home.cache()
-    for seed in range(10):
+    for seed in range(100):  # some tenths of a second, so that a rate can be told
         write_blob(cache, tar({"noise": noise(1_000_000, seed)}))
     ours, theirs = os.openpty()
     done = subprocess.Popen(
@@ -498,6 +498,35 @@ def test_scan_on_a_terminal_draws_its_bar_on_stderr_alone(home: Home) -> None:
             drawn += more
     os.close(ours)
     out, _ = done.communicate(timeout=30)
-    assert json.loads(out)["layers"] == 10
+    assert json.loads(out)["layers"] == 100
     assert b"blobs to go" in drawn
     assert b"/s" in drawn
+
+
+def test_a_repair_takes_nothing_out_because_it_is_away(home: Home) -> None:
+    cache = home.cache()
+    for seed in range(3):
+        write_blob(cache, tar({"noise": noise(50_000, seed)}))
+    before = home.scan(cache)
+    cache.rename(home.root / "away")
+    done = home.command("check", "--read", "--repair")
+    assert done.returncode == 0, done.stdout
+    assert "3 blobs could not be read" in done.stderr
+    (home.root / "away").rename(cache)
+    assert json.loads(home.command("stats", "--json").stdout)["layers"] == before["layers"] == 3
+
+
+def test_a_rebuild_that_could_read_nothing_leaves_the_index_where_it_is(home: Home) -> None:
+    cache = home.cache()
+    write_blob(cache, tar({"noise": noise(50_000)}))
+    home.scan(cache)
+    for caches in ([], [str(home.root / "nowhere")]):
+        if not caches:
+            cache.rename(home.root / "away")
+        assert home.command("rebuild", *caches).returncode == 1
+        assert json.loads(home.command("stats", "--json").stdout)["layers"] == 1
+
+
+def test_a_scan_of_nothing_makes_no_index(home: Home) -> None:
+    assert home.command("scan", str(home.root / "nowhere")).returncode == 1
+    assert home.command("stats").returncode == 3

@@ -601,6 +601,8 @@ def test_a_polled_cache_is_listed_each_minute_and_never_watched(world: World) ->
         def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
             assert cache == 1
 
+        def check(self) -> None: ...
+
         def leave(self, cache: int) -> None: ...
 
         def close(self) -> None: ...
@@ -623,6 +625,8 @@ def test_a_watch_that_cannot_be_set_makes_a_cache_unwatched_and_listed_on_a_time
         def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
             if cache == 1:
                 raise OSError(28, "inotify watch limit reached")
+
+        def check(self) -> None: ...
 
         def leave(self, cache: int) -> None: ...
 
@@ -668,3 +672,22 @@ def test_a_scan_is_complete_once_its_blobs_are_read(world: World) -> None:
     world.settle()
     assert scanned_at_ns() > 0
     world.holds_exactly(LAYER, OTHER)
+
+
+def test_the_round_goes_by_when_the_last_one_ended_and_not_by_the_start(world: World) -> None:
+    """A daemon that is restarted each night would never compare anything otherwise."""
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.heard(path)
+    world.pass_s(2 * world.ingest.verify_interval_s)
+    world.run_turns(5)
+    with world.index.snapshot() as txn:
+        first_s = world.index.store.verified_s(txn)
+    assert first_s is not None
+    world.pass_s(world.ingest.verify_interval_s / 2)
+    world.restart()
+    world.pass_s(world.ingest.verify_interval_s / 2 + 1)
+    world.run_turns(5)
+    with world.index.snapshot() as txn:
+        second_s = world.index.store.verified_s(txn)
+    assert second_s is not None
+    assert second_s > first_s

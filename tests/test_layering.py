@@ -21,7 +21,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("layouts", "listener", "lock", "records", "routes", "wire"),
     ("blocks", "caches", "endpoint", "pool", "scan", "settings", "store", "watch", "worker"),
     ("config", "lookup"),
-    ("chunks", "recount"),
+    ("chunks", "compare", "recount"),
     ("index",),
     ("holdings", "repair", "sweep"),
     ("look", "setup"),
@@ -42,7 +42,7 @@ DOORS: dict[str, set[str]] = {
     "click": {"cli"},
     "compression": {"decode"},  # of the standard library from Python 3.14 on
     "isal": {"decode"},
-    "lmdb": {"answers", "chunks", "checking", "index", "lookup", "recount", "store"},
+    "lmdb": {"answers", "chunks", "compare", "checking", "index", "lookup", "recount", "store"},
     "numpy": {"blocks", "checking", "chunks", "index", "lookup", "recount", "repair", "sweep"},
     "rich": {"once"},
     "watchdog": {"watch"},

@@ -230,6 +230,38 @@ def test_a_hard_link_falls_with_the_file_that_it_names(world: World) -> None:
 
 
 @pytest.mark.usefixtures("at_rest")
+def test_a_change_that_hid_behind_a_link_is_found_by_comparing(world: World) -> None:
+    """Linking and unlinking change the ctime as writing does; nobody saw which it was."""
+    first = counted_at(world, oci(world.roots[0], LAYER, "a"))
+    second = oci(world.roots[0], LAYER, "b")
+    second.parent.mkdir(parents=True)
+    with first.open("r+b") as file:
+        file.write(b"x")
+    os.link(first, second)
+    first.unlink()
+    world.scan()
+    world.scan(verify=True)
+    world.pass_s(11)
+    world.holds_exactly(failed=[LAYER.digest])
+
+
+@pytest.mark.usefixtures("at_rest")
+def test_the_links_of_one_file_are_hashed_again_once(world: World) -> None:
+    first = counted_at(world, oci(world.roots[0], LAYER, "a"))
+    for name in "bcdefgh":
+        link = oci(world.roots[0], LAYER, name)
+        link.parent.mkdir(parents=True)
+        os.link(first, link)
+        world.heard(link, "created (event)")
+    assert len(world.pool.given) == 1
+    world.scan(verify=True)
+    assert len(world.pool.given) == 2
+    world.scan(verify=True)
+    assert len(world.pool.given) == 2
+    world.holds_exactly(LAYER)
+
+
+@pytest.mark.usefixtures("at_rest")
 def test_an_event_of_one_place_is_heard_while_another_is_hashed_again(world: World) -> None:
     first = counted_at(world, oci(world.roots[0], LAYER, "a"))
     second = oci(world.roots[0], LAYER, "b")

@@ -128,7 +128,7 @@ def test_matching_bytes_that_do_not_decode(tmp_path: Path) -> None:
     for stored, caps, reason in (
         (whole[:-1], Caps(), "truncated"),
         (whole + b"x", Caps(), "trailing bytes after the last frame"),
-        (whole, Caps(uncompressed_bytes=1000), "more than 1000 bytes uncompressed"),
+        (whole, Caps(uncompressed_bytes=len(LAYER) - 1), f"more than {len(LAYER) - 1} bytes uncompressed"),
         (blobs.zst(LAYER, window_log=21), Caps(zstd_window_bytes=1 << 20), "window over the limit of 1048576 bytes"),
     ):
         digest, path = blobs.write_blob(tmp_path, stored)
@@ -243,10 +243,10 @@ class TestAFileThatChangesWhileItIsRead:
             (tmp_path / "new").write_bytes(b"new")
             (tmp_path / "new").replace(path)
 
-        for change in (lambda _: path.chmod(0o600), replace):
-            finding = examine(digest, path, progress=change)
-            assert (finding.kind, finding.recipe) == ("layer", oracle.recipe(LAYER))
-            assert finding.mark == mark._replace(ctime_ns=0)
+        finding = examine(digest, path, progress=lambda _: path.chmod(0o600))
+        assert (finding.kind, finding.recipe) == ("layer", oracle.recipe(LAYER))
+        assert finding.mark == mark._replace(ctime_ns=0)
+        assert examine(digest, path, progress=replace) == Finding("gone")
 
     @pytest.mark.parametrize("decodes", [True, False])
     def test_a_file_cut_short_mismatches(self, decodes: bool, tmp_path: Path) -> None:
@@ -383,7 +383,7 @@ def test_a_killed_process_is_an_end_of_file(process: Worker, tmp_path: Path) -> 
 def test_a_process_whose_daemon_goes_in_the_middle_of_a_job_ends_quietly(process: Worker, tmp_path: Path) -> None:
     path = tmp_path / "sparse"
     path.touch()
-    os.truncate(path, 1 << 40)  # some ten minutes of reading, no space on the disk
+    os.truncate(path, 200 << 30)  # minutes of reading, no space on the disk
     wire.send_job(process.connection, Job(blobs.digest_of(b""), str(path)))
     told = wire.receive(process.connection)
     assert isinstance(told, int)
@@ -403,3 +403,22 @@ def test_a_worker_imports_little() -> None:
     heavy = ["lmdb", "numpy", "click", "rich", "watchdog", "http", "asyncio", "sqlite3"]
     code = f"import sys, chunkd.worker; print([name for name in {heavy!r} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"[]\n"
+
+
+def test_a_file_larger_than_any_layer_may_be_is_not_read(tmp_path: Path) -> None:
+    """Or a sparse file of terabytes would hold a worker for hours."""
+    digest, path = blobs.write_blob(tmp_path, blobs.gz(LAYER))
+    size = path.stat().st_size
+    assert examine(digest, path, caps=Caps(uncompressed_bytes=size - 1)) == Finding(
+        "unreadable", reason=f"larger than the cap of {size - 1} bytes"
+    )
+    os.truncate(path, 1 << 42)
+    assert examine(digest, path, decode=False).kind == "unreadable"
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_file_that_is_unlinked_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    path.touch()
+    os.truncate(path, 200 << 30)
+    assert examine(blobs.digest_of(b""), path, progress=lambda _: path.unlink(missing_ok=True)) == Finding("gone")

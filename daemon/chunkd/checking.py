@@ -65,9 +65,13 @@ def _tell(what: str) -> None:
 def _read_again(
     store: Store, txn: lmdb.Transaction, config: Config, bad: set[bytes]
 ) -> Iterator[tuple[Digest, Difference]]:
-    """Decode every layer and hash every other blob again, and hold what comes out against the recipes."""
+    """Decode every layer and hash every other blob again, and hold what comes out against the recipes.
+
+    What is gone or can't be read says nothing of the index: it is counted on stderr, and is for a scan to find.
+    """
     rules = store.check_format(txn, None)
     roots = {number: cache.path for number, cache in store.caches(txn).items()}
+    unread = 0
     pool = Pool(lambda: spawn_worker(rules.params, rules.caps), config.workers or core_count())
     todo = (blob.digest for blob in store.blobs(txn, "blobs") if records.digest_key(blob.digest) not in bad)
     try:
@@ -77,12 +81,15 @@ def _read_again(
             if not pool.jobs():
                 return
             for result in pool.collect(1.0):
-                found = _compare(store, txn, result.job.digest, result.finding) if result.finding else result.died
-                if found:
-                    digest = result.job.digest
+                digest, finding = result.job.digest, result.finding
+                if finding is None or finding.kind in ("gone", "unreadable", "ignored"):
+                    unread += 1
+                elif found := _compare(store, txn, digest, finding):
                     yield digest, Difference("blobs", str(digest), "what its bytes say", found)
     finally:
         pool.close()
+        if unread:
+            print(f"{unread} blobs could not be read, and were not compared", file=sys.stderr)
 
 
 def _path(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: Digest) -> str:
@@ -103,13 +110,9 @@ def _path(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: Di
 
 
 def _compare(store: Store, txn: lmdb.Transaction, digest: Digest, finding: Finding) -> str:
-    """What differs between the index and a blob that was read again, `""` for nothing. A blob that is gone or replaced
-    meanwhile is the daemon's to find.
-    """
+    """What differs between the index and a blob that was read again, `""` for nothing."""
     key = records.digest_key(digest)
     blob = records.unpack_blob(digest, store.get(txn, "blobs", key) or b"")
-    if finding.kind in ("gone", "unreadable", "ignored"):
-        return f"{finding.kind} {finding.reason}".strip()
     if finding.kind != blob.state:
         return f"{finding.kind} {finding.reason}".strip()
     if (finding.uncompressed_bytes, finding.codec, len(finding.recipe)) != (

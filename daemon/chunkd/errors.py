@@ -182,7 +182,7 @@ class SocketDenied(ChunkdError):
     def __init__(self, path: str, group: str) -> None:
         advice = f"join the group {group} (usermod -aG {group} $USER)"
         if group == "root":
-            advice = "ask as root, or have the daemon run as a user of its own and join its group"
+            advice = "ask as root; where the daemon runs as a user of its own, join the group of that"
         super().__init__(f"socket {path}: permission denied; {advice}")
         self.path, self.group = path, group
 

@@ -16,6 +16,8 @@ from chunkd.records import Held
 
 # A failed blob is tried again after so many seconds; from the fourth failure on, daily.
 RETRY_S = (60, 600, 3600, 86400)
+# Of a digest with more places than this, not all are asked whether they are links of one file: hashing tells as well.
+MAX_KIN = 64
 
 
 @dataclass(slots=True)
@@ -94,15 +96,18 @@ class Holdings:
         bytes themselves are in doubt.
         """
         candidate: tuple[Place, Held] | None = None
-        for place, held in self.change.holders(digest):
+        for count, (place, held) in enumerate(self.change.holders(digest)):
             if held.state == "verified":
                 return
+            if count >= MAX_KIN and candidate is not None:
+                break
             if held.state == "untested" and candidate is None:
                 candidate = place, held
             if held.state == "untested" and lost is not None and held.mark[:3] == lost[:3]:
                 mark = self.mark(place)
                 if mark is not None and mark[:3] == lost[:3]:
-                    self.change.hold(place, Held(digest, "verified", mark))
+                    # Unlinking changed its ctime, behind which a change of its bytes may hide.
+                    self.change.hold(place, Held(digest, "verified", mark._replace(ctime_ns=0)))
                     return
         if candidate is None:
             self.subtract(digest, why)

@@ -18,7 +18,7 @@ from chunkd.errors import IndexDamaged, IndexUnreachable, RecipeImpossible
 from chunkd.lock import IndexLock
 from chunkd.lookup import Lookup
 from chunkd.model import Blob, Digest, Place, Recipe
-from chunkd.store import CACHES_KEY, FORMAT_KEY, HEAD_KEY, RULES_KEY, Store
+from chunkd.store import CACHES_KEY, FORMAT_KEY, HEAD_KEY, RULES_KEY, VERIFIED_KEY, Store
 
 
 class Index:
@@ -169,6 +169,10 @@ class Change:
 
     def scanned(self, at_ns: int) -> None:
         self.head = replace(self.head, scanned_at_ns=at_ns)
+
+    def verified(self, at_s: float) -> None:
+        """Every place has been compared."""
+        self._put("meta", VERIFIED_KEY, records.seal(int(at_s).to_bytes(8, "little")))
 
     def fail(self, blob: Blob) -> None:
         """Record a failed blob, in place of what its record said before."""

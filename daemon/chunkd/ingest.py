@@ -18,11 +18,12 @@ from dataclasses import dataclass, field, replace
 from chunkd import layouts
 from chunkd.backlog import Backlog
 from chunkd.caches import ServedCache, warnings
+from chunkd.compare import LISTED, differences
 from chunkd.errors import IndexUnwritable
-from chunkd.holdings import Effects, Holdings, Task, retries
+from chunkd.holdings import RETRY_S, Effects, Holdings, Task, retries
 from chunkd.index import Change, Index
 from chunkd.look import Looker
-from chunkd.model import Digest, Finding, Hint, Place
+from chunkd.model import Blob, Digest, Finding, Hint, Place
 from chunkd.pool import Pool, Result
 from chunkd.records import digest_from_key, place_from_key
 from chunkd.scan import Listing
@@ -38,7 +39,6 @@ PAUSE_S = 5.0
 RETRY_EVERY_S = 30.0
 # The daily round compares so many places, then lets a second go by.
 PLACES_A_SLICE = 200
-LISTED = "listed by a scan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,9 @@ class Ingest:
 
     def __post_init__(self) -> None:
         self.sweep = Sweep(self.index)
-        self._verify_at = self.clock_s() + self.verify_interval_s
+        with self.index.snapshot() as txn:
+            last_s = self.index.store.verified_s(txn)
+        self._verify_at = (self.clock_s() if last_s is None else last_s) + self.verify_interval_s
 
     # --- how it stands --------------------------------------------------------------------------------------------
 
@@ -166,7 +168,7 @@ class Ingest:
             gathered = self._results or self._hints or self._ignored or self._ends or self._finished()
             if gathered or not self._waits(self._retry_at, RETRY_EVERY_S):
                 self._commit()
-            elif not self.busy:
+            elif not self.working:
                 self._tidy()
         except IndexUnwritable as error:
             self._pause(str(error))
@@ -218,35 +220,15 @@ class Ingest:
             self._compare(item)
 
     def _compare(self, listed: Listed) -> None:
-        """What differs between a listing and the index becomes hints: both ways, and nothing is believed yet."""
-        cache, listing, store = self.caches.get(listed.cache), listed.listing, self.index.store
+        cache = self.caches.get(listed.cache)
         if cache is None or cache.stale:
             return
-        cache.layouts |= listing.layouts
+        cache.layouts |= listed.listing.layouts
         with self.index.snapshot() as txn:
-            known = store.children(txn, "places", cache.number, listing.folder)
-            ignored = store.children(txn, "ignored", cache.number, listing.folder)
-            prefix = len(listing.folder) + 1 if listing.folder else 0
-            for path in listing.blobs:
-                if path[prefix:].partition("/")[0] not in known:
-                    self._found.append(Hint(Place(cache.number, path), LISTED))
-                    self._found_new += 1
-                elif listed.verify:
-                    self._found.append(Hint(Place(cache.number, path), "verify"))
-            self._found += [
-                Hint(Place(cache.number, path), "folder listed before its blob") for path in listing.expected
-            ]
-            if not listing.problem:
-                told = {path[prefix:].partition("/")[0] for path, _ in listing.ignored}
-                gone = [("places", name) for name in known - listing.names]
-                gone += [("ignored", name) for name in ignored - told]
-                for database, name in gone:
-                    path = f"{listing.folder}/{name}" if listing.folder else name
-                    for place in store.under(txn, database, cache.number, path):
-                        # Below a name that is listed, the listing of that folder decides.
-                        if name not in listing.names or place.path == path:
-                            self._found.append(Hint(place, "not listed by a scan"))
-            self._ignored += [(Place(cache.number, path), reason) for path, reason in listing.ignored]
+            hints, ignored = differences(self.index.store, txn, cache.number, listed.listing, verify=listed.verify)
+        self._found += hints
+        self._found_new += sum(hint.why == LISTED for hint in hints)
+        self._ignored += ignored
 
     def _commit(self) -> None:
         """Everything that was gathered, in one transaction; what follows from it only when that is on disk."""
@@ -299,7 +281,7 @@ class Ingest:
         if any(end.retry_failed for end in self._ends):
             holdings.effects.hints += retries(holdings.change, lambda _: True)
         elif not self._waits(self._retry_at, RETRY_EVERY_S):
-            holdings.effects.hints += retries(holdings.change, lambda blob: 0 < blob.retry_at <= now_s)
+            holdings.effects.hints += retries(holdings.change, lambda blob: _due(blob, now_s))
             self._retry_at = now_s + RETRY_EVERY_S
             self._take_up(holdings, "a round of retries")
 
@@ -344,6 +326,9 @@ class Ingest:
         for key in slice_:
             self.backlog.put(Hint(place_from_key(key), "verify"))
         self._verified = slice_[-1] if slice_ else None
+        if not slice_:
+            with self.index.transaction() as change:
+                change.verified(self.clock_s())
 
     def _done(self, task: Task, finding: Finding | None) -> None:
         self._task_blobs -= not task.counted
@@ -396,3 +381,8 @@ class Ingest:
             log.error("paused: %s", why)
         self.progress.paused = why
         self._paused_until = self.clock_s() + PAUSE_S
+
+
+def _due(blob: Blob, now_s: float) -> bool:
+    """Whether a failed blob is to be tried again; also when the clock was set back since it failed."""
+    return 0 < blob.retry_at <= now_s or blob.retry_at > now_s + RETRY_S[-1]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from dataclasses import dataclass
 
 from chunkd import layouts
 from chunkd.errors import RecipeImpossible
-from chunkd.holdings import Holdings, Task, mark_of
+from chunkd.holdings import MAX_KIN, Holdings, Task, mark_of
 from chunkd.model import Blob, Digest, FileMark, Finding, Hint, Place
 from chunkd.records import MAX_PATH_BYTES, Held
 from chunkd.scan import kind_of_file
@@ -72,7 +73,7 @@ class Looker:
             return
         at.change.unignore(place)
         cache.layouts.add(found[1])
-        self._look_at_file(at, hint, found[0], mark_of(status), held, task)
+        self._look_at_file(at, hint, found[0], status, held, task)
 
     def _wait_no_longer(self, place: Place) -> None:
         """Its root is away: when it is back, a scan finds the place anew."""
@@ -103,15 +104,21 @@ class Looker:
             at.effects.later.append((hint, delay_s))
 
     def _look_at_file(
-        self, at: Holdings, hint: Hint, digest: Digest, mark: FileMark, held: Held | None, task: Task | None
+        self, at: Holdings, hint: Hint, digest: Digest, status: os.stat_result, held: Held | None, task: Task | None
     ) -> None:
-        place = hint.place
+        place, mark = hint.place, mark_of(status)
         if at.change.blob(digest) is not None:
             self.unsettled.pop(place, None)
+            linked = status.st_nlink > 1 and (held is None or held.mark != mark)
+            kin = self._kin(at, digest, mark) if linked else None
             if held is None:
-                at.change.hold(place, Held(digest, self._linked(at, digest, mark), mark))
+                # A link changes the file's ctime, and so may hide that its bytes changed with it: 0 is for "unknown".
+                unsure = mark if kin in (None, mark) else mark._replace(ctime_ns=0)
+                at.change.hold(place, Held(digest, "untested" if kin is None else "verified", unsure))
             elif held.state == "verified":
-                if held.mark != mark:
+                if kin == mark:
+                    at.change.hold(place, Held(digest, "verified", mark))
+                elif held.mark != mark:
                     if task is None:
                         at.task(digest, place, hint.why, mark.stored_bytes, counted=True)
                     else:
@@ -149,12 +156,15 @@ class Looker:
         if not seen_to and hint.place not in task.others:
             task.others.append(hint.place)
 
-    def _linked(self, at: Holdings, digest: Digest, mark: FileMark) -> str:
-        """A further name of the very file that was verified is verified too."""
-        for _, held in at.change.holders(digest):
-            if held.state == "verified" and held.mark[:3] == mark[:3] and held.mark.ctime_ns:
-                return "verified"
-        return "untested"
+    def _kin(self, at: Holdings, digest: Digest, mark: FileMark) -> FileMark | None:
+        """What was verified of the very file that `mark` is of, under another name; its mark as of now, if that was."""
+        found = None
+        for _, held in itertools.islice(at.change.holders(digest), MAX_KIN):
+            if held.state == "verified" and held.mark[:3] == mark[:3]:
+                if held.mark == mark:
+                    return mark
+                found = held.mark
+        return found
 
     def _ripe(self, at: Holdings, hint: Hint, waits: Unsettled, mark: FileMark) -> bool:
         """Whether a file that did not match is worth reading again; if not, it is looked at later, or fails."""

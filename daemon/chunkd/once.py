@@ -43,6 +43,8 @@ def scan_once(config: Config, sockets: list[str], asked: dict[str, bool], replac
         except NoDaemon:
             continue
         served = [cache["path"] for cache in answer["caches"]]
+        if replace and set(config.caches) < set(served):
+            raise ServesOthers(socket, served)
         if set(config.caches) <= set(served):
             return _ask_daemon(socket, asked)
         others = others or (socket, served)

@@ -85,7 +85,7 @@ class Scanner:
             self.backlog.stirred.wait(max(0.0, min(1.0, due_s - self.clock_s())))
             self.backlog.stirred.clear()
             if doubt := self.backlog.take_doubt():
-                self.request(doubt)
+                self.request(doubt, verify=True)
             if self.clock_s() >= scanned + self.intervals.scan_s:
                 self.request("the timer")
             if (request := self._next()) is not None:
@@ -119,6 +119,7 @@ class Scanner:
         """List a whole cache; whether that was possible to the end."""
         was_stale = cache.stale
         status = cache.check_root()
+        other = bool(was_stale) or cache.inode not in (0, status.st_ino if status else 0)
         if status is None and request.accept and os.path.isdir(cache.path):
             status = os.stat(cache.path)
             log.warning("cache %s: taken as it is now, as asked for: %s", cache.path, cache.stale)
@@ -134,7 +135,8 @@ class Scanner:
             watcher.leave(cache.number)
         cache.accept(status)
         self._refused.discard(cache.number)
-        complete = self._walk(cache, "", request.verify)
+        # Of what was out of sight meanwhile, names prove nothing.
+        complete = self._walk(cache, "", request.verify or other)
         if cache.number not in self._refused:
             cache.unwatched = ""
         return complete
@@ -143,7 +145,7 @@ class Scanner:
         cache = self.caches.get(hint.place.cache)
         if cache is not None and cache.check_root() is not None:
             log.debug("cache %s: listing %r: %s", cache.path, hint.place.path, hint.why)
-            self._walk(cache, hint.place.path, verify=False)
+            self._walk(cache, hint.place.path, verify=True)
 
     def _walk(self, cache: ServedCache, folder: str, verify: bool) -> bool:
         complete = True

@@ -180,7 +180,7 @@ class Service:
         except OSError as error:
             log.error("no watcher can be started: %s", error)
             return
-        self.scanner.request("the watcher died")
+        self.scanner.request("the watcher died", verify=True)
 
     def check_roots(self) -> None:
         """A root that vanished, came back or was replaced gives no event: compare its device and inode."""
@@ -188,7 +188,9 @@ class Service:
             before, inode = cache.stale, cache.inode
             status = cache.check_root()
             if (before and not cache.stale) or (status is not None and inode and status.st_ino != inode):
-                self.scanner.request(f"the root of {cache.path} is another than before")
+                self.scanner.request(f"the root of {cache.path} is another than before", verify=True)
+        if self._watcher is not None:
+            self._watcher.check()
 
     def close(self) -> None:
         """Finish what is being read if that takes seconds, commit, and leave nothing behind."""

@@ -55,7 +55,7 @@ with env.begin() as txn:
             pass
 """
 
-FORMAT_KEY, RULES_KEY, HEAD_KEY, CACHES_KEY = b"format", b"rules", b"head", b"caches"
+FORMAT_KEY, RULES_KEY, HEAD_KEY, CACHES_KEY, VERIFIED_KEY = b"format", b"rules", b"head", b"caches", b"verified"
 
 
 class Store:
@@ -162,6 +162,12 @@ class Store:
     def caches(self, txn: lmdb.Transaction) -> dict[int, records.Cache]:
         return self.sealed(txn, CACHES_KEY, records.unpack_caches)
 
+    def verified_s(self, txn: lmdb.Transaction) -> int | None:
+        """When the last round that compares every place came to its end, in seconds since the epoch."""
+        if self.get(txn, "meta", VERIFIED_KEY) is None:
+            return None
+        return self.sealed(txn, VERIFIED_KEY, lambda value: int.from_bytes(records.unseal(value), "little"))
+
     def blobs(self, txn: lmdb.Transaction, database: str, after: bytes = b"") -> Iterator[Blob]:
         """The records of `blobs` or `failed` whose key comes after the given one, in key order."""
         for key, value in self.walk(txn, database, after):
@@ -231,6 +237,10 @@ def reading(state_dir: str) -> Iterator[Store]:
             lock = False
         except IndexBusy:
             lock = True
+        except IndexMissing:
+            if not os.path.exists(os.path.join(path, "data.mdb")):
+                raise
+            lock = False  # a copy without its lock file, which no writer has ever opened
         store = Store(path, readonly=True, lock=lock)
         stack.callback(store.close)
         yield store

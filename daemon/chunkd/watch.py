@@ -7,6 +7,7 @@ FSEvents is recursive by nature) an `Observer` watches each root.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -39,6 +40,9 @@ class Watcher(Protocol):
 
     def leave(self, cache: int) -> None:
         """Watch nothing of that cache any longer."""
+
+    def check(self) -> None:
+        """Hint at folders whose path another one has taken without an event: what is mounted over one gives none."""
 
     @property
     def alive(self) -> bool: ...
@@ -109,6 +113,8 @@ if sys.platform == "linux":
             self.owner.forget(self)
             if not self.folder:  # no folder above it is watched, whose events would tell
                 self.owner.backlog.doubt(f"{self.root} was removed or unmounted")
+            else:
+                self.owner.backlog.put_folder(Hint(Place(self.cache, self.folder), "it was removed or unmounted"))
 
         def on_queue_overflow(self) -> None:
             self.owner.backlog.doubt("the kernel's event queue overflowed")
@@ -142,6 +148,13 @@ if sys.platform == "linux":
             if watched.descriptor == -1:  # watchdog swallows EACCES
                 raise PermissionError(13, f"permission denied: {path}")
             self._folders[place] = watched
+
+        def check(self) -> None:
+            for place, watched in list(self._folders.items()):
+                with contextlib.suppress(OSError):
+                    status = os.stat(os.path.join(watched.root, watched.folder))
+                    if (status.st_dev, status.st_ino) != watched.mark:
+                        self.backlog.put_folder(Hint(place, "another folder took its place"))
 
         def leave(self, cache: int) -> None:
             for place, watched in list(self._folders.items()):
@@ -185,6 +198,9 @@ class RootWatcher:
             ]  # fmt: skip
             handler = _Handler(self._backlog, cache, root)
             self._watches[cache] = self._observer.schedule(handler, handler.real, recursive=True, event_filter=wanted)
+
+    def check(self) -> None:
+        pass  # FSEvents goes by paths
 
     def leave(self, cache: int) -> None:
         watch = self._watches.pop(cache, None)

@@ -52,7 +52,15 @@ def examine(job: Job, params: ChunkParams, caps: Caps, progress: Callable[[int],
             before = os.fstat(file.fileno())
             if reason := _irregular(before):
                 return Finding("ignored", reason=reason)
-            return _read(file, before, job, params, caps, _seldom(progress))
+            if before.st_size > caps.uncompressed_bytes:
+                return Finding("unreadable", reason=f"larger than the cap of {caps.uncompressed_bytes} bytes")
+
+            def live(read_bytes: int) -> None:
+                if not os.fstat(file.fileno()).st_nlink:
+                    raise FileNotFoundError  # nobody can count what has been unlinked: no need to read on
+                progress(read_bytes)
+
+            return _read(file, before, job, params, caps, _seldom(live))
     except (FileNotFoundError, NotADirectoryError):
         return Finding("gone")
     except OSError as error:
