@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import pytest
 
 from chunkd import client
-from chunkd.errors import NoDaemon, SocketUnusable
+from chunkd.errors import NoDaemon, RequestRefused, SocketUnusable
 
 PATIENCE_S = 60.0
 ASK_EVERY_S = 0.02
@@ -106,7 +106,10 @@ class Daemon:
 
     def get(self, target: str) -> dict[str, Any]:
         assert self.process.poll() is None, f"the daemon has ended:\n{self.log}"
-        return client.ask(str(self.socket), "GET", target)
+        try:
+            return client.ask(str(self.socket), "GET", target)
+        except RequestRefused as error:
+            raise AssertionError(f"{error}:\n{self.log}") from error
 
     def stats(self) -> Stats:
         return self.get("/v1/stats")
