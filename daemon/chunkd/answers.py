@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -89,14 +90,8 @@ def _rows(
 
 def _places(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: Digest) -> list[str]:
     """Up to ten paths of a blob."""
-    prefix = records.digest_key(digest)
-    paths: list[str] = []
-    for key, _ in store.walk(txn, "holders", prefix):
-        if not key.startswith(prefix) or len(paths) == 10:
-            break
-        place = records.place_from_key(key[len(prefix) :])
-        paths.append(f"{roots.get(place.cache)}/{place.path}")
-    return paths
+    places = itertools.islice(store.holders(txn, digest), 10)
+    return [f"{roots.get(place.cache)}/{place.path}" for place in places]
 
 
 def _ignored_row(path: str, reason: str) -> dict[str, Any]:

@@ -94,12 +94,8 @@ def _read_again(
 
 def _path(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: Digest) -> str:
     """A place of the blob, one that was verified if there is one."""
-    prefix = records.digest_key(digest)
     best = ""
-    for key, _ in store.walk(txn, "holders", prefix):
-        if not key.startswith(prefix):
-            break
-        place = records.place_from_key(key[len(prefix) :])
+    for place in store.holders(txn, digest):
         value = store.get(txn, "places", records.place_key(place))
         verified = value is not None and records.unpack_held(value).state == "verified"
         if verified or not best:

@@ -114,11 +114,7 @@ class Change:
 
     def holders(self, digest: Digest) -> Iterator[tuple[Place, records.Held]]:
         """Every place of a digest. Don't change places while walking."""
-        prefix = records.digest_key(digest)
-        for key, _ in self.store.walk(self.txn, "holders", prefix):
-            if not key.startswith(prefix):
-                return
-            place = records.place_from_key(key[len(prefix) :])
+        for place in self.store.holders(self.txn, digest):
             held = self.held(place)
             if held is None or held.digest != digest:
                 raise records.Damaged(f"{digest} is said to be at {place.path!r}, whose record says otherwise")

@@ -27,7 +27,7 @@ from chunkd.errors import (
     ParamsMismatch,
 )
 from chunkd.lock import IndexLock
-from chunkd.model import Blob, ChunkParams, Place
+from chunkd.model import Blob, ChunkParams, Digest, Place
 
 # The map is address space and nothing else: the file is as long as its used pages.
 MAP_BYTES = 1 << 40
@@ -172,6 +172,14 @@ class Store:
         """The records of `blobs` or `failed` whose key comes after the given one, in key order."""
         for key, value in self.walk(txn, database, after):
             yield records.unpack_blob(records.digest_from_key(key), value)
+
+    def holders(self, txn: lmdb.Transaction, digest: Digest) -> Iterator[Place]:
+        """Every place of a digest, in key order."""
+        prefix = records.digest_key(digest)
+        for key, _ in self.walk(txn, "holders", prefix):
+            if not key.startswith(prefix):
+                return
+            yield records.place_from_key(key[len(prefix) :])
 
     def ignored(self, txn: lmdb.Transaction, after: bytes = b"") -> Iterator[tuple[Place, str]]:
         for key, value in self.walk(txn, "ignored", after):
