@@ -39,13 +39,17 @@ class Plain(io.FileIO):
         return len(got)
 
 
+def always(buffer: bytearray) -> Callable[[], bytearray]:
+    return lambda: buffer
+
+
 def decoded(data: bytes, caps: Caps = Caps(), most: int = sys.maxsize) -> tuple[str, bytes]:
     """The codec and the uncompressed bytes, after a look that all of the file was hashed and counted."""
     with Plain(data, most) as file:
         source = decode.Source(file, "sha256", lambda _: None)
         buffer = bytearray(decode.BUFFER_BYTES)
         try:
-            out = b"".join(map(bytes, decode.buffers(source, buffer, caps, len(data))))
+            out = b"".join(map(bytes, decode.buffers(source, always(buffer), caps, len(data))))
         finally:
             source.drain(buffer)
             assert source.hexdigest() == hashlib.sha256(data).hexdigest()
@@ -230,7 +234,8 @@ def test_a_bomb_is_left_at_the_cap() -> None:
     stored = blobs.zst(bytes(300 << 20))
     with Plain(stored) as file:
         source = decode.Source(file, "sha256", lambda _: None)
-        out = decode.buffers(source, bytearray(100_000), SMALL, len(stored))
+        buffer = bytearray(100_000)
+        out = decode.buffers(source, always(buffer), SMALL, len(stored))
         assert [len(next(out)) for _ in range(10)] == [100_000] * 10
         with pytest.raises(BlobUndecodable):
             next(out)
@@ -274,8 +279,9 @@ def test_what_a_read_raises_is_no_failure_of_the_decoder() -> None:
     for stored in (LAYER, blobs.gz(LAYER), blobs.zst(LAYER)):
         with Failing(stored, 4096) as file:
             source = decode.Source(file, "sha256", lambda _: None)
+            buffer = bytearray(decode.BUFFER_BYTES)
             with pytest.raises(OSError, match="Input/output"):
-                list(decode.buffers(source, bytearray(decode.BUFFER_BYTES), Caps(), len(stored)))
+                list(decode.buffers(source, always(buffer), Caps(), len(stored)))
 
 
 def test_growth_after_the_end_is_noticed() -> None:
@@ -283,7 +289,7 @@ def test_growth_after_the_end_is_noticed() -> None:
         with Plain(stored) as file:
             source = decode.Source(file, "sha256", lambda _: None)
             buffer = bytearray(decode.BUFFER_BYTES)
-            list(decode.buffers(source, buffer, Caps(), len(stored)))
+            list(decode.buffers(source, always(buffer), Caps(), len(stored)))
             source.drain(buffer)
             assert not source.grew
             file.data += blobs.gz(SHORT)

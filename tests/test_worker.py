@@ -21,6 +21,7 @@ import blobs
 import oracle
 from chunkd import decode, wire, worker
 from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Job, Recipe
+from chunkd.relay import Relay
 
 PARAMS = ChunkParams()
 LAYER = blobs.layer()
@@ -34,7 +35,13 @@ def examine(
     caps: Caps = Caps(),
     progress: Callable[[int], object] = lambda _: None,
 ) -> Finding:
-    return worker.examine(Job(digest, str(path), decode), PARAMS, caps, progress)
+    return worker.examine(Job(digest, str(path), decode), PARAMS, caps, progress, relayed=True)
+
+
+@pytest.fixture(autouse=True, params=(0, 1 << 62), ids=("relayed", "in one thread"))
+def relayed_from(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Nothing but time depends on whether a second thread cuts and hashes."""
+    monkeypatch.setattr(worker, "RELAYED_FROM_BYTES", request.param)
 
 
 @pytest.fixture
@@ -109,6 +116,29 @@ def test_many_buffers_are_one_stream(tmp_path: Path) -> None:
     finding = examine(digest, path)
     assert finding.uncompressed_bytes == len(data) > 4 * decode.BUFFER_BYTES
     assert finding.recipe == oracle.recipe(data)
+
+
+def test_a_second_thread_is_for_large_blobs_and_where_it_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relays: list[object] = []
+
+    class Counted(Relay):
+        def __init__(self, feed: Callable[[memoryview], object]) -> None:
+            super().__init__(feed)
+            relays.append(self)
+
+    monkeypatch.setattr(worker, "Relay", Counted)
+    data = blobs.tar({"large": blobs.noise(100_000)})
+    digest, path = blobs.write_blob(tmp_path, blobs.gz(data))
+    for from_bytes, allowed, used in (
+        (path.stat().st_size, True, 1), (path.stat().st_size + 1, True, 0), (0, False, 0), (0, True, 1),
+    ):  # fmt: skip
+        monkeypatch.setattr(worker, "RELAYED_FROM_BYTES", from_bytes)
+        relays.clear()
+        job = Job(digest, str(path))
+        finding = worker.examine(job, PARAMS, Caps(), lambda _: None, relayed=allowed)
+        assert (finding.recipe, len(relays)) == (oracle.recipe(data), used)
 
 
 @pytest.mark.usefixtures("later")

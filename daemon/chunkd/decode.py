@@ -129,8 +129,8 @@ def _is_tar(head: bytes) -> bool:
     return int(field[1], 8) in (unsigned, signed)
 
 
-def buffers(source: Source, buffer: bytearray, caps: Caps, stored_bytes: int) -> Iterator[memoryview]:
-    """The uncompressed bytes in order, each time in `buffer` anew; none when the codec is `other`.
+def buffers(source: Source, take: Callable[[], bytearray], caps: Caps, stored_bytes: int) -> Iterator[memoryview]:
+    """The uncompressed bytes in order, each time in the buffer that `take` gives; none when the codec is `other`.
 
     Raises BlobUndecodable when the stream is not whole or breaks a cap, with `source` left somewhere in the file;
     OSError when the file can't be read; MemoryError when the decoder gets no memory. A zstd window may be as large as
@@ -143,9 +143,9 @@ def buffers(source: Source, buffer: bytearray, caps: Caps, stored_bytes: int) ->
     window_bytes = 1 << _window_log(caps)
     stream = _open(source, caps)
     ratio_bytes = max(caps.RATIO_FROM_BYTES, caps.ratio * stored_bytes)
-    view = memoryview(buffer)
     uncompressed_bytes = 0
     while True:
+        buffer = take()
         try:
             filled = stream.readinto(buffer) or 0
         except _DECODER_ERRORS as error:
@@ -157,7 +157,7 @@ def buffers(source: Source, buffer: bytearray, caps: Caps, stored_bytes: int) ->
             raise BlobUndecodable(codec, f"more than {caps.uncompressed_bytes} bytes uncompressed")
         if uncompressed_bytes > ratio_bytes:
             raise BlobUndecodable(codec, f"more than {caps.ratio} times its {stored_bytes} bytes uncompressed")
-        yield view[:filled]
+        yield memoryview(buffer)[:filled]
 
 
 def _open(source: Source, caps: Caps) -> io.RawIOBase | io.BufferedIOBase:

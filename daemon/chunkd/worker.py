@@ -22,8 +22,12 @@ from chunkd.chunker import Chunker
 from chunkd.decode import BUFFER_BYTES, Source, buffers
 from chunkd.errors import BlobUndecodable
 from chunkd.model import Caps, ChunkParams, FileMark, Finding, Job
+from chunkd.relay import Relay
 
 _PROGRESS_S = 0.5
+
+# From this size on, a blob is worth a second thread for cutting and hashing.
+RELAYED_FROM_BYTES = 1 << 20
 
 # A file system's clock may tick as seldom as this: a change that came sooner after another may bear the same ctime.
 _CTIME_TICK_NS = 50_000_000
@@ -38,9 +42,12 @@ _IRREGULAR = {
 }
 
 
-def examine(job: Job, params: ChunkParams, caps: Caps, progress: Callable[[int], object]) -> Finding:
+def examine(
+    job: Job, params: ChunkParams, caps: Caps, progress: Callable[[int], object], *, relayed: bool = False
+) -> Finding:
     """What the file at the job's path is, seen in one pass over one descriptor.
 
+    The same whether or not `relayed`, which lets a large blob take a second core.
     `progress` is called with the stored bytes read so far, about twice a second at most; what it raises is passed on
     unless it is an OSError. Nothing but a regular file is opened. Raises MemoryError when a decoder gets none.
     """
@@ -60,7 +67,7 @@ def examine(job: Job, params: ChunkParams, caps: Caps, progress: Callable[[int],
                     raise FileNotFoundError  # nobody can count what has been unlinked: no need to read on
                 progress(read_bytes)
 
-            return _read(file, before, job, params, caps, _seldom(live))
+            return _read(file, before, job, params, caps, _seldom(live), relayed)
     except (FileNotFoundError, NotADirectoryError):
         return Finding("gone")
     except OSError as error:
@@ -100,6 +107,7 @@ def _read(
     params: ChunkParams,
     caps: Caps,
     report: Callable[[int], None],
+    relayed: bool,
 ) -> Finding:
     source = Source(file, job.digest.algorithm, report)
     chunker = Chunker(params)
@@ -108,10 +116,14 @@ def _read(
     failure: BlobUndecodable | None = None
     if job.decode:
         try:
-            for data in buffers(source, buffer, caps, before.st_size):
-                chunker.feed(data)
-                uncompressed_bytes += len(data)
-                report(source.read_bytes)
+            with contextlib.ExitStack() as stack:
+                large = relayed and before.st_size >= RELAYED_FROM_BYTES
+                relay = stack.enter_context(Relay(chunker.feed)) if large else None
+                take, hand = (relay.take, relay.hand) if relay else ((lambda: buffer), chunker.feed)
+                for data in buffers(source, take, caps, before.st_size):
+                    hand(data)
+                    uncompressed_bytes += len(data)
+                    report(source.read_bytes)
         except BlobUndecodable as error:
             failure = error
     # To the file's end even after a failure: bytes that do not match the name outrank it, as a writer may be busy.
