@@ -142,6 +142,31 @@ def test_results_are_collected_while_writing_is_paused(world: World) -> None:
     assert len(world.pool.given) == 3
 
 
+def test_what_is_found_is_committed_together_while_every_worker_is_busy(world: World) -> None:
+    world.pool._count = 1  # noqa: SLF001
+
+    def after_one_more_was_read() -> int:
+        """How many blobs are counted or failed in the next turn."""
+        world.pool.held = False
+        world.ingest.turn(0)
+        world.pool.held = True
+        return len(world.counted()) + len(world.failed())
+
+    world.pool.held = True
+    for content in CONTENTS:
+        world.event(land(oci(world.roots[0], content), content.stored))
+    world.ingest.turn(0)
+    assert [after_one_more_was_read(), after_one_more_was_read()] == [0, 0]
+    assert len(world.pool.given) == 3, "a worker waited for a commit"
+    world.ahead_s += ingest.GROUP_S
+    assert after_one_more_was_read() == 3
+    assert after_one_more_was_read() == 3
+    assert after_one_more_was_read() == len(CONTENTS), "the worker has nothing to do, and what it found waits"
+    world.pool.held = False
+    world.settle()
+    world.holds_exactly(LAYER, LIKE_IT, PLAIN, OTHER, failed=[BROKEN.digest])
+
+
 def test_a_pause_does_not_outlast_a_clock_that_is_set_back(world: World) -> None:
     world.ahead_s = 7200
     with full_disk(world):

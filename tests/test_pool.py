@@ -7,11 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 
 import pytest
 
 from chunkd import pool as module
+from chunkd import wire
 from chunkd.backlog import Backlog
 from chunkd.model import Digest, FileMark, Finding, Hint, Job, Place, Recipe
 from chunkd.pool import Pool, Result, Worker
@@ -36,6 +36,11 @@ while True:
     if path == "half":
         os.write(int(sys.argv[1]), b"\\0\\0\\0\\x20{")
         os._exit(4)
+    if path == "half and hang":
+        os.write(int(sys.argv[1]), b"\\0\\0\\0\\x20{")
+        time.sleep(600)
+    if path == "endless":
+        connection.send_bytes(b" " * (1 << 20))
     if path in ("hang", "progress"):
         connection.send_bytes(json.dumps({"read_bytes": 1234}).encode())
         time.sleep(600)
@@ -64,7 +69,7 @@ class Start:
         with theirs:
             process = subprocess.Popen([sys.executable, "-c", WORKER, str(theirs.fileno())], pass_fds=[theirs.fileno()])
         self.started.append(process)
-        return Worker(process, Connection(ours.detach()))
+        return Worker(process, wire.daemons_end(ours))
 
 
 class Clock:
@@ -144,6 +149,23 @@ def test_a_worker_that_dies_costs_its_job_and_is_replaced(pool: Pool, start: Sta
     pool.give(job("fine"))
     assert results(pool)[0].finding is not None
     assert len(start.started) == 2
+
+
+def test_a_worker_that_stops_in_the_middle_of_a_word_is_killed(
+    pool: Pool, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "MESSAGE_S", 1)
+    pool.give(job("half and hang"))
+    assert results(pool) == [Result(job("half and hang"), None, "its worker stopped in the middle of a word")]
+    assert start.started[0].returncode == -9
+    pool.give(job("fine"))
+    assert results(pool)[0].finding is not None
+
+
+def test_a_word_has_a_bound(pool: Pool) -> None:
+    pool.give(job("endless"))
+    [result] = results(pool)
+    assert result.died.startswith("its worker died")
 
 
 def test_a_worker_that_dies_while_idle_costs_nothing(pool: Pool, start: Start) -> None:

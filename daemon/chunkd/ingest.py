@@ -1,7 +1,8 @@
 """Hints and listings to workers to the index: the one writer, turn by turn.
 
-A turn collects what workers found, looks at what was hinted, commits both in one transaction, and hands out work. It
-waits only for workers and hints, and commits what is there: while it commits, workers go on and more comes together.
+A turn collects what workers found, looks at what was hinted, commits both in one transaction, and hands out work. What
+is there is committed at once where a worker has nothing to do; while all are at work, more is waited for, but not long:
+a transaction has a price of its own, whatever is in it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ HINTS_A_TURN = 1000
 # A blob whose worker died is tried once more; the second death is its own fault.
 TRIES = 2
 PAUSE_S = 5.0
+# While every worker is busy, what was gathered is committed together, so long after the first of it at most.
+GROUP_S = 0.5
 RETRY_EVERY_S = 30.0
 # The daily round compares so many places, then lets a second go by.
 PLACES_A_SLICE = 200
@@ -97,6 +100,7 @@ class Ingest:
     _task_blobs: int = 0
     _task_bytes: int = 0
     _kinds_at: tuple[int, int] = (0, 0)
+    _commit_at: float = 0.0
     _paused_until: float = 0.0
     _retry_at: float = 0.0
     _verify_at: float = 0.0
@@ -156,17 +160,13 @@ class Ingest:
     def turn(self, timeout_s: float) -> None:
         """Wait for something to do, at most so long, and do it. Raises BadIndex when the index is damaged."""
         self.progress.turns += 1
-        wait_s = 0.0 if self._ready() else min(timeout_s, self.backlog.wait_s())
-        if self._waits(self._paused_until, PAUSE_S):
-            wait_s = min(timeout_s, self._paused_until - self.clock_s())
-        self._results += self.pool.collect(wait_s, self.backlog)
+        self._results += self.pool.collect(self._wait_s(timeout_s), self.backlog)
         self.backlog.hush()
         if self._waits(self._paused_until, PAUSE_S):
             return
         self._gather()
         try:
-            gathered = self._results or self._hints or self._ignored or self._ends or self._finished()
-            if gathered or not self._waits(self._retry_at, RETRY_EVERY_S):
+            if self._due() or not self._waits(self._retry_at, RETRY_EVERY_S):
                 self._commit()
             elif not self.working:
                 self._tidy()
@@ -190,21 +190,35 @@ class Ingest:
                 self._hints.clear()
                 self._commit()
 
-    def _ready(self) -> bool:
-        room = len(self._waiting) < MAX_TASKS // 2
-        return bool(
-            self._results
-            or self._hints
-            or self._ignored
-            or self._ends
-            or self._finished()
-            or (room and (self._found or not self.listings.empty()))
-        )
+    def _wait_s(self, timeout_s: float) -> float:
+        """How long to wait for workers and hints."""
+        if self._waits(self._paused_until, PAUSE_S):
+            return min(timeout_s, self._paused_until - self.clock_s())
+        if self._may_gather() and (self._found or not self.listings.empty()):
+            return 0.0
+        if self._gathered():
+            return max(0.0, min(timeout_s, self._commit_at - self.clock_s()))
+        return min(timeout_s, self.backlog.wait_s())
+
+    def _gathered(self) -> bool:
+        return bool(self._results or self._hints or self._ignored or self._ends or self._finished())
+
+    def _due(self) -> bool:
+        """Whether what was gathered, if anything, is to be committed now."""
+        if not self._gathered():
+            return False
+        if not self._commit_at:
+            self._commit_at = self.clock_s() + GROUP_S
+        idle = self.pool.idle > len(self._waiting)
+        return idle or not self._may_gather() or not self._waits(self._commit_at, GROUP_S)
+
+    def _may_gather(self) -> bool:
+        return len(self._hints) < HINTS_A_TURN and len(self._waiting) < MAX_TASKS // 2
 
     def _gather(self) -> None:
         """Take the hints for this turn: events first, then what the scan found, as far as there is room for work."""
         self._hints += self.backlog.take(HINTS_A_TURN - len(self._hints))
-        while len(self._hints) < HINTS_A_TURN and len(self._waiting) < MAX_TASKS // 2:
+        while self._may_gather():
             if self._found:
                 hint = self._found.popleft()
                 self._found_new -= hint.why == LISTED
@@ -232,6 +246,7 @@ class Ingest:
 
     def _commit(self) -> None:
         """Everything that was gathered, in one transaction; what follows from it only when that is on disk."""
+        self._commit_at = 0.0
         effects = Effects()
         settled = {result.job.digest for result in self._results}
         with self.index.transaction() as change:

@@ -64,8 +64,8 @@ class Pool:
             worker = self._start()
             self._workers.append(worker)
         worker.job, worker.read_bytes, worker.heard_at = job, 0, self._clock()
-        # If it died while idle, `collect` sees the end of its connection and says so.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        # If it died while idle, or does not read, `collect` finds the end of its connection, or its silence.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError, BlockingIOError):
             wire.send_job(worker.connection, job)
 
     def collect(self, timeout_s: float, bell: Backlog | None = None) -> list[Result]:
@@ -86,6 +86,9 @@ class Pool:
     def _hear(self, worker: Worker) -> list[Result]:
         try:
             said = wire.receive(worker.connection)
+        except BlockingIOError:
+            worker.process.kill()
+            return self._bury(worker, "its worker stopped in the middle of a word")
         except (EOFError, OSError):
             return self._bury(worker, "")
         except ValueError as error:

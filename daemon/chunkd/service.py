@@ -15,11 +15,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from types import FrameType
 
 from chunkd import caches as served
-from chunkd import decode, mounts, records
+from chunkd import decode, mounts, records, wire
 from chunkd.answers import DaemonAnswers
 from chunkd.backlog import Backlog
 from chunkd.caches import ServedCache
@@ -55,7 +54,7 @@ def spawn_worker(params: ChunkParams, caps: Caps) -> Worker:
             ],
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
         )  # fmt: skip
-    return Worker(process, Connection(ours.detach()))
+    return Worker(process, wire.daemons_end(ours))
 
 
 def core_count() -> int:

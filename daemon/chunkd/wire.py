@@ -7,10 +7,23 @@ input, and what it sends must not be able to run in the daemon.
 from __future__ import annotations
 
 import json
+import socket
+import struct
 from multiprocessing.connection import Connection
 from typing import Any
 
 from chunkd.model import CHUNK_HASH_BYTES, Digest, FileMark, Finding, Job, Recipe
+
+# How long one end waits for the rest of a message whose begin has come, or for room to send one.
+MESSAGE_S = 5
+HEAD_BYTES = 1 << 16
+
+
+def daemons_end(pair: socket.socket) -> Connection:
+    """One of a pair of sockets as the daemon's connection, on which no message takes longer than `MESSAGE_S`."""
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        pair.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", MESSAGE_S, 0))
+    return Connection(pair.detach())
 
 
 def send_job(connection: Connection, job: Job) -> None:
@@ -44,9 +57,10 @@ def send_finding(connection: Connection, finding: Finding) -> None:
 def receive(connection: Connection) -> int | Finding:
     """A worker's next word: the bytes it has read so far, or its finding.
 
-    Raises EOFError when it has died, ValueError when it sends what no worker does.
+    Raises EOFError when it has died, ValueError when it sends what no worker does, BlockingIOError when it stops in the
+    middle of a word, and other OSErrors.
     """
-    head = json.loads(connection.recv_bytes())
+    head = json.loads(connection.recv_bytes(HEAD_BYTES))
     if "read_bytes" in head:
         return int(head["read_bytes"])
     recipe = Recipe(connection.recv_bytes(), connection.recv_bytes())
