@@ -10,7 +10,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint c bench dist clean needed npm_small
+.PHONY: help run test torture lint c bench dist clean needed npm_small
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ run: .venv/package ## start the daemon on CACHE=/path, or on a demo cache into w
 
 test: .venv/dev npm_small ## run the tests; ARGS="..." goes to pytest
 	NPM_SMALL="$(NPM_SMALL)" $(VENV_PYTHON) -m pytest $(ARGS)
+
+torture: .venv/dev npm_small ## run the tests that take minutes: kills, power cuts, lost events, a long day
+	NPM_SMALL="$(NPM_SMALL)" $(VENV_PYTHON) -m pytest -m torture tests/torture $(ARGS)
 
 lint: .venv/dev ## check format, style and types
 	$(VENV_PYTHON) -m ruff format --check .
