@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "daemon" / "chunkd"
 # From the ground up: a module imports from the rows beneath its own, never from its own row. A new module goes into
 # the lowest row above all that it imports; if that takes an import that goes up, something is in the wrong module.
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "errors", "logs", "model", "mounts", "relay", "text"),
+    ("__init__", "errors", "logs", "model", "mounts", "quiet", "relay", "text"),
     ("backlog", "chunker", "client", "decode", "directories"),
     ("layouts", "listener", "lock", "records", "routes", "wire"),
     ("blocks", "caches", "endpoint", "pool", "scan", "settings", "store", "watch", "worker"),

@@ -22,6 +22,7 @@ from chunkd.chunker import Chunker
 from chunkd.decode import BUFFER_BYTES, Source, buffers
 from chunkd.errors import BlobUndecodable
 from chunkd.model import Caps, ChunkParams, FileMark, Finding, Job
+from chunkd.quiet import QuietFile
 from chunkd.relay import Relay
 
 _PROGRESS_S = 0.5
@@ -55,7 +56,7 @@ def examine(
         # Before the open too, since opening a device can have effects.
         if reason := _irregular(os.lstat(job.path)):
             return Finding("ignored", reason=reason)
-        with open(job.path, "rb", buffering=0, opener=_open_itself) as file:
+        with QuietFile(job.path, _open_itself) as file:
             before = os.fstat(file.fileno())
             if reason := _irregular(before):
                 return Finding("ignored", reason=reason)
