@@ -1,111 +1,203 @@
-"""What does the index cost as it grows? Layers of 50,000 new chunks, then known layers again, then removals.
+"""What does the index cost as it grows, and what do a further copy, a huge layer and a sweep cost?
 
-    python bench/index.py [CHUNKS]     10,000,000 unless said
+    python bench/index.py [CHUNKS]     10,000,000 unless said; the bars are for 50,000,000, which take some minutes
 
-Prints CPU seconds and bytes written for a layer (fsync on, decoding left out) and the size of a chunk, and recounts.
+The index grows by layers of 50,000 new chunks. At 1, 2, 5, 10, 20 and 50 million chunks it is asked what a layer costs
+(CPU seconds and bytes written, fsync on, decoding left out): one of new chunks, one that is known as a whole, one of
+known chunks in runs from anywhere, the removal of each, and a small layer. In the end a layer of a million new chunks
+lands in one transaction, and a tenth of all layers goes and is swept. After each transaction the totals are held
+against a model's, and at the end the index is recounted.
 """
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
 
 import numpy as np
 
-from chunkd.index import Index
-from chunkd.model import Blob, Digest, FileMark, Place, Recipe
-from chunkd.records import Cache, Held, Rules
-from chunkd.recount import recount
-from measure import save
+from chunkd import sweep
+from chunkd.blocks import Numbers
+from made_up import Cost, Grown, Layer, grown, in_runs
+from measure import RESULTS, Bar, of_runs, save
 
 LAYER_CHUNKS = 50_000
-AGAIN = 10
+SMALL_CHUNKS = 185  # the mean of the 90 npm layers
+HUGE_CHUNKS = 1_000_000
+STEPS = (1_000_000, 2_000_000, 5_000_000, 10_000_000, 20_000_000, 50_000_000)
+AGAIN = 5
+# A sweep begins by itself when a quarter is dead. Here it is a tenth.
+DEAD_PART = 10
+
+# The most CPU seconds and bytes written for a layer.
+NEW, KNOWN, REMOVED = (0.20, 36e6), (0.15, 3.5e6), (0.03, 3.5e6)
+LAYER_BARS = {
+    "new": NEW,
+    "known": KNOWN,
+    "known, removed": REMOVED,
+    "in runs of 200": KNOWN,
+    "in runs of 200, removed": REMOVED,
+    "new, removed": REMOVED,
+}
+COPY_BARS = {"in runs of 200": 0.1, "in runs of 4": 2.0}
 
 
-def layer(number: int) -> tuple[Blob, Recipe]:
-    """A layer of chunks that no other has, made from its number."""
-    random = np.random.default_rng(number)
-    hashes = random.integers(0, 256, (LAYER_CHUNKS, 16), dtype=np.uint8)
-    lengths = random.integers(2048, 65537, LAYER_CHUNKS).astype("<u4")
-    digest = Digest("sha256", hashlib.sha256(str(number).encode()).hexdigest())
-    blob = Blob(digest, "layer", 10**9, int(lengths.sum()), LAYER_CHUNKS, "gzip")
-    return blob, Recipe(hashes.tobytes(), lengths.tobytes())
+@dataclass
+class Step:
+    """What was found at a number of chunks."""
+
+    chunks: int
+    chunk_bytes: float
+    file_to_used: float
+    costs: dict[str, list[Cost]] = field(default_factory=dict)
+    copy_bytes: dict[str, float] = field(default_factory=dict)
+
+    def told(self) -> None:
+        print(
+            f"\nat {self.chunks:,} chunks: {self.chunk_bytes:.2f} bytes each in used pages, "
+            f"the file is {self.file_to_used:.2f} times those\n"
+            f"{'a layer':<30}{'CPU s':>9}{'min':>9}{'max':>9}{'s':>9}{'MB written':>12}{'bytes a copy':>14}"
+        )
+        for kind, costs in self.costs.items():
+            cpu_s = [cost.cpu_s for cost in costs]
+            copy = f"{self.copy_bytes[kind]:>14.3f}" if kind in self.copy_bytes else ""
+            print(
+                f"{kind:<30}{statistics.median(cpu_s):>9.4f}{min(cpu_s):>9.4f}{max(cpu_s):>9.4f}"
+                f"{statistics.median(cost.wall_s for cost in costs):>9.4f}"
+                f"{statistics.median(cost.written_bytes for cost in costs) / 1e6:>12.2f}{copy}"
+            )
 
 
-def written_bytes() -> int:
-    """What this process had the kernel write, 0 where that is not told."""
-    try:
-        lines = Path("/proc/self/io").read_text().splitlines()
-    except FileNotFoundError:
-        return 0
-    return int(dict(line.split(": ") for line in lines)["write_bytes"])
+def growth(made: Grown, chunks: int, landed: list[Layer]) -> Iterator[Step]:
+    """Grow to so many chunks, noting each layer in `landed`, and tell at each step what was found."""
+    random = np.random.default_rng(1)
+    for goal in [*(step for step in STEPS if step < chunks), chunks]:
+        costs = []
+        while len(landed) * LAYER_CHUNKS < goal:
+            layer, cost = made.new(LAYER_CHUNKS)
+            landed.append(layer)
+            costs.append(cost)
+        used_bytes = made.used_bytes()
+        step = Step(goal, used_bytes / made.chunks, made.index.store.index_bytes() / used_bytes)
+        step.costs["new"] = costs[-2 * AGAIN :]
+        known_again(made, step, landed, random)
+        for layer in landed[-AGAIN:]:
+            step.costs.setdefault("new, removed", []).append(made.remove(layer))
+        for place, layer in enumerate(landed[-AGAIN:], len(landed) - len(landed[-AGAIN:])):
+            landed[place], cost = made.add(layer.numbers.astype(np.int64))
+            step.costs.setdefault("revived", []).append(cost)
+        step.costs["small"] = [made.new(SMALL_CHUNKS)[1] for _ in range(AGAIN)]
+        yield step
 
 
-def used_bytes(index: Index) -> int:
-    with index.snapshot() as txn:
-        stats = [txn.stat(database) for database in index.store.databases.values()]
-    return sum(stat["psize"] * (stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]) for stat in stats)
+def known_again(made: Grown, step: Step, landed: list[Layer], random: np.random.Generator) -> None:
+    """Layers of known chunks, what they add to the used pages, and their removal."""
+    numbers: dict[str, Callable[[], Numbers]] = {
+        "known": lambda: landed[random.integers(len(landed))].numbers.astype(np.int64),
+        "in runs of 200": lambda: in_runs(random, LAYER_CHUNKS, 200, made.chunks),
+        "in runs of 4": lambda: in_runs(random, LAYER_CHUNKS, 4, made.chunks),
+    }
+    for kind, drawn in numbers.items():
+        before = made.used_bytes()
+        added = [made.add(drawn()) for _ in range(AGAIN)]
+        step.copy_bytes[kind] = (made.used_bytes() - before) / (AGAIN * LAYER_CHUNKS)
+        step.costs[kind] = [cost for _, cost in added]
+        step.costs[f"{kind}, removed"] = [made.remove(layer) for layer, _ in added]
 
 
-def count_in(index: Index, blob: Blob, recipe: Recipe) -> tuple[float, int]:
-    """CPU seconds and bytes written."""
-    start, before = time.process_time(), written_bytes()
-    with index.transaction() as change:
-        change.hold(Place(1, blob.digest.hex), Held(blob.digest, "verified", FileMark(1, 1, 10**9, 1)))
-        change.add(blob, recipe)
-    return time.process_time() - start, written_bytes() - before
+def swept(made: Grown, landed: list[Layer]) -> list[tuple[float, float]]:
+    """Remove a tenth of the layers, drawn at random, and sweep: wall and CPU seconds of each slice."""
+    random = np.random.default_rng(2)
+    for place in random.permutation(len(landed))[: -(-len(landed) // DEAD_PART)].tolist():
+        made.remove(landed[place])
+    slices = []
+    with mock.patch.multiple(sweep, WORTH_PART=2 * DEAD_PART, WORTH_CHUNKS=1):
+        sweeper, more = sweep.Sweep(made.index), True
+        while more:
+            wall_s, cpu_s = time.perf_counter(), time.process_time()
+            more = sweeper.turn()
+            slices.append((time.perf_counter() - wall_s, time.process_time() - cpu_s))
+    with made.index.snapshot() as txn:
+        assert made.index.store.head(txn).dead_chunks < 400 * len(landed), "whole blocks of dead chunks are left"
+    return slices
 
 
-def count_out(index: Index, digest: Digest) -> tuple[float, int]:
-    start, before = time.process_time(), written_bytes()
-    with index.transaction() as change:
-        change.release(Place(1, digest.hex), digest)
-        change.remove(digest)
-    return time.process_time() - start, written_bytes() - before
+def bars_of(last: Step) -> list[Bar]:
+    """The bars for layers, held against what was found at the last step."""
+    bars = [
+        Bar("used pages a chunk", last.chunk_bytes, 35, "bytes"),
+        Bar("the file to its used pages", last.file_to_used, 1.4),
+    ]
+    for kind, most in COPY_BARS.items():
+        bars.append(Bar(f"a further copy {kind}", last.copy_bytes[kind], most, "bytes"))
+    for kind, (cpu_s, wrote_bytes) in LAYER_BARS.items():
+        bars.append(of_runs(f"a layer {kind}", [cost.cpu_s for cost in last.costs[kind]], cpu_s, "CPU s"))
+        wrote = [cost.written_bytes / 1e6 for cost in last.costs[kind]]
+        bars.append(of_runs(f"a layer {kind}", wrote, wrote_bytes / 1e6, "MB written"))
+    return bars
 
 
-def told(what: str, costs: list[tuple[float, int]]) -> dict[str, float]:
-    cpu_s, wrote = statistics.median(cost[0] for cost in costs), statistics.median(cost[1] for cost in costs)
-    print(f"{what:<44}{cpu_s:>8.4f} s CPU {wrote / 1e6:>9.2f} MB written (medians of {len(costs)})")
-    return {"cpu_s": cpu_s, "written_bytes": wrote}
+def asked(chunks: int, folder: str) -> tuple[dict[str, Any], list[Bar]]:
+    """All figures and bars for an index of so many chunks."""
+    landed: list[Layer] = []
+    results: dict[str, Any] = {"chunks": chunks, "cost": Cost._fields, "steps": []}
+    with grown(folder, chunks + HUGE_CHUNKS + len(STEPS) * AGAIN * SMALL_CHUNKS + SMALL_CHUNKS * AGAIN) as made:
+        for step in growth(made, chunks, landed):
+            step.told()
+            results["steps"].append(dataclasses.asdict(step))
+        bars = bars_of(step)
+        _, huge = made.new(HUGE_CHUNKS)
+        results["huge"] = huge
+        bars.append(Bar(f"a layer of {HUGE_CHUNKS:,} new chunks", huge.wall_s, 2, "s"))
+        slices = swept(made, landed)
+        results["sweep"] = slices
+        bars.append(Bar("a sweep of a tenth", sum(wall_s for wall_s, _ in slices), 6, "s"))
+        bars.append(Bar("its longest slice", max(wall_s for wall_s, _ in slices), 0.25, "s"))
+        print(
+            f"\na layer of {HUGE_CHUNKS:,} new chunks: {huge.cpu_s:.3f} s CPU, {huge.wall_s:.3f} s, "
+            f"{huge.written_bytes / 1e6:.1f} MB written\n"
+            f"a sweep of a tenth: {sum(cpu_s for _, cpu_s in slices):.3f} s CPU in {len(slices)} slices"
+        )
+        start = time.perf_counter()
+        made.recount()
+        print(f"recount: no difference, in {time.perf_counter() - start:.1f} s")
+    return results, bars
+
+
+def plot(steps: list[dict[str, Any]], path: str) -> None:
+    """CPU seconds and MB written for a layer over the number of chunks."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    for axes, name, scale, label in zip(
+        figure.subplots(1, 2), ("cpu_s", "written_bytes"), (1, 1e6), ("CPU seconds", "MB written"), strict=True
+    ):
+        for kind in steps[0]["costs"]:
+            medians = [statistics.median(getattr(cost, name) for cost in step["costs"][kind]) / scale for step in steps]
+            axes.plot([step["chunks"] for step in steps], medians, marker="o", label=kind)
+        axes.set(xscale="log", yscale="log", xlabel="unique chunks in the index", title=f"{label} for a layer")
+        axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path)
 
 
 def main() -> None:
-    layers = int(sys.argv[1] if len(sys.argv) > 1 else 10_000_000) // LAYER_CHUNKS
-    results: dict[str, object] = {}
-    with tempfile.TemporaryDirectory(dir=".") as state:
-        index = Index(state, Rules(), "bench/index.py")
-        with index.transaction() as change:
-            change.set_caches({1: Cache("/bench")})
-        recent: list[tuple[float, int]] = []
-        for number in range(layers):
-            recent = [*recent[1 - AGAIN :], count_in(index, *layer(number))]
-            chunks = (number + 1) * LAYER_CHUNKS
-            if chunks in (10**6, 10**7, 5 * 10**7) or number + 1 == layers:
-                results[f"new at {chunks}"] = told(f"a new layer at {chunks:,} chunks", recent)
-        used, size = used_bytes(index), index.store.index_bytes()
-        print(f"{used / chunks:.2f} bytes a chunk in used pages; the file is {size / used:.2f} times that")
-        again = []
-        for number in range(AGAIN):
-            blob, recipe = layer(number)
-            other = Digest("sha256", hashlib.sha256(f"again {number}".encode()).hexdigest())
-            again.append(count_in(index, replace(blob, digest=other), recipe))
-        results["known"] = told("a layer of known chunks", again)
-        removed = [count_out(index, layer(number)[0].digest) for number in range(AGAIN)]
-        results["removed"] = told("the removal of a layer", removed)
-        results |= {"bytes_per_chunk": used / chunks, "file_to_used": size / used}
-        with index.snapshot() as txn:
-            differences = recount(index.store, txn).differences
-        index.close()
-    if differences:
-        sys.exit(f"recount: {differences[:3]}")
-    print("recount: no difference")
-    save("index", results)
+    chunks = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        results, bars = asked(chunks, folder)
+    print()
+    for bar in bars:
+        missed = "" if bar.reached else ": not reached"
+        print(f"{bar.what:<40}{bar.figure:>9.3f} {bar.unit:<11} at most {bar.bar:g}{missed}")
+    save("index", results, bars)
+    plot(results["steps"], str(RESULTS / "index.svg"))
 
 
 if __name__ == "__main__":

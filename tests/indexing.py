@@ -230,6 +230,7 @@ def small_bounds() -> Iterator[None]:
     """A few hundred chunks fill every batch, merge, split and window."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lookup, "DENSE_ENTRIES", 8)
+        patch.setattr(lookup, "MERGE_VALUES", 3)
         patch.setattr(lookup, "YOUNG_FLOOR", 4)
         patch.setattr(lookup, "CHUNKS_PER_MERGE", 4)
         patch.setattr(chunks_module, "BATCH_BLOCKS", 2)

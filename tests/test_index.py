@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import struct
 import tempfile
 from collections import Counter
@@ -207,12 +208,30 @@ def test_a_new_chunk_takes_the_next_number_in_order_of_first_sight(bench: Bench)
     bench.reopen()
 
 
+def test_first_sight_is_the_first_of_many(bench: Bench) -> None:
+    wanted = random.Random(1).choices(range(100), k=1000)
+    bench.add(1, chunks_of(wanted))
+    with bench.closed() as found:
+        assert [slot(found, number)[:2] for number in range(100)] == chunks_of(dict.fromkeys(wanted))
+
+
 def test_equal_prefixes_with_other_hashes_are_other_chunks(bench: Bench) -> None:
     """Each candidate is held against the full hash: the first is seldom the right one here."""
     crowd = [chunk(number, b"same") for number in range(500)]
     counted: Counted = {1: crowd[:300], 2: crowd[::-1], 3: crowd[250:260] * 3}
     assert [bench.add(number, chunks) for number, chunks in counted.items()] == [300, 200, 0]
     check(bench, counted)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hashes_that_part_in_their_second_half_are_found_again(bench: Bench, seed: int) -> None:
+    """Sorted by their first half alone, equal ones need not be neighbours."""
+    chance = random.Random(seed)
+    crowd = [(bytes([half]) * 8 + bytes(7) + bytes([last]), 4096 + last) for half in (1, 2) for last in range(40)]
+    chunks = chance.sample(crowd, 80) + chance.sample(crowd, 60) + chance.sample(chunks_of(range(50)), 50)
+    assert bench.add(1, chunks) == 130
+    assert bench.add(2, chunks[::-1]) == 0
+    check(bench, {1: chunks, 2: chunks[::-1]})
 
 
 def test_hashes_that_differ_in_their_last_byte_alone_are_other_chunks(bench: Bench) -> None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from chunkd import lookup
 from chunkd.blocks import Numbers
-from chunkd.lookup import DENSE_ENTRIES, ENTRY_BYTES, SLICES, Lookup, pack_entries, prefixes_of, unpack_entries
-from chunkd.records import Damaged
+from chunkd.entries import Entries, unpack_entries
+from chunkd.lookup import DENSE_ENTRIES, SLICES, Lookup
 
 Model = dict[int, list[int]]
 
@@ -45,9 +45,11 @@ class Tables:
     def insert(self, wanted: list[int], *, abort: bool = False) -> None:
         """One transaction of so many new entries with these prefixes."""
         numbers = np.arange(self.next_number, self.next_number + len(wanted))
+        prefixes = np.array(wanted, np.uint32)
+        order = np.argsort(prefixes)
         try:
             with self.begin() as txn:
-                self.lookup.insert(txn, np.array(wanted, np.uint32), numbers)
+                self.lookup.insert(txn, Entries.of(prefixes[order], numbers[order]))
                 young, hand = self.lookup.merge(
                     txn, self.young_entries + len(wanted), self.hand, len(wanted), self.next_number + len(wanted)
                 )
@@ -73,15 +75,15 @@ class Tables:
         prefixes = np.array(sorted(wanted), np.uint32)
         found: Model = defaultdict(list)
         with self.begin() as txn:
-            for positions, numbers in self.lookup.candidates(txn, prefixes):
-                for position, number in zip(positions.tolist(), numbers.tolist(), strict=True):
-                    found[int(prefixes[position])].append(number)
+            positions, numbers = self.lookup.candidates(txn, prefixes)
+        for position, number in zip(positions.tolist(), numbers.tolist(), strict=True):
+            found[int(prefixes[position])].append(number)
         return found
 
     def values(self, table: lmdb._Database) -> dict[int, tuple[list[int], list[int]]]:
         with self.env.begin(db=table) as txn, txn.cursor() as cursor:
             values = {int.from_bytes(key, "big"): unpack_entries(value) for key, value in cursor}
-        return {key: (prefixes.tolist(), numbers.tolist()) for key, (prefixes, numbers) in values.items()}
+            return {key: (entries.prefixes.tolist(), entries.numbers.tolist()) for key, entries in values.items()}
 
     def check(self) -> None:
         """All entries are there once, in the value that their prefix belongs to, and all are found."""
@@ -118,44 +120,12 @@ def small_tables() -> Iterator[Tables]:
     """With bounds so small that a few entries reach them all."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(lookup, "DENSE_ENTRIES", 8)
+        patch.setattr(lookup, "MERGE_VALUES", 3)
         patch.setattr(lookup, "YOUNG_FLOOR", 4)
         patch.setattr(lookup, "CHUNKS_PER_MERGE", 4)
         opened = Tables(folder)
         with opened.env:
             yield opened
-
-
-# --- entries as bytes -----------------------------------------------------------------------------------------------
-
-
-def test_the_bytes_of_entries() -> None:
-    packed = pack_entries(np.array([0x01020304, 0xFFFEFDFC], np.uint32), np.array([0x0102030405, 2**40 - 1]))
-    assert packed.hex() == "04030201" + "fcfdfeff" + "05040302" + "ffffffff" + "01" + "ff"
-
-
-@given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**40 - 1))))
-def test_entries_come_back(entries: list[tuple[int, int]]) -> None:
-    packed = pack_entries(
-        np.array([prefix for prefix, _ in entries], np.uint32), np.array([number for _, number in entries], np.int64)
-    )
-    assert len(packed) == ENTRY_BYTES * len(entries)
-    prefixes, numbers = unpack_entries(packed)
-    assert list(zip(prefixes.tolist(), numbers.tolist(), strict=True)) == entries
-
-
-@given(st.binary(max_size=50))
-def test_any_bytes_are_entries_or_damaged(value: bytes) -> None:
-    if len(value) % ENTRY_BYTES:
-        with pytest.raises(Damaged):
-            unpack_entries(value)
-    else:
-        assert len(unpack_entries(value)[0]) == len(value) // ENTRY_BYTES
-
-
-@given(st.lists(st.binary(min_size=16, max_size=16)))
-def test_a_prefix_sorts_as_the_first_four_bytes_do(names: list[bytes]) -> None:
-    hashes = np.frombuffer(b"".join(names), "<u8").reshape(-1, 2)
-    assert prefixes_of(hashes).tolist() == [int.from_bytes(name[:4], "big") for name in names]
 
 
 # --- against the model ----------------------------------------------------------------------------------------------
@@ -203,12 +173,9 @@ def test_candidates_are_of_the_positions_that_were_asked_for(tables: Tables) -> 
     tables.merge_slice(0)
     tables.insert([7, 8, 9])
     with tables.begin() as txn:
-        pairs = [
-            (position, number)
-            for positions, numbers in tables.lookup.candidates(txn, np.array([1, 7, 7, 9, 0xFF000000], np.uint32))
-            for position, number in zip(positions.tolist(), numbers.tolist(), strict=True)
-        ]
-    assert sorted(pairs) == [(1, 0), (1, 1), (1, 4), (2, 0), (2, 1), (2, 4), (3, 2), (3, 6), (4, 3)]
+        positions, numbers = tables.lookup.candidates(txn, np.array([1, 7, 7, 9, 0xFF000000], np.uint32))
+    found = sorted(zip(positions.tolist(), numbers.tolist(), strict=True))
+    assert found == [(1, 0), (1, 1), (1, 4), (2, 0), (2, 1), (2, 4), (3, 2), (3, 6), (4, 3)]
 
 
 # --- splitting ------------------------------------------------------------------------------------------------------
@@ -224,6 +191,17 @@ def test_a_dense_value_is_split_as_it_outgrows_its_bound(tables: Tables) -> None
     assert len(dense) >= 90_000 // DENSE_ENTRIES
     assert min(dense) == 0x05000000
     tables.check()
+
+
+def test_a_slice_of_many_values_is_merged_batch_by_batch(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "DENSE_ENTRIES", 100)
+    monkeypatch.setattr(lookup, "MERGE_VALUES", 4)
+    chance = random.Random(1)
+    for count in (3000, 2000, 1):
+        tables.insert([0x05000000 | chance.getrandbits(24) for _ in range(count)])
+        tables.merge_slice(5)
+        tables.check()
+    assert max(len(numbers) for _, numbers in tables.values(tables.dense).values()) <= 100
 
 
 @pytest.mark.parametrize("seed", range(2))

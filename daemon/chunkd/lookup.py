@@ -1,68 +1,30 @@
 """Hash to chunk number: sorted arrays of 9-byte entries, derived from the chunk records and rebuildable from them.
 
-An entry is the first 4 bytes of a hash (its prefix) and a chunk number. New entries go to `young`, one value for each
-first byte of the hash; slice by slice they are merged into `dense`, whose values each hold a range of prefixes and
-start at their key. A prefix proves nothing: every entry with the right one is a candidate, tried against the full hash.
+New entries go to `young`, one value for each first byte of the hash; slice by slice they are merged into `dense`, whose
+values each hold a range of prefixes and start at their key. A prefix proves nothing: every entry with the right one is
+a candidate, tried against the full hash.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
 from chunkd.blocks import Numbers
-from chunkd.records import Damaged
+from chunkd.entries import Entries, Prefixes, join_entries, unpack_entries
 
-Prefixes = NDArray[np.uint32]
-
-ENTRY_BYTES = 9
-# 16,384 entries are 144 KiB: 36 pages that must lie side by side, and what a merge writes for a single new entry.
+# 16,384 entries are 144 KiB: 36 pages that must lie side by side.
 DENSE_ENTRIES = 16384
+# Values of `dense` that a merge holds in memory at once: 9 MiB, and as much again for what becomes of them.
+MERGE_VALUES = 64
 SLICES = 256
 # Young entries that are not worth merging; new chunks for each slice that a transaction may merge beyond the first.
 YOUNG_FLOOR = 16384
 CHUNKS_PER_MERGE = 4096
-
-
-def prefixes_of(hashes: NDArray[np.uint64]) -> Prefixes:
-    """The first four bytes of each hash as a big-endian number, so that numbers sort as the bytes do."""
-    return hashes[:, 0].astype("<u8").view("<u4")[0::2].byteswap().astype(np.uint32)
-
-
-def pack_entries(prefixes: Prefixes, numbers: Numbers) -> bytes:
-    """Little-endian: all prefixes (u32), then all numbers' low 32 bits (u32), then all numbers' high bits (u8)."""
-    low = (numbers & 0xFFFFFFFF).astype("<u4")
-    return prefixes.astype("<u4").tobytes() + low.tobytes() + (numbers >> 32).astype("u1").tobytes()
-
-
-def unpack_entries(value: bytes | memoryview) -> tuple[Prefixes, Numbers]:
-    """Raises Damaged when the value is no whole number of entries. That they are sorted is `recount`'s to tell."""
-    count, rest = divmod(len(value), ENTRY_BYTES)
-    if rest:
-        raise Damaged(f"{len(value)} bytes are no look-up entries")
-    prefixes = np.frombuffer(value, "<u4", count)
-    low = np.frombuffer(value, "<u4", count, 4 * count)
-    high = np.frombuffer(value, "u1", count, 8 * count)
-    return prefixes, low.astype(np.int64) | (high.astype(np.int64) << 32)
-
-
-def groups(keys: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-    """(key, start, end) of each run of equal keys in a sorted array."""
-    if not len(keys):
-        return
-    starts = np.concatenate(([0], np.flatnonzero(np.diff(keys)) + 1))
-    ends = np.append(starts[1:], len(keys))
-    yield from zip(keys[starts].tolist(), starts.tolist(), ends.tolist(), strict=True)
-
-
-def merged(old: tuple[Prefixes, Numbers], prefixes: Prefixes, numbers: Numbers) -> tuple[Prefixes, Numbers]:
-    """Two sorted runs of entries as one."""
-    at = np.searchsorted(old[0], prefixes, "right")
-    return np.insert(old[0], at, prefixes), np.insert(old[1], at, numbers)
 
 
 class Lookup:
@@ -84,34 +46,51 @@ class Lookup:
             self._bounds = np.array(keys, np.int64)
         return self._bounds
 
-    def candidates(self, txn: lmdb.Transaction, prefixes: Prefixes) -> Iterator[tuple[Numbers, Numbers]]:
+    def candidates(self, txn: lmdb.Transaction, prefixes: Prefixes) -> tuple[Numbers, Numbers]:
         """(positions in `prefixes`, chunk numbers) of every entry with one of these prefixes, which must be sorted."""
+        if not len(prefixes):
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        slices, _ = _runs(prefixes >> 24)
+        # The slices of `young` are small, and side by side they are sorted: one search for all.
+        young = self._matches([self._gathered(txn, self._young, slices)], [0, len(prefixes)], prefixes)
         bounds = self.bounds(txn)
-        if len(bounds):
-            within = np.searchsorted(bounds, prefixes.astype(np.int64), "right") - 1
-            for value, start, end in groups(within):
-                if value >= 0:
-                    yield from self._matches(txn, self._dense, int(bounds[value]), prefixes[start:end], start)
-        for slice_, start, end in groups((prefixes >> 24).astype(np.int64)):
-            yield from self._matches(txn, self._young, slice_, prefixes[start:end], start)
+        values, starts = _runs(bounds.searchsorted(prefixes, "right") - 1)
+        # Below the lowest bound there is no value.
+        skipped = int(bool(values) and values[0] < 0)
+        keys = bounds[values[skipped:]].tolist()
+        dense = self._matches([self._read(txn, self._dense, key) for key in keys], starts[skipped:], prefixes)
+        return np.concatenate((young[0], dense[0])), np.concatenate((young[1], dense[1]))
 
-    def _matches(
-        self, txn: lmdb.Transaction, table: lmdb._Database, key: int, wanted: Prefixes, offset: int
-    ) -> Iterator[tuple[Numbers, Numbers]]:
-        prefixes, numbers = self._read(txn, table, key)
-        left = np.searchsorted(prefixes, wanted, "left")
-        right = np.searchsorted(prefixes, wanted, "right")
-        for step in range(int((right - left).max(initial=0))):
-            has = np.flatnonzero(left + step < right)
-            yield has + offset, numbers[left[has] + step]
+    def _matches(self, values: Sequence[Entries], starts: Sequence[int], prefixes: Prefixes) -> tuple[Numbers, Numbers]:
+        """(positions, numbers) of the entries with one of the prefixes: those from `starts[n]` to `starts[n + 1]` are
+        searched in the n-th of the values.
+        """
+        left, right = np.zeros((2, len(prefixes)), np.int64)
+        for entries, start, end in zip(values, starts, starts[1:], strict=False):
+            wanted = prefixes[start:end]
+            left[start:end] = entries.prefixes.searchsorted(wanted, "left")
+            right[start:end] = entries.prefixes.searchsorted(wanted, "right")
+        counts = right - left
+        positions = np.repeat(np.arange(len(prefixes)), counts)
+        ends = np.cumsum(counts)
+        at = np.arange(len(positions)) + np.repeat(left - (ends - counts), counts)
+        low, high = np.empty(len(at), np.uint32), np.empty(len(at), np.uint8)
+        edges = np.concatenate(([0], ends))[starts].tolist()
+        for entries, start, end in zip(values, edges, edges[1:], strict=False):
+            if end > start:
+                low[start:end] = entries.low[at[start:end]]
+                high[start:end] = entries.high[at[start:end]]
+        return positions, Entries(prefixes[positions], low, high).numbers
 
-    def insert(self, txn: lmdb.Transaction, prefixes: Prefixes, numbers: Numbers) -> None:
+    def insert(self, txn: lmdb.Transaction, new: Entries) -> None:
         """Add entries for new chunks; none of them may have one already."""
-        order = np.argsort(prefixes, kind="stable")
-        prefixes, numbers = prefixes[order], numbers[order]
-        for slice_, start, end in groups((prefixes >> 24).astype(np.int64)):
-            old = self._read(txn, self._young, slice_)
-            self._write(txn, self._young, slice_, *merged(old, prefixes[start:end], numbers[start:end]))
+        slices, _ = _runs(new.prefixes >> 24)
+        if not slices:
+            return
+        entries = self._gathered(txn, self._young, slices).merged(new)
+        edges = entries.prefixes.searchsorted(np.array(slices, np.uint32) << 24).tolist()
+        for slice_, value in zip(slices, entries.packed([*edges, len(entries.prefixes)]), strict=True):
+            txn.put(_key(slice_), value, db=self._young)
 
     def merge(self, txn: lmdb.Transaction, young_entries: int, hand: int, new: int, total: int) -> tuple[int, int]:
         """Move slices of `young` into `dense`, from `hand` on, and return (young entries left, the next hand).
@@ -130,42 +109,43 @@ class Lookup:
         return young_entries, hand
 
     def _merge_slice(self, txn: lmdb.Transaction, slice_: int) -> int:
-        view, numbers = self._read(txn, self._young, slice_)
-        # A copy: what LMDB shows is only sure to stay until this transaction's next write.
-        young = view.copy(), numbers
-        if not len(numbers):
+        """Write a slice of `dense` anew with its young entries: with so many of them, none of its values is spared."""
+        young = self._gathered(txn, self._young, [slice_])
+        if not len(young.prefixes):
             return 0
         bounds = self.bounds(txn)
-        lowest, beyond = slice_ << 24, (slice_ + 1) << 24
-        own = bounds[(bounds >= lowest) & (bounds < beyond)]
-        starts = own if len(own) else np.array([lowest], np.int64)
+        first, beyond = bounds.searchsorted([slice_ << 24, (slice_ + 1) << 24]).tolist()
+        old = bounds[first:beyond].tolist() or [slice_ << 24]
         found: list[int] = []
-        edges = np.searchsorted(young[0].astype(np.int64), np.append(starts[1:], beyond), "left")
         start = 0
-        for bound, end in zip(starts.tolist(), edges.tolist(), strict=True):
-            if end > start:
-                old = self._read(txn, self._dense, bound)
-                entries = merged(old, young[0][start:end], young[1][start:end])
-                found += self._write_split(txn, bound, entries)
+        for batch in range(0, len(old), MERGE_VALUES):
+            keys = old[batch : batch + MERGE_VALUES]
+            following = old[batch + MERGE_VALUES] if batch + MERGE_VALUES < len(old) else 1 << 32
+            end = int(young.prefixes.astype(np.int64).searchsorted(following))
+            found += self._rewrite(txn, keys, young.pick(slice(start, end))) if end > start else keys
             start = end
-        self._bounds = np.union1d(bounds, np.array(found, np.int64))
-        txn.delete(slice_.to_bytes(4, "big"), db=self._young)
-        return len(young[0])
+        self._bounds = np.concatenate((bounds[:first], np.array(found, np.int64), bounds[beyond:]))
+        txn.delete(_key(slice_), db=self._young)
+        return len(young.prefixes)
 
-    def _write_split(self, txn: lmdb.Transaction, bound: int, entries: tuple[Prefixes, Numbers]) -> list[int]:
-        """Write one value of `dense`, or several where it has outgrown one; never part equal prefixes."""
-        prefixes, numbers = entries
+    def _rewrite(self, txn: lmdb.Transaction, keys: list[int], young: Entries) -> list[int]:
+        """Write neighbouring values of `dense` anew with these entries among theirs, as few and even as can be.
+
+        Equal prefixes are never parted, and the lowest key stays. Returns the keys.
+        """
+        entries = self._gathered(txn, self._dense, keys).merged(young)
+        prefixes = entries.prefixes
         pieces = -(-len(prefixes) // DENSE_ENTRIES)
-        cuts = [0]
-        for piece in range(1, pieces):
-            wanted = prefixes[len(prefixes) * piece // pieces]
-            cut = int(np.searchsorted(prefixes, wanted, "left"))
-            if cut > cuts[-1]:
-                cuts.append(cut)
-        keys = [bound, *(int(prefixes[cut]) for cut in cuts[1:])]
-        for key, start, end in zip(keys, cuts, [*cuts[1:], len(prefixes)], strict=True):
-            self._write(txn, self._dense, key, prefixes[start:end], numbers[start:end])
-        return keys
+        wanted = prefixes[[len(prefixes) * piece // pieces for piece in range(1, pieces)]]
+        inner = np.unique(prefixes.searchsorted(wanted))
+        inner = inner[inner > 0]
+        found = [keys[0], *prefixes[inner].tolist()]
+        cuts = [0, *inner.tolist(), len(prefixes)]
+        for key in set(keys) - set(found):
+            txn.delete(_key(key), db=self._dense)
+        for key, value in zip(found, entries.packed(cuts), strict=True):
+            txn.put(_key(key), value, db=self._dense)
+        return found
 
     def sweep(
         self, txn: lmdb.Transaction, dense: bool, after: int, dead: Callable[[Numbers], NDArray[np.bool_]]
@@ -177,19 +157,31 @@ class Lookup:
         """
         table = self._dense if dense else self._young
         with txn.cursor(db=table) as cursor:
-            if after + 1 >= 1 << 32 or not cursor.set_range((after + 1).to_bytes(4, "big")):
+            if after + 1 >= 1 << 32 or not cursor.set_range(_key(after + 1)):
                 return -1, 0
             key = int.from_bytes(cursor.key(), "big")
-        prefixes, numbers = self._read(txn, table, key)
-        keep = ~dead(numbers)
-        if not keep.all():
-            self._write(txn, table, key, prefixes[keep], numbers[keep])
-        return key, int((~keep).sum())
+        entries = self._read(txn, table, key)
+        keep = ~dead(entries.numbers)
+        kept = int(keep.sum())
+        if kept < len(keep):
+            (value,) = entries.pick(keep).packed([0, kept])
+            txn.put(_key(key), value, db=table)
+        return key, len(keep) - kept
 
-    def _read(self, txn: lmdb.Transaction, table: lmdb._Database, key: int) -> tuple[Prefixes, Numbers]:
-        return unpack_entries(txn.get(key.to_bytes(4, "big"), b"", db=table))
+    def _gathered(self, txn: lmdb.Transaction, table: lmdb._Database, keys: Sequence[int]) -> Entries:
+        """The entries of several values, one behind the other: a copy, to be kept while the tables change."""
+        return join_entries([txn.get(_key(key), b"", db=table) for key in keys])
 
-    def _write(
-        self, txn: lmdb.Transaction, table: lmdb._Database, key: int, prefixes: Prefixes, numbers: Numbers
-    ) -> None:
-        txn.put(key.to_bytes(4, "big"), pack_entries(prefixes, numbers), db=table)
+    def _read(self, txn: lmdb.Transaction, table: lmdb._Database, key: int) -> Entries:
+        """The entries of a value where they lie, until the transaction's next write."""
+        return unpack_entries(txn.get(_key(key), b"", db=table))
+
+
+def _key(number: int) -> bytes:
+    return number.to_bytes(4, "big")
+
+
+def _runs(keys: NDArray[np.integer]) -> tuple[list[int], list[int]]:
+    """Each key of a sorted array once, and where its run begins; behind the last, where that ends."""
+    starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))[: len(keys)]
+    return keys[starts].tolist(), [*starts.tolist(), len(keys)]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from chunkd import blocks, records
 from chunkd.blocks import Numbers
-from chunkd.lookup import prefixes_of, unpack_entries
+from chunkd.entries import prefixes_of, unpack_entries
 from chunkd.model import Blob, Difference, Place, Totals
 from chunkd.store import Store
 
@@ -194,24 +194,24 @@ def _entries(
     store: Store, txn: lmdb.Transaction, tally: Tally, window: Numbers, slots: NDArray[np.void], copies: Numbers
 ) -> None:
     """Each live chunk has one look-up entry, with the prefix of its hash; a dead one has at most one."""
-    hashes = np.stack((slots["low"], slots["high"]), axis=1) if len(slots) else np.empty((0, 2), np.uint64)
-    prefixes = prefixes_of(hashes)
+    prefixes = prefixes_of(slots["low"])
     seen = np.zeros(len(window), np.int64)
     for table, key, value in _tables(store, txn):
         try:
-            entry_prefixes, numbers = unpack_entries(value)
+            entries = unpack_entries(value)
         except records.Damaged:
             continue  # told by _entries_in_order
+        numbers = entries.numbers
         own = np.flatnonzero((numbers >= window[0]) & (numbers <= window[-1]))
         at = numbers[own] - window[0]
         np.add.at(seen, at, 1)
-        wrong = own[(entry_prefixes[own] != prefixes[at]) | (slots["use"][at] == 0)]
+        wrong = own[(entries.prefixes[own] != prefixes[at]) | (slots["use"][at] == 0)]
         for entry in wrong[:MAX_DIFFERENCES].tolist():
             tally.differ(
                 table,
                 f"{key.hex()} chunk {int(numbers[entry])}",
                 "the prefix of its hash",
-                f"{entry_prefixes[entry]:08x}",
+                f"{entries.prefixes[entry]:08x}",
             )
     for at in np.flatnonzero((seen > 1) | ((copies > 0) & (seen == 0)))[:MAX_DIFFERENCES].tolist():
         tally.differ("look-up", f"chunk {int(window[at])}", "1 entry", f"{seen[at]} entries")
@@ -224,10 +224,11 @@ def _entries_in_order(store: Store, txn: lmdb.Transaction, tally: Tally) -> None
     following = dict(itertools.pairwise([*dense, 1 << 32]))
     for table, key, value in _tables(store, txn):
         try:
-            prefixes, numbers = unpack_entries(value)
+            entries = unpack_entries(value)
         except records.Damaged as error:
             tally.differ(table, key.hex(), "look-up entries", error)
             continue
+        prefixes, numbers = entries.prefixes, entries.numbers
         tally.young_entries += len(numbers) if table == "young" else 0
         start = int.from_bytes(key, "big")
         low, beyond = (start << 24, (start + 1) << 24) if table == "young" else (start, following[start])

@@ -11,8 +11,9 @@ import dataclasses
 import numpy as np
 
 from chunkd import blocks, records
+from chunkd.entries import Entries, prefixes_of
 from chunkd.index import Change, Index
-from chunkd.lookup import Lookup, prefixes_of
+from chunkd.lookup import Lookup
 from chunkd.model import Difference, Totals
 from chunkd.recount import WINDOW, Tally, read_slots, recount
 
@@ -115,8 +116,9 @@ def _mend_lookup(change: Change) -> None:
         window = np.arange(start, min(start + WINDOW, change.head.next_number))
         slots = read_slots(store, txn, window, Tally())
         used = np.flatnonzero(slots["use"])
-        hashes = np.stack((slots["low"][used], slots["high"][used]), axis=1)
-        lookup.insert(txn, prefixes_of(hashes), window[used])
+        prefixes = prefixes_of(slots["low"][used])
+        order = np.argsort(prefixes)
+        lookup.insert(txn, Entries.of(prefixes[order], window[used][order]))
         young, hand = lookup.merge(
             txn, change.head.young_entries + len(used), change.head.hand, len(used), int(window[-1]) + 1
         )

@@ -8,6 +8,7 @@ two slices a doomed block may come to life again: `Index.doomed` loses it then, 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 
 import numpy as np
@@ -66,26 +67,30 @@ class Sweep:
     def _find(self) -> None:
         """Note the blocks in which no chunk lives. The newest is left out: it is still being filled."""
         store = self._index.store
-        with self._index.snapshot() as txn:
+        seen = 0
+        # Buffers, so that of most blocks no more than their first slot is read.
+        with store.guarded(), store.env.begin(buffers=True) as txn, txn.cursor(db=store.databases["chunks"]) as cursor:
             newest = store.head(txn).next_number // blocks.SLOTS
-            start = blocks.block_key(self._at) if self._at >= 0 else b""
-            for count, (key, value) in enumerate(store.walk(txn, "chunks", start)):
-                if count == BLOCKS_A_SLICE:
-                    return
+            there = cursor.set_range(blocks.block_key(self._at + 1))
+            for key, value in itertools.islice(cursor, BLOCKS_A_SLICE if there else 0):
+                seen += 1
                 self._at = int.from_bytes(key, "big")
                 if self._at < newest and not _alive(value):
                     self._index.doomed.add(self._at)
+        if seen == BLOCKS_A_SLICE:
+            return
         if self._index.doomed:
             self._stage, self._at = "young", -1
         else:
             self._end()
 
     def _drop_entries(self) -> None:
-        doomed = np.fromiter(self._index.doomed, np.int64, len(self._index.doomed))
-        doomed.sort()
+        doomed = np.zeros(max(self._index.doomed, default=-1) + 2, bool)
+        doomed[list(self._index.doomed)] = True
 
         def dead(numbers: Numbers) -> NDArray[np.bool_]:
-            return np.isin(numbers // blocks.SLOTS, doomed)
+            # What lies behind the last doomed block is as the one after it: not doomed.
+            return doomed[np.minimum(numbers // blocks.SLOTS, len(doomed) - 1)]
 
         with self._index.transaction() as change:
             for _ in range(TABLE_VALUES_A_SLICE):
@@ -119,5 +124,7 @@ class Sweep:
         self._swept = head.next_number, head.dead_chunks
 
 
-def _alive(block: bytes) -> bool:
-    return bool((np.frombuffer(block, blocks.SLOT)["use"] >> blocks.LENGTH_BITS).any())
+def _alive(block: bytes | memoryview) -> bool:
+    slots = np.frombuffer(block, blocks.SLOT)
+    # Mostly the first slot tells.
+    return bool(slots["use"][0] >> blocks.LENGTH_BITS) or bool((slots["use"] >> blocks.LENGTH_BITS).any())
