@@ -244,12 +244,3 @@ def test_a_group_that_can_not_be_seen_is_guessed(directory: Path) -> None:
 
 def test_denied_says_the_group_to_join() -> None:
     assert "join the group staff" in str(SocketDenied("/s", "staff"))
-
-
-def test_the_client_imports_no_http_library() -> None:
-    code = "import sys, chunkd.client; print(*sys.modules)"
-    package = str(Path(client.__file__).parent.parent)
-    command = [sys.executable, "-c", code]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True, env={"PYTHONPATH": package})
-    heavy = {"http", "http.client", "email", "ssl", "click", "lmdb", "watchdog", "numpy", "asyncio", "dataclasses"}
-    assert heavy.isdisjoint(ran.stdout.split())

@@ -7,19 +7,21 @@ import dataclasses
 import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
 
 from answering import short_directory
 from blobs import gz, layer, noise, tar, write_blob
-from chunkd import __version__, records
+from chunkd import __version__, cli, plain, records
 from chunkd.model import ChunkParams
 from chunkd.settings import SETTINGS
 from chunkd.store import CACHES_KEY, DATABASES, FORMAT_KEY, HEAD_KEY, RULES_KEY
@@ -319,6 +321,7 @@ def test_a_socket_that_is_denied_is_not_taken_for_no_daemon(home: Home) -> None:
     daemon.socket.chmod(0)
     for command in ("stats", "blobs", "health"):
         refused(home.command(command, under=without_rights()), 1, "permission denied", "join the group")
+    assert as_both(home, "stats", under=without_rights()).returncode == 1
 
 
 def test_a_daemon_that_says_nothing_is_not_taken_for_no_daemon(scanned: Home) -> None:
@@ -390,23 +393,164 @@ def test_watch_shows_the_figures_as_they_change(home: Home) -> None:
 
 def imported_by(home: Home, *args: str) -> set[str]:
     """The modules that a command has imported when it ends well."""
-    code = (
-        "import sys\nfrom chunkd.cli import main\n"
-        f"try:\n    main({[*args, '--state', str(home.state)]!r})\n"
-        "finally:\n    print(*sys.modules, file=sys.stderr)\n"
-    )
+    code = f"""
+import sys
+before, sys.argv = set(sys.modules), {["chunkd", *args]!r}
+from chunkd.__main__ import main
+try:
+    main()
+finally:
+    print(*set(sys.modules) - before, file=sys.stderr)
+"""
     done = subprocess.run(
         [sys.executable, "-c", code], env=home.environ, capture_output=True, text=True, check=True, timeout=30
     )
     return {name.partition(".")[0] for name in done.stderr.split()}
 
 
+# Where a settings file names neither the socket nor the state directory, as most do, it is not parsed either.
+HEAVY = {"numpy", "watchdog", "rich", "isal", "blake3", "cffi"}
+SLOW = HEAVY | {"lmdb", "click", "dataclasses", "inspect", "typing", "contextlib", "tomllib", "socket", "http"}
+
+
 def test_stats_imports_little(scanned: Home) -> None:
-    offline = imported_by(scanned, "stats")
+    state = ("--state", str(scanned.state))
+    offline = imported_by(scanned, "stats", *state)
     assert "lmdb" in offline
-    assert not offline & {"numpy", "watchdog", "rich", "isal", "blake3", "cffi"}
+    assert not offline & (HEAVY | {"click"})
     scanned.start(scanned.cache())
-    assert not imported_by(scanned, "stats") & {"numpy", "watchdog", "rich", "isal", "blake3", "cffi", "lmdb"}
+    Path(scanned.environ["CHUNKD_CONFIG"]).write_text(f"caches = ['{scanned.cache()}']\n")
+    for command in (("stats", "--json"), ("stats",), ("health",)):
+        assert not imported_by(scanned, *command, *state) & SLOW
+    by_click = imported_by(scanned, "stats", f"--state={scanned.state}")
+    assert "click" in by_click
+    assert not by_click & (HEAVY | {"lmdb"})
+
+
+# --- the plain forms, and the same by click -----------------------------------------------------------------------
+
+
+def as_both(home: Home, *args: str, state: Path | None = None, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """How a command in its plain form ended; another spelling, which is click's, ended the same, byte for byte."""
+    spelt = (["--state", str(state or home.state)], [f"--state={state or home.state}"])
+    under, environ = options.get("under", ()), home.environ | options.get("environ", {})
+    plainly, by_click = (
+        subprocess.run(
+            [*under, sys.executable, "-m", "chunkd", *args, *flags],
+            env=environ, capture_output=True, timeout=30, check=False,
+        )
+        for flags in spelt
+    )  # fmt: skip
+    for said in ("returncode", "stdout", "stderr"):
+        assert getattr(plainly, said) == getattr(by_click, said)
+    return plainly
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_a_plain_form_says_what_click_has_said(scanned: Home, flags: tuple[str, ...]) -> None:
+    offline = as_both(scanned, "stats", *flags)
+    assert (offline.returncode, offline.stderr) == (0, b"")
+    assert as_both(scanned, "health", *flags).returncode == 3
+    nothing = as_both(scanned, "stats", *flags, state=scanned.root / "nothing")
+    assert (nothing.returncode, nothing.stdout) == (3, b"")
+    assert nothing.stderr.startswith(b"chunkd: no daemon answers (")
+    wrong = as_both(scanned, "stats", *flags, environ={"CHUNKD_COLOUR": "red"})
+    assert (wrong.returncode, wrong.stdout) == (2, b"")
+    assert as_both(scanned, "health", *flags, state=Path("~/state")).returncode == 2
+    daemon = scanned.start(scanned.cache())
+    daemon.until(lambda stats: stats["settled"] and stats["scans"], "scanned")
+    online = as_both(scanned, "stats", *flags)
+    assert (online.returncode, online.stderr) == (0, b"")
+    assert online.stdout != offline.stdout
+    if flags:
+        assert online.stdout == json.dumps(daemon.stats(), indent=1).encode() + b"\n"
+    assert as_both(scanned, "health", *flags).returncode == 0
+    scanned.cache().rename(scanned.root / "away")
+    daemon.settled_after_scan()
+    degraded = as_both(scanned, "health", *flags)
+    assert (degraded.returncode, b"stale" in degraded.stdout) == (6, True)
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object], bool]]:
+    """What the plain questions are asked, from here on, instead of their answers."""
+    asked: list[tuple[str, dict[str, object], bool]] = []
+
+    def record(name: str) -> Callable[[Mapping[str, object], bool], tuple[str, int]]:
+        def ask(flags: Mapping[str, object], as_json: bool) -> tuple[str, int]:
+            asked.append((name, {flag: value for flag, value in flags.items() if value is not None}, as_json))
+            return "said", 0
+
+        return ask
+
+    for name in plain.COMMANDS:
+        monkeypatch.setattr(plain, name, record(name))
+        monkeypatch.setitem(plain.COMMANDS, name, getattr(plain, name))
+    return asked
+
+
+@pytest.mark.parametrize("command", ["stats", "health"])
+@pytest.mark.parametrize(
+    ("line", "flags", "as_json"),
+    [
+        ("", {}, False),
+        ("--json", {}, True),
+        ("--json --json", {}, True),
+        ("--state /s", {"state_dir": "/s"}, False),
+        ("--socket /x --json --state s", {"socket": "/x", "state_dir": "s"}, True),
+        ("--state /a --state /b", {"state_dir": "/b"}, False),
+        ("--state --json", None, False),
+        ("--state=/s", None, False),
+        ("--state", None, False),
+        ("--json --help", None, False),
+        ("--watch", None, False),
+        ("-h", None, False),
+        ("/cache", None, False),
+        ("--", None, False),
+        ("--workers 3", None, False),
+    ],
+)
+def test_what_is_a_plain_form(
+    monkeypatch: pytest.MonkeyPatch, command: str, line: str, flags: dict[str, object] | None, as_json: bool
+) -> None:
+    asked = recorded(monkeypatch)
+    args = [command, *line.split()]
+    if flags is None:
+        assert plain.answer(args) is None
+        assert asked == []
+        return
+    assert plain.answer(args) == ("said", 0)
+    with pytest.raises(SystemExit) if command == "health" else contextlib.nullcontext():
+        cli.main(args, standalone_mode=False)
+    assert asked == [(command, flags, as_json)] * 2
+
+
+def test_other_commands_have_no_plain_form() -> None:
+    for args in ([], ["--help"], ["--json", "stats"], ["blobs"], ["config", "--json"]):
+        assert plain.answer(args) is None
+
+
+def test_what_a_terminal_can_not_write_is_for_click(scanned: Home) -> None:
+    scanned.state.rename(scanned.root / "d\u00e9p\u00f4t")
+    done = as_both(scanned, "stats", state=scanned.root / "d\u00e9p\u00f4t", environ={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert "d\u00e9p\u00f4t".encode() in done.stdout
+
+
+def test_ctrl_c_while_the_daemon_thinks_is_no_crash(home: Home) -> None:
+    home.state.mkdir()
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(home.state / "chunkd.sock"))
+        mute.listen()
+        for flag in (["--state", str(home.state)], [f"--state={home.state}"]):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "chunkd", "stats", *flag], env=home.environ, stderr=subprocess.PIPE
+            )
+            connection, _ = mute.accept()
+            with connection:
+                connection.recv(65536)
+                process.send_signal(signal.SIGINT)
+                assert process.communicate(timeout=30)[1] == b"\nAborted!\n"
+            assert process.returncode == 1
 
 
 def test_blobs_lists_one_line_each_with_and_without_a_daemon(scanned: Home) -> None:
@@ -422,16 +566,18 @@ def test_blobs_lists_one_line_each_with_and_without_a_daemon(scanned: Home) -> N
     assert [scanned.command("blobs", *flags).stdout for flags in ((), ("--failed",), ("--json",))] == offline
 
 
-def test_a_reader_that_has_had_enough_is_no_crash(scanned: Home) -> None:
+@pytest.mark.parametrize("command", ["blobs", "stats", "health"])
+def test_a_reader_that_has_had_enough_is_no_crash(scanned: Home, command: str) -> None:
     """`chunkd blobs | head -1` says nothing on stderr."""
-    command = [sys.executable, "-m", "chunkd", "blobs", "--state", str(scanned.state)]
+    args = [sys.executable, "-m", "chunkd", command, "--state", str(scanned.state)]
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        done = subprocess.run(command, env=scanned.environ, stdout=writing, stderr=subprocess.PIPE, check=False)
+        environ = scanned.environ | {"PYTHONUNBUFFERED": ""}  # as it is for people
+        done = subprocess.run(args, env=environ, stdout=writing, stderr=subprocess.PIPE, check=False)
     finally:
         os.close(writing)
-    assert done.stderr == b""
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 # --- locks --------------------------------------------------------------------------------------------------------

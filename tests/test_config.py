@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chunkd import config, directories
+from chunkd import config, directories, given
 from chunkd.errors import SettingInvalid
 from chunkd.model import Caps
 from chunkd.settings import SETTINGS, checked, from_text
@@ -64,6 +64,7 @@ def test_defaults(env: Environment) -> None:
     assert found.state_dir == "/home/u/.local/state/chunkd"
     assert found.index_dir == "/home/u/.local/state/chunkd/index"
     assert (found.workers, found.scan_interval_s, found.polled_scan_interval_s) == (0, 600, 60)
+    assert (found.nice, found.io_priority, found.read_bytes_per_s) == (19, "idle", 0)
     assert (found.verify_interval_s, found.log_level) == (86400, "info")
     assert found.caps == Caps()
     assert set(found.sources.values()) == {"default"}
@@ -125,6 +126,11 @@ def test_bytes_are_spelt(text: str, size_bytes: int) -> None:
         ("workers", "\u0663", "is not a whole number"),
         ("workers", "9" * 5000, "is not a whole number"),
         ("workers", "1025", "1025 is not from 0 to 1024"),
+        ("nice", "20", "20 is not from 0 to 19"),
+        ("nice", "-1", "'-1' is not a whole number from 0 to 19"),
+        ("io_priority", "realtime", "'realtime' is none of idle, normal"),
+        ("read_bytes_per_s", "10MB", "'10MB' is not a whole number of bytes, such as"),
+        ("read_bytes_per_s", "2TiB", "is not from 0 to"),
         ("scan_interval_s", "0", "0 is not from 1 to"),
         ("verify_interval_s", "59", "59 is not from 60 to"),
         ("max_ratio", "0", "0 is not from 1 to"),
@@ -201,7 +207,7 @@ def test_what_is_no_setting_is_named(env: Environment, system_file: Path) -> Non
         (b"workers = ", "is not TOML"),
         (b"workers = 1\nworkers = 2\n", "is not TOML"),
         (b"\xff", "is not TOML"),
-        (b"#" * (config.FILE_BYTES + 1), "is larger than"),
+        (b"#" * (given.FILE_BYTES + 1), "is larger than"),
     ],
 )
 def test_a_file_that_can_not_be_read_is_named(
@@ -291,39 +297,59 @@ def test_a_given_state_directory_holds_its_socket(env: Environment) -> None:
 def test_a_clients_candidates(env: Environment, system_file: Path) -> None:
     env["XDG_RUNTIME_DIR"] = "/run/user/1234"
     user = ["/run/user/1234/chunkd/chunkd.sock", "/home/u/.local/state/chunkd/chunkd.sock"]
-    assert config.socket_candidates({}, env) == [*user, "/run/chunkd/chunkd.sock"]
-    assert config.state_candidates({}, env) == ["/home/u/.local/state/chunkd", "/var/lib/chunkd"]
+    assert given.socket_candidates({}, env) == [*user, "/run/chunkd/chunkd.sock"]
+    assert given.state_candidates({}, env) == ["/home/u/.local/state/chunkd", "/var/lib/chunkd"]
     env |= {"RUNTIME_DIRECTORY": "/run/one:/run/two", "STATE_DIRECTORY": "/var/lib/one"}
     system_file.write_text("socket = '/f/s'\nstate_dir = '/f'\n")
     own = ["/run/one/chunkd.sock", "/f/s", "/run/user/1234/chunkd/chunkd.sock", "/f/chunkd.sock"]
-    assert config.socket_candidates({}, env) == [*own, "/run/chunkd/chunkd.sock"]
+    assert given.socket_candidates({}, env) == [*own, "/run/chunkd/chunkd.sock"]
     states = ["/var/lib/one", "/f", "/home/u/.local/state/chunkd", "/var/lib/chunkd"]
-    assert config.state_candidates({}, env) == states
+    assert given.state_candidates({}, env) == states
 
 
 def test_a_given_candidate_is_the_only_one(env: Environment) -> None:
     env["RUNTIME_DIRECTORY"] = "/run/one"
-    assert config.socket_candidates({"socket": "/g"}, env | {"CHUNKD_SOCKET": "/h"}) == ["/g"]
-    assert config.socket_candidates({}, env | {"CHUNKD_SOCKET": "/h"}) == ["/h"]
-    assert config.state_candidates({"state_dir": "/g"}, env | {"CHUNKD_STATE_DIR": "/h"}) == ["/g"]
-    assert config.state_candidates({}, env | {"CHUNKD_STATE_DIR": "/h"}) == ["/h"]
-    assert config.socket_candidates({"state_dir": "/g"}, env) == ["/g/chunkd.sock"]
+    assert given.socket_candidates({"socket": "/g"}, env | {"CHUNKD_SOCKET": "/h"}) == ["/g"]
+    assert given.socket_candidates({}, env | {"CHUNKD_SOCKET": "/h"}) == ["/h"]
+    assert given.state_candidates({"state_dir": "/g"}, env | {"CHUNKD_STATE_DIR": "/h"}) == ["/g"]
+    assert given.state_candidates({}, env | {"CHUNKD_STATE_DIR": "/h"}) == ["/h"]
+    assert given.socket_candidates({"state_dir": "/g"}, env) == ["/g/chunkd.sock"]
 
 
 def test_no_candidate_comes_twice(env: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
     as_root(monkeypatch)
     env |= {"RUNTIME_DIRECTORY": "/run/chunkd", "STATE_DIRECTORY": "/var/lib/chunkd"}
-    assert config.socket_candidates({}, env) == ["/run/chunkd/chunkd.sock"]
-    assert config.state_candidates({}, env) == ["/var/lib/chunkd"]
+    assert given.socket_candidates({}, env) == ["/run/chunkd/chunkd.sock"]
+    assert given.state_candidates({}, env) == ["/var/lib/chunkd"]
 
 
 def test_the_systems_daemon_is_found_by_its_state_directory(env: Environment, system_file: Path) -> None:
     system = "/run/chunkd/chunkd.sock"
     flags = {"state_dir": "/var/lib/chunkd"}
-    assert config.socket_candidates(flags, env) == ["/var/lib/chunkd/chunkd.sock", system]
+    assert given.socket_candidates(flags, env) == ["/var/lib/chunkd/chunkd.sock", system]
     system_file.write_text("state_dir = '/data'\n")
-    assert system not in config.socket_candidates(flags, env)
-    assert system in config.socket_candidates({"state_dir": "/data"}, env)
+    assert system not in given.socket_candidates(flags, env)
+    assert system in given.socket_candidates({"state_dir": "/data"}, env)
+
+
+@pytest.mark.parametrize("line", ["socket = '/f/s'", '"socket" = "/f/s"', '"so\\u0063ket" = "/f/s"', "'socket'='/f/s'"])
+def test_a_file_is_asked_for_the_socket_however_it_is_spelt(env: Environment, system_file: Path, line: str) -> None:
+    system_file.write_text(f"workers = 2\n{line}\n")
+    assert "/f/s" in given.socket_candidates({}, env)
+
+
+def test_a_client_has_no_need_of_what_files_say_of_others(env: Environment, system_file: Path) -> None:
+    usual = given.socket_candidates({}, env), given.state_candidates({}, env)
+    system_file.write_text("caches = [\n")
+    assert (given.socket_candidates({}, env), given.state_candidates({}, env)) == usual
+    with pytest.raises(SettingInvalid, match="is not TOML"):
+        config.load({}, env)
+    for line in ("workers = 'two'\nsocket = '/f/s'\n", "state_dir = 3\n", "socket = '\n"):
+        system_file.write_text(line)
+        with pytest.raises(SettingInvalid):
+            given.socket_candidates({}, env)
+        with pytest.raises(SettingInvalid):
+            given.state_candidates({}, env)
 
 
 SYSTEMD = {"STATE_DIRECTORY": "/var/lib/chunkd", "RUNTIME_DIRECTORY": "/run/chunkd"}
@@ -358,12 +384,12 @@ def test_run_and_its_clients_find_one_another(
     """Who gives a client what the daemon was given finds it; so does who names its state directory alone."""
     client_env = env | session if daemon_uid == client_uid and session is not SYSTEMD else env
     monkeypatch.setattr(sys, "platform", platform)
-    for file, given in itertools.product(FILES, GIVEN):
+    for file, flags in itertools.product(FILES, GIVEN):
         system_file.write_text(file)
         monkeypatch.setattr(os, "geteuid", lambda: daemon_uid)
-        daemon = config.load(given, env | session)
+        daemon = config.load(flags, env | session)
         monkeypatch.setattr(os, "geteuid", lambda: client_uid)
-        assert daemon.socket in config.socket_candidates(given, client_env), (file, given)
-        assert daemon.state_dir in config.state_candidates(given, client_env), (file, given)
-        if "socket" not in given:
-            assert daemon.socket in config.socket_candidates({"state_dir": daemon.state_dir}, client_env), (file, given)
+        assert daemon.socket in given.socket_candidates(flags, client_env), (file, flags)
+        assert daemon.state_dir in given.state_candidates(flags, client_env), (file, flags)
+        if "socket" not in flags:
+            assert daemon.socket in given.socket_candidates({"state_dir": daemon.state_dir}, client_env), (file, flags)

@@ -1,5 +1,42 @@
-"""`python -m chunkd` is `chunkd`."""
+"""The entry of `chunkd`, and of `python -m chunkd`: plain questions are answered at once, all else is click's."""
 
-from chunkd.cli import main
+from __future__ import annotations
 
-main(prog_name="chunkd")
+import os
+import sys
+
+from chunkd import plain
+from chunkd.errors import ChunkdError
+
+
+def main() -> None:
+    """Run the command that the process was given, and exit with its code.
+
+    Errors that chunkd raises on purpose end in one line on stderr and their own exit code.
+    """
+    # What else a terminal may be set to, click knows how to write.
+    in_utf8 = getattr(sys.stdout, "encoding", None) == "utf-8"
+    try:
+        answer = plain.answer(sys.argv[1:]) if in_utf8 else None
+        if answer is None:
+            from chunkd.cli import main as every_command  # only here: click takes longer than a plain question
+
+            every_command(prog_name="chunkd")
+        else:
+            said, exit_code = answer
+            print(said, flush=True)
+            sys.exit(exit_code)
+    except ChunkdError as error:
+        print(f"chunkd: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has had enough. What is left of it is flushed at exit: to nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nAborted!", file=sys.stderr)  # as click has it
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

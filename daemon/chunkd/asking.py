@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
-
-from chunkd import client, config
+from chunkd import client, given, text
 from chunkd.errors import ChunkdError, IndexMissing, NoDaemon
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
 
 PAGE_BLOBS = 1000
 
 
-class Answer(NamedTuple):
+class Answer:
     """What was asked for, and where it came from: the daemon's socket, or the index's state directory."""
 
-    content: dict[str, Any]
-    socket: str = ""
-    state_dir: str = ""
+    def __init__(self, content: dict[str, Any], socket: str = "", state_dir: str = "") -> None:
+        self.content, self.socket, self.state_dir = content, socket, state_dir
+
+    @property
+    def source(self) -> str:
+        """The line that says where these figures came from."""
+        if self.socket:
+            return text.daemon_source(self.socket, self.content["as_of"])
+        return text.index_source(self.state_dir, self.content["as_of"])
 
 
 class NothingThere(ChunkdError):
@@ -36,17 +44,17 @@ def ask(flags: Mapping[str, object], target: str, offline: Callable[[Any], dict[
     Raises NothingThere when there is no index either, SocketDenied when a daemon may be there and can't be asked.
     """
     try:
-        socket, content = client.first_answer(config.socket_candidates(flags), "GET", target)
+        socket, content = client.first_answer(given.socket_candidates(flags), "GET", target)
     except NoDaemon as nobody:
         from chunkd.store import reading  # only here: LMDB is not needed to ask a daemon
 
-        for state_dir in config.state_candidates(flags):
+        for state_dir in given.state_candidates(flags):
             try:
                 with reading(state_dir) as store:
                     return Answer(offline(store), state_dir=state_dir)
             except IndexMissing:
                 continue
-        raise NothingThere(nobody.tried, config.state_candidates(flags)) from None
+        raise NothingThere(nobody.tried, given.state_candidates(flags)) from None
     return Answer(content, socket=socket)
 
 
@@ -57,6 +65,15 @@ def stats(flags: Mapping[str, object]) -> Answer:
         return read_stats(store).to_json() | {"scanning": False, "scans": 0, "settled": True}
 
     return ask(flags, "/v1/stats", offline)
+
+
+def health(flags: Mapping[str, object]) -> dict[str, Any]:
+    """The daemon's `state` with its `reasons`, or the state `down` where none answers."""
+    try:
+        _, content = client.first_answer(given.socket_candidates(flags), "GET", "/v1/health")
+    except NoDaemon as error:
+        return {"state": "down", "reasons": [str(error)]}
+    return content
 
 
 def blobs(flags: Mapping[str, object], failed: bool) -> Iterator[dict[str, Any]]:

@@ -7,35 +7,21 @@ import json as jsonlib
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from chunkd import __version__, asking, client, config, text
-from chunkd.errors import ChunkdError, NoDaemon
+from chunkd import __version__, asking, given, plain, text
 from chunkd.settings import SETTINGS
+
+if TYPE_CHECKING:
+    from chunkd.config import Config
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 WATCH_S = 1.0
-DEGRADED = 6
 DIFFERENT = 4
 
 EPILOG = "Exit codes: 0 fine, 1 error, 2 usage, 3 no daemon and no index, 4 differences found, 6 degraded."
-
-
-class Group(click.Group):
-    """Errors that chunkd raises on purpose end in one line on stderr and their own exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ChunkdError as error:
-            click.echo(f"chunkd: {error}", err=True)
-            ctx.exit(error.exit_code)
-        except BrokenPipeError:
-            # Whoever read our output has had enough.
-            sys.stderr.close()
-            ctx.exit(1)
 
 
 def settings(*names: str) -> Callable[[Command], Command]:
@@ -52,13 +38,13 @@ def settings(*names: str) -> Callable[[Command], Command]:
     return add
 
 
-asks = settings("state_dir", "socket")
+asks = settings(*given.WHERE)
 works = settings(*(name for name in SETTINGS if name != "caches"))
 as_json = click.option("--json", "json", is_flag=True, help="Print JSON, for programs.")
 of_caches = click.argument("caches", nargs=-1, type=click.Path(readable=False), metavar="[CACHE]...")
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(__version__, prog_name="chunkd")
 def main() -> None:
     """Would storing and moving chunks instead of layers pay, for the images in this cache?
@@ -85,7 +71,7 @@ def run(caches: tuple[str, ...], **flags: object) -> None:
     from chunkd.logs import log_to_stderr
     from chunkd.service import run_daemon
 
-    effective = config.load(flags | {"caches": caches})
+    effective = _load(flags | {"caches": caches})
     log_to_stderr(effective.log_level)
     run_daemon(effective)
 
@@ -107,12 +93,12 @@ def scan(
     """
     from chunkd.once import scan_once
 
-    effective = config.load(flags | {"caches": caches})
+    effective = _load(flags | {"caches": caches})
     asked = {"verify": verify, "accept": accept, "retry_failed": retry_failed}
-    stats = scan_once(effective, config.socket_candidates(flags), asked, replace)
-    _print_stats(stats, json, "")
+    stats = scan_once(effective, given.socket_candidates(flags), asked, replace)
+    click.echo(text.stats_text(stats, "", json))
     if any(cache["state"] == "stale" for cache in stats["caches"]):
-        sys.exit(DEGRADED)
+        sys.exit(plain.DEGRADED)
 
 
 @main.command()
@@ -121,24 +107,19 @@ def scan(
 @click.option("--watch", is_flag=True, help="Show the figures again each second, until Ctrl-C.")
 def stats(json: bool, watch: bool, **flags: object) -> None:
     """The figures: from the daemon, or from the index."""
-    with contextlib.suppress(KeyboardInterrupt) if watch else contextlib.nullcontext():
-        _show_stats(flags, json, watch)
+    if watch:
+        with contextlib.suppress(KeyboardInterrupt):
+            _watch_stats(flags, json)
+    else:
+        click.echo(plain.stats(flags, json)[0])
 
 
-def _show_stats(flags: dict[str, object], json: bool, watch: bool) -> None:
+def _watch_stats(flags: dict[str, object], json: bool) -> None:
     shown = ""
     above = 0
     while True:
         answer = asking.stats(flags)
-        content = answer.content
-        if answer.socket:
-            source = text.daemon_source(answer.socket, content["as_of"])
-        else:
-            source = text.index_source(answer.state_dir, content["as_of"])
-        if not watch:
-            _print_stats(content, json, source)
-            return
-        frame = jsonlib.dumps(content) if json else "\n".join(text.stats_lines(content, source))
+        frame = jsonlib.dumps(answer.content) if json else text.stats_text(answer.content, answer.source, as_json=False)
         if frame != shown:
             if sys.stdout.isatty() and not json:
                 # Over the last frame, and only that: what stands above it stays.
@@ -147,13 +128,6 @@ def _show_stats(flags: dict[str, object], json: bool, watch: bool) -> None:
             click.echo(frame)
             shown = frame
         time.sleep(WATCH_S)
-
-
-def _print_stats(content: dict[str, Any], json: bool, source: str) -> None:
-    if json:
-        click.echo(jsonlib.dumps(content, indent=1))
-    else:
-        _echo(text.stats_lines(content, source))
 
 
 @main.command()
@@ -179,7 +153,7 @@ def check(json: bool, repair: bool, read: bool, **flags: object) -> None:
     """
     from chunkd.checking import check_index
 
-    differences = check_index(config.load(flags), config.state_candidates(flags), repair=repair, read=read)
+    differences = check_index(_load(flags), given.state_candidates(flags), repair=repair, read=read)
     if json:
         click.echo(jsonlib.dumps({"differences": [difference._asdict() for difference in differences]}, indent=1))
     else:
@@ -200,7 +174,8 @@ def rebuild(caches: tuple[str, ...], json: bool, **flags: object) -> None:
     """
     from chunkd.once import rebuild_index
 
-    _print_stats(rebuild_index(config.load(flags | {"caches": caches}), named=bool(caches)), json, "")
+    stats = rebuild_index(_load(flags | {"caches": caches}), named=bool(caches))
+    click.echo(text.stats_text(stats, "", json))
 
 
 @main.command()
@@ -211,15 +186,9 @@ def health(json: bool, **flags: object) -> None:
 
     Exits 0 when it does, 6 when it is degraded, with reasons, and 3 when it is down.
     """
-    try:
-        _, content = client.first_answer(config.socket_candidates(flags), "GET", "/v1/health")
-    except NoDaemon as error:
-        content = {"state": "down", "reasons": [str(error)]}
-    if json:
-        click.echo(jsonlib.dumps(content, indent=1))
-    else:
-        _echo(text.health_lines(content))
-    sys.exit({"ok": 0, "degraded": DEGRADED}.get(content["state"], NoDaemon.exit_code))
+    said, exit_code = plain.health(flags, json)
+    click.echo(said)
+    sys.exit(exit_code)
 
 
 @main.command(name="config")
@@ -228,7 +197,7 @@ def health(json: bool, **flags: object) -> None:
 @as_json
 def config_(caches: tuple[str, ...], json: bool, **flags: object) -> None:
     """The effective settings, and where each came from."""
-    effective = config.load(flags | {"caches": caches})
+    effective = _load(flags | {"caches": caches})
     rows = {name: {"value": getattr(effective, name), "source": effective.sources[name]} for name in SETTINGS}
     if json:
         click.echo(jsonlib.dumps(rows, indent=1))
@@ -236,6 +205,12 @@ def config_(caches: tuple[str, ...], json: bool, **flags: object) -> None:
     for name, row in rows.items():
         value = ":".join(row["value"]) if name == "caches" else row["value"]
         click.echo(f"{name:<24} {value}  ({row['source']})")
+
+
+def _load(flags: dict[str, object]) -> Config:
+    from chunkd.config import load  # only here: what else there is starts without
+
+    return load(flags)
 
 
 def _echo(lines: Iterable[str]) -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import os
 import pwd
 import sys
-from collections.abc import Mapping
 
 from chunkd.errors import SettingInvalid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SYSTEM_FILE = "/etc/chunkd/chunkd.toml"
 SYSTEM_STATE = "/var/lib/chunkd"

@@ -129,6 +129,12 @@ class SettingInvalid(UsageError):
         self.name, self.source, self.problem = name, source, problem
 
 
+class KernelMissing(UsageError):
+    def __init__(self, kernel: str, present: tuple[str, ...]) -> None:
+        super().__init__(f"kernel {kernel}: this processor or build lacks it; it has {', '.join(present)}")
+        self.kernel, self.present = kernel, present
+
+
 class CacheUnusable(ChunkdError):
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"cache {path}: {problem}")

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from chunkd import caps
+
 HEX_DIGITS = {"sha256": 64, "sha512": 128}
 CHUNK_HASH_BYTES = 16
 
@@ -76,9 +78,9 @@ class ChunkParams:
 class Caps:
     """How far a hostile blob may go before it is failed. Each is a setting, and all are stored in the index."""
 
-    uncompressed_bytes: int = 256 << 30
-    ratio: int = 2000
-    zstd_window_bytes: int = 128 << 20
+    uncompressed_bytes: int = caps.UNCOMPRESSED_BYTES
+    ratio: int = caps.RATIO
+    zstd_window_bytes: int = caps.ZSTD_WINDOW_BYTES
 
     # The ratio says nothing of small blobs: a file of zeros is one, and harms nobody.
     RATIO_FROM_BYTES = 1 << 30

@@ -8,29 +8,36 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
 
+from chunkd import caps
 from chunkd.directories import normal
 from chunkd.errors import SettingInvalid
-from chunkd.model import Caps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Literal
 
 YEAR_S = 366 * 86400
-CAPS = Caps()
 UNIT_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
-class Setting(NamedTuple):
+class Setting:
     """One row. `least` and `most` bound an int or bytes; a default of None is worked out, as `help` says."""
 
-    name: str
-    kind: Literal["paths", "path", "int", "bytes", "choice"]
-    default: int | str | None
-    help: str
-    least: int = 0
-    most: int = 0
-    power_of_two: bool = False
-    choices: tuple[str, ...] = ()
+    def __init__(
+        self,
+        name: str,
+        kind: Literal["paths", "path", "int", "bytes", "choice"],
+        default: int | str | None,
+        help: str,  # noqa: A002
+        least: int = 0,
+        most: int = 0,
+        power_of_two: bool = False,
+        choices: tuple[str, ...] = (),
+    ) -> None:
+        self.name, self.kind, self.default, self.help = name, kind, default, help
+        self.least, self.most, self.power_of_two, self.choices = least, most, power_of_two, choices
 
     @property
     def env(self) -> str:
@@ -66,13 +73,36 @@ SETTINGS = {
             " $RUNTIME_DIRECTORY, /run/chunkd for root, $XDG_RUNTIME_DIR/chunkd for a user, or state_dir",
         ),
         Setting("workers", "int", 0, "worker processes; 0 for one per core", 0, 1024),
+        Setting(
+            "nice",
+            "int",
+            19,
+            "how far workers stand back for whatever else wants the processor: from 0, not at all, to 19",
+            0,
+            19,
+        ),
+        Setting(
+            "io_priority",
+            "choice",
+            "idle",
+            "idle: workers read from the disk only what nobody else keeps it from; normal: they read like everybody",
+            choices=("idle", "normal"),
+        ),
+        Setting(
+            "read_bytes_per_s",
+            "bytes",
+            0,
+            "what all workers together may read in a second, each an equal part of it; 0 for no limit",
+            0,
+            1 << 40,
+        ),
         Setting("scan_interval_s", "int", 600, "seconds between scans where events come", 1, YEAR_S),
         Setting("polled_scan_interval_s", "int", 60, "seconds between scans where no events come", 1, YEAR_S),
         Setting("verify_interval_s", "int", 86400, "seconds in which every counted blob is compared once", 60, YEAR_S),
         Setting(
             "max_uncompressed_bytes",
             "bytes",
-            CAPS.uncompressed_bytes,
+            caps.UNCOMPRESSED_BYTES,
             "a blob that decompresses to more is failed",
             1,
             1 << 50,
@@ -80,7 +110,7 @@ SETTINGS = {
         Setting(
             "max_ratio",
             "int",
-            CAPS.ratio,
+            caps.RATIO,
             "a blob above 1 GiB that decompresses to more than so many times its size is failed",
             1,
             1_000_000,
@@ -88,7 +118,7 @@ SETTINGS = {
         Setting(
             "max_zstd_window_bytes",
             "bytes",
-            CAPS.zstd_window_bytes,
+            caps.ZSTD_WINDOW_BYTES,
             "a zstd blob that asks for a larger window is failed; a power of two",
             1 << 10,
             1 << 31,

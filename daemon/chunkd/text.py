@@ -6,9 +6,13 @@ is shown with control characters escaped: a terminal obeys them.
 
 from __future__ import annotations
 
+import json
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
 
 COLUMNS = 100
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -21,6 +25,11 @@ def daemon_source(socket: str, as_of: str | None) -> str:
 
 def index_source(path: str, as_of: str | None) -> str:
     return f"from the index at {_shown(path)}, no daemon runs; {_as_of(as_of)}"
+
+
+def stats_text(stats: Mapping[str, Any], source: str, as_json: bool) -> str:
+    """The figures as JSON, for programs, or as `stats_lines`."""
+    return json.dumps(stats, indent=1) if as_json else "\n".join(stats_lines(stats, source))
 
 
 def stats_lines(stats: Mapping[str, Any], source: str = "") -> Iterator[str]:
@@ -100,6 +109,11 @@ def blob_lines(blobs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         if blob["state"] == "layer":
             line += f"  {bytes_text(blob['uncompressed_bytes']):>11}  {blob['chunks']:>9,} chunks"
         yield line + (f"  {_shown(blob['reason'])}" if blob["reason"] else "")
+
+
+def health_text(health: Mapping[str, Any], as_json: bool) -> str:
+    """The health as JSON, for programs, or as `health_lines`."""
+    return json.dumps(health, indent=1) if as_json else "\n".join(health_lines(health))
 
 
 def health_lines(health: Mapping[str, Any]) -> Iterator[str]:
