@@ -23,7 +23,7 @@ DIRECTIVE = re.compile(r"#?([A-Z]\w+)=(.*)")
 MOST_EXPOSURE = 1.5
 # The comment of the directive right above speaks for these too.
 SHARE_A_REASON = {
-    "AmbientCapabilities", "DevicePolicy", "Group", "IOSchedulingPriority", "PrivateDevices", "PrivateUsers",
+    "AmbientCapabilities", "DevicePolicy", "Group", "IOWeight", "PrivateDevices", "PrivateUsers",
     "ProcSubset", "ProtectClock", "ProtectControlGroups", "ProtectHostname", "ProtectKernelLogs",
     "ProtectKernelModules", "ProtectKernelTunables", "RestartSec", "RuntimeDirectoryMode", "StateDirectoryMode",
     "SystemCallFilter",
@@ -118,6 +118,17 @@ def test_what_the_daemon_counts_on(unit: Path) -> None:
     assert Path(command[0]).name == "chunkd"
     assert command[1] in cli.main.commands
     assert "WatchdogSec" in given
+
+
+@units
+def test_what_the_settings_ask_of_workers_is_possible_and_not_asked_twice(unit: Path) -> None:
+    lines = unit.read_text().splitlines()
+    assert lines.index("SystemCallFilter=setpriority ioprio_set") > lines.index(
+        "SystemCallFilter=~@privileged @resources"
+    )
+    assert not {"Nice", "IOSchedulingClass", "IOSchedulingPriority", "CPUSchedulingPolicy"} & set(
+        directives("\n".join(lines))
+    )
 
 
 def test_the_system_units_folders_are_where_clients_look() -> None:

@@ -344,6 +344,30 @@ def test_progress_is_told_twice_a_second(tmp_path: Path, monkeypatch: pytest.Mon
 # --- the process ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("cores", "relayed"), [("1", False), ("2", True)])
+def test_a_worker_takes_a_second_core_where_it_is_asked_to(
+    cores: str, relayed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def examined(*_: object, **options: object) -> Finding:
+        asked.append(options["relayed"])
+        return Finding("gone")
+
+    monkeypatch.setattr(worker, "examine", examined)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    ours, theirs = socket.socketpair()
+    with ours:
+        daemon = Connection(os.dup(ours.fileno()))
+        wire.send_job(daemon, Job(blobs.digest_of(b""), "/nowhere"))
+        daemon.close()
+        ours.shutdown(socket.SHUT_WR)
+        settings = [json.dumps(dataclasses.asdict(value)) for value in (PARAMS, Caps())]
+        with pytest.raises(SystemExit):
+            worker.main([str(theirs.detach()), *settings, "0", cores])
+    assert asked == [relayed]
+
+
 class Worker:
     """A worker's process as the daemon has it."""
 
@@ -351,7 +375,7 @@ class Worker:
         ours, theirs = socket.socketpair()
         settings = [json.dumps(dataclasses.asdict(value)) for value in (PARAMS, Caps())]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "chunkd.worker", str(theirs.fileno()), *settings],
+            [sys.executable, "-m", "chunkd.worker", str(theirs.fileno()), *settings, "0", "2"],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -15,10 +15,9 @@ from chunkd.config import Config
 from chunkd.errors import IndexMissing, Unrepairable
 from chunkd.index import Index
 from chunkd.model import Difference, Digest, Finding, Job
-from chunkd.pool import Pool
 from chunkd.recount import recount
 from chunkd.repair import repair_index
-from chunkd.service import core_count, spawn_worker
+from chunkd.spawn import make_pool
 from chunkd.store import Store, reading
 
 
@@ -72,7 +71,7 @@ def _read_again(
     rules = store.check_format(txn, None)
     roots = {number: cache.path for number, cache in store.caches(txn).items()}
     unread = 0
-    pool = Pool(lambda: spawn_worker(rules.params, rules.caps), config.workers or core_count())
+    pool = make_pool(config, rules.params, rules.caps)
     todo = (blob.digest for blob in store.blobs(txn, "blobs") if records.digest_key(blob.digest) not in bad)
     try:
         while True:

@@ -1,24 +1,20 @@
-"""Puts the parts together, starts, signals and stops them. The only place where threads and processes are made."""
+"""Puts the parts together, starts, signals and stops them. The only place where threads are made."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import logging
 import os
 import queue
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 from chunkd import caches as served
-from chunkd import decode, mounts, records, wire
+from chunkd import decode, mounts, records
 from chunkd.answers import DaemonAnswers
 from chunkd.backlog import Backlog
 from chunkd.caches import ServedCache
@@ -26,11 +22,13 @@ from chunkd.config import Config
 from chunkd.endpoint import Endpoint
 from chunkd.errors import CachesDropped
 from chunkd.index import Index
-from chunkd.ingest import Ingest, Listed, ScanEnd
-from chunkd.model import Caps, ChunkParams
-from chunkd.pool import Pool, Worker
+from chunkd.ingest import Ingest
+from chunkd.model import ChunkParams
+from chunkd.pool import Worker
+from chunkd.scan import Listed, ScanEnd
 from chunkd.scanner import Intervals, Scanner
 from chunkd.setup import adopt_rules, serve_exactly
+from chunkd.spawn import courtesy_of, make_pool, spawn_worker
 from chunkd.watch import Watcher, start_watcher
 
 log = logging.getLogger(__name__)
@@ -41,24 +39,6 @@ TURN_S = 1.0
 DRAIN_S = 5.0
 LOOK_AT_ROOTS_S = 5.0
 READER_CHECK_S = 60.0
-
-
-def spawn_worker(params: ChunkParams, caps: Caps) -> Worker:
-    """A new worker process. Not forked: LMDB's environment must not cross a fork. Raises OSError."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        process = subprocess.Popen(
-            [
-                sys.executable, "-P", "-m", "chunkd.worker", str(theirs.fileno()),
-                json.dumps(dataclasses.asdict(params)), json.dumps(dataclasses.asdict(caps)),
-            ],
-            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-    return Worker(process, wire.daemons_end(ours))
-
-
-def core_count() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 class Service:
@@ -96,7 +76,7 @@ class Service:
         self.backlog = Backlog()
         self._stack.callback(self.backlog.close)
         listings: queue.Queue[Listed | ScanEnd] = queue.Queue(LISTINGS_AT_ONCE)
-        pool = Pool(lambda: spawn(rules.params, rules.caps), config.workers or core_count())
+        pool = make_pool(config, rules.params, rules.caps, spawn)
         self._stack.callback(pool.close)
         self.ingest = Ingest(self.index, pool, self.backlog, roots, listings, config.verify_interval_s)
         intervals = Intervals(config.scan_interval_s, config.polled_scan_interval_s)
@@ -133,12 +113,15 @@ class Service:
     # --- running --------------------------------------------------------------------------------------------------
 
     def start(self) -> int:
-        """Start the threads and the first scan; its number."""
+        """Start the threads and the first scan; its number. The roots are watched then. The scan watches each folder
+        below right before it lists it: one listing is enough, for what lands is in it or gives an event.
+        """
         self.ingest.start()
+        log.info("workers: up to %d, %s", *courtesy_of(self.config))
         if self._watch:
             for cache in self.ingest.caches.values():
-                for folder in self.scanner.folders(cache):
-                    self.scanner.enter(cache, folder)
+                if cache.check_root() is not None:
+                    self.scanner.enter(cache, "")
         number = self.scanner.request("at start")
         self._run("writer", self._write)
         self._run("scanner", self.scanner.run)

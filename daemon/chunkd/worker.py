@@ -1,7 +1,7 @@
 """One blob to its finding: read, decode, cut and verify in one pass. A pure function of the file.
 
-`python -m chunkd.worker FD PARAMS CAPS` serves jobs over the connection FD. A decoder that crashes or runs out of
-memory ends this process and costs one blob, not the daemon.
+`python -m chunkd.worker FD PARAMS CAPS BYTES_PER_S CORES` serves jobs over the connection FD. A decoder that crashes or
+runs out of memory ends this process and costs one blob, not the daemon.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from chunkd.chunker import Chunker
 from chunkd.decode import BUFFER_BYTES, Source, buffers
 from chunkd.errors import BlobUndecodable
 from chunkd.model import Caps, ChunkParams, FileMark, Finding, Job
+from chunkd.pace import Pace
 from chunkd.quiet import QuietFile
 from chunkd.relay import Relay
 
@@ -44,11 +45,17 @@ _IRREGULAR = {
 
 
 def examine(
-    job: Job, params: ChunkParams, caps: Caps, progress: Callable[[int], object], *, relayed: bool = False
+    job: Job,
+    params: ChunkParams,
+    caps: Caps,
+    progress: Callable[[int], object],
+    *,
+    relayed: bool = False,
+    pace: Pace | None = None,
 ) -> Finding:
     """What the file at the job's path is, seen in one pass over one descriptor.
 
-    The same whether or not `relayed`, which lets a large blob take a second core.
+    The same whether or not `relayed`, which lets a large blob take a second core, and at whatever `pace` it is read.
     `progress` is called with the stored bytes read so far, about twice a second at most; what it raises is passed on
     unless it is an OSError. Nothing but a regular file is opened. Raises MemoryError when a decoder gets none.
     """
@@ -68,7 +75,8 @@ def examine(
                     raise FileNotFoundError  # nobody can count what has been unlinked: no need to read on
                 progress(read_bytes)
 
-            return _read(file, before, job, params, caps, _seldom(live), relayed)
+            report = pace.paced(_seldom(live)) if pace else _seldom(live)
+            return _read(file, before, job, params, caps, report, relayed)
     except (FileNotFoundError, NotADirectoryError):
         return Finding("gone")
     except OSError as error:
@@ -162,10 +170,11 @@ def _daemon() -> Iterator[None]:
 
 def main(argv: list[str]) -> None:
     """Serve jobs until the daemon has gone. A bug in `examine` ends the process with its traceback."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group, and the daemon decides
-    fd, params_json, caps_json = argv
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides what Ctrl-C means
+    fd, params_json, caps_json, bytes_per_s, cores = argv
     connection = Connection(int(fd))
     params, caps = ChunkParams(**json.loads(params_json)), Caps(**json.loads(caps_json))
+    pace = Pace(int(bytes_per_s))
 
     def progress(read_bytes: int) -> None:
         with _daemon():
@@ -174,7 +183,7 @@ def main(argv: list[str]) -> None:
     while True:
         with _daemon():
             job = wire.receive_job(connection)
-        finding = examine(job, params, caps, progress)
+        finding = examine(job, params, caps, progress, relayed=int(cores) > 1, pace=pace)
         with _daemon():
             wire.send_finding(connection, finding)
 

@@ -1,0 +1,51 @@
+"""Worker processes: how many, how they are started, and what they are asked to leave to others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+
+from chunkd import wire
+from chunkd.config import Config
+from chunkd.courtesy import Courtesy, ask_of, share
+from chunkd.model import Caps, ChunkParams
+from chunkd.pool import Pool, Worker
+
+
+def spawn_worker(params: ChunkParams, caps: Caps, courtesy: Courtesy) -> Worker:
+    """A new worker process. Not forked: LMDB's environment must not cross a fork. Raises OSError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [
+                sys.executable, "-P", "-m", "chunkd.worker", str(theirs.fileno()),
+                json.dumps(dataclasses.asdict(params)), json.dumps(dataclasses.asdict(caps)),
+                str(courtesy.read_bytes_per_s), str(courtesy.cores),
+            ],
+            # In a session of its own, so that it can be nice beside the daemon.
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+    ask_of(process.pid, courtesy)
+    return Worker(process, wire.daemons_end(ours))
+
+
+def core_count() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def courtesy_of(config: Config) -> tuple[int, Courtesy]:
+    """How many workers the settings ask for, and what of each."""
+    count = config.workers or core_count()
+    rate = share(config.read_bytes_per_s, count)
+    return count, Courtesy(config.nice, config.io_priority, rate, cores=1 if count == 1 else 2)
+
+
+def make_pool(config: Config, params: ChunkParams, caps: Caps, spawn: Callable[..., Worker] = spawn_worker) -> Pool:
+    """As many workers as the settings say, and as courteous."""
+    count, courtesy = courtesy_of(config)
+    return Pool(lambda: spawn(params, caps, courtesy), count)
