@@ -26,11 +26,12 @@ from chunkd.caches import ServedCache
 from chunkd.errors import ChunkdError
 from chunkd.holdings import Holdings, Task
 from chunkd.index import Index
-from chunkd.ingest import Ingest, Listed, ScanEnd
+from chunkd.ingest import Ingest
 from chunkd.model import Blob, Caps, ChunkParams, Digest, Hint, Job, Place, Totals
 from chunkd.pool import Pool, Result, Worker
 from chunkd.records import Held, Rules
 from chunkd.recount import recount
+from chunkd.scan import Listed, ScanEnd
 from chunkd.scanner import Intervals, Scanner
 from chunkd.setup import adopt_rules, serve_exactly
 

@@ -15,7 +15,7 @@ import blobs
 from chunkd import ingest
 from chunkd.errors import IndexDamaged, IndexUnwritable
 from chunkd.index import Change, Index
-from chunkd.ingest import Listed, ScanEnd
+from chunkd.scan import Listed, ScanEnd
 from chunkd.scanner import Intervals, Scanner
 from chunkd.watch import Watcher
 from ingesting import (

@@ -49,8 +49,8 @@ def test_a_root_that_lies_below_somebody_elses_blobs() -> None:
     assert layouts.identify(root, f"blobs/sha256/{HEX}") == (SHA256, "oci")
     assert layouts.identify(root, f"blobs/sha256/9b/{HEX}/data") == (SHA256, "distribution")
     assert layouts.worth_entering(root, "", "blobs")
-    assert layouts.holds_blobs(root, "blobs/sha256")
-    assert not layouts.strict(root, "")
+    assert layouts.naming(root, "blobs/sha256").digits
+    assert not layouts.naming(root, "").strict
 
 
 IN_FLIGHT = [
@@ -145,8 +145,9 @@ def test_a_name_that_is_off_by_a_little_is_no_blob(path: str) -> None:
     ],
 )
 def test_where_blobs_are_looked_for(root: str, folder: str, holds: bool, strict: bool) -> None:
-    assert layouts.holds_blobs(root, folder) == holds
-    assert layouts.strict(root, folder) == strict
+    naming = layouts.naming(root, folder)
+    assert bool(naming.digits) == holds
+    assert naming.strict == strict
 
 
 @pytest.mark.parametrize(
@@ -174,6 +175,63 @@ def test_where_blobs_are_looked_for(root: str, folder: str, holds: bool, strict:
 )
 def test_which_folders_are_entered(folder: str, name: str, worth: bool) -> None:
     assert layouts.worth_entering("/reg", folder, name) == worth
+
+
+HEXES = (
+    HEX,
+    HEX.upper(),
+    HEX[:-1],
+    f"{HEX[:-1]}g",
+    f"{HEX[:-1]}\n",
+    f"{HEX}0",
+    f"ab{HEX[2:]}",
+    HEX * 2,
+    HEX * 4,
+    "9b",
+    "",
+)
+
+
+@pytest.mark.parametrize(
+    ("root", "folder"),
+    [
+        (f"{top}{cut}", folder)
+        for top in ("/reg", "/mnt/blobs/sha256/old")
+        for cut, folders in {
+            "": (
+                "",
+                "any",
+                "blobs",
+                "r/blobs/sha256",
+                "blobs/sha256",
+                "blobs/sha512",
+                "blobs/sha256/9b",
+                "blobs/sha512/9b",
+            ),
+            "/blobs": ("", "sha256", "sha512", "sha256/9b", "any"),
+            "/blobs/sha256": ("", "9b", "ab"),
+            "/blobs/sha512": ("", "9b"),
+            "/blobs/sha256/9b": ("",),
+            "/blobs/sha512/ab": ("",),
+            "/.sync/blobs/sha256": ("",),
+        }.items()
+        for folder in (
+            *folders,
+            *(f"{name}/{folder}" for folder in folders if folder for name in (".sync", "_uploads")),
+        )
+    ],
+)
+def test_names_are_judged_as_their_paths_are(root: str, folder: str) -> None:
+    """All at once or one by one: wherever a listing may come, and where it may not."""
+    naming = layouts.naming(root, folder)
+    suffix = f"/{layouts.DATA}" if naming.layout == "distribution" else ""
+    found = {name: layouts.identify(root, "/".join(filter(None, (folder, name))) + suffix) for name in HEXES if name}
+    assert naming.fit([name.encode() for name in HEXES]) == {name.encode() for name, blob in found.items() if blob}
+    assert {blob[1] for blob in found.values() if blob} <= {naming.layout}
+
+
+def test_a_name_that_is_no_text_fits_nowhere() -> None:
+    assert layouts.naming("/reg", "").fit([b"\xff" * 64, b"", HEX.encode()]) == {HEX.encode()}
 
 
 def test_the_blob_within_a_folder() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from chunkd.scan import Listing, walk
-from ingesting import LAYER, LIKE_IT, OTHER, PLAIN, distribution, land, oci
+from ingesting import LAYER, LIKE_IT, OTHER, PLAIN, Content, distribution, land, oci
 
 
 def listings(root: Path, folder: str = "") -> dict[str, Listing]:
@@ -24,21 +24,26 @@ def listings(root: Path, folder: str = "") -> dict[str, Listing]:
     return found
 
 
+def blobs(listing: Listing) -> list[str]:
+    """The paths of its blobs."""
+    return sorted(map(listing.blob_path, listing.blobs))
+
+
 @contextlib.contextmanager
 def breaking(folder: Path, after: int) -> Iterator[None]:
     """Listing that folder fails after so many entries, as on a bad disk."""
     real = os.scandir
 
     class Entries:
-        def __init__(self, path: str) -> None:
+        def __init__(self, path: bytes) -> None:
             self.path, self.entries = path, real(path)
 
-        def __enter__(self) -> Iterator[os.DirEntry[str]]:
-            if not Path(self.path).samefile(folder):
+        def __enter__(self) -> Iterator[os.DirEntry[bytes]]:
+            if not os.path.samefile(self.path, folder):
                 return self.entries
             return self._some()
 
-        def _some(self) -> Iterator[os.DirEntry[str]]:
+        def _some(self) -> Iterator[os.DirEntry[bytes]]:
             for number, entry in enumerate(self.entries):
                 if number == after:
                     raise OSError(5, "Input/output error")
@@ -68,7 +73,7 @@ def test_every_layout_is_found_at_once(tmp_path: Path) -> None:
     nested = land(oci(tmp_path, PLAIN, "library/debian"), b"")
     split = land(distribution(tmp_path / "docker" / "registry" / "v2", OTHER), b"")
     found = listings(tmp_path)
-    assert {path for listing in found.values() for path in listing.blobs} == {
+    assert {path for listing in found.values() for path in blobs(listing)} == {
         str(path.relative_to(tmp_path)) for path in (flat, plain, nested, split)
     }
     assert set.union(*(listing.layouts for listing in found.values())) == {"flat", "oci", "distribution"}
@@ -79,7 +84,7 @@ def test_every_layout_is_found_at_once(tmp_path: Path) -> None:
 def test_a_root_may_be_any_folder_on_the_way(tmp_path: Path, cut: str) -> None:
     path = land(distribution(tmp_path / "docker" / "registry" / "v2", OTHER), b"")
     found = listings(tmp_path / cut)
-    assert [p for listing in found.values() for p in listing.blobs] == [str(path.relative_to(tmp_path / cut))]
+    assert [p for listing in found.values() for p in blobs(listing)] == [str(path.relative_to(tmp_path / cut))]
 
 
 def test_a_blob_folder_without_its_blob_expects_it(tmp_path: Path) -> None:
@@ -87,7 +92,7 @@ def test_a_blob_folder_without_its_blob_expects_it(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     found = listings(tmp_path)[f"blobs/sha256/{OTHER.hex[:2]}"]
     assert found.expected == [str(path.relative_to(tmp_path))]
-    assert (found.blobs, found.names, found.ignored) == ([], set(), [])
+    assert (found.blobs, found.folders, found.ignored) == (set(), set(), [])
 
 
 def test_strange_entries_are_told_each_with_its_reason(tmp_path: Path) -> None:
@@ -109,8 +114,8 @@ def test_strange_entries_are_told_each_with_its_reason(tmp_path: Path) -> None:
         "lost+found": "a folder, and no digest's",
         f"{OTHER.hex}0": "not the name of a digest",
     }
-    assert found.blobs == [str(good.relative_to(tmp_path))]
-    assert found.names == {good.name}
+    assert blobs(found) == [str(good.relative_to(tmp_path))]
+    assert found.folders == set()
 
 
 def test_folders_that_writers_work_in_are_not_entered(tmp_path: Path) -> None:
@@ -153,4 +158,59 @@ def test_part_of_a_cache_can_be_listed(tmp_path: Path) -> None:
     path = land(oci(tmp_path, LAYER, "b"), b"")
     found = listings(tmp_path, "b")
     assert list(found) == ["b", "b/blobs", "b/blobs/sha256"]
-    assert found["b/blobs/sha256"].blobs == [str(path.relative_to(tmp_path))]
+    assert blobs(found["b/blobs/sha256"]) == [str(path.relative_to(tmp_path))]
+
+
+def test_strange_entries_of_distribution_are_told_as_well(tmp_path: Path) -> None:
+    pair = distribution(tmp_path, LAYER).parent.parent
+    for content in (LAYER, LIKE_IT, PLAIN):
+        (pair / f"{pair.name}{content.hex[2:]}").mkdir(parents=True)
+    data = pair / f"{pair.name}{LIKE_IT.hex[2:]}" / "data"
+    data.symlink_to("/dev/null")
+    (pair / f"{pair.name}{PLAIN.hex[2:]}" / "data").mkdir()
+    other = "00" if pair.name != "00" else "01"
+    (pair / f"{other}{OTHER.hex[2:]}").mkdir()
+    (pair / f"{pair.name}{OTHER.hex[2:]}").write_bytes(b"a file where a folder should be")
+    good = land(distribution(tmp_path, LAYER), b"")
+    found = listings(tmp_path)[f"blobs/sha256/{pair.name}"]
+    assert dict(found.ignored) == {
+        str(data.relative_to(tmp_path)): "a symbolic link",
+        f"blobs/sha256/{pair.name}/{pair.name}{PLAIN.hex[2:]}/data": "a folder",
+        f"blobs/sha256/{pair.name}/{other}{OTHER.hex[2:]}": "a folder, and no digest's",
+        f"blobs/sha256/{pair.name}/{pair.name}{OTHER.hex[2:]}": "not the name of a digest",
+    }
+    assert blobs(found) == [str(good.relative_to(tmp_path))]
+    assert (found.folders, found.expected) == (set(), [])
+
+
+def test_in_a_root_only_what_has_a_digests_name_is_told(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_bytes(b"{}")
+    os.mkfifo(tmp_path / "fifo")
+    os.mkfifo(tmp_path / LAYER.hex)
+    (tmp_path / OTHER.hex).mkdir()
+    assert dict(listings(tmp_path)[""].ignored) == {LAYER.hex: "a FIFO", OTHER.hex: "a folder"}
+
+
+@pytest.mark.parametrize("make", [oci, distribution])
+def test_a_path_that_no_key_holds_is_a_problem(tmp_path: Path, make: Callable[[Path, Content], Path]) -> None:
+    long = "/".join(["d" * 200] * 2)
+    land(make(tmp_path / long, LAYER), b"")
+    land(make(tmp_path, OTHER), b"")
+    found = listings(tmp_path)
+    problems = [listing for listing in found.values() if listing.problem]
+    assert [listing.folder.startswith(long) for listing in problems] == [True]
+    assert problems[0].problem.endswith("its blobs' paths are longer than 440 bytes")
+    assert problems[0].blobs == set()
+    assert sum(len(listing.blobs) for listing in found.values()) == 1
+
+
+def test_names_that_are_no_text_are_kept_as_they_are(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9/blobs/sha256"
+    os.makedirs(folder)
+    with open(os.path.join(folder, LAYER.hex.encode()), "wb"):
+        pass
+    with open(os.path.join(folder, b"\xff"), "wb"):
+        pass
+    found = listings(tmp_path)["caf\udce9/blobs/sha256"]
+    assert blobs(found) == [f"caf\udce9/blobs/sha256/{LAYER.hex}"]
+    assert found.ignored == [("caf\udce9/blobs/sha256/\udcff", "not the name of a digest")]

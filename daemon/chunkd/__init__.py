@@ -10,10 +10,10 @@ The path of a blob:
     worker         decode opens and decompresses it, chunker (cgear.c) cuts and hashes it, the name is verified
     ingest, index  recipe, counts and totals change in one transaction              (lookup: hash to number)
     answers        the figures are read                                             (endpoint, client: the socket)
-    cli, text      and shown
+    cli, text      and shown                                                        (plain: without click)
 
-Read in this order: model, errors; layouts, scan; chunker, decode, worker; records, blocks, lookup, index, recount;
-holdings, look, ingest; scanner, service; then what is left. DESIGN.md has the reasons.
+Read in this order: model, errors; layouts, scan; chunker, decode, worker; records, blocks, entries, lookup, chunks,
+index, recount; holdings, look, ingest; scanner, service; then what is left. DESIGN.md has the reasons.
 """
 
 __version__ = "0.1.0"

@@ -15,29 +15,19 @@ def differences(
     store: Store, txn: lmdb.Transaction, cache: int, listing: Listing, *, verify: bool
 ) -> tuple[list[Hint], list[tuple[Place, str]]]:
     """The places to look at, and what is ignored with the reason. With `verify` every known blob is looked at too."""
-    prefix = len(listing.folder) + 1 if listing.folder else 0
-
-    def name_of(path: str) -> str:
-        return path[prefix:].partition("/")[0]
-
     known = store.children(txn, "places", cache, listing.folder)
-    hints = []
-    for path in listing.blobs:
-        if name_of(path) not in known:
-            hints.append(Hint(Place(cache, path), LISTED))
-        elif verify:
-            hints.append(Hint(Place(cache, path), "verify"))
+    hints = [Hint(Place(cache, listing.blob_path(name)), LISTED) for name in sorted(listing.blobs - known)]
+    if verify:
+        hints += [Hint(Place(cache, listing.blob_path(name)), "verify") for name in sorted(listing.blobs & known)]
     hints += [Hint(Place(cache, path), "folder listed before its blob") for path in listing.expected]
     if not listing.problem:
-        told = {name_of(path) for path, _ in listing.ignored}
-        gone = [("places", name) for name in known - listing.names]
-        gone += [("ignored", name) for name in store.children(txn, "ignored", cache, listing.folder) - told]
+        # Below a folder that is listed in turn, the listing of that folder decides.
+        gone = [("places", name) for name in known - listing.blobs - listing.folders]
+        told = {listing.name(path) for path, _ in listing.ignored}
+        ignored = store.children(txn, "ignored", cache, listing.folder)
+        gone += [("ignored", name) for name in ignored - told - listing.folders]
         for database, name in gone:
-            path = f"{listing.folder}/{name}" if listing.folder else name
-            # Below a name that is listed, the listing of that folder decides.
-            hints += [
-                Hint(place, "not listed by a scan")
-                for place in store.under(txn, database, cache, path)
-                if name not in listing.names or place.path == path
-            ]
+            path = listing.path(name)
+            places = store.under(txn, database, cache, path) if name.endswith(b"/") else [Place(cache, path)]
+            hints += [Hint(place, "not listed by a scan") for place in places]
     return hints, [(Place(cache, path), reason) for path, reason in listing.ignored]

@@ -27,7 +27,7 @@ from chunkd.look import Looker
 from chunkd.model import Blob, Digest, Finding, Hint, Place
 from chunkd.pool import Pool, Result
 from chunkd.records import digest_from_key, place_from_key
-from chunkd.scan import Listing
+from chunkd.scan import Listed, ScanEnd
 from chunkd.sweep import Sweep
 
 log = logging.getLogger(__name__)
@@ -42,25 +42,6 @@ GROUP_S = 0.5
 RETRY_EVERY_S = 30.0
 # The daily round compares so many places, then lets a second go by.
 PLACES_A_SLICE = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A listing of a cache's folder. With `verify` every known blob in it is looked at too."""
-
-    cache: int
-    listing: Listing
-    verify: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ScanEnd:
-    """A scan has listed what it was asked to. `complete` when that was every folder of every cache, to its end."""
-
-    number: int
-    complete: bool
-    at_ns: int
-    retry_failed: bool = False
 
 
 @dataclass(slots=True)

@@ -11,13 +11,18 @@ blobs. So a path is judged with its root before it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from chunkd.model import HEX_DIGITS, Digest
 
 _ALGORITHM_OF = {digits: algorithm for algorithm, digits in HEX_DIGITS.items()}
+# The name of the blob in distribution's folder for it.
+DATA = "data"
 _HEX = re.compile(r"[0-9a-f]+")
+_HEX_DIGITS = b"0123456789abcdef"
 _BLOBS = re.compile(r"(?:^|/)blobs/(?P<algorithm>sha256|sha512)/(?P<rest>.+)\Z", re.DOTALL)
-_FOLDER = re.compile(r"(?:^|/)blobs/(?:sha256|sha512)(?:/(?P<pair>[0-9a-f]{2}))?\Z")
+_FOLDER = re.compile(r"(?:^|/)blobs/(?P<algorithm>sha256|sha512)(?:/(?P<pair>[0-9a-f]{2}))?\Z")
 _END_OF_ROOT = re.compile(r"(?:^|/)(blobs(?:/(?:sha256|sha512)(?:/[0-9a-f]{2})?)?)\Z")
 
 # Repositories can't begin with these (the distribution spec), and writers keep what is in flight in such folders:
@@ -56,25 +61,43 @@ def identify(root: str, path: str) -> tuple[Digest, str] | None:
     if len(parts) == 1:
         digest = _digest(match["algorithm"], parts[0])
         return (digest, "oci") if digest else None
-    if len(parts) == 3 and parts[2] == "data" and len(parts[0]) == 2:
+    if len(parts) == 3 and parts[2] == DATA and len(parts[0]) == 2:
         digest = _digest(match["algorithm"], parts[1])
         return (digest, "distribution") if digest and digest.hex.startswith(parts[0]) else None
     return None
 
 
-def holds_blobs(root: str, folder: str) -> bool:
-    """Whether blobs are looked for right in this folder (`""` is the root), in any layout."""
-    return not folder or strict(root, folder)
+class Naming(NamedTuple):
+    """How the blobs right in one folder are named, so that all its names are judged at once and not path by path.
+
+    In the layout `distribution` the names are those of folders, whose `data` is the blob. A `strict` folder is for
+    blobs alone: any other name is told as ignored. Where no blob can be, no name fits.
+    """
+
+    layout: str
+    digits: tuple[int, ...]
+    pair: bytes
+    strict: bool
+
+    def fit(self, names: Iterable[bytes]) -> set[bytes]:
+        """Those that name a blob: just what `identify` says of each path, at a fraction of its cost."""
+        found = {name for name in names if len(name) in self.digits and not name.translate(None, _HEX_DIGITS)}
+        return {name for name in found if name.startswith(self.pair)} if self.pair else found
 
 
-def strict(root: str, folder: str) -> bool:
-    """Whether this folder is for blobs alone, so that any other name in it is told as ignored."""
-    return _FOLDER.search(_within(root, folder)) is not None
+def naming(root: str, folder: str) -> Naming:
+    """How blobs right in this folder (`""` is the root) are named."""
+    inside = _FOLDER.search(_within(root, folder))
+    if inside is None:
+        return Naming("flat", () if folder else tuple(_ALGORITHM_OF), b"", strict=False)
+    digits = () if _private(folder) else (HEX_DIGITS[inside["algorithm"]],)
+    pair = (inside["pair"] or "").encode()
+    return Naming("distribution" if pair else "oci", digits, pair, strict=True)
 
 
 def blob_within(root: str, folder: str, name: str) -> str | None:
     """The path of the blob that a folder of that name in `folder` holds (distribution's `<hex>/data`), if it is one."""
-    path = f"{folder}/{name}/data" if folder else f"{name}/data"
+    path = f"{folder}/{name}/{DATA}" if folder else f"{name}/{DATA}"
     return path if identify(root, path) else None
 
 

@@ -11,24 +11,62 @@ from dataclasses import dataclass, field
 from chunkd import layouts
 from chunkd.records import MAX_PATH_BYTES
 
+_NO_DIGEST = "not the name of a digest"
+
 
 @dataclass(slots=True)
 class Listing:
-    """One folder as it was listed. `blobs` are paths relative to the root, `expected` those of blobs whose folder is
-    there and they are not (yet), `ignored` paths with the reason.
+    """One folder as it was listed.
 
-    `names` are those of its blobs and of the folders that are listed in turn: what the index has below it under another
-    name is gone, or is no blob any longer. When `problem` is set the folder could not be listed to its end, and nothing
-    may be taken for gone; a folder that is not there is empty.
+    `blobs` are the names of its blobs and `folders` those of the folders that are listed in turn, in the file system's
+    bytes; the name of a folder, also of one that holds a blob (distribution's), ends with a slash. What the index has
+    here under another name is gone, or is no blob any longer. `expected` are the paths below the root of blobs whose
+    folder is there and they are not (yet), `ignored` paths with the reason.
+
+    When `problem` is set the folder could not be listed to its end, and nothing may be taken for gone; a folder that is
+    not there is empty.
     """
 
     folder: str
-    names: set[str] = field(default_factory=set)
-    blobs: list[str] = field(default_factory=list)
+    blobs: set[bytes] = field(default_factory=set)
+    folders: set[bytes] = field(default_factory=set)
     expected: list[str] = field(default_factory=list)
     ignored: list[tuple[str, str]] = field(default_factory=list)
     layouts: set[str] = field(default_factory=set)
     problem: str = ""
+
+    def path(self, name: bytes) -> str:
+        """Where below the root what has this name lies; without the slash of a folder."""
+        text = os.fsdecode(name.removesuffix(b"/"))
+        return f"{self.folder}/{text}" if self.folder else text
+
+    def name(self, path: str) -> bytes:
+        """What a path that begins with this folder has for its name here."""
+        head, slash, _ = (path.removeprefix(f"{self.folder}/") if self.folder else path).partition("/")
+        return os.fsencode(head + slash)
+
+    def blob_path(self, name: bytes) -> str:
+        """Where below the root the blob that has this name lies."""
+        return f"{self.path(name)}/{layouts.DATA}" if name.endswith(b"/") else self.path(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A listing of a cache's folder. With `verify` every known blob in it is looked at too."""
+
+    cache: int
+    listing: Listing
+    verify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScanEnd:
+    """A scan has listed what it was asked to. `complete` when that was every folder of every cache, to its end."""
+
+    number: int
+    complete: bool
+    at_ns: int
+    retry_failed: bool = False
 
 
 def kind_of_file(mode: int) -> str:
@@ -50,74 +88,90 @@ def walk(root: str, folder: str, enter: Callable[[str], None]) -> Iterator[Listi
     while pending:
         folder = pending.pop()
         enter(folder)
-        listing, below = _list(root, folder)
+        listing = _list(root, folder)
         yield listing
-        pending += sorted(below, reverse=True)
+        pending += sorted(map(listing.path, listing.folders), reverse=True)
 
 
-def _list(root: str, folder: str) -> tuple[Listing, list[str]]:
+def _list(root: str, folder: str) -> Listing:
     listing = Listing(folder)
-    below: list[str] = []
-    here = layouts.holds_blobs(root, folder)
-    strict = layouts.strict(root, folder)
+    files: list[bytes] = []
+    folders: list[bytes] = []
+    others: list[os.DirEntry[bytes]] = []
     try:
-        with os.scandir(os.path.join(root, folder)) as entries:
+        with os.scandir(os.fsencode(os.path.join(root, folder))) as entries:
+            # Once for each blob there is, at every scan: names are judged below, all at once.
             for entry in entries:
-                path = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    if layouts.worth_entering(root, folder, entry.name):
-                        below.append(path)
-                        listing.names.add(entry.name)
-                    elif here and not _list_blob_folder(listing, root, path, entry.name) and strict:
-                        listing.ignored.append((path, "a folder, and no digest's"))
-                elif here and _list_entry(listing, root, path, entry, strict):
-                    listing.names.add(entry.name)
+                if entry.is_file(follow_symlinks=False):
+                    files.append(entry.name)
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+                else:
+                    others.append(entry)
     except (FileNotFoundError, NotADirectoryError):
-        return Listing(folder), []
+        return Listing(folder)
     except OSError as error:
         listing.problem = f"{os.path.join(root, folder)}: {error.strerror}"
-    return listing, below
+    naming = layouts.naming(root, folder)
+    if naming.layout != "distribution":
+        listing.blobs = naming.fit(files)
+    if naming.strict and len(listing.blobs) < len(files):
+        listing.ignored += [(listing.path(name), _NO_DIGEST) for name in files if name not in listing.blobs]
+    _list_folders(listing, root, naming, folders)
+    for entry in others:
+        _list_other(listing, naming, entry)
+    _check_length(listing, root)
+    if listing.blobs:
+        listing.layouts.add(naming.layout)
+    return listing
 
 
-def _list_entry(listing: Listing, root: str, path: str, entry: os.DirEntry[str], strict: bool) -> bool:
-    """Whether it is a blob."""
-    found = layouts.identify(root, path)
-    if found is None:
-        if strict:
-            listing.ignored.append((path, "not the name of a digest"))
-    elif len(os.fsencode(path)) > MAX_PATH_BYTES:
-        listing.problem = (
-            f"{os.path.join(root, listing.folder)}: its blobs' paths are longer than {MAX_PATH_BYTES} bytes"
-        )
-    elif not entry.is_file(follow_symlinks=False):
-        with contextlib.suppress(FileNotFoundError):
-            listing.ignored.append((path, kind_of_file(entry.stat(follow_symlinks=False).st_mode)))
-    else:
-        listing.blobs.append(path)
-        listing.layouts.add(found[1])
-        return True
-    return False
+def _list_folders(listing: Listing, root: str, naming: layouts.Naming, names: list[bytes]) -> None:
+    digests = naming.fit(names)
+    for name in names:
+        if name in digests and naming.layout == "distribution":
+            _list_blob_folder(listing, root, name)
+        elif name in digests:
+            listing.ignored.append((listing.path(name), "a folder"))
+        elif layouts.worth_entering(root, listing.folder, os.fsdecode(name)):
+            listing.folders.add(name + b"/")
+        elif naming.strict:
+            listing.ignored.append((listing.path(name), "a folder, and no digest's"))
 
 
-def _list_blob_folder(listing: Listing, root: str, path: str, name: str) -> bool:
-    """A folder named by a digest: distribution's, with the blob in its `data`, or a folder where a blob should be."""
-    if layouts.identify(root, path):
-        listing.ignored.append((path, "a folder"))
-        return True
-    data = layouts.blob_within(root, listing.folder, name)
-    if data is None:
-        return False
+def _list_blob_folder(listing: Listing, root: str, name: bytes) -> None:
+    """Distribution's folder for one blob, which lies in its `data`."""
+    folder = name + b"/"
+    data = listing.blob_path(folder)
     try:
-        mode = os.stat(os.path.join(root, data), follow_symlinks=False).st_mode
+        mode = os.lstat(os.path.join(root, data)).st_mode
     except FileNotFoundError:
         listing.expected.append(data)
-        return True
+        return
     except OSError:
         mode = stat.S_IFREG  # what it is, the look at the place will say
-    if not stat.S_ISREG(mode):
+    if stat.S_ISREG(mode):
+        listing.blobs.add(folder)
+    else:
         listing.ignored.append((data, kind_of_file(mode)))
-        return True
-    listing.names.add(name)
-    listing.blobs.append(data)
-    listing.layouts.add("distribution")
-    return True
+
+
+def _list_other(listing: Listing, naming: layouts.Naming, entry: os.DirEntry[bytes]) -> None:
+    """What is neither a file nor a folder. When it can't be looked at, it is not listed."""
+    if naming.layout != "distribution" and naming.fit([entry.name]):
+        with contextlib.suppress(OSError):
+            mode = entry.stat(follow_symlinks=False).st_mode
+            listing.ignored.append((listing.path(entry.name), kind_of_file(mode)))
+    elif naming.strict:
+        listing.ignored.append((listing.path(entry.name), _NO_DIGEST))
+
+
+def _check_length(listing: Listing, root: str) -> None:
+    """One stands for all: in a folder all names are of one length, but for a root's, which are short enough."""
+    for name in listing.blobs:
+        if len(os.fsencode(listing.blob_path(name))) > MAX_PATH_BYTES:
+            listing.blobs = set()
+            listing.problem = (
+                f"{os.path.join(root, listing.folder)}: its blobs' paths are longer than {MAX_PATH_BYTES} bytes"
+            )
+        return

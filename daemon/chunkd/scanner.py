@@ -7,14 +7,13 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from chunkd.backlog import Backlog
 from chunkd.caches import ServedCache
-from chunkd.ingest import Listed, ScanEnd
 from chunkd.model import Hint
-from chunkd.scan import Listing, walk
+from chunkd.scan import Listed, Listing, ScanEnd, walk
 from chunkd.watch import Watcher
 
 log = logging.getLogger(__name__)
@@ -169,12 +168,6 @@ class Scanner:
             if known != listing.problem:
                 log.warning("%s; nothing below it is subtracted", listing.problem)
         return not listing.problem
-
-    def folders(self, cache: ServedCache) -> Iterator[str]:
-        """Every folder that is to be watched, without listing blobs to anyone."""
-        if cache.check_root() is not None:
-            for listing in walk(cache.path, "", lambda _: None):
-                yield listing.folder
 
     def enter(self, cache: ServedCache, folder: str) -> None:
         """Watch a folder that is about to be listed, if this cache is watched at all."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import subprocess
 import sys
@@ -45,6 +46,7 @@ DATABASES = (
     "dense",
 )
 MAX_READERS = 126
+SLICE_KEYS = 64
 Record = TypeVar("Record")
 _READ_ALL = """
 import lmdb, sys
@@ -200,17 +202,27 @@ class Store:
             if value is not None:
                 yield records.unpack_blob(held.digest, value).state
 
-    def children(self, txn: lmdb.Transaction, database: str, cache: int, folder: str) -> set[str]:
-        """The names right below a folder that lead to a record of `places` or `ignored`: files and folders alike."""
+    def children(self, txn: lmdb.Transaction, database: str, cache: int, folder: str) -> set[bytes]:
+        """The names right below a folder that lead to a record of `places` or `ignored`, a folder's with a slash."""
         prefix = records.place_key(Place(cache, f"{folder}/" if folder else ""))
-        names: set[str] = set()
+        start = len(prefix)
+        names: set[bytes] = set()
         with txn.cursor(db=self.databases[database]) as cursor:
             there = cursor.set_range(prefix)
-            while there and (key := bytes(cursor.key())).startswith(prefix):
-                name, slash, _ = key[len(prefix) :].partition(b"/")
-                names.add(os.fsdecode(name))
-                # "0" is what follows "/": on to the first key that is not below this name.
-                there = cursor.set_range(prefix + name + b"0") if slash else cursor.next()
+            while there:
+                # By the slice: a folder may hold every blob there is.
+                keys = [bytes(key) for key in itertools.islice(cursor.iternext(values=False), SLICE_KEYS)]
+                if not keys[-1].startswith(prefix):
+                    keys = [key for key in keys if key.startswith(prefix)]
+                below = [key[start:] for key in keys]
+                if b"/" in b"".join(below):
+                    below = [name[: name.find(b"/") + 1 or None] for name in below]
+                names.update(below)
+                if len(keys) < SLICE_KEYS:
+                    break
+                # "0" is what follows "/": on to the first key that is not below the last name.
+                after = prefix + below[-1][:-1] + b"0" if below[-1].endswith(b"/") else keys[-1] + b"\0"
+                there = cursor.set_range(after)
         return names
 
     def under(self, txn: lmdb.Transaction, database: str, cache: int, path: str) -> Iterator[Place]:
