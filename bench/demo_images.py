@@ -16,9 +16,14 @@ import os
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
+
+if sys.version_info >= (3, 14):
+    from compression import zstd as zstd
+else:
+    from backports import zstd as zstd
 
 VERSIONS = ("v1", "v2", "v3")
 LAYERS = 6
@@ -35,6 +40,8 @@ SKIPPED_FOLDERS = {"__pycache__", "site-packages", "dist-packages"}
 
 OCI = "application/vnd.oci.image."
 Descriptor = dict[str, Any]
+# With its diff_id, the digest of what it decompresses to.
+Layer = tuple[Descriptor, str]
 
 
 class Sink(Protocol):
@@ -63,34 +70,41 @@ class HashingWriter:
 
 def land_images(layout: Path, source: Path) -> Iterator[str]:
     """Write the images, blob by blob, and yield each digest once its blob has landed. `layout` is empty or missing."""
-    (layout / "blobs" / "sha256").mkdir(parents=True)
-    _replace(layout / "oci-layout", {"imageLayoutVersion": "1.0.0"})
-    groups = _groups(source, _files(source))
+    begin_layout(layout)
+    groups = _groups(source, files_below(source, MOST_SOURCE_BYTES, MOST_FILE_BYTES))
     manifests: list[Descriptor] = []
-    shared: list[tuple[Descriptor, str]] = []
+    shared: list[Layer] = []
     for version in range(len(VERSIONS)):
         layers = list(shared)
         for group in groups[len(shared) :]:
-            layers.append(_land_layer(layout, source, group, version))
+            layers.append(land_layer(layout, contents(source, group, version)))
             yield layers[-1][0]["digest"]
         shared = layers[:SHARED_LAYERS]
-        config = _land_json(layout, "config.v1+json", _config(layers))
-        yield config["digest"]
-        manifest = _manifest(config, [layer for layer, _ in layers])
-        manifests.append(
-            _land_json(layout, "manifest.v1+json", manifest)
-            | {"annotations": {"org.opencontainers.image.ref.name": VERSIONS[version]}}
-        )
-        yield manifests[-1]["digest"]
-        index = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json", "manifests": manifests}
-        _replace(layout / "index.json", index)
+        yield from land_image(layout, VERSIONS[version], layers, manifests)
+
+
+def begin_layout(layout: Path) -> None:
+    """An OCI layout without images. Raises FileExistsError where there is one."""
+    (layout / "blobs" / "sha256").mkdir(parents=True)
+    _replace(layout / "oci-layout", {"imageLayoutVersion": "1.0.0"})
+
+
+def land_image(layout: Path, name: str, layers: list[Layer], manifests: list[Descriptor]) -> Iterator[str]:
+    """Write what names these layers as an image, yielding digests as they land; `manifests` grows by its own."""
+    config = _land_json(layout, "config.v1+json", _config(layers))
+    yield config["digest"]
+    manifest = _land_json(layout, "manifest.v1+json", _manifest(config, [layer for layer, _ in layers]))
+    manifests.append(manifest | {"annotations": {"org.opencontainers.image.ref.name": name}})
+    yield manifest["digest"]
+    index = {"schemaVersion": 2, "mediaType": OCI + "index.v1+json", "manifests": manifests}
+    _replace(layout / "index.json", index)
 
 
 # --- what is in the images ----------------------------------------------------------------------------------------
 
 
-def _files(source: Path) -> list[str]:
-    """The regular files below `source`, by name, as far as the limits above allow."""
+def files_below(source: Path, most_bytes: int, most_file_bytes: int) -> list[str]:
+    """The readable regular files below `source`, by name, none larger than the one and all together than the other."""
     found = []
     for folder, folders, names in os.walk(source):
         folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
@@ -98,10 +112,10 @@ def _files(source: Path) -> list[str]:
     files, total_bytes = [], 0
     for path in sorted(found):
         size = path.lstat().st_size
-        if path.is_symlink() or not path.is_file() or size > MOST_FILE_BYTES or not os.access(path, os.R_OK):
+        if path.is_symlink() or not path.is_file() or size > most_file_bytes or not os.access(path, os.R_OK):
             continue
         total_bytes += size
-        if total_bytes > MOST_SOURCE_BYTES:
+        if total_bytes > most_bytes:
             break
         files.append(path.relative_to(source).as_posix())
     return files
@@ -118,7 +132,7 @@ def _groups(source: Path, files: list[str]) -> list[list[str]]:
     return groups
 
 
-def _contents(source: Path, group: list[str], version: int) -> Iterator[tuple[str, bytes]]:
+def contents(source: Path, group: list[str], version: int) -> Iterator[tuple[str, bytes]]:
     """A layer's files as they are in this version, each with its path in the image."""
     for number, name in enumerate(group):
         data = (source / name).read_bytes()
@@ -132,7 +146,7 @@ def _contents(source: Path, group: list[str], version: int) -> Iterator[tuple[st
                 yield f"usr/lib/demo-{VERSIONS[later]}/{name}", data
 
 
-def _config(layers: list[tuple[Descriptor, str]]) -> dict[str, Any]:
+def _config(layers: list[Layer]) -> dict[str, Any]:
     diff_ids = [diff_id for _, diff_id in layers]
     return {"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
 
@@ -144,35 +158,41 @@ def _manifest(config: Descriptor, layers: list[Descriptor]) -> dict[str, Any]:
 # --- how they land ------------------------------------------------------------------------------------------------
 
 
-def _land_layer(layout: Path, source: Path, group: list[str], version: int) -> tuple[Descriptor, str]:
-    """The layer's descriptor and its diff_id, the digest of what it decompresses to."""
+def land_layer(layout: Path, members: Iterable[tuple[str, bytes]], codec: str = "gzip") -> Layer:
+    """Write a layer of these files, compressed as Docker and BuildKit do: gzip at level 6, zstd at level 3."""
     diff_ids = []
 
     def write(file: Sink) -> None:
-        # No time and no name in the header: the same files give the same bytes.
-        with gzip.GzipFile("", "wb", 6, file, mtime=0) as compressed:
+        with _compressed(file, codec) as compressed:
             plain = HashingWriter(compressed)
             with tarfile.open(fileobj=plain, mode="w|") as tar:  # type: ignore[call-overload]
-                for name, data in _contents(source, group, version):
+                for name, data in members:
                     member = tarfile.TarInfo(name)
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
             diff_ids.append(plain.digest)
 
-    return _land(layout, "layer.v1.tar+gzip", write), diff_ids[0]
+    return land(layout, "layer.v1.tar+" + codec, write), diff_ids[0]
+
+
+def _compressed(file: Sink, codec: str) -> BinaryIO:
+    if codec == "zstd":
+        return cast("BinaryIO", zstd.ZstdFile(cast("BinaryIO", file), "wb", level=3))
+    # No time and no name in the header: the same files give the same bytes.
+    return cast("BinaryIO", gzip.GzipFile("", "wb", 6, file, mtime=0))
 
 
 def _land_json(layout: Path, kind: str, content: dict[str, Any]) -> Descriptor:
-    return _land(layout, kind, lambda file: _write(file, content))
+    return land(layout, kind, lambda file: _write(file, content))
 
 
 def _write(file: Sink, content: dict[str, Any]) -> None:
     file.write(json.dumps(content, separators=(",", ":"), sort_keys=True).encode())
 
 
-def _land(layout: Path, kind: str, write: Callable[[Sink], None]) -> Descriptor:
+def land(layout: Path, kind: str, write: Callable[[Sink], None]) -> Descriptor:
     """A blob comes as skopeo brings it: written in the layout's root, synced, and renamed when it is complete."""
-    in_flight = layout / "oci-put-blob1"
+    in_flight = layout / f"oci-put-blob{os.getpid()}"
     with in_flight.open("wb") as file:
         hashing = HashingWriter(file)
         write(hashing)

@@ -1,4 +1,4 @@
-"""How fast does the kernel cut a real tar, called from Python? Against the plain loop that defines it, built alike.
+"""How fast do the kernels cut a real tar, called from Python? Against the plain loop that defines them, built alike.
 
 python bench/kernel.py
 """
@@ -13,8 +13,8 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from chunkd._cgear import ffi, lib
-from chunkd.chunker import gear_table
+from chunkd._cgear import ffi
+from chunkd.chunker import KERNELS, gear_table, kernels
 from chunkd.model import ChunkParams
 from measure import save, table, take_turns
 
@@ -43,7 +43,7 @@ def main() -> None:
     found: dict[str, list[int]] = {}
 
     def cut_with(name: str) -> Callable[[], None]:
-        kernel = getattr(lib, name)
+        kernel = KERNELS[name]
 
         def run() -> None:
             count = kernel(
@@ -54,10 +54,7 @@ def main() -> None:
 
         return run
 
-    contenders: dict[str, Callable[[], object]] = {
-        "cgear_cut_plain": cut_with("cgear_cut_plain"),
-        "cgear_cut": cut_with("cgear_cut"),
-    }
+    contenders: dict[str, Callable[[], object]] = {name: cut_with(name) for name in reversed(kernels())}
     sizes = {"min_size": params.min_bytes, "avg_size": 1 << params.mask_bits, "max_size": params.max_bytes}
     for module, cut in (("pyfastcdc", _pyfastcdc), ("fastcdc", _fastcdc)):
         try:
@@ -67,10 +64,11 @@ def main() -> None:
         else:
             contenders[module] = cut(data, sizes)
     seconds = take_turns(contenders, ROUNDS)
-    if found["cgear_cut"] != found["cgear_cut_plain"]:
-        sys.exit("the two kernels do not cut alike")
-    title = f"cut a tar of {len(data):,} bytes into {len(found['cgear_cut']):,} chunks"
-    save("kernel", table(title, seconds, len(data), "cgear_cut_plain"))
+    for name in kernels():
+        if found[name] != found["plain"]:
+            sys.exit(f"the kernel {name} does not cut as the plain loop does")
+    title = f"cut a tar of {len(data):,} bytes into {len(found['plain']):,} chunks"
+    save("kernel", table(title, seconds, len(data), "plain"))
 
 
 def _pyfastcdc(data: bytes, sizes: dict[str, int]) -> Callable[[], object]:

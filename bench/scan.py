@@ -1,130 +1,213 @@
 """What does a first scan cost, against the sum of its parts and against inflating alone?
 
-    python bench/scan.py FOLDER        FOLDER holds blobs/sha256/<hex>, for instance the pinned npm layers
+    python bench/scan.py FOLDER...        each FOLDER holds blobs/sha256/<hex>
 
-Each part is timed alone on the same bytes in one process; the scan is the whole program with its workers, its index
-and its syncs. The figures of every scan are compared with those of the parts.
+For each folder, all contenders take turns, with as many processes as there are cores:
+
+parts       each alone on the same bytes: inflating, the file's SHA-256, the kernel, BLAKE3 of each chunk
+bare        inflating with nothing around it, through one reused buffer of the best size
+jobs        a worker's whole job, without the index
+scan        in a daemon that is up: from the rename that brings the blobs to the answer that all is counted
+process     `chunkd scan` from exec to exit, which is in good part starting Pythons where there is little to scan
+
+The figures of every scan are compared with those of the parts; for the pinned npm layers these must be the published
+ones. The files are in the page cache, their names are new, the index is on the same disk.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
+import functools
 import json
 import multiprocessing
 import os
-import subprocess
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from blake3 import blake3
-from isal import igzip
+from chunkd.model import CHUNK_HASH_BYTES
+from chunkd.spawn import core_count
+from layers import layers_of
+from measure import Bar, of_runs, save, take_turns
+from parts import PARTS, best_buffer_bytes, codec, hashed_chunks, inflate, job, parts
+from running import Stats, daemon, scan_process, seed_workers
 
-from chunkd._cgear import ffi, lib
-from chunkd.chunker import gear_table
-from chunkd.decode import BUFFER_BYTES
-from chunkd.model import Caps, ChunkParams, Digest, Job
-from chunkd.worker import examine
-from measure import save, table, take_turns
+# Of small caches more rounds, as they take no time and vary more.
+SMALL_BYTES, ROUNDS_SMALL, ROUNDS = 200_000_000, 7, 3
+PINNED = Path(__file__).parent.parent / "tests" / "vectors" / "npm_small.json"
 
-ROUNDS = 5
-PARAMS = ChunkParams()
-
-
-def inflate(path: Path) -> int:
-    """Uncompressed bytes, through one reused buffer."""
-    buffer = bytearray(BUFFER_BYTES)
-    total = 0
-    with igzip.open(path, "rb") as stream:  # type: ignore[no-untyped-call]
-        while count := stream.readinto(buffer):
-            total += count
-    return total
+Figures = dict[str, int]
 
 
-def seconds_of_parts(layers: list[Path]) -> tuple[dict[str, float], dict[str, int]]:
-    """Seconds of each part over all layers, and the figures. Inflated layers are held one at a time."""
-    parts = dict.fromkeys(("inflate", "sha256", "kernel", "blake3"), 0.0)
-    figures = dict.fromkeys(("uncompressed_bytes", "chunks", "unique_chunks", "unique_bytes"), 0)
-    gear = ffi.new("uint64_t[]", gear_table(PARAMS.gear_seed))
-    unique: dict[bytes, int] = {}
-    for path in layers:
-        start = time.perf_counter()
-        inflate(path)
-        parts["inflate"] += time.perf_counter() - start
-        stored = path.read_bytes()
-        start = time.perf_counter()
-        hashlib.sha256(stored).digest()
-        parts["sha256"] += time.perf_counter() - start
-        data = igzip.decompress(stored)  # type: ignore[no-untyped-call]
-        capacity = len(data) // PARAMS.min_bytes + 2
-        cuts = ffi.new("size_t[]", capacity)
-        start = time.perf_counter()
-        count = lib.cgear_cut(
-            gear, PARAMS.min_bytes, PARAMS.mask_bits, PARAMS.max_bytes, ffi.new("uint64_t *"), ffi.new("size_t *"),
-            ffi.from_buffer("uint8_t[]", data), len(data), cuts, capacity,
-        )  # fmt: skip
-        parts["kernel"] += time.perf_counter() - start
-        ends = ffi.unpack(cuts, count)
-        if not ends or ends[-1] != len(data):
-            ends.append(len(data))
-        spans = list(zip([0, *ends[:-1]], ends, strict=True))
-        view = memoryview(data)
-        start = time.perf_counter()
-        hashes = [blake3(view[begin:end]).digest(16) for begin, end in spans]
-        parts["blake3"] += time.perf_counter() - start
-        unique.update(zip(hashes, (end - begin for begin, end in spans), strict=True))
-        figures["uncompressed_bytes"] += len(data)
-        figures["chunks"] += len(spans)
-    figures |= {"unique_chunks": len(unique), "unique_bytes": sum(unique.values())}
-    return parts, figures
+class Case(NamedTuple):
+    """A folder's layers, largest first, and the figures that every scan of them must come to."""
 
-
-def examine_all(layers: list[Path]) -> None:
-    for path in layers:
-        finding = examine(Job(Digest("sha256", path.name), str(path)), PARAMS, Caps(), lambda _: None)
-        if finding.kind != "layer":
-            sys.exit(f"{path.name}: {finding.kind} {finding.reason}")
-
-
-def scan(folder: Path, figures: dict[str, int]) -> None:
-    """The program itself, from its start to its end, into a new index."""
-    with tempfile.TemporaryDirectory() as state:
-        command = [sys.executable, "-m", "chunkd", "scan", str(folder), "--state", state, "--json"]
-        done = subprocess.run(command, capture_output=True, check=True)
-    stats = json.loads(done.stdout)
-    if any(stats[name] != value for name, value in figures.items()):
-        sys.exit(f"the scan's figures are {stats}, those of the parts {figures}")
+    name: str
+    folder: Path
+    layers: list[Path]
+    processes: int
+    pool: concurrent.futures.Executor
+    figures: Figures
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    layers = sorted((folder / "blobs" / "sha256").iterdir(), key=lambda path: -path.stat().st_size)
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    parts, figures = seconds_of_parts(layers)
-    print(f"{len(layers)} layers, {figures}")
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(cores, mp_context=context) as pool:
-        seconds = take_turns(
-            {
-                "inflate alone, one process": lambda: sum(map(inflate, layers)),
-                "a worker's whole job, one process": lambda: examine_all(layers),
-                f"inflate alone, {cores} processes": lambda: sum(pool.map(inflate, layers)),
-                "chunkd scan, from start to end": lambda: scan(folder, figures),
-            },
-            ROUNDS,
+    results: dict[str, Any] = {}
+    bars: list[Bar] = []
+    with concurrent.futures.ProcessPoolExecutor(core_count(), multiprocessing.get_context("spawn")) as pool:
+        for folder in map(Path, sys.argv[1:]):
+            if not (folder / "blobs" / "sha256").is_dir():
+                print(f"{folder}: no blobs/sha256 in it, left out", file=sys.stderr)
+                continue
+            case = opened_case(folder.absolute(), pool)
+            results[case.name], found = compare(case)
+            bars += found
+    save("scan", results, bars)
+
+
+def opened_case(folder: Path, pool: concurrent.futures.Executor) -> Case:
+    """Exits when the pinned npm layers do not give the published figures."""
+    layers = layers_of(folder)
+    unique: dict[bytes, int] = {}
+    uncompressed_bytes = chunks = 0
+    for hashes, lengths in pool.map(hashed_chunks, layers):
+        uncompressed_bytes += sum(lengths)
+        chunks += len(lengths)
+        for number, length in enumerate(lengths):
+            unique[hashes[number * CHUNK_HASH_BYTES : (number + 1) * CHUNK_HASH_BYTES]] = length
+    figures = {
+        "layers": len(layers), "layer_stored_bytes": sum(path.stat().st_size for path in layers),
+        "uncompressed_bytes": uncompressed_bytes, "chunks": chunks, "unique_chunks": len(unique),
+        "unique_bytes": sum(unique.values()),
+    }  # fmt: skip
+    name = folder.name
+    pinned = json.loads(PINNED.read_text())
+    if {layer["sha256"] for layer in pinned["layers"]} == {path.name for path in layers}:
+        name, totals = "npm_small", pinned["totals"]
+        names = {"layer_stored_bytes": "on_disk", "uncompressed_bytes": "uncompressed"}
+        compare_figures(f"{name}, as published", {key: totals[names.get(key, key)] for key in figures}, figures)
+    return Case(name, folder, layers, min(core_count(), len(layers)), pool, figures)
+
+
+def compare_figures(what: str, expected: Figures, found: Stats) -> None:
+    if any(found[name] != value for name, value in expected.items()):
+        sys.exit(f"{what}: the figures are {found}, and should be {expected}")
+
+
+# --- the program itself ----------------------------------------------------------------------------------------------
+
+
+def scan_in_daemon(case: Case, expected_s: float) -> float:
+    """Seconds from the rename that brings all blobs into an empty cache to the answer that they are counted."""
+    with tempfile.TemporaryDirectory(dir=case.folder.parent, prefix="scan-") as place:
+        cache, coming = Path(place, "cache"), Path(place, "coming")
+        seed_workers(cache / "seed", case.processes)
+        (coming / "blobs" / "sha256").mkdir(parents=True)
+        for path in case.layers:
+            os.link(path, coming / "blobs" / "sha256" / path.name)
+        with daemon(Path(place, "state"), cache) as running:
+            before = running.stats()
+            start = time.perf_counter()
+            coming.rename(cache / "layers")
+            # Asking takes time from the workers: not before it can be done.
+            after = running.scan(unasked_s=0.7 * expected_s)
+            seconds = time.perf_counter() - start
+        compare_figures(
+            f"{case.name}, in a daemon", case.figures, {name: after[name] - before[name] for name in case.figures}
         )
-    work_bytes = figures["uncompressed_bytes"]
-    one = table("one process", dict(list(seconds.items())[:2]), work_bytes, "inflate alone, one process")
-    whole = table("the program", dict(list(seconds.items())[2:]), work_bytes, f"inflate alone, {cores} processes")
-    runs = [seconds_of_parts(layers)[0] for _ in range(ROUNDS)]
-    best = {name: sorted(run[name] for run in runs)[ROUNDS // 2] for name in parts}
-    total = sum(best.values())
-    job = one["rows"]["a worker's whole job, one process"]["median_s"]
-    print("\nparts, each alone, median s: " + ", ".join(f"{name} {value:.3f}" for name, value in best.items()))
-    print(f"a worker's job is {job / total:.2f} times their sum of {total:.3f} s")
-    save("scan", {"figures": figures, "parts_s": best, "job_to_sum": job / total, "one": one, "whole": whole})
+    return seconds
+
+
+def scan_as_process(case: Case) -> None:
+    with tempfile.TemporaryDirectory(dir=case.folder.parent, prefix="scan-") as state:
+        stats = json.loads(scan_process(Path(state), case.folder))
+    compare_figures(f"{case.name}, chunkd scan", case.figures, stats)
+
+
+# --- comparing -------------------------------------------------------------------------------------------------------
+
+
+def compare(case: Case) -> tuple[dict[str, Any], list[Bar]]:
+    """Rounds in which all take turns: what is printed, as values, and the bars."""
+    buffer_bytes = best_buffer_bytes(case.layers)
+    rounds = ROUNDS_SMALL if case.figures["layer_stored_bytes"] < SMALL_BYTES else ROUNDS
+    part_rounds: list[dict[str, float]] = []
+    last_s = 0.0
+
+    def all_parts() -> float:
+        found = list(case.pool.map(functools.partial(parts, buffer_bytes=buffer_bytes), case.layers))
+        part_rounds.append({name: sum(seconds[name] for seconds in found) / case.processes for name in PARTS})
+        return sum(part_rounds[-1].values())
+
+    def bare() -> None:
+        check_bytes("bare", case.pool.map(functools.partial(inflate, buffer_bytes=buffer_bytes), case.layers))
+
+    def jobs() -> None:
+        check_bytes("jobs", case.pool.map(job, case.layers))
+
+    def check_bytes(what: str, found: Iterable[int]) -> None:
+        expected = {"uncompressed_bytes": case.figures["uncompressed_bytes"]}
+        compare_figures(f"{case.name}, {what}", expected, {"uncompressed_bytes": sum(found)})
+
+    def scan() -> float:
+        nonlocal last_s
+        last_s = scan_in_daemon(case, last_s)
+        return last_s
+
+    contenders = {
+        "parts": all_parts,
+        "bare": bare,
+        "jobs": jobs,
+        "scan": scan,
+        "process": lambda: scan_as_process(case),
+    }
+    seconds = take_turns(contenders, rounds)
+    profile = {name: statistics.median(turn[name] for turn in part_rounds[1:]) for name in PARTS}
+    return _told(case, seconds, profile, buffer_bytes), bars_of(case, seconds)
+
+
+def _told(case: Case, seconds: dict[str, list[float]], profile: dict[str, float], buffer_bytes: int) -> dict[str, Any]:
+    median = {name: statistics.median(taken) for name, taken in seconds.items()}
+    work_bytes = case.figures["uncompressed_bytes"]
+    print(f"\n{case.name}: {case.figures}\n{case.processes} processes; bare inflating with {buffer_bytes >> 10} KiB")
+    print(f"{'':<10}{'median s':>10}{'min':>9}{'max':>9}{'MB/s':>9}{'to parts':>10}{'rate to bare':>14}")
+    for name, taken in seconds.items():
+        rate = work_bytes / median[name] / 1e6
+        print(
+            f"{name:<10}{median[name]:>10.3f}{min(taken):>9.3f}{max(taken):>9.3f}{rate:>9.0f}"
+            f"{median[name] / median['parts']:>10.2f}{median['bare'] / median[name]:>14.2f}"
+        )
+    # What a scan's seconds are made of, each step taken from the one before: what is negative was done side by side.
+    shares = profile | {
+        "a worker's job beyond its parts": median["jobs"] - median["parts"],
+        "hand-over, index and commit": median["scan"] - median["jobs"],
+    }
+    print("of a scan's seconds: " + ", ".join(f"{name} {share / median['scan']:.1%}" for name, share in shares.items()))
+    return {
+        "figures": case.figures, "processes": case.processes, "buffer_bytes": buffer_bytes, "work_bytes": work_bytes,
+        "seconds": seconds, "median_s": median, "profile_s": shares,
+    }  # fmt: skip
+
+
+def bars_of(case: Case, seconds: dict[str, list[float]]) -> list[Bar]:
+    def ratios(above: str, below: str) -> list[float]:
+        return [one / other for one, other in zip(seconds[above], seconds[below], strict=True)]
+
+    is_gzip = codec(case.layers[0]) == "gzip"
+    if len(case.layers) == 1:
+        return []
+    least = {"npm_small": 0.55}.get(case.name, 0.62) if is_gzip else 0.60
+    bars = []
+    for name, said in (("scan", "scan in a daemon"), ("process", "`chunkd scan`, the process")):
+        if is_gzip:
+            bars.append(of_runs(f"{case.name}: {said}, to the sum of its parts", ratios(name, "parts"), 1.10))
+        bars.append(
+            of_runs(f"{case.name}: {said}, to the rate of bare inflating", ratios("bare", name), least, at_least=True)
+        )
+    return bars
 
 
 if __name__ == "__main__":
