@@ -7,13 +7,17 @@ import hashlib
 import itertools
 import mmap
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
-from chunkd.chunker import Chunker, gear_table
+from chunkd._cgear import lib
+from chunkd.chunker import KERNELS, Chunker, gear_table, kernels
+from chunkd.errors import KernelMissing
 from chunkd.model import ChunkParams, Recipe
 
 PARAMS = ChunkParams()
@@ -68,6 +72,55 @@ def test_every_case_whole_and_in_pieces(case: str) -> None:
     assert whole == expected_recipe(data, found)
     for piece_bytes in (37, 255, 65_536):
         assert in_pieces(data, piece_bytes) == whole
+
+
+@pytest.mark.parametrize("kernel", kernels())
+def test_every_kernel_gives_the_same_recipe(kernel: str) -> None:
+    data = oracle.case_data("random-131072")
+    chunker = Chunker(PARAMS, kernel)
+    for at in range(0, len(data), 50_000):
+        chunker.feed(data[at : at + 50_000])
+    assert chunker.finish() == oracle.recipe(data)
+
+
+def test_the_kernel_named_is_the_one_called_and_else_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    for name, cut in list(KERNELS.items()):
+
+        def noted(*arguments: Any, name: str = name, cut: Callable[..., int] = cut) -> int:
+            called.append(name)
+            return cut(*arguments)
+
+        monkeypatch.setitem(KERNELS, name, noted)
+    for kernel in (*kernels(), None):
+        Chunker(PARAMS, kernel).feed(bytes(100))
+    assert called == [*kernels(), kernels()[0]]
+    assert kernels()[-2:] == ("scalar", "plain")
+    assert ("avx2" in kernels()) == bool(lib.cgear_has_avx2())
+
+
+@pytest.mark.parametrize("wrong", ["avx512", "", "AVX2"])
+def test_a_kernel_that_is_not_there_is_an_error(wrong: str) -> None:
+    with pytest.raises(KernelMissing, match=f"kernel {wrong}: ") as caught:
+        Chunker(PARAMS, wrong)
+    assert (caught.value.kernel, caught.value.present) == (wrong, kernels())
+
+
+def test_a_processor_without_avx2_has_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Without:
+        def cgear_has_avx2(self) -> int:
+            return 0
+
+    monkeypatch.setattr("chunkd.chunker.lib", Without())
+    kernels.cache_clear()
+    try:
+        assert kernels() == ("scalar", "plain")
+        with pytest.raises(KernelMissing, match="it has scalar, plain"):
+            Chunker(PARAMS, "avx2")
+        data = oracle.case_data("random-65536")
+        assert recipe_of(data) == oracle.recipe(data)
+    finally:
+        kernels.cache_clear()
 
 
 @pytest.mark.parametrize("case", ["random-131072", "fire-0-pair", "fire-1-chain", "warmup-14-fires-0"])

@@ -1,6 +1,7 @@
 """The native core, as cffi builds it from cgear.c; cffi_build/cgear.cdef is the whole border.
 
-`lib.cgear_cut` cuts one buffer, and runs without the GIL. Its contract is the comment at the head of cgear.c.
+`lib.cgear_cut` and its like cut one buffer, and run without the GIL. Their contract is the comment at the head of
+cgear.c.
 """
 
 from types import TracebackType
@@ -28,33 +29,30 @@ class _FFI(Protocol):
     def unpack(self, array: Array, length: int) -> list[int]: ...
 
 @type_check_only
+class Cut(Protocol):
+    """What the kernels have in common."""
+
+    def __call__(
+        self,
+        gear: Array,
+        min_bytes: int,
+        mask_bits: int,
+        max_bytes: int,
+        hash: Array,  # noqa: A002
+        length: Array,
+        data: Array,
+        n: int,
+        cuts: Array,
+        capacity: int,
+        /,
+    ) -> int: ...
+
+@type_check_only
 class _Lib(Protocol):
-    def cgear_cut(
-        self,
-        gear: Array,
-        min_bytes: int,
-        mask_bits: int,
-        max_bytes: int,
-        hash: Array,  # noqa: A002
-        length: Array,
-        data: Array,
-        n: int,
-        cuts: Array,
-        capacity: int,
-    ) -> int: ...
-    def cgear_cut_plain(
-        self,
-        gear: Array,
-        min_bytes: int,
-        mask_bits: int,
-        max_bytes: int,
-        hash: Array,  # noqa: A002
-        length: Array,
-        data: Array,
-        n: int,
-        cuts: Array,
-        capacity: int,
-    ) -> int: ...
+    cgear_cut: Cut
+    cgear_cut_avx2: Cut
+    cgear_cut_plain: Cut
+    def cgear_has_avx2(self) -> int: ...
 
 ffi: _FFI
 lib: _Lib

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from chunkd._cgear import ffi, lib
+from chunkd.errors import KernelMissing
 from chunkd.model import CHUNK_HASH_BYTES, ChunkParams, Recipe
 
 if TYPE_CHECKING:
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 GEAR_VALUES = 256
 CUTS_PER_CALL = 4096
 PIECE_BYTES = 16 << 20
+# The fastest first. All cut alike; "plain" is their definition.
+KERNELS = {"avx2": lib.cgear_cut_avx2, "scalar": lib.cgear_cut, "plain": lib.cgear_cut_plain}
+
+
+@lru_cache(maxsize=1)
+def kernels() -> tuple[str, ...]:
+    """The names of the kernels that this build and this processor have, the fastest first."""
+    return tuple(name for name in KERNELS if name != "avx2" or lib.cgear_has_avx2())
 
 
 @lru_cache(maxsize=2)
@@ -47,8 +56,14 @@ class Chunker:
     `finish`, or an exception in `feed` other than for its argument, it is of no more use: take a new one.
     """
 
-    def __init__(self, params: ChunkParams) -> None:
-        """Raises ValueError when the parameters' `gear_seed` is not of 64 bits."""
+    def __init__(self, params: ChunkParams, kernel: str | None = None) -> None:
+        """`kernel` is one of `kernels()`, the first of them unless named; which one changes no cut.
+
+        Raises KernelMissing for any other name, and ValueError when the parameters' `gear_seed` is not of 64 bits.
+        """
+        if kernel is not None and kernel not in kernels():
+            raise KernelMissing(kernel, kernels())
+        self._cut = KERNELS[kernel or kernels()[0]]
         self._gear = ffi.new("uint64_t[]", gear_table(params.gear_seed))
         self._params = (params.min_bytes, params.mask_bits, params.max_bytes)
         self._hash = ffi.new("uint64_t *")
@@ -68,12 +83,13 @@ class Chunker:
         """
         if self._finished:
             raise ValueError("this chunker has finished: take a new one for each stream")
+        hashes, lengths, opened = self._hashes, self._lengths, self._open
         with memoryview(buffer) as shaped, shaped.cast("B") as data, ffi.from_buffer("uint8_t[]", data) as pointer:
             begin = -self._length[0]  # of the open chunk: below 0 where an earlier buffer has it
             for base in range(0, len(data), self._piece_bytes):
                 piece_bytes = min(self._piece_bytes, len(data) - base)
-                # -1 would mean that the cuts have no room, which is ruled out above, and `unpack` refuses it.
-                count = lib.cgear_cut(
+                # Below 0 would mean no room for the cuts, or no such kernel: ruled out above, and refused by `unpack`.
+                count = self._cut(
                     self._gear,
                     *self._params,
                     self._hash,
@@ -86,13 +102,13 @@ class Chunker:
                 for cut in ffi.unpack(self._cuts, count):
                     end = base + cut
                     if begin < 0:
-                        self._hashes += self._open.update(data[:end]).digest(CHUNK_HASH_BYTES)
-                        self._open.reset()
+                        hashes += opened.update(data[:end]).digest(CHUNK_HASH_BYTES)
+                        opened.reset()
                     else:
-                        self._hashes += blake3(data[begin:end]).digest(CHUNK_HASH_BYTES)
-                    self._lengths.append(end - begin)
+                        hashes += blake3(data[begin:end]).digest(CHUNK_HASH_BYTES)
+                    lengths.append(end - begin)
                     begin = end
-            self._open.update(data[max(begin, 0) :])
+            opened.update(data[max(begin, 0) :])
 
     def finish(self) -> Recipe:
         """The chunks of all that was fed, the last one ending with the data. Raises ValueError when called twice."""
