@@ -16,7 +16,7 @@ from pathlib import Path
 from chunkd._cgear import ffi
 from chunkd.chunker import KERNELS, gear_table, kernels
 from chunkd.model import ChunkParams
-from measure import save, table, take_turns
+from measure import of_runs, save, table, take_turns
 
 WANTED_BYTES = 100 << 20
 ROUNDS = 7
@@ -68,7 +68,18 @@ def main() -> None:
         if found[name] != found["plain"]:
             sys.exit(f"the kernel {name} does not cut as the plain loop does")
     title = f"cut a tar of {len(data):,} bytes into {len(found['plain']):,} chunks"
-    save("kernel", table(title, seconds, len(data), "plain"))
+    best = kernels()[0]
+    bars = [
+        of_runs(
+            f"cutting with {best}, against {other}",
+            [theirs / own for theirs, own in zip(seconds[other], seconds[best], strict=True)],
+            2 if other == "plain" else 1,
+            at_least=True,
+        )
+        for other in ("plain", "pyfastcdc", "fastcdc")
+        if other in seconds
+    ]
+    save("kernel", table(title, seconds, len(data), "plain"), bars)
 
 
 def _pyfastcdc(data: bytes, sizes: dict[str, int]) -> Callable[[], object]:

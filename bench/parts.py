@@ -17,8 +17,8 @@ from typing import BinaryIO, cast
 from blake3 import blake3
 from isal import igzip
 
-from chunkd._cgear import ffi, lib
-from chunkd.chunker import gear_table
+from chunkd._cgear import ffi
+from chunkd.chunker import KERNELS, gear_table, kernels
 from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams, Digest, Job
 from chunkd.worker import examine
 from demo_images import zstd
@@ -66,7 +66,9 @@ def cut(data: bytes) -> tuple[float, list[int]]:
     borders = PARAMS.min_bytes, PARAMS.mask_bits, PARAMS.max_bytes
     carried = ffi.new("uint64_t *"), ffi.new("size_t *")
     start = time.perf_counter()
-    count = lib.cgear_cut(gear, *borders, *carried, ffi.from_buffer("uint8_t[]", data), len(data), cuts, capacity)
+    count = KERNELS[kernels()[0]](
+        gear, *borders, *carried, ffi.from_buffer("uint8_t[]", data), len(data), cuts, capacity
+    )
     seconds = time.perf_counter() - start
     ends = ffi.unpack(cuts, count)
     return seconds, ends if ends and ends[-1] == len(data) else [*ends, len(data)]
