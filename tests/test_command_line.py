@@ -612,7 +612,8 @@ def test_scan_ends_by_ctrl_c_and_leaves_a_sound_index(home: Home) -> None:
         write_blob(cache, tar({"noise": noise(2_000_000, seed)}))
     process = subprocess.Popen(
         [sys.executable, "-m", "chunkd", "scan", str(cache), "--state", str(home.state), "--workers", "1"],
-        env=home.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=home.environ | {"CHUNKD_READ_BYTES_PER_S": "20000000"},  # some seconds, on any machine
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
     def layers() -> int:
@@ -630,12 +631,13 @@ def test_scan_ends_by_ctrl_c_and_leaves_a_sound_index(home: Home) -> None:
 
 def test_scan_on_a_terminal_draws_its_bar_on_stderr_alone(home: Home) -> None:
     cache = home.cache()
-    for seed in range(100):  # some tenths of a second, so that a rate can be told
+    for seed in range(100):
         write_blob(cache, tar({"noise": noise(1_000_000, seed)}))
     ours, theirs = os.openpty()
     done = subprocess.Popen(
         [sys.executable, "-m", "chunkd", "scan", "--json", str(cache), "--state", str(home.state)],
-        env=home.environ | {"TERM": "xterm", "COLUMNS": "120"}, stdout=subprocess.PIPE, stderr=theirs,
+        env=home.environ | {"TERM": "xterm", "COLUMNS": "120", "CHUNKD_READ_BYTES_PER_S": "50000000"},  # or no rate is told
+        stdout=subprocess.PIPE, stderr=theirs,
     )  # fmt: skip
     os.close(theirs)
     drawn = b""

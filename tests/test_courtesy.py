@@ -33,10 +33,12 @@ def nice_of(pid: int | str) -> int:
 
 
 def autogroup_of(pid: int) -> tuple[str, int] | None:
-    """The autogroup and its niceness, None where the kernel has none."""
+    """The autogroup and its niceness, None where the kernel has none or, an empty file, the process is in none."""
     try:
         said = Path(f"/proc/{pid}/autogroup").read_text()
     except FileNotFoundError:
+        return None
+    if not said:
         return None
     name, _, nice = said.split()
     return name, int(nice)

@@ -764,7 +764,7 @@ def test_an_overflow_of_the_kernels_queue_leads_to_a_scan(home: Home) -> None:
 @linux_only
 def test_a_blob_whose_worker_dies_is_tried_once_more_and_then_failed(home: Home) -> None:
     cache = home.cache()
-    large = zst(bytes(64 << 20)) * 15
+    large = zst(bytes(64 << 20)) * 40
     daemon = home.start(cache, environ=NEVER | {"CHUNKD_WORKERS": "1"})
     digest, path = write_blob(cache, large)
     os.kill(reader_of(daemon, digest), signal.SIGKILL)

@@ -16,13 +16,16 @@ def differences(
 ) -> tuple[list[Hint], list[tuple[Place, str]]]:
     """The places to look at, and what is ignored with the reason. With `verify` every known blob is looked at too."""
     known = store.children(txn, "places", cache, listing.folder)
-    hints = [Hint(Place(cache, listing.blob_path(name)), LISTED) for name in sorted(listing.blobs - known)]
+    new = listing.blobs - known
+    hints = [Hint(Place(cache, listing.blob_path(name)), LISTED) for name in sorted(new)]
     if verify:
         hints += [Hint(Place(cache, listing.blob_path(name)), "verify") for name in sorted(listing.blobs & known)]
     hints += [Hint(Place(cache, path), "folder listed before its blob") for path in listing.expected]
     if not listing.problem:
         # Below a folder that is listed in turn, the listing of that folder decides.
-        gone = [("places", name) for name in known - listing.blobs - listing.folders]
+        gone: list[tuple[str, bytes]] = []
+        if len(known) > len(listing.blobs) - len(new):  # else each that is known is one of those blobs
+            gone += [("places", name) for name in known - listing.blobs - listing.folders]
         told = {listing.name(path) for path, _ in listing.ignored}
         ignored = store.children(txn, "ignored", cache, listing.folder)
         gone += [("ignored", name) for name in ignored - told - listing.folders]

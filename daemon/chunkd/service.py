@@ -124,9 +124,9 @@ class Service:
                     self.scanner.enter(cache, "")
         number = self.scanner.request("at start")
         self._run("writer", self._write)
-        self._run("scanner", self.scanner.run)
         if self.endpoint is not None:
             self._run("endpoint", self.endpoint.serve_forever)
+        self._run("scanner", self.scanner.run)
         return number
 
     def _run(self, name: str, target: Callable[[], None]) -> None:

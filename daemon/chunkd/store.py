@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import lmdb
 
@@ -211,7 +211,7 @@ class Store:
             there = cursor.set_range(prefix)
             while there:
                 # By the slice: a folder may hold every blob there is.
-                keys = [bytes(key) for key in itertools.islice(cursor.iternext(values=False), SLICE_KEYS)]
+                keys = cast("list[bytes]", list(itertools.islice(cursor.iternext(values=False), SLICE_KEYS)))
                 if not keys[-1].startswith(prefix):
                     keys = [key for key in keys if key.startswith(prefix)]
                 below = [key[start:] for key in keys]
