@@ -635,8 +635,9 @@ def test_scan_on_a_terminal_draws_its_bar_on_stderr_alone(home: Home) -> None:
         write_blob(cache, tar({"noise": noise(1_000_000, seed)}))
     ours, theirs = os.openpty()
     done = subprocess.Popen(
+        # Paced, for else no rate is told.
         [sys.executable, "-m", "chunkd", "scan", "--json", str(cache), "--state", str(home.state)],
-        env=home.environ | {"TERM": "xterm", "COLUMNS": "120", "CHUNKD_READ_BYTES_PER_S": "50000000"},  # or no rate is told
+        env=home.environ | {"TERM": "xterm", "COLUMNS": "120", "CHUNKD_READ_BYTES_PER_S": "50000000"},
         stdout=subprocess.PIPE, stderr=theirs,
     )  # fmt: skip
     os.close(theirs)

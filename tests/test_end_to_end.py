@@ -18,7 +18,7 @@ import pytest
 
 import blobs
 from answering import short_directory
-from blobs import gz, layer, noise, text, write_blob, zst
+from blobs import gz, layer, noise, tar, text, write_blob, zst
 from chunkd import mounts, records
 from chunkd.model import Digest
 from chunkd.store import CACHES_KEY, Store
@@ -764,8 +764,9 @@ def test_an_overflow_of_the_kernels_queue_leads_to_a_scan(home: Home) -> None:
 @linux_only
 def test_a_blob_whose_worker_dies_is_tried_once_more_and_then_failed(home: Home) -> None:
     cache = home.cache()
-    large = zst(bytes(64 << 20)) * 40
-    daemon = home.start(cache, environ=NEVER | {"CHUNKD_WORKERS": "1"})
+    large = tar({"noise": noise(3_000_000, 1)})
+    paced = {"CHUNKD_WORKERS": "1", "CHUNKD_READ_BYTES_PER_S": "2000000"}  # long enough to be caught at it
+    daemon = home.start(cache, environ=NEVER | paced)
     digest, path = write_blob(cache, large)
     os.kill(reader_of(daemon, digest), signal.SIGKILL)
     counted = daemon.until(lambda stats: stats["layers"] == 1 and stats["settled"], "counted by the second try")
@@ -787,8 +788,8 @@ def test_a_blob_whose_worker_dies_is_tried_once_more_and_then_failed(home: Home)
 @linux_only
 def test_sigterm_lets_a_blob_that_is_being_read_come_to_its_end(home: Home) -> None:
     cache = home.cache()
-    daemon = home.start(cache, environ=NEVER | {"CHUNKD_WORKERS": "1"})
-    digest, _ = write_blob(cache, zst(bytes(64 << 20)) * 8)
+    daemon = home.start(cache, environ=NEVER | {"CHUNKD_WORKERS": "1", "CHUNKD_READ_BYTES_PER_S": "2000000"})
+    digest, _ = write_blob(cache, tar({"noise": noise(3_000_000, 1)}))
     write_blob(cache, gz(layer(1)))
     worker = reader_of(daemon, digest)
     os.kill(worker, signal.SIGSTOP)
