@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import io
 import json
+import os
 import random
 import sys
 import tarfile
 from pathlib import Path
 
+import oracle
 from chunkd.model import Digest
 
 if sys.version_info >= (3, 14):
@@ -86,6 +89,23 @@ def zstd_chunked(data: bytes, frame_bytes: int = 50_000) -> bytes:
     return b"".join(frames) + skippable(zst(manifest)) + skippable(bytes(56) + b"GNUlInUx")
 
 
+@functools.cache
+def cut_here() -> bytes:
+    """Bytes after which a chunk ends, if it is long enough: the last 14 decide."""
+    table, rng = oracle.gear(), random.Random(0)
+    while True:
+        found, h = rng.randbytes(14), 0
+        for byte in found:
+            h = 2 * h + table[byte]
+        if h % (1 << 14) == 0:
+            return found
+
+
+def least_chunks(rng: random.Random, count: int) -> list[bytes]:
+    """Chunks of the least length that the chunker makes, so that small blobs have many."""
+    return [rng.randbytes(2048 - 14) + cut_here() for _ in range(count)]
+
+
 def digest_of(data: bytes, algorithm: str = "sha256") -> Digest:
     return Digest(algorithm, hashlib.new(algorithm, data).hexdigest())
 
@@ -98,3 +118,17 @@ def write_blob(folder: Path, data: bytes, algorithm: str = "sha256") -> tuple[Di
     partial.write_bytes(data)
     partial.rename(path)
     return digest, path
+
+
+class InMemory(io.FileIO):
+    """A file in memory that stands where a file on disk does; each read gives `most` bytes at most."""
+
+    def __init__(self, data: bytes, most: int = sys.maxsize) -> None:
+        super().__init__(os.devnull)
+        self.data, self.most, self.at = data, most, 0
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        got = self.data[self.at : self.at + min(len(buffer), self.most)]
+        buffer[: len(got)] = got
+        self.at += len(got)
+        return len(got)

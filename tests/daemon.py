@@ -114,6 +114,12 @@ class Daemon:
     def stats(self) -> Stats:
         return self.get("/v1/stats")
 
+    def answers(self) -> bool:
+        """Whether it does yet; fails when it has ended."""
+        with contextlib.suppress(NoDaemon, SocketUnusable):
+            return bool(self.stats())
+        return False
+
     def blobs(self, failed: bool = False) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.get(f"/v1/blobs?limit=1000&failed={str(failed).lower()}")["blobs"]
         return found
@@ -218,14 +224,14 @@ class Home:
         done = self.command("check", *flags)
         assert (done.returncode, done.stdout) == (0, "0 differences\n"), done.stdout + done.stderr
 
-    def start(
+    def spawn(
         self,
         *caches: Path,
         environ: dict[str, str] | None = None,
         under: Sequence[str] = (),
         state: Path | None = None,
     ) -> Daemon:
-        """A daemon that answers. `under` is a command to start it with, such as strace."""
+        """A daemon that was started and may not answer yet. `under` is a command to start it with, such as strace."""
         state = state or self.state
         log_path = self.root / f"daemon-{len(self.daemons)}.log"
         command = [*under, sys.executable, "-m", "chunkd", "run", *map(str, caches), "--state", str(state)]
@@ -235,13 +241,18 @@ class Home:
             )
         daemon = Daemon(self, process, state / "chunkd.sock", log_path)
         self.daemons.append(daemon)
+        return daemon
 
-        def answers() -> bool:
-            with contextlib.suppress(NoDaemon, SocketUnusable):
-                return bool(daemon.stats())
-            return False
-
-        until(answers, bool, "the daemon answers")
+    def start(
+        self,
+        *caches: Path,
+        environ: dict[str, str] | None = None,
+        under: Sequence[str] = (),
+        state: Path | None = None,
+    ) -> Daemon:
+        """A daemon that answers."""
+        daemon = self.spawn(*caches, environ=environ, under=under, state=state)
+        until(daemon.answers, bool, "the daemon answers")
         return daemon
 
     def close(self) -> None:

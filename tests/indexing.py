@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import lmdb
@@ -148,7 +148,7 @@ def recounted(state_dir: Path) -> Iterator[Bench]:
 # --- the same, read and counted in plain Python ---------------------------------------------------------------------
 
 
-def totals_of(counted: dict[int, Sequence[Chunk]], failed_bytes: Sequence[int] = ()) -> Totals:
+def totals_of(counted: Mapping[int, Sequence[Chunk]], failed_bytes: Sequence[int] = ()) -> Totals:
     """What the totals of these blobs must be, by their numbers."""
     layers = {number: chunks for number, chunks in counted.items() if chunks}
     copies = Counter(chunk for chunks in layers.values() for chunk in chunks)

@@ -27,7 +27,7 @@ from chunkd.errors import ChunkdError
 from chunkd.holdings import Holdings, Task
 from chunkd.index import Index
 from chunkd.ingest import Ingest
-from chunkd.model import Blob, Caps, ChunkParams, Digest, Hint, Job, Place, Totals
+from chunkd.model import Blob, Caps, ChunkParams, Digest, Finding, Hint, Job, Place, Totals
 from chunkd.pool import Pool, Result, Worker
 from chunkd.records import Held, Rules
 from chunkd.recount import recount
@@ -140,18 +140,21 @@ class HerePool(Pool):
         self.given.append(job)
         self._in_hand.append(job)
 
-    def read(self) -> None:
-        """What the jobs in hand find now."""
+    def read(self, meanwhile: Callable[[Job], None] = lambda _: None) -> None:
+        """What the jobs in hand find now. `meanwhile` is called after each of its reads."""
         for job in self._in_hand:
             if self.deaths.get(job.digest, 0):
                 self.deaths[job.digest] -= 1
                 self._read.append(Result(job, None, "its worker died (signal 11)"))
             else:
-                # The worker's clock is the world's.
-                tick_ns = worker._CTIME_TICK_NS - int(self.world.ahead_s * 1e9)  # noqa: SLF001
-                with mock.patch.object(worker, "_CTIME_TICK_NS", tick_ns):
-                    self._read.append(Result(job, worker.examine(job, PARAMS, self.caps, lambda _: None)))
+                self._read.append(Result(job, self._examine(job, meanwhile)))
         self._in_hand.clear()
+
+    def _examine(self, job: Job, meanwhile: Callable[[Job], None]) -> Finding:
+        # The worker's clock is the world's.
+        tick_ns = worker._CTIME_TICK_NS - int(self.world.ahead_s * 1e9)  # noqa: SLF001
+        with mock.patch.multiple(worker, _CTIME_TICK_NS=tick_ns, _PROGRESS_S=0.0):
+            return worker.examine(job, PARAMS, self.caps, lambda _: meanwhile(job))
 
     def collect(self, timeout_s: float, bell: Backlog | None = None) -> list[Result]:  # noqa: ARG002
         if self.held:
@@ -207,7 +210,6 @@ class World:
         self.pool = HerePool(self, self.index.rules.caps)
         self.ingest = Ingest(self.index, self.pool, self.backlog, caches, listings, clock_s=self.clock_s)
         self.scanner = Scanner(caches, self.backlog, listings, Intervals(600, 60), lambda: None)
-        self.ingest.start()
 
     def stop(self) -> None:
         """As kill -9 would: what is in memory is lost."""
@@ -233,7 +235,7 @@ class World:
         for _ in range(TURNS):
             doubt = self.backlog.take_doubt()
             if doubt:
-                self.scanner.request(doubt)
+                self.scanner.request(doubt, verify=True)
             self._scan_what_is_asked_for()
             self.ingest.turn(0.0)
             if not self.ingest.working or (self.pool.held and self._all_in_hand()):
@@ -264,6 +266,11 @@ class World:
     def settle(self, *, verify: bool = False) -> None:
         """A scan, and time passes until nothing is waited for any longer."""
         self.scan(verify=verify)
+        self.rest()
+
+    def rest(self) -> None:
+        """Time passes until nothing is waited for any longer. What was not told of is not found."""
+        self.run()
         for _ in range(20):
             if not self.ingest.busy:
                 return

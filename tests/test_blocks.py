@@ -65,7 +65,10 @@ def test_each_width_of_a_varint_at_its_edges(width: int) -> None:
     assert blocks.unpack_varints(packed).tolist() == edges
 
 
-@pytest.mark.parametrize("packed", [b"\x80", b"\x01\x80", b"\xff" * 9, b"\x80" * 9 + b"\x01", b"\x80" * 99 + b"\0"])
+@pytest.mark.parametrize(
+    "packed",
+    [b"\x80", b"\x01\x80", b"\xff" * 9, b"\x80" * 9 + b"\x01", b"\x80" * 99 + b"\0", b"\x80\0", b"\x05\xff\0\x05"],
+)
 def test_a_varint_without_an_end_or_too_wide_is_damaged(packed: bytes) -> None:
     with pytest.raises(Damaged):
         blocks.unpack_varints(packed)
@@ -149,6 +152,9 @@ def test_a_block_is_170_slots_of_24_bytes_that_fill_a_page() -> None:
         pytest.param(b"", 1, id="none-there"),
         pytest.param(run(-1, 1), 1, id="negative"),
         pytest.param(run(0, 3) + run(-4, 2), 5, id="negative-later"),
+        pytest.param(run(0, 3) + run(0, 2), 5, id="two-runs-that-are-one"),
+        pytest.param(run(TOP - 2, 3), 3, id="beyond-the-last-number"),
+        pytest.param(run(2**62 - 1, 1) * 2 + run(4, 5), 7, id="numbers-that-wrap"),
         pytest.param(run(0, 2**62), 5, id="huge-count"),
         pytest.param(run(0, 2**33), 2**33, id="huge-and-claimed"),
         pytest.param(run(0, 2**62) + run(0, 2**62 - 1), 2**63 - 1, id="all-of-63-bits"),

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 import blobs
+import working
 from answering import short_directory
 from chunkd import courtesy as module
-from chunkd import wire
 from chunkd.courtesy import Courtesy, ask_of, share
-from chunkd.model import Caps, ChunkParams, Finding, Job
+from chunkd.model import Caps, ChunkParams, Job
 from chunkd.pace import BURST_S
 from chunkd.spawn import spawn_worker
-from daemon import PATIENCE_S, Home, figures, opened, until
+from daemon import Home, figures, opened, until
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc and I/O classes are Linux's")
 USUAL_IO, IDLE_IO = 0, 3  # IOPRIO_CLASS_NONE and IOPRIO_CLASS_IDLE of <linux/ioprio.h>
@@ -83,17 +83,10 @@ def test_a_worker_runs_as_it_was_asked_to(
         if group is not None:
             assert group[1] == nice
             assert group != before[1], "it would take its daemon's processor away"
-        wire.send_job(worker.connection, Job(digest, str(path)))
-        found: int | Finding = 0
-        while isinstance(found, int):
-            assert worker.connection.poll(PATIENCE_S)
-            found = wire.receive(worker.connection)
-        assert found.kind == "layer"
+        assert working.finding(worker.connection, Job(digest, str(path))).kind == "layer"
         assert {nice_of(f"{pid}/task/{task.name}") for task in Path(f"/proc/{pid}/task").iterdir()} == {nice}
     finally:
-        worker.process.kill()
-        worker.process.wait()
-        worker.connection.close()
+        working.end(worker)
     assert (nice_of(os.getpid()), autogroup_of(os.getpid()), io_class_of(os.getpid())) == before
     assert caplog.text == ""
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,27 +24,13 @@ else:
 SMALL = Caps(uncompressed_bytes=1 << 20)
 
 
-class Plain(io.FileIO):
-    """A file in memory that stands where a file on disk does; each read gives `most` bytes at most."""
-
-    def __init__(self, data: bytes, most: int = sys.maxsize) -> None:
-        super().__init__(os.devnull)
-        self.data, self.most, self.at = data, most, 0
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        got = self.data[self.at : self.at + min(len(buffer), self.most)]
-        buffer[: len(got)] = got
-        self.at += len(got)
-        return len(got)
-
-
 def always(buffer: bytearray) -> Callable[[], bytearray]:
     return lambda: buffer
 
 
 def decoded(data: bytes, caps: Caps = Caps(), most: int = sys.maxsize) -> tuple[str, bytes]:
     """The codec and the uncompressed bytes, after a look that all of the file was hashed and counted."""
-    with Plain(data, most) as file:
+    with blobs.InMemory(data, most) as file:
         source = decode.Source(file, "sha256", lambda _: None)
         buffer = bytearray(decode.BUFFER_BYTES)
         try:
@@ -232,7 +217,7 @@ def test_the_ratio_is_capped_exactly_from_a_size_on(
 
 def test_a_bomb_is_left_at_the_cap() -> None:
     stored = blobs.zst(bytes(300 << 20))
-    with Plain(stored) as file:
+    with blobs.InMemory(stored) as file:
         source = decode.Source(file, "sha256", lambda _: None)
         buffer = bytearray(100_000)
         out = decode.buffers(source, always(buffer), SMALL, len(stored))
@@ -270,7 +255,7 @@ def test_no_memory_for_a_decoder_is_not_the_blobs_fault(monkeypatch: pytest.Monk
 
 
 def test_what_a_read_raises_is_no_failure_of_the_decoder() -> None:
-    class Failing(Plain):
+    class Failing(blobs.InMemory):
         def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
             if self.at > 100_000:
                 raise OSError(5, "Input/output error")
@@ -286,7 +271,7 @@ def test_what_a_read_raises_is_no_failure_of_the_decoder() -> None:
 
 def test_growth_after_the_end_is_noticed() -> None:
     for stored in (blobs.gz(SHORT), blobs.zst(SHORT), b"{}", LAYER):
-        with Plain(stored) as file:
+        with blobs.InMemory(stored) as file:
             source = decode.Source(file, "sha256", lambda _: None)
             buffer = bytearray(decode.BUFFER_BYTES)
             list(decode.buffers(source, always(buffer), Caps(), len(stored)))

@@ -307,10 +307,10 @@ def test_removing_what_is_absent_is_refused(bench: Bench) -> None:
 def test_a_known_hash_with_another_length_is_refused(bench: Bench) -> None:
     name, length = chunk(1)
     bench.add(1, [(name, length)])
-    with refused(bench):
+    with refused(bench, RecipeImpossible):
         bench.add(2, [chunk(2), (name, length + 1)])
     bench.remove(1)
-    with refused(bench):
+    with refused(bench, RecipeImpossible):
         bench.add(2, [chunk(2), (name, length + 1)])
 
 
@@ -606,6 +606,9 @@ class FailingEnvironment:
         (lmdb.MapFullError("mdb_txn_commit: MDB_MAP_FULL"), IndexUnwritable),
         (lmdb.Error("mdb_txn_commit: Input/output error"), IndexUnwritable),
         (lmdb.Error("mdb_txn_commit: Disk quota exceeded"), IndexUnwritable),
+        (lmdb.Error("mdb_txn_commit: File too large"), IndexUnwritable),
+        (lmdb.Error("mdb_txn_commit: Read-only file system"), IndexUnwritable),
+        (lmdb.PanicError("mdb_txn_begin: MDB_PANIC"), IndexUnreachable),
         (lmdb.Error("mdb_txn_commit: Permission denied"), IndexUnreachable),
         (lmdb.CorruptedError("mdb_txn_commit: MDB_CORRUPTED"), IndexDamaged),
         (lmdb.PageNotFoundError("mdb_txn_commit: MDB_PAGE_NOTFOUND"), IndexDamaged),

@@ -142,6 +142,41 @@ def test_results_are_collected_while_writing_is_paused(world: World) -> None:
     assert len(world.pool.given) == 3
 
 
+def test_ending_on_a_full_disk_leaves_the_rest_to_the_next_start(world: World) -> None:
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.pool.held = True
+    world.heard(path)
+    world.pool.held = False
+    world.pool.read()
+    with full_disk(world) as failed:
+        world.ingest.drain(5)
+    assert len(failed) == 1
+    world.holds_exactly()
+    world.restart()
+    world.settle()
+    world.holds_exactly(LAYER)
+
+
+def test_starting_on_a_full_disk_is_a_pause(world: World) -> None:
+    """What the last run left is taken up when there is room."""
+    first, second = (land(oci(root, LAYER), LAYER.stored) for root in world.roots)
+    world.settle()
+    world.pool.held = True
+    first.unlink()
+    world.heard(first, "deleted (event)")
+    assert world.suspects() == 1
+    world.restart()
+    second.write_bytes(wrong(LAYER))
+    with full_disk(world):
+        world.event(second)
+        world.ingest.turn(0)
+        assert "No space left" in world.ingest.progress.paused
+    world.pass_s(6)
+    assert world.suspects() == 0
+    world.pass_s(11)
+    world.holds_exactly(failed=[LAYER.digest])
+
+
 def test_what_is_found_is_committed_together_while_every_worker_is_busy(world: World) -> None:
     world.pool._count = 1  # noqa: SLF001
 
@@ -716,3 +751,28 @@ def test_the_round_goes_by_when_the_last_one_ended_and_not_by_the_start(world: W
         second_s = world.index.store.verified_s(txn)
     assert second_s is not None
     assert second_s > first_s
+
+
+# --- what has no hurry ------------------------------------------------------------------------------------------------
+
+
+def test_what_has_no_hurry_is_done_though_there_is_always_something_to_do(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry that never rests has removed blobs all the same, and files that were changed behind its back."""
+    path = land(oci(world.roots[0], OTHER), OTHER.stored)
+    world.settle()
+    swept: list[float] = []
+    monkeypatch.setattr(world.ingest.sweep, "turn", lambda: swept.append(world.ahead_s))
+    land(path, wrong(OTHER))
+    land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.pool.held = True
+    world.heard(oci(world.roots[0], LAYER))
+    for _ in range(3 * 86400 // 3600):
+        world.ahead_s += 3600
+        world.run_turns(4)
+        assert world.ingest.working
+    assert len(swept) >= 24
+    assert OTHER.digest in world.pool.hashed_again
+    world.pool.held = False
+    world.run()

@@ -16,12 +16,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "daemon" / "chunkd"
 # From the ground up: a module imports from the rows beneath its own, never from its own row. A new module goes into
 # the lowest row above all that it imports; if that takes an import that goes up, something is in the wrong module.
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("__init__", "caps", "courtesy", "errors", "logs", "mounts", "pace", "quiet", "relay", "text"),
-    ("client", "directories", "model"),
-    ("backlog", "chunker", "decode", "settings"),
+    ("__init__", "caps", "courtesy", "disk", "errors", "logs", "mounts", "pace", "quiet", "relay", "text"),
+    ("audit", "client", "directories", "model"),
+    ("backlog", "chunker", "confine", "decode", "settings", "tally"),
     ("given", "layouts", "listener", "lock", "records", "routes", "wire"),
     ("blocks", "caches", "endpoint", "pool", "scan", "store", "watch", "worker"),
-    ("config", "entries"),
+    ("config", "create", "entries", "recount_places"),
     ("compare", "lookup", "recount", "spawn"),
     ("chunks",),
     ("index",),
@@ -44,7 +44,18 @@ DOORS: dict[str, set[str]] = {
     "click": {"cli"},
     "compression": {"decode"},  # of the standard library from Python 3.14 on
     "isal": {"decode"},
-    "lmdb": {"answers", "chunks", "compare", "checking", "index", "lookup", "recount", "store"},
+    "lmdb": {
+        "answers",
+        "audit",
+        "chunks",
+        "compare",
+        "checking",
+        "index",
+        "lookup",
+        "recount",
+        "recount_places",
+        "store",
+    },
     "numpy": {"blocks", "checking", "chunks", "entries", "index", "lookup", "recount", "repair", "sweep"},
     "psutil": {"courtesy"},
     "rich": {"once"},

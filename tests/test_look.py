@@ -557,6 +557,22 @@ def test_a_failed_blob_is_tried_again_on_any_event_and_when_its_file_changed(wor
     world.holds_exactly(LAYER)
 
 
+def test_a_failed_blob_that_was_put_right_while_nobody_watched_counts_after_the_next_scan(world: World) -> None:
+    path = land(oci(world.roots[0], LAYER), wrong(LAYER))
+    world.settle()
+    land(path, LAYER.stored)  # the event is lost
+    world.scan()
+    world.holds_exactly(LAYER)
+    land(path, wrong(LAYER))
+    world.heard(path)
+    world.settle()
+    world.stop()
+    land(path, LAYER.stored)
+    world.start()
+    world.scan()
+    world.holds_exactly(LAYER)
+
+
 def test_a_failed_blob_counts_when_a_good_place_lands(world: World) -> None:
     land(oci(world.roots[0], LAYER), wrong(LAYER))
     world.settle()
@@ -615,6 +631,25 @@ def test_an_undecodable_blob_is_tried_again_by_another_decoder(world: World) -> 
 
 
 # --- gone, replaced, changed while it is read -------------------------------------------------------------------------
+
+
+def test_a_place_that_is_put_right_while_its_wrong_bytes_are_read_is_not_taken_for_bad(world: World) -> None:
+    one = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.settle()
+    two = land(oci(world.roots[1], LAYER), LAYER.stored)
+    world.settle()
+    land(one, wrong(LAYER))
+    world.pool.held = True
+    world.heard(one)
+    world.pool.read()
+    land(one, LAYER.stored)
+    world.event(one)
+    world.pool.held = False
+    world.run()
+    world.holds_exactly(LAYER)
+    two.unlink()
+    world.heard(two, "deleted (event)")
+    world.holds_exactly(LAYER)
 
 
 def test_a_blob_that_vanishes_while_it_is_read_leaves_nothing(world: World) -> None:

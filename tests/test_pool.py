@@ -13,7 +13,7 @@ import pytest
 from chunkd import pool as module
 from chunkd import wire
 from chunkd.backlog import Backlog
-from chunkd.model import Digest, FileMark, Finding, Hint, Job, Place, Recipe
+from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Hint, Job, Place, Recipe
 from chunkd.pool import Pool, Result, Worker
 
 PATIENCE_S = 20.0
@@ -21,35 +21,49 @@ DIGEST = Digest("sha256", "a" * 64)
 
 # Knows nothing of chunkd: what is on the wire is written out here.
 WORKER = """
-import json, os, signal, sys, time
-from multiprocessing.connection import Connection
-connection = Connection(int(sys.argv[1]))
-while True:
-    try:
-        algorithm, digits, path, decode = json.loads(connection.recv_bytes())
-    except EOFError:
-        sys.exit(0)
+import json, os, signal, socket, sys, time
+connection = socket.socket(fileno=int(sys.argv[1]))
+jobs = connection.makefile("rb")
+while line := jobs.readline():
+    algorithm, digits, path, decode = json.loads(line)
     if path == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if path == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
     if path == "exit":
         sys.exit(3)
+    if path == "no memory":
+        sys.exit(12)
     if path == "half":
-        os.write(int(sys.argv[1]), b"\\0\\0\\0\\x20{")
+        connection.sendall(b'{"kind":')
         os._exit(4)
     if path == "half and hang":
-        os.write(int(sys.argv[1]), b"\\0\\0\\0\\x20{")
+        connection.sendall(b'{"kind":')
         time.sleep(600)
+    if path == "drip":
+        while True:
+            connection.sendall(b" ")
+            time.sleep(0.01)
     if path == "endless":
-        connection.send_bytes(b" " * (1 << 20))
+        connection.sendall(b" " * (1 << 20))
+    if path == "talkative":
+        connection.sendall(b'{"read_bytes": 1}\\n' * 1000)
     if path in ("hang", "progress"):
-        connection.send_bytes(json.dumps({"read_bytes": 1234}).encode())
+        connection.sendall(b'{"read_bytes": 1234}\\n')
         time.sleep(600)
     if path == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    head = {"kind": "layer", "mark": [1, 2, 3, 4], "codec": "gzip", "uncompressed_bytes": 9, "reason": str(os.getpid())}
-    connection.send_bytes(json.dumps(head).encode())
-    connection.send_bytes(b"h" * 16)
-    connection.send_bytes(b"l" * 4)
+    head = {"kind": "layer", "mark": [1, 2, 3, 4], "codec": "gzip", "uncompressed_bytes": 9, "reason": str(os.getpid()),
+            "chunks": 1}
+    head = json.dumps(head).encode() + b"\\n"
+    if path == "piece by piece":
+        for byte in head + b"h" * 16 + b"l" * 3:
+            connection.sendall(bytes([byte]))
+        connection.sendall(b"l")
+    else:
+        connection.sendall(b'{"read_bytes": 5}\\n' + head + b"h" * 16 + b"l" * 4)
+    if path == "unasked":
+        connection.sendall(b'{"read_bytes": 1234}\\n')
     if path == "leave":
         sys.exit(0)
 """
@@ -69,7 +83,7 @@ class Start:
         with theirs:
             process = subprocess.Popen([sys.executable, "-c", WORKER, str(theirs.fileno())], pass_fds=[theirs.fileno()])
         self.started.append(process)
-        return Worker(process, wire.daemons_end(ours))
+        return Worker(process, wire.DaemonsEnd(ours, ChunkParams(), Caps()))
 
 
 class Clock:
@@ -137,7 +151,9 @@ def test_workers_are_started_when_they_are_needed_and_used_again(pool: Pool, sta
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("die", "its worker died (signal 9)"),
+        ("die", "its worker was killed (signal 9), as the kernel does when memory is short"),
+        ("crash", "its worker died (signal 11)"),
+        ("no memory", "its worker ran out of memory"),
         ("exit", "its worker died (exit code 3)"),
         ("half", "its worker died (exit code 4)"),
     ],
@@ -151,21 +167,79 @@ def test_a_worker_that_dies_costs_its_job_and_is_replaced(pool: Pool, start: Sta
     assert len(start.started) == 2
 
 
-def test_a_worker_that_stops_in_the_middle_of_a_word_is_killed(
-    pool: Pool, start: Start, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("path", ["half and hang", "drip"])
+def test_a_worker_that_does_not_end_a_word_holds_nobody_up_and_is_killed(
+    pool: Pool, start: Start, clock: Clock, path: str
 ) -> None:
-    monkeypatch.setattr(wire, "MESSAGE_S", 1)
-    pool.give(job("half and hang"))
-    assert results(pool) == [Result(job("half and hang"), None, "its worker stopped in the middle of a word")]
+    pool.give(job(path))
+    pool.give(job("fine"))
+    assert [result.job.path for result in results(pool)] == ["fine"]
+    assert pool.collect(0) == []
+    clock.now_s = module.SILENCE_S + 1
+    assert Result(job(path), None, "no progress in 300 s") in results(pool)
     assert start.started[0].returncode == -9
     pool.give(job("fine"))
     assert results(pool)[0].finding is not None
 
 
-def test_a_word_has_a_bound(pool: Pool) -> None:
-    pool.give(job("endless"))
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("endless", "a line of more than 65536 bytes"), ("talkative", "too many words")],
+)
+def test_a_word_and_their_number_are_bounded(pool: Pool, start: Start, path: str, said: str) -> None:
+    pool.give(job(path))
+    assert results(pool) == [Result(job(path), None, f"its worker said what none does: {said}")]
+    assert start.started[0].returncode == -9
+
+
+def test_words_that_waited_for_a_busy_daemon_are_not_too_many(pool: Pool, clock: Clock) -> None:
+    pool.give(job("talkative"))
+    clock.now_s = 100.0
+    assert results(pool)[0].finding is not None
+
+
+def test_a_word_may_come_in_pieces(pool: Pool) -> None:
+    pool.give(job("piece by piece"))
     [result] = results(pool)
-    assert result.died.startswith("its worker died")
+    assert result.finding is not None
+    assert result.finding.recipe == Recipe(b"h" * 16, b"l" * 4)
+
+
+def test_a_worker_that_speaks_unasked_loses_no_finding_and_is_replaced(pool: Pool, start: Start) -> None:
+    pool.give(job("unasked"))
+    assert results(pool)[0].finding is not None
+    deadline = time.monotonic() + PATIENCE_S
+    while start.started[0].returncode is None:
+        assert time.monotonic() < deadline
+        assert pool.collect(0.1) == []
+    assert start.started[0].returncode == -9
+    pool.give(job("fine"))
+    assert results(pool)[0].finding is not None
+    assert len(start.started) == 2
+
+
+def test_a_worker_that_can_not_be_ended_holds_its_slot_and_not_the_writer(
+    pool: Pool, start: Start, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that the kernel lets wait for a file system that does not answer."""
+    pool.give(job("hang"))
+    deadline = time.monotonic() + PATIENCE_S
+    while not pool.read_bytes:
+        assert time.monotonic() < deadline
+        pool.collect(1.0)
+    process = start.started[0]
+    with monkeypatch.context() as stuck:
+        stuck.setattr(module, "END_S", 0.01)
+        stuck.setattr(process, "kill", lambda: None)
+        clock.now_s = module.SILENCE_S + 1
+        assert results(pool) == [Result(job("hang"), None, "no progress in 300 s")]
+        assert (pool.idle, pool.undying) == (1, 1)
+        assert pool.collect(0) == []
+        assert pool.undying == 1
+    process.kill()
+    process.wait(PATIENCE_S)
+    assert pool.collect(0) == []
+    assert (pool.idle, pool.undying) == (2, 0)
 
 
 def test_a_worker_that_dies_while_idle_costs_nothing(pool: Pool, start: Start) -> None:
@@ -178,11 +252,24 @@ def test_a_worker_that_dies_while_idle_costs_nothing(pool: Pool, start: Start) -
     assert len(start.started) == 2
 
 
-def test_a_job_given_to_a_dead_worker_comes_back_as_died(pool: Pool, start: Start) -> None:
+def test_a_job_is_not_given_to_a_dead_worker(pool: Pool, start: Start) -> None:
     pool.give(job("leave"))
     results(pool)
     start.started[0].wait(PATIENCE_S)
     pool.give(job("fine"))  # before anybody noticed
+    assert results(pool)[0].finding is not None
+    assert len(start.started) == 2
+
+
+def test_a_job_given_to_a_dying_worker_comes_back_as_died(
+    pool: Pool, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.give(job("leave"))
+    results(pool)
+    start.started[0].wait(PATIENCE_S)
+    with monkeypatch.context() as dying:
+        dying.setattr(start.started[0], "poll", lambda: None)
+        pool.give(job("fine"))
     assert results(pool) == [Result(job("fine"), None, "its worker died (exit code 0)")]
 
 

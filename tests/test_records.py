@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunkd import records
-from chunkd.model import Blob, Caps, ChunkParams, Digest, FileMark, Place, Totals
+from chunkd.model import CODECS, Blob, Caps, ChunkParams, Digest, FileMark, Place, Totals
 from chunkd.records import Cache, Damaged, Head, Held, Rules
 
 U32 = st.integers(0, 2**32 - 1)
@@ -33,7 +33,7 @@ BLOBS = st.builds(
     U64,
     U64,
     U64,
-    st.sampled_from(records.CODECS),
+    st.sampled_from(CODECS),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=400),
     U32,
     U64,
@@ -178,7 +178,9 @@ def test_the_bytes_of_a_record(packed: bytes, golden: str) -> None:
             b'"max_bytes": 65536, "min_bytes": 2048}}',
             id="rules",
         ),
-        pytest.param(records.pack_caches(SOME_CACHES), b'{"7": ["/caf\\udce9", 1, 2, ["flat"], true]}', id="caches"),
+        pytest.param(
+            records.pack_caches(SOME_CACHES), b'{"7": ["/caf\\udce9", 1, 2, ["flat"], true, []]}', id="caches"
+        ),
     ],
 )
 def test_the_bytes_of_a_sealed_record(packed: bytes, payload: bytes) -> None:
@@ -233,7 +235,7 @@ def test_what_is_no_digests_key_is_damaged(key: bytes) -> None:
         records.digest_from_key(key)
 
 
-@pytest.mark.parametrize("key", [b"", b"\0\0\0\1"])
+@pytest.mark.parametrize("key", [b"", b"\0\0\0\1", b"\0\0\0\1a\0b"])
 def test_what_is_no_places_key_is_damaged(key: bytes) -> None:
     with pytest.raises(Damaged):
         records.place_from_key(key)
@@ -252,6 +254,7 @@ VERIFIED = records.pack_held(Held(SHA256, "verified", MARK))
         pytest.param(LAYER[:1] + b"\4" + LAYER[2:], id="codec"),
         pytest.param(LAYER[:2] + b"\1" + LAYER[3:], id="spare"),
         pytest.param(LAYER[:3] + b"\1" + LAYER[4:], id="spare-too"),
+        pytest.param(LAYER + b"no text: \xff", id="reason"),
     ],
 )
 def test_what_is_no_blob_record_is_damaged(value: bytes) -> None:
@@ -268,6 +271,7 @@ def test_what_is_no_blob_record_is_damaged(value: bytes) -> None:
         pytest.param(VERIFIED[:-1], id="short-digest"),
         pytest.param(VERIFIED + b"\0", id="long"),
         pytest.param(b"\3" + VERIFIED[1:], id="state"),
+        pytest.param(VERIFIED[:7] + b"\1" + VERIFIED[8:], id="spare"),
         pytest.param(VERIFIED[:40] + b"\3" + VERIFIED[41:], id="algorithm"),
     ],
 )
@@ -290,3 +294,10 @@ def test_any_other_bytes_are_a_record_or_damaged(value: bytes) -> None:
     ):
         with contextlib.suppress(Damaged):
             unpack(value)
+
+
+@pytest.mark.parametrize("payload", [b"", b"9", b"[]", b"{", b"null", b"\xff\xfe", b"[" * 100_000])
+def test_what_is_sealed_and_no_json_object_is_damaged(payload: bytes) -> None:
+    for unpack in (records.unpack_rules, records.unpack_caches):
+        with pytest.raises(Damaged):
+            unpack(records.seal(payload))

@@ -16,8 +16,9 @@ from chunkd import recount as recount_module
 from chunkd.errors import IndexDamaged
 from chunkd.model import Blob, Difference, Digest, FileMark, Place, Totals
 from chunkd.records import Cache, Head, Held
-from chunkd.recount import MAX_DIFFERENCES, recount
+from chunkd.recount import recount
 from chunkd.store import reading
+from chunkd.tally import MAX_DIFFERENCES
 from indexing import (
     CACHE,
     SLOTS,
@@ -37,6 +38,7 @@ LAYER, OTHER, FAILED, GONE = (blob_of(number, []).digest for number in (1, 3, 5,
 LAYER_KEY, OTHER_KEY, FAILED_KEY, GONE_KEY = map(records.digest_key, (LAYER, OTHER, FAILED, GONE))
 PLACE_KEY = records.place_key(place_of(LAYER))
 CHUNKS = chunks_of([*range(300), 5, 5, 7])
+MORE_CHUNKS = chunks_of([*range(400, 500), *range(100, 150)])
 MARK = FileMark(1, 2, 3, 4)
 Records = dict[str, dict[bytes, bytes]]
 # (database, key, the record that stands there from now on or None)
@@ -59,13 +61,14 @@ def build(bench: Bench) -> None:
     """Layers that share chunks, one that is gone, a blob that is no layer, a failed one; all of the look-up in use."""
     bench.add(1, CHUNKS)
     bench.add(7, chunks_of(range(300, 400)))
-    bench.add(2, chunks_of([*range(400, 500), *range(100, 150)]))
+    bench.add(2, MORE_CHUNKS)
     bench.remove(7)
     with bench.index.transaction() as change:
         add(change, 3, [])
         change.fail(Blob(FAILED, "failed", 500, reason="its bytes do not match its name", tries=1, retry_at=99))
         change.hold(place_of(FAILED), Held(FAILED, "bad", MARK))
         change.ignore(Place(CACHE, "link"), "a symbolic link")
+        change.verified(1.0)
 
 
 @pytest.fixture(scope="module")
@@ -242,11 +245,19 @@ DAMAGES = [
     Damage("blob-missing", to("blobs", LAYER_KEY, None), {("recipes", LAYER_KEY.hex()), ("totals", "layers")}),
     Damage("blob-garbage", to("blobs", LAYER_KEY, b"garbage"), {("blobs", LAYER_KEY.hex())}),
     Damage("blob-with-a-garbage-key", to("blobs", b"garbage", b"garbage"), {("blobs", b"garbage".hex())}),
-    Damage("blob-stored", blob_with(stored_bytes=5), {("totals", "stored_bytes"), ("totals", "layer_stored_bytes")}),
+    Damage(
+        "blob-stored",
+        blob_with(stored_bytes=5),
+        {("blobs", str(LAYER)), ("totals", "stored_bytes"), ("totals", "layer_stored_bytes")},
+    ),
     Damage("blob-uncompressed", blob_with(uncompressed_bytes=5), {("recipes", str(LAYER))}),
     Damage("blob-chunks", blob_with(chunks=302), {("recipes", str(LAYER))}),
     Damage("blob-huge", blob_with(chunks=2**63, uncompressed_bytes=2**64 - 1), {("recipes", str(LAYER))}),
     Damage("blob-other", blob_with(state="other"), {("blobs", str(LAYER))}),
+    Damage("blob-without-a-codec", blob_with(codec=""), {("blobs", str(LAYER))}),
+    Damage("blob-with-a-reason", blob_with(reason="?"), {("blobs", str(LAYER))}),
+    Damage("blob-with-tries", blob_with(tries=1), {("blobs", str(LAYER))}),
+    Damage("blob-with-a-retry", blob_with(retry_at=1), {("blobs", str(LAYER))}),
     Damage("blob-failed", blob_with(state="failed"), {("blobs", str(LAYER))}),
     Damage(
         "blob-other-and-bare",
@@ -359,6 +370,12 @@ DAMAGES = [
     ),
     Damage("holder-extra", to("holders", records.holder_key(GONE, place_of(LAYER)), b""), {("holders", "entries")}),
     Damage("holder-garbage", to("holders", b"garbage", b""), {("holders", "entries")}),
+    Damage("ignored-garbage", to("ignored", b"key", b"a symbolic link"), {("ignored", b"key".hex())}),
+    Damage(
+        "ignored-of-no-cache",
+        to("ignored", records.place_key(Place(9, "link")), b"a symbolic link"),
+        {("ignored", "9:link")},
+    ),
     Damage("suspect-of-nothing", to("suspects", GONE_KEY, b""), {("suspects", str(GONE))}),
     Damage("suspect-of-a-failed-one", to("suspects", FAILED_KEY, b""), {("suspects", str(FAILED))}),
     Damage("suspect-garbage", to("suspects", b"garbage", b""), {("suspects", b"garbage".hex())}),
@@ -430,10 +447,12 @@ def test_the_differences_are_bounded(copy: Path) -> None:
     assert len(differences(copy)) == MAX_DIFFERENCES
 
 
-@pytest.mark.parametrize("key", [b"format", b"rules", b"head", b"caches"])
+@pytest.mark.parametrize("key", [b"format", b"rules", b"head", b"caches", b"verified"])
 def test_a_sealed_record_that_is_wrong_is_an_error_and_no_difference(copy: Path, key: bytes) -> None:
     value = records_of(copy)["meta"][key]
-    for other in (value[:-1], b"", value[:8] + bytes(len(value) - 8), None):
+    # An index has no `verified` until its first round has come to an end.
+    absent = [] if key == b"verified" else [None]
+    for other in (value[:-1], b"", value[:8] + bytes([255]) * (len(value) - 8), *absent):
         edit(copy, "meta", key, other)
         with pytest.raises(IndexDamaged, match=key.decode()):
             differences(copy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,11 @@ import pytest
 from chunkd import recount as recount_module
 from chunkd import repair
 from chunkd.index import Index
-from chunkd.records import Rules
+from chunkd.records import Cache, Rules
 from chunkd.recount import recount
 from chunkd.store import reading
-from indexing import SLOTS, Bench, chunks_of
-from test_recount import DAMAGES, Damage, copy, damaged, differences, whole
+from indexing import CACHE, SLOTS, Bench, add, blob_of, chunks_of, totals_of
+from test_recount import CHUNKS, DAMAGES, MORE_CHUNKS, Damage, copy, damaged, differences, whole
 
 __all__ = ["copy", "whole"]
 
@@ -33,10 +34,27 @@ def test_every_damage_is_repaired(copy: Path, damage: Damage, window: int, monke
     index = Index(str(copy), Rules(), "the test")
     try:
         left = repair.repair_index(index, set(tally.bad))
+        assert bool(left) == (damage.name in BEYOND_REPAIR)
+        with index.snapshot() as txn:
+            assert recount(index.store, txn).differences == left
+        if not left:
+            read_again(index)
     finally:
         index.close()
-    assert bool(left) == (damage.name in BEYOND_REPAIR)
     assert differences(copy) == left
+
+
+def read_again(index: Index) -> None:
+    """What the repair took out is found by the next scan, and nothing of the damage comes back with it."""
+    counted = {1: CHUNKS, 2: MORE_CHUNKS, 3: []}
+    with index.transaction() as change:
+        change.set_caches({CACHE: Cache("/cache")})
+        for number, chunks in counted.items():
+            if change.blob(blob_of(number, chunks).digest) is None:
+                add(change, number, chunks)
+    with index.snapshot() as txn:
+        totals = index.store.head(txn).totals
+    assert replace(totals, failed_blobs=0, failed_bytes=0) == totals_of(counted)
 
 
 def test_a_repaired_index_goes_on_as_if_nothing_had_been(bench: Bench) -> None:

@@ -20,7 +20,7 @@ from chunkd.errors import BadIndex, IndexBusy, IndexDamaged, IndexMissing, Index
 from chunkd.index import Index
 from chunkd.lock import IndexLock
 from chunkd.model import Blob, Digest, FileMark, Place, Recipe
-from chunkd.records import Held, Rules
+from chunkd.records import Cache, Held, Rules
 from chunkd.store import SLICE_KEYS, Store, reading
 from indexing import Bench, chunks_of, edit, recounted
 
@@ -169,14 +169,23 @@ def test_where_there_is_no_index_it_is_said_and_none_is_made(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
-def test_an_index_that_was_never_finished_is_damaged(tmp_path: Path) -> None:
-    """A writer that was killed before its first transaction; the next writer makes the index after all."""
+def test_an_index_that_was_never_finished_is_made_anew(tmp_path: Path) -> None:
+    """A writer that was killed while it made the index has left none."""
+    Store(str(tmp_path / "index.new"), readonly=False).close()
+    (tmp_path / "lock").touch()
+    with pytest.raises(IndexMissing), reading(str(tmp_path)):
+        pass
+    with recounted(tmp_path):
+        assert not (tmp_path / "index.new").exists()
+
+
+def test_an_environment_without_a_format_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "lock").touch()
     Store(str(tmp_path / "index"), readonly=False).close()
     with reading(str(tmp_path)) as opened, pytest.raises(IndexDamaged, match="format"):
         layers(opened)
-    with recounted(tmp_path):
-        pass
+    with pytest.raises(IndexDamaged, match="format"):
+        Index(str(tmp_path), Rules(), "a test")
 
 
 @pytest.mark.parametrize("content", [b"", b"x", bytes(8192), b"no such thing " * 1000], ids=len)
@@ -258,6 +267,7 @@ def test_names_are_found_slice_by_slice(tmp_path: Path, count: int) -> None:
 def test_what_is_ignored_is_listed_with_its_reason(bench: Bench) -> None:
     places = [Place(1, "link"), Place(1, "caf\udce9"), Place(2, "fifo")]
     with bench.index.transaction() as change:
+        change.set_caches({1: Cache("/one"), 2: Cache("/two")})
         for place in places:
             change.ignore(place, f"why {place.cache}")
     with bench.index.snapshot() as txn:

@@ -12,14 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 import blobs
 import oracle
-from chunkd import decode, wire, worker
+import working
+from chunkd import confine, decode, wire, worker
 from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Job, Recipe
 from chunkd.relay import Relay
 
@@ -163,6 +163,23 @@ def test_matching_bytes_that_do_not_decode(tmp_path: Path) -> None:
     ):
         digest, path = blobs.write_blob(tmp_path, stored)
         assert examine(digest, path, caps=caps) == Finding("undecodable", mark_of(path), codec="zstd", reason=reason)
+
+
+def test_a_blob_of_too_many_chunks_is_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as the cap has cuts by chance: without this, a hostile 256 GiB would be 134 million chunks of 2 KiB."""
+    assert Caps().most_chunks(PARAMS) == 1 << 24
+    assert Caps(uncompressed_bytes=1).most_chunks(PARAMS) == 1 << 19
+    data = blobs.tar({"large": blobs.noise(3_000_000)})
+    chunks = len(oracle.recipe(data))
+    digest, path = blobs.write_blob(tmp_path, blobs.gz(data))
+    for most in (1, 10, chunks - 1, chunks):
+        monkeypatch.setattr(Caps, "most_chunks", lambda *_, most=most: most)
+        finding = examine(digest, path)
+        if most < chunks:
+            assert (finding.kind, finding.codec, finding.reason) == ("undecodable", "gzip", f"more than {most} chunks")
+            assert examine(blobs.digest_of(b"another"), path).kind == "mismatched"
+        else:
+            assert (finding.kind, len(finding.recipe)) == ("layer", chunks)
 
 
 @pytest.fixture
@@ -349,22 +366,34 @@ def test_a_worker_takes_a_second_core_where_it_is_asked_to(
     cores: str, relayed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
+    jobs = [Job(blobs.digest_of(b""), "/nowhere")]
+
+    class Daemon:
+        def __init__(self, pair: socket.socket) -> None:
+            pair.close()
+
+        def receive_job(self) -> Job:
+            if not jobs:
+                raise EOFError
+            return jobs.pop()
+
+        def send_finding(self, _: Finding) -> None:
+            pass
 
     def examined(*_: object, **options: object) -> Finding:
         asked.append(options["relayed"])
         return Finding("gone")
 
     monkeypatch.setattr(worker, "examine", examined)
+    monkeypatch.setattr(wire, "WorkersEnd", Daemon)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
+    # Or this very process would keep no rights.
+    monkeypatch.setattr(confine, "give_up_rights", lambda: None)
+    monkeypatch.setattr(confine, "limit_memory", lambda *_: None)
     ours, theirs = socket.socketpair()
-    with ours:
-        daemon = Connection(os.dup(ours.fileno()))
-        wire.send_job(daemon, Job(blobs.digest_of(b""), "/nowhere"))
-        daemon.close()
-        ours.shutdown(socket.SHUT_WR)
-        settings = [json.dumps(dataclasses.asdict(value)) for value in (PARAMS, Caps())]
-        with pytest.raises(SystemExit):
-            worker.main([str(theirs.detach()), *settings, "0", cores])
+    settings = [json.dumps(dataclasses.asdict(value)) for value in (PARAMS, Caps())]
+    with ours, pytest.raises(SystemExit):
+        worker.main([str(theirs.detach()), *settings, "0", cores])
     assert asked == [relayed]
 
 
@@ -381,25 +410,25 @@ class Worker:
             stderr=subprocess.PIPE,
         )
         theirs.close()
-        self.connection = Connection(ours.detach())
+        self.raw = ours.dup()
+        self.connection = wire.DaemonsEnd(ours, PARAMS, Caps())
 
     def finding(self, digest: Digest, path: Path) -> Finding:
-        wire.send_job(self.connection, Job(digest, str(path)))
-        while isinstance(word := wire.receive(self.connection), int):
-            pass
-        return word
+        return working.finding(self.connection, Job(digest, str(path)))
+
+    def leave(self) -> None:
+        self.connection.close()
+        self.raw.close()
 
     def end(self) -> tuple[int, str]:
-        """The exit code and what was written on stderr."""
-        _, stderr = self.process.communicate(timeout=30)
-        return self.process.returncode, stderr.decode()
+        return working.ended(self.process)
 
 
 @pytest.fixture
 def process() -> Iterator[Worker]:
     running = Worker()
     yield running
-    running.connection.close()
+    running.leave()
     running.process.kill()
     running.process.communicate()
 
@@ -412,7 +441,7 @@ def test_a_process_serves_jobs_until_the_daemon_goes(process: Worker, tmp_path: 
         assert finding.mark is not None
         assert finding.mark._replace(ctime_ns=0) == mark_of(path)._replace(ctime_ns=0)
     assert process.finding(digest, tmp_path / "missing") == Finding("gone", recipe=Recipe())
-    process.connection.close()
+    process.leave()
     assert process.end() == (0, "")
 
 
@@ -438,16 +467,17 @@ def test_a_process_whose_daemon_goes_in_the_middle_of_a_job_ends_quietly(process
     path = tmp_path / "sparse"
     path.touch()
     os.truncate(path, 200 << 30)  # minutes of reading, no space on the disk
-    wire.send_job(process.connection, Job(blobs.digest_of(b""), str(path)))
-    told = wire.receive(process.connection)
+    job = Job(blobs.digest_of(b""), str(path))
+    process.connection.send_job(job)
+    told = working.word(process.connection, job)
     assert isinstance(told, int)
     assert told > 0
-    process.connection.close()
+    process.leave()
     assert process.end() == (0, "")
 
 
 def test_a_bug_ends_the_process_loudly(process: Worker) -> None:
-    process.connection.send_bytes(b'{"no": "job"}')
+    process.raw.sendall(b'{"no": "job"}\n')
     code, stderr = process.end()
     assert code == 1
     assert "Traceback" in stderr

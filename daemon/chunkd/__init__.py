@@ -6,7 +6,7 @@ The path of a blob:
     backlog        the hint waits, one entry a place
     compare        a listing that differs from the index gives hints as well
     look           the disk and the index are asked what there is to do             (holdings changes places)
-    ingest, pool   a job goes to an idle worker process                             (wire: what they say)
+    ingest, pool   a job goes to an idle worker process, which may read and no more (confine; wire: what they say)
     worker         decode opens and decompresses it, chunker (cgear.c) cuts and hashes it, the name is verified
     ingest, index  recipe, counts and totals change in one transaction              (lookup: hash to number)
     answers        the figures are read                                             (endpoint, client: the socket)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import itertools
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,16 @@ import lmdb
 
 from chunkd import records
 from chunkd.caches import ServedCache, idle_state
-from chunkd.errors import UsageError
+from chunkd.errors import ChunkdError, UsageError
 from chunkd.model import CacheState, Digest, Stats
 from chunkd.store import Store
 
 if TYPE_CHECKING:  # `chunkd stats` reads an index without numpy and watchdog
     from chunkd.ingest import Ingest
     from chunkd.scanner import Scanner
+
+# A turn of the writer takes a second, and the largest commit that was measured two.
+STOOD_S = 60.0
 
 
 def moment(time_ns: int) -> str | None:
@@ -106,6 +110,11 @@ class DaemonAnswers:
 
     def __init__(self, ingest: Ingest, scanner: Scanner, watching: bool) -> None:
         self._ingest, self._scanner, self._watching = ingest, scanner, watching
+        self.moved()
+
+    def moved(self) -> None:
+        """Called as often as the daemon has seen its writer take a turn."""
+        self._moved_at = time.monotonic()
 
     def _caches(self) -> tuple[CacheState, ...]:
         watcher = self._scanner.watcher()
@@ -129,12 +138,26 @@ class DaemonAnswers:
         return read_blobs(self._ingest.index.store, after, limit, failed)
 
     def health(self) -> dict[str, Any]:
-        bad = [cache for cache in self._caches() if cache.state in ("stale", "unwatched")]
-        reasons = [f"cache {cache.path}: {cache.state}: {cache.reason}" for cache in bad]
-        if self._ingest.progress.paused:
-            reasons.append(f"indexing is paused: {self._ingest.progress.paused}")
-        reasons += list(self._scanner.problems.values())
+        reasons = list(self._reasons())
         return {"state": "degraded" if reasons else "ok", "reasons": reasons}
+
+    def _reasons(self) -> Iterator[str]:
+        """What is wrong now. A blob that failed is no such thing: it is in the figures, and stays until it is gone."""
+        for cache in self._caches():
+            if cache.state in ("stale", "unwatched"):
+                yield f"cache {cache.path}: {cache.state}: {cache.reason}"
+        if self._ingest.progress.paused:
+            yield f"indexing is paused: {self._ingest.progress.paused}"
+        yield from list(self._scanner.problems.values())
+        if undying := self._ingest.pool.undying:
+            yield f"{undying} workers were killed and do not end: they wait for a file system that does not answer"
+        stood_s = time.monotonic() - self._moved_at
+        if stood_s > STOOD_S:
+            yield f"nothing has been done for {stood_s:.0f} s: does the disk answer?"
+        try:
+            read_stats(self._ingest.index.store, ())
+        except ChunkdError as error:
+            yield f"the figures can't be read: {error}"
 
     def scan(self, verify: bool, accept: bool, retry_failed: bool) -> dict[str, Any]:
         number = self._scanner.request("asked for", verify=verify, accept=accept, retry_failed=retry_failed)

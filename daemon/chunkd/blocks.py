@@ -20,6 +20,8 @@ LENGTH_MASK = np.uint64((1 << 24) - 1)
 MAX_COPIES = (1 << 40) - 1
 # No recipe has more: they would be 8 TiB at the least. No sum of counts can wrap, whatever a record claims.
 MAX_RECIPE_CHUNKS = 1 << 32
+# A number has 5 bytes in the look-up's entries.
+MAX_CHUNKS = 1 << 40
 
 
 def block_key(block: int) -> bytes:
@@ -50,7 +52,7 @@ def pack_varints(values: NDArray[np.uint64]) -> bytes:
 
 
 def unpack_varints(packed: bytes) -> NDArray[np.uint64]:
-    """Raises Damaged when the last one has no end, or one is wider than 9 bytes (63 bits)."""
+    """Raises Damaged when the last one has no end, or one is wider than 9 bytes (63 bits) or than it need be."""
     octets = np.frombuffer(packed, np.uint8)
     if not len(octets):
         return np.empty(0, np.uint64)
@@ -61,6 +63,8 @@ def unpack_varints(packed: bytes) -> NDArray[np.uint64]:
     widths = last - starts + 1
     if widths.max() > 9:
         raise Damaged("a number is wider than 63 bits")
+    if (octets[last[widths > 1]] == 0).any():
+        raise Damaged("a number is wider than it need be")
     places = np.arange(len(octets)) - np.repeat(starts, widths)
     parts = (octets & 0x7F).astype(np.uint64) << (places * 7).astype(np.uint64)
     return np.add.reduceat(parts, starts)
@@ -81,7 +85,10 @@ def pack_recipe(numbers: Numbers) -> bytes:
 
 
 def unpack_recipe(packed: bytes, chunks: int) -> Numbers:
-    """The chunk numbers of a recipe of `chunks` chunks. Raises Damaged, before unfolding, when it holds others."""
+    """The chunk numbers of a recipe of `chunks` chunks. Raises Damaged, before unfolding, when it holds others.
+
+    What is taken is what `pack_recipe` makes of these numbers, and no other bytes.
+    """
     values = unpack_varints(packed)
     if len(values) % 2:
         raise Damaged("a run has no count")
@@ -90,8 +97,11 @@ def unpack_recipe(packed: bytes, chunks: int) -> Numbers:
         raise Damaged(f"its runs do not hold {chunks} chunks")
     if not len(counts):
         return np.empty(0, np.int64)
+    if (steps[1:] == 0).any():
+        raise Damaged("two of its runs are one")
     bounds = np.cumsum(counts)
     firsts = np.cumsum(steps) + bounds - counts
-    if (firsts < 0).any():
-        raise Damaged("a chunk number is negative")
+    # Each step is within 63 bits, so that no first can be past the end and back again before it is seen here.
+    if (firsts < 0).any() or (firsts > MAX_CHUNKS - counts).any():
+        raise Damaged("a chunk number is none")
     return np.repeat(firsts - (bounds - counts), counts) + np.arange(chunks)

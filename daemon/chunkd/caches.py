@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from dataclasses import dataclass, field
@@ -17,7 +18,8 @@ class ServedCache:
     """One cache. `device` and `inode` are those of its root as the index recorded them, 0 before the first look.
 
     While `stale` says why, its figures are kept and nothing of it is added or subtracted. `polled` says why no events
-    come; `unwatched` why a watch could not be set.
+    come; `unwatched` why a watch could not be set. `mounts` has the devices of what is mounted below the root and holds
+    blobs, by folder; it is replaced and never changed, since several threads read it.
     """
 
     number: int
@@ -29,6 +31,7 @@ class ServedCache:
     polled: str = ""
     unwatched: str = ""
     layerless: bool = False
+    mounts: dict[str, int] = field(default_factory=dict)
     warned: tuple[str, ...] = ()
 
     def check_root(self) -> os.stat_result | None:
@@ -52,8 +55,37 @@ class ServedCache:
     def accept(self, status: os.stat_result) -> None:
         self.device, self.inode, self.stale = status.st_dev, status.st_ino, ""
 
+    def mount_of(self, path: str) -> str:
+        """The recorded mount below the root that a path below the root belongs to, `""` for the root's own."""
+        return max((mount for mount in self.mounts if f"{path}/".startswith(f"{mount}/")), key=len, default="")
+
+    def away(self, path: str) -> str:
+        """Why a path that is not there proves nothing: what it lay on is no longer mounted; else `""`: it is gone."""
+        mount = self.mount_of(path)
+        if not mount:
+            return ""
+        with contextlib.suppress(OSError):
+            if os.stat(os.path.join(self.path, mount)).st_dev == self.mounts[mount]:
+                return ""
+        return (
+            f"{os.path.join(self.path, mount)}: what was mounted there is away; if that is meant, run"
+            f" `chunkd scan --accept {self.path}`"
+        )
+
+    def note_mount(self, folder: str) -> None:
+        """Record where that is mounted which holds the blobs of this folder, unless that is known."""
+        with contextlib.suppress(OSError):
+            device = os.stat(os.path.join(self.path, folder)).st_dev
+            known = self.mount_of(folder)
+            if device in (self.device, self.mounts.get(known)):
+                return
+            while (parent := os.path.dirname(folder)) and os.stat(os.path.join(self.path, parent)).st_dev == device:
+                folder = parent
+            self.mounts = self.mounts | {folder: device}
+
     def record(self) -> records.Cache:
-        return records.Cache(self.path, self.device, self.inode, tuple(sorted(self.layouts)), self.layerless)
+        mounts = tuple(sorted(self.mounts.items()))
+        return records.Cache(self.path, self.device, self.inode, tuple(sorted(self.layouts)), self.layerless, mounts)
 
     def state(self, watching: bool) -> CacheState:
         """As it is shown. `watching` says whether this process watches at all."""

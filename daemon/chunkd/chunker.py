@@ -110,6 +110,11 @@ class Chunker:
                     begin = end
             opened.update(data[max(begin, 0) :])
 
+    @property
+    def chunks(self) -> int:
+        """How many have ended by now. Safe to call from any thread."""
+        return len(self._lengths)
+
     def finish(self) -> Recipe:
         """The chunks of all that was fed, the last one ending with the data. Raises ValueError when called twice."""
         if self._finished:

@@ -34,8 +34,8 @@ class ChunkRecords:
         """The number of each chunk of a recipe, and how many were never seen: those get the numbers from `next_number`
         on, in order, and records at 0 copies.
 
-        Raises RecipeImpossible, with nothing changed, when no chunker makes such a recipe, and Damaged when a chunk is
-        known with another length.
+        Raises RecipeImpossible, with nothing changed, when no chunker makes such a recipe, or a chunk is known with
+        another length: whether it is the record that is damaged, `recount` tells.
         """
         hashes = np.frombuffer(recipe.hashes, "<u8").reshape(-1, 2)
         lengths = np.frombuffer(recipe.lengths, "<u4").astype(np.uint64)
@@ -70,7 +70,7 @@ class ChunkRecords:
             same = (found["low"] == low[wanted]) & (found["high"] == high[wanted])
             found, wanted = found[same], wanted[same]
             if (found["use"] & blocks.LENGTH_MASK != lengths[wanted]).any():
-                raise records.Damaged("a chunk is known with another length")
+                raise RecipeImpossible("a chunk is known with another length")
             numbers[wanted] = candidates[rows][same]
         return numbers
 

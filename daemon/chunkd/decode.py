@@ -38,11 +38,14 @@ _ZSTD_READ_BYTES = 256 << 10
 _REASON_CHARACTERS = 200
 
 # isal's stubs have its error as a value and not as a class.
-_DECODER_ERRORS = (EOFError, BadGzipFile, cast("type[Exception]", isal_zlib.IsalError), zstd.ZstdError)
+# OverflowError is igzip's word for a header that its buffer has no room for.
+_DECODER_ERRORS = (EOFError, OverflowError, BadGzipFile, cast("type[Exception]", isal_zlib.IsalError), zstd.ZstdError)
 
 # What the decoders' texts mean here. A magic number has been seen at the start, so a bad one comes later.
 _REASONS = {
     "Not a gzipped file": "trailing bytes after the last member",
+    "Corrupted gzip header": "CRC of a header does not match",
+    "Gzip header exceeds": "a member's header does not fit into the decoder's buffer",
     "CRC check failed": "CRC does not match",
     "Incorrect length of data produced": "length does not match",
     "Unknown frame descriptor": "trailing bytes after the last frame",
@@ -133,16 +136,17 @@ def buffers(source: Source, take: Callable[[], bytearray], caps: Caps, stored_by
     """The uncompressed bytes in order, each time in the buffer that `take` gives; none when the codec is `other`.
 
     Raises BlobUndecodable when the stream is not whole or breaks a cap, with `source` left somewhere in the file;
-    OSError when the file can't be read; MemoryError when the decoder gets no memory. A zstd window may be as large as
-    the greatest power of two in `caps.zstd_window_bytes`; a frame so small that it is decoded at once needs no window,
-    and decodes whatever it asks for.
+    OSError when the file can't be read; MemoryError when the decoder gets no memory. Where a stream is not whole and
+    breaks a cap, the buffers' size decides which is told. A zstd window may be as large as the greatest power of two in
+    `caps.zstd_window_bytes`; a frame so small that it is decoded at once needs no window, and decodes whatever it asks
+    for.
     """
     codec = source.codec
     if codec == "other":
         return
     window_bytes = 1 << _window_log(caps)
     stream = _open(source, caps)
-    ratio_bytes = max(caps.RATIO_FROM_BYTES, caps.ratio * stored_bytes)
+    ratio_bytes = caps.ratio_bytes(stored_bytes)
     uncompressed_bytes = 0
     while True:
         buffer = take()

@@ -98,7 +98,7 @@ class IndexUnwritable(ChunkdError):
     """A transaction could not be written (disk full, I/O error). The index is as before it; trying again is right."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"index {path}: can't be written: {reason}; indexing goes on when there is room")
+        super().__init__(f"index {path}: can't be written: {reason}; it is as it was before")
         self.path, self.reason = path, reason
 
 
@@ -163,6 +163,14 @@ class ServesOthers(UsageError):
             " name those, stop it, or name another index with `--state DIR`"
         )
         self.socket, self.caches = socket, caches
+
+
+class Halted(ChunkdError):
+    """Where a daemon would pause, a command ends: who started it decides when to go on."""
+
+    def __init__(self, why: str, left: int) -> None:
+        super().__init__(f"{why}; {left} blobs are left: run it again to go on from there")
+        self.why, self.left = why, left
 
 
 # --- the socket ---------------------------------------------------------------------------------------------------

@@ -137,6 +137,16 @@ class Holdings:
         if old is None or old.reason != reason[:400]:
             self.say(30, f"failed {digest} at {self.path(place)}: {reason}")
 
+    def put_right(self) -> list[Hint]:
+        """A hint for each place of a failed blob where another file is than the one that failed."""
+        failed = [blob for blob in self.change.store.blobs(self.change.txn, "failed") if blob.retry_at > self.now_s]
+        return [
+            Hint(place, "changed since it failed")
+            for blob in failed
+            for place, held in self.change.holders(blob.digest)
+            if self.mark(place) != held.mark
+        ]
+
 
 def mark_of(status: os.stat_result) -> FileMark:
     return FileMark(status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)

@@ -14,11 +14,12 @@ import numpy as np
 from chunkd import blocks, records
 from chunkd.blocks import Numbers
 from chunkd.chunks import ChunkRecords
-from chunkd.errors import IndexDamaged, IndexUnreachable, RecipeImpossible
+from chunkd.create import create, is_there
+from chunkd.errors import IndexDamaged, IndexUnreachable, IndexUnwritable, RecipeImpossible
 from chunkd.lock import IndexLock
 from chunkd.lookup import Lookup
 from chunkd.model import Blob, Digest, Place, Recipe
-from chunkd.store import CACHES_KEY, FORMAT_KEY, HEAD_KEY, RULES_KEY, VERIFIED_KEY, Store
+from chunkd.store import CACHES_KEY, HEAD_KEY, RULES_KEY, VERIFIED_KEY, Store
 
 
 class Index:
@@ -32,8 +33,12 @@ class Index:
         except OSError as error:
             raise IndexUnreachable(state_dir, f"{error.strerror}; name another with `--state DIR`") from error
         self._lock = IndexLock(state_dir, exclusive=True, holder=holder)
+        path = Path(state_dir, "index")
         try:
-            self.store = Store(str(Path(state_dir, "index")), readonly=False)
+            if not is_there(path):
+                create(path, rules)
+            # A writer that did not end by itself may have met a damaged page: then another one would end there too.
+            self.store = Store(str(path), readonly=False, audit=bool(self._lock.left))
         except BaseException:
             self._lock.close()
             raise
@@ -42,20 +47,13 @@ class Index:
             self.lookup = Lookup(self.store.databases["young"], self.store.databases["dense"])
             # Blocks without a live chunk that a sweep is about to drop; a chunk that revives takes its block out.
             self.doomed: set[int] = set()
-            with self.store.guarded(), self.store.env.begin(write=True) as txn:
-                if all(txn.stat(database)["entries"] == 0 for database in self.store.databases.values()):
-                    self._create(txn, rules)
+            # Whether the newest commit is on disk: of the process before, nobody knows.
+            self._synced = False
+            with self.store.guarded(), self.store.env.begin() as txn:
                 self.rules = self.store.check_format(txn, rules.params)
         except BaseException:
             self.close()
             raise
-
-    def _create(self, txn: lmdb.Transaction, rules: records.Rules) -> None:
-        meta = self.store.databases["meta"]
-        txn.put(FORMAT_KEY, records.pack_format(), db=meta)
-        txn.put(RULES_KEY, records.pack_rules(rules), db=meta)
-        txn.put(HEAD_KEY, records.pack_head(records.Head()), db=meta)
-        txn.put(CACHES_KEY, records.pack_caches({}), db=meta)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Change]:
@@ -64,11 +62,15 @@ class Index:
         Raises IndexUnwritable when the disk would not take it (the index is as before), IndexDamaged for damage.
         """
         try:
+            if not self._synced:
+                self.store.resync()
+                self._synced = True
             with self.store.guarded(), self.store.env.begin(write=True, buffers=True) as txn:
                 change = Change(self, txn)
                 yield change
                 change.write_head(self._clock_ns())
-        except BaseException:
+        except BaseException as error:
+            self._synced &= not isinstance(error, IndexUnwritable)
             self.lookup.forget()
             raise
         self.rules = change.rules

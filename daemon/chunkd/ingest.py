@@ -40,6 +40,8 @@ PAUSE_S = 5.0
 # While every worker is busy, what was gathered is committed together, so long after the first of it at most.
 GROUP_S = 0.5
 RETRY_EVERY_S = 30.0
+# What has no hurry is done while nothing else is to do, and so often where there is always something.
+TIDY_EVERY_S = 1.0
 # The daily round compares so many places, then lets a second go by.
 PLACES_A_SLICE = 200
 
@@ -84,6 +86,7 @@ class Ingest:
     _commit_at: float = 0.0
     _paused_until: float = 0.0
     _retry_at: float = 0.0
+    _tidy_at: float = 0.0
     _verify_at: float = 0.0
     _verified: bytes | None = None
     sweep: Sweep = field(init=False)
@@ -121,14 +124,6 @@ class Ingest:
 
     # --- a turn ---------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Take up what the last run left: blobs that had lost their verified place."""
-        effects = Effects()
-        with self.index.transaction() as change:
-            holdings = Holdings(change, self.caches, effects, self.clock_s())
-            self._take_up(holdings, "before a restart")
-        self._follow(effects)
-
     def _take_up(self, holdings: Holdings, why: str) -> None:
         """See to the suspects that no task sees to: there was no room for it, or a root was gone."""
         change = holdings.change
@@ -147,11 +142,16 @@ class Ingest:
             return
         self._gather()
         try:
-            if self._due() or not self._waits(self._retry_at, RETRY_EVERY_S):
+            due = self._due() or not self._waits(self._retry_at, RETRY_EVERY_S)
+            if due:
                 self._commit()
-            elif not self.working:
+            idle = not (due or self.working)
+            if idle or not self._waits(self._tidy_at, TIDY_EVERY_S):
                 self._tidy()
+            if idle:
+                self._look_at_kinds()
         except IndexUnwritable as error:
+            self._retry_at = 0.0  # what a round of retries found is not known any longer
             self._pause(str(error))
             return
         self.progress.paused = ""
@@ -169,7 +169,11 @@ class Ingest:
             self._results += self.pool.collect(min(left_s, 1.0))
             if self._results:
                 self._hints.clear()
-                self._commit()
+                try:
+                    self._commit()
+                except IndexUnwritable as error:
+                    log.error("what was read last is read again at the next start: %s", error)
+                    return
 
     def _wait_s(self, timeout_s: float) -> float:
         """How long to wait for workers and hints."""
@@ -190,8 +194,8 @@ class Ingest:
             return False
         if not self._commit_at:
             self._commit_at = self.clock_s() + GROUP_S
-        idle = self.pool.idle > len(self._waiting)
-        return idle or not self._may_gather() or not self._waits(self._commit_at, GROUP_S)
+        idle, full = self.pool.idle > len(self._waiting), len(self._hints) >= HINTS_A_TURN
+        return idle or full or not self._waits(self._commit_at, GROUP_S)
 
     def _may_gather(self) -> bool:
         return len(self._hints) < HINTS_A_TURN and len(self._waiting) < MAX_TASKS // 2
@@ -276,6 +280,9 @@ class Ingest:
         now_s = self.clock_s()
         if any(end.retry_failed for end in self._ends):
             holdings.effects.hints += retries(holdings.change, lambda _: True)
+        elif self._ends:
+            # A listing has names only, and no event tells what happened while nobody watched.
+            holdings.effects.hints += holdings.put_right()
         elif not self._waits(self._retry_at, RETRY_EVERY_S):
             holdings.effects.hints += retries(holdings.change, lambda blob: _due(blob, now_s))
             self._retry_at = now_s + RETRY_EVERY_S
@@ -294,10 +301,14 @@ class Ingest:
             change.set_caches(recorded)
 
     def _tidy(self) -> None:
-        """What is done when nothing else is: a slice of the sweep, and whether a cache holds blobs and no layer."""
+        """What has no hurry, a slice at a time: the sweep, and the round that compares every place."""
+        self._tidy_at = self.clock_s() + TIDY_EVERY_S
         if self.sweep.turn():
             self.backlog.ring()  # there may be more to sweep: not a second's wait for each slice
         self._verify()
+
+    def _look_at_kinds(self) -> None:
+        """Whether a cache holds blobs and no layer."""
         done = self.progress.scans, self.progress.decoded_blobs
         if self._kinds_at == done:
             return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import pwd
 import time
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +15,20 @@ from chunkd.errors import IndexBusy, IndexMissing, IndexUnreachable
 LOCK_WAIT_S = 10.0
 
 
+def as_whom(state_dir: str) -> str:
+    """What those can do who may not read an index: ask as the one whom it belongs to."""
+    try:
+        owner = pwd.getpwuid(os.stat(state_dir).st_uid).pw_name
+    except (OSError, KeyError):
+        owner = "the daemon's user"
+    return "run this as root" if owner == "root" else f"run this as {owner} or root"
+
+
 class IndexLock:
     """Held for as long as an index is written (`exclusive`), or read while nobody writes it.
 
-    The lock file says who holds it. Readers need no right to write anything.
+    The lock file says who holds it. Readers need no right to write anything. `left` is the writer before, when it was
+    killed or crashed, else "".
     """
 
     def __init__(self, state_dir: str, *, exclusive: bool, holder: str = "") -> None:
@@ -28,13 +40,18 @@ class IndexLock:
             self._fd = os.open(self.path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         except FileNotFoundError:
             raise IndexMissing(state_dir) from None
+        except PermissionError as error:
+            raise IndexUnreachable(state_dir, f"{error.strerror} ({self.path}); {as_whom(state_dir)}") from error
         except OSError as error:
             raise IndexUnreachable(state_dir, f"{error.strerror} ({self.path})") from error
         try:
             self._take(state_dir, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+            self.left = os.pread(self._fd, 200, 0).decode(errors="replace")
             if exclusive:
                 os.ftruncate(self._fd, 0)
-                os.pwrite(self._fd, f"{holder} (pid {os.getpid()})".encode(), 0)
+                # The lock is held; that nobody can read by whom is no reason not to serve from a full disk.
+                with contextlib.suppress(OSError):
+                    os.pwrite(self._fd, f"{holder} (pid {os.getpid()})".encode(), 0)
         except BaseException:
             os.close(self._fd)
             raise

@@ -89,7 +89,8 @@ class Looker:
 
     def _look_at_nothing(self, at: Holdings, hint: Hint, held: Held | None) -> None:
         place = hint.place
-        if at.caches[place.cache].check_root() is None:
+        cache = at.caches[place.cache]
+        if cache.check_root() is None or (held is not None and cache.away(place.path)):
             self._wait_no_longer(place)
             return
         self.unsettled.pop(place, None)
@@ -266,7 +267,8 @@ class Looker:
                 at.change.hold(other, link._replace(state="untested"))
         at.hand_over(digest, None, "its bytes changed")
         if at.change.blob(digest) is not None:
-            at.change.hold(place, Held(digest, "bad", now))
+            # What is there now may have come since it was read.
+            at.change.hold(place, Held(digest, "bad" if read == now else "untested", now))
             return
         # Subtracted. It may be a writer at work: pending until it has come to rest.
         self.unsettled[place] = Unsettled(digest, read, now, at.now_s)

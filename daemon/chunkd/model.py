@@ -10,6 +10,7 @@ from chunkd import caps
 
 HEX_DIGITS = {"sha256": 64, "sha512": 128}
 CHUNK_HASH_BYTES = 16
+CODECS = ("", "gzip", "zstd", "tar")
 
 
 class Digest(NamedTuple):
@@ -84,6 +85,25 @@ class Caps:
 
     # The ratio says nothing of small blobs: a file of zeros is one, and harms nobody.
     RATIO_FROM_BYTES = 1 << 30
+
+    def ratio_bytes(self, stored_bytes: int) -> int:
+        """What a blob of this size may decompress to by its ratio."""
+        return max(self.RATIO_FROM_BYTES, self.ratio * stored_bytes)
+
+    def most_uncompressed_bytes(self, stored_bytes: int) -> int:
+        """What a blob of this size may decompress to by both caps."""
+        return min(self.uncompressed_bytes, self.ratio_bytes(stored_bytes))
+
+    def most_chunks(self, params: ChunkParams) -> int:
+        """In how many chunks a blob may fall: as many as there are cuts by chance in all bytes that it may have, or as
+        what the ratio says nothing of can have, if that is more. Chunks cost memory, and a blob could be made of short
+        ones alone.
+        """
+        return max(self.uncompressed_bytes >> params.mask_bits, self.RATIO_FROM_BYTES // params.min_bytes)
+
+    def most_chunks_of(self, uncompressed_bytes: int, params: ChunkParams) -> int:
+        """In how many chunks so many bytes may fall: all but the last are `min_bytes` long or longer."""
+        return min(self.most_chunks(params), -(-uncompressed_bytes // params.min_bytes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from chunkd import client
 from chunkd.answers import read_stats
 from chunkd.caches import check_usable, idle_state
 from chunkd.config import Config
-from chunkd.errors import BadIndex, IndexBusy, IndexMissing, Interrupted, NoDaemon, ServesOthers
+from chunkd.errors import BadIndex, Halted, IndexBusy, IndexMissing, Interrupted, NoDaemon, ServesOthers
 from chunkd.lock import IndexLock
 from chunkd.service import Service, signals
 from chunkd.store import Store
@@ -81,6 +81,8 @@ def _scan_here(config: Config, asked: Mapping[str, bool], replace: bool) -> dict
             if not came.empty():
                 raise Interrupted(ingest.progress.done_blobs, ingest.pending()[0])
             blobs, pending_bytes = ingest.pending()
+            if ingest.progress.paused:
+                raise Halted(ingest.progress.paused, blobs)
             done_bytes = ingest.progress.done_bytes
             show(done_bytes + ingest.pool.read_bytes, done_bytes + pending_bytes, blobs)
             if ingest.progress.scans < number or ingest.working:

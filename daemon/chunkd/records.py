@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from chunkd.model import HEX_DIGITS, Blob, Caps, ChunkParams, Digest, FileMark, Place, Totals
+from chunkd.model import CODECS, HEX_DIGITS, Blob, Caps, ChunkParams, Digest, FileMark, Place, Totals
 
 FORMAT = 1
 # LMDB's keys end at 511 bytes: 65 for the longest digest and 4 for the cache's number leave this much for a path.
@@ -22,11 +22,11 @@ MAX_PATH_BYTES = 440
 
 ALGORITHMS = ("sha256", "sha512")
 STATES = ("layer", "other", "failed")
-CODECS = ("", "gzip", "zstd", "tar")
 
 SEAL_BYTES = 8
 BLOB = struct.Struct("<BBHIQQQQ")
-PLACE = struct.Struct("<BxxxxxxxQQQQ")
+PLACE = struct.Struct("<B7sQQQQ")
+_SPARE = bytes(7)
 TOTALS = struct.Struct("<16Q")
 
 
@@ -68,8 +68,8 @@ def place_key(place: Place) -> bytes:
 
 
 def place_from_key(key: bytes) -> Place:
-    if len(key) < 5:
-        raise Damaged(f"{len(key)} bytes are no place")
+    if len(key) < 5 or 0 in key[4:]:
+        raise Damaged(f"{key[4:]!r} is no path")
     return Place(int.from_bytes(key[:4], "big"), os.fsdecode(key[4:]))
 
 
@@ -96,7 +96,10 @@ def unpack_blob(digest: Digest, value: bytes) -> Blob:
     state, codec, spare, tries, stored, uncompressed, chunks, retry_at = BLOB.unpack_from(value)
     if state >= len(STATES) or codec >= len(CODECS) or spare:
         raise Damaged(f"state {state}, codec {codec}, spare {spare} are none of a blob's")
-    reason = value[BLOB.size :].decode(errors="replace")
+    try:
+        reason = value[BLOB.size :].decode()
+    except UnicodeDecodeError as error:
+        raise Damaged(f"its reason is no text: {error.reason}") from error
     return Blob(digest, STATES[state], stored, uncompressed, chunks, CODECS[codec], reason, tries, retry_at)
 
 
@@ -115,19 +118,29 @@ def pack_held(held: Held) -> bytes:
     """State, 7 spare bytes, device, inode, stored bytes, ctime in ns; then the digest's key."""
     # A file system may give times before 1970: unknown, as 0 is.
     mark = held.mark._replace(ctime_ns=max(held.mark.ctime_ns, 0))
-    return PLACE.pack(HELD_STATES.index(held.state), *mark) + digest_key(held.digest)
+    return PLACE.pack(HELD_STATES.index(held.state), _SPARE, *mark) + digest_key(held.digest)
 
 
 def unpack_held(value: bytes) -> Held:
     if len(value) < PLACE.size:
         raise Damaged(f"{len(value)} bytes are no place record")
-    state, *mark = PLACE.unpack_from(value)
-    if state >= len(HELD_STATES):
-        raise Damaged(f"{state} is no state of a place")
+    state, spare, *mark = PLACE.unpack_from(value)
+    if state >= len(HELD_STATES) or spare != _SPARE:
+        raise Damaged(f"state {state}, spare {spare.hex()} are none of a place's")
     return Held(digest_from_key(value[PLACE.size :]), HELD_STATES[state], FileMark(*mark))
 
 
 # --- the sealed records of `meta` ---------------------------------------------------------------------------------
+
+
+def _fields(value: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(unseal(value))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Damaged("it is no JSON") from error
+    if not isinstance(fields, dict):
+        raise Damaged("it is no JSON object")
+    return fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,18 +189,21 @@ def pack_rules(rules: Rules) -> bytes:
 
 
 def unpack_rules(value: bytes) -> Rules:
-    fields = json.loads(unseal(value))
+    fields = _fields(value)
     return Rules(ChunkParams(**fields["params"]), Caps(**fields["caps"]), fields["decoder"])
 
 
 class Cache(NamedTuple):
-    """A cache as the index knows it. `device` and `inode` are its root's, 0 while it was never listed."""
+    """A cache as the index knows it. `device` and `inode` are its root's, 0 while it was never listed. `mounts` are the
+    folders below it, with their devices, where something was mounted that holds blobs.
+    """
 
     path: str
     device: int = 0
     inode: int = 0
     layouts: tuple[str, ...] = ()
     layerless: bool = False
+    mounts: tuple[tuple[str, int], ...] = ()
 
 
 def pack_caches(caches: dict[int, Cache]) -> bytes:
@@ -195,10 +211,9 @@ def pack_caches(caches: dict[int, Cache]) -> bytes:
 
 
 def unpack_caches(value: bytes) -> dict[int, Cache]:
-    stored: dict[str, Any] = json.loads(unseal(value))
     return {
-        int(number): Cache(path, device, inode, tuple(layouts), layerless)
-        for number, (path, device, inode, layouts, layerless) in stored.items()
+        int(number): Cache(path, device, inode, tuple(layouts), layerless, tuple((at, on) for at, on in mounts))
+        for number, (path, device, inode, layouts, layerless, mounts) in _fields(value).items()
     }
 
 

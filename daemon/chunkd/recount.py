@@ -5,10 +5,8 @@ It shares the codecs of `records` and `blocks` with the index and nothing else, 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import lmdb
 import numpy as np
@@ -17,46 +15,27 @@ from numpy.typing import NDArray
 from chunkd import blocks, records
 from chunkd.blocks import Numbers
 from chunkd.entries import prefixes_of, unpack_entries
-from chunkd.model import Blob, Difference, Place, Totals
+from chunkd.model import Blob
+from chunkd.recount_places import recount_places
 from chunkd.store import Store
+from chunkd.tally import MAX_DIFFERENCES, Tally
 
 # Chunk numbers that are counted at once, 16 bytes each; the recipes are walked again for each window of numbers.
 WINDOW = 25_000 * blocks.SLOTS
-MAX_DIFFERENCES = 1000
 
 Progress = Callable[[str], None]
-
-
-@dataclass
-class Tally:
-    """What the recount found: the figures that are true, the differences, and the blobs whose own records are bad."""
-
-    totals: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys((f.name for f in dataclasses.fields(Totals)), 0)
-    )
-    dead_chunks: int = 0
-    young_entries: int = 0
-    differences: list[Difference] = field(default_factory=list)
-    bad: set[bytes] = field(default_factory=set)
-
-    def differ(self, record: str, key: object, expected: object, found: object) -> None:
-        if len(self.differences) < MAX_DIFFERENCES:
-            self.differences.append(Difference(record, str(key), str(expected), str(found)))
-
-    def compare(self, record: str, key: object, expected: object, found: object) -> None:
-        if expected != found:
-            self.differ(record, key, expected, found)
 
 
 def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: None) -> Tally:
     """The tally of one snapshot. At most 1,000 differences are listed.
 
-    Raises IndexDamaged when the sealed records (format, rules, totals, caches) are.
+    Raises IndexDamaged when the sealed records are (format, rules, totals, caches, the last round's end).
     """
     tally = Tally()
     head = store.head(txn)
     store.check_format(txn, None)
-    caches = store.caches(txn)
+    caches = set(store.caches(txn))
+    store.verified_s(txn)
     progress("blobs")
     layers = _layers(store, txn, tally)
     sums: dict[bytes, int] = dict.fromkeys(layers, 0)
@@ -71,8 +50,7 @@ def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: 
     progress("look-up")
     _entries_in_order(store, txn, tally)
     progress("places")
-    _failures(store, txn, tally)
-    _places(store, txn, tally, set(caches))
+    recount_places(store, txn, tally, caches)
     for name, value in tally.totals.items():
         tally.compare("totals", name, value, getattr(head.totals, name))
     tally.compare("totals", "dead_chunks", tally.dead_chunks, head.dead_chunks)
@@ -92,6 +70,12 @@ def _layers(store: Store, txn: lmdb.Transaction, tally: Tally) -> dict[bytes, Bl
             tally.bad.add(key)
             continue
         totals["stored_bytes"] += blob.stored_bytes
+        bare = Blob(blob.digest, blob.state, blob.stored_bytes, blob.uncompressed_bytes, blob.chunks, blob.codec)
+        if blob != bare or (blob.state == "layer") != bool(blob.codec):
+            tally.differ(
+                "blobs", blob.digest, "a layer with its codec, or another blob with none, and no failure", blob
+            )
+            tally.bad.add(key)
         if blob.state == "layer":
             layers[key] = blob
             totals["layers"] += 1
@@ -240,54 +224,3 @@ def _entries_in_order(store: Store, txn: lmdb.Transaction, tally: Tally) -> None
             and int(numbers.max()) < next_number
         ):
             tally.differ(table, key.hex(), "sorted entries of its range", "others")
-
-
-def _failures(store: Store, txn: lmdb.Transaction, tally: Tally) -> None:
-    for key, value in store.walk(txn, "failed"):
-        try:
-            blob = records.unpack_blob(records.digest_from_key(key), value)
-        except records.Damaged as error:
-            tally.differ("failed", key.hex(), "a blob record", error)
-            tally.bad.add(key)
-            continue
-        tally.totals["failed_blobs"] += 1
-        tally.totals["failed_bytes"] += blob.stored_bytes
-        if blob.state != "failed" or store.get(txn, "blobs", key) is not None:
-            tally.differ("failed", blob.digest, "a failed blob that is not counted", blob)
-
-
-def _places(store: Store, txn: lmdb.Transaction, tally: Tally, caches: set[int]) -> None:
-    """Places and holders say the same, and every counted blob has a place that was verified or is being so."""
-    good: set[bytes] = set()
-    places = 0
-    for key, value in store.walk(txn, "places"):
-        places += 1
-        try:
-            place, held = records.place_from_key(key), records.unpack_held(value)
-        except records.Damaged as error:
-            tally.differ("places", key.hex(), "a place record", error)
-            continue
-        digest_key = records.digest_key(held.digest)
-        tally.compare("holders", f"{held.digest} {place.path}", b"", store.get(txn, "holders", digest_key + key))
-        if place.cache not in caches:
-            tally.differ("places", _named(place), "a cache of this index", f"cache {place.cache}")
-        if held.state == "verified" or store.get(txn, "suspects", digest_key) is not None:
-            good.add(digest_key)
-    tally.compare("holders", "entries", places, sum(1 for _ in store.walk(txn, "holders")))
-    for key, _ in store.walk(txn, "blobs"):
-        if key not in good and key not in tally.bad:
-            tally.differ("places", _digest(key), "a place that holds it", "none")
-    for key, _ in store.walk(txn, "suspects"):
-        if store.get(txn, "blobs", key) is None:
-            tally.differ("suspects", _digest(key), "a counted blob", "none")
-
-
-def _named(place: Place) -> str:
-    return f"{place.cache}:{place.path}"
-
-
-def _digest(key: bytes) -> str:
-    try:
-        return str(records.digest_from_key(key))
-    except records.Damaged:
-        return key.hex()

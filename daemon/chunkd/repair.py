@@ -1,7 +1,7 @@
 """`chunkd check --repair`: the counters from the recipes, and the look-up from the chunk records.
 
 What the recipes themselves get wrong is not guessed at: such a blob is taken out with its places, so that the next scan
-finds and reads it anew.
+finds and reads it anew; so are the records of all chunks that then have no copies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from chunkd.entries import Entries, prefixes_of
 from chunkd.index import Change, Index
 from chunkd.lookup import Lookup
 from chunkd.model import Difference, Totals
-from chunkd.recount import WINDOW, Tally, read_slots, recount
+from chunkd.recount import WINDOW, read_slots, recount
+from chunkd.tally import Tally
 
 
 def repair_index(index: Index, bad: set[bytes]) -> list[Difference]:
@@ -67,6 +68,9 @@ def _mend_places(change: Change) -> None:
             txn.put(digest_key + key, b"", db=databases["holders"])
         else:
             txn.delete(key, db=databases["places"])
+    for key, _ in list(store.walk(txn, "ignored")):
+        if int.from_bytes(key[:4], "big") not in caches or len(key) < 5:
+            txn.delete(key, db=databases["ignored"])
     txn.drop(databases["suspects"], delete=False)
     for key, _ in list(store.walk(txn, "blobs")):
         if key not in states:
@@ -101,10 +105,15 @@ def _mend_copies(change: Change) -> None:
         slots = read_slots(store, txn, window, Tally()).copy()
         lengths = slots["use"] & blocks.LENGTH_MASK
         slots["use"] = (copies.astype(np.uint64) << blocks.LENGTH_BITS) | lengths
+        # A chunk that only blobs had which were taken out may be why: it must not come back with them.
+        slots[copies == 0] = np.zeros((), blocks.SLOT)
         for first in range(0, len(window), blocks.SLOTS):
             block = slots[first : first + blocks.SLOTS].tobytes().ljust(blocks.BLOCK_BYTES, b"\0")
+            number = (start + first) // blocks.SLOTS
             if any(block):
-                change.chunks.put((start + first) // blocks.SLOTS, np.frombuffer(block, blocks.SLOT))
+                change.chunks.put(number, np.frombuffer(block, blocks.SLOT))
+            else:
+                txn.delete(blocks.block_key(number), db=store.databases["chunks"])
 
 
 def _mend_lookup(change: Change) -> None:

@@ -95,7 +95,7 @@ class Scanner:
                 self._scan_folder(hint)
             if self.clock_s() >= polled + self.intervals.polled_s:
                 for cache in list(self.caches.values()):
-                    if cache.polled or cache.unwatched or cache.stale:
+                    if cache.polled or cache.unwatched or cache.stale or self._problem_below(f"{cache.path}/"):
                         self._scan_cache(cache, Request("polled"))
                 polled = self.clock_s()
 
@@ -133,10 +133,12 @@ class Scanner:
         if watcher is not None and cache.inode and cache.inode != status.st_ino:
             watcher.leave(cache.number)
         cache.accept(status)
+        if request.accept:
+            cache.mounts = {}
         self._refused.discard(cache.number)
         # Of what was out of sight meanwhile, names prove nothing.
         complete = self._walk(cache, "", request.verify or other)
-        if cache.number not in self._refused:
+        if watcher is not None and cache.number not in self._refused:
             cache.unwatched = ""
         return complete
 
@@ -150,15 +152,33 @@ class Scanner:
         complete = True
         top = f"{cache.path}/{folder}".rstrip("/")
         unseen = {path for path in self.problems if path.rstrip("/") == top or path.startswith(f"{top}/")}
+        healed: list[str] = []
         for listing in walk(cache.path, folder, lambda entered: self.enter(cache, entered)):
-            unseen.discard(f"{cache.path}/{listing.folder}")
-            complete &= self._note(cache, listing)
-            self._put(Listed(cache.number, listing, verify))
+            path = f"{cache.path}/{listing.folder}"
+            if away := cache.away(listing.folder):
+                listing.problem = away
+            else:
+                complete &= self._note(cache, listing)
+                if listing.blobs:
+                    cache.note_mount(listing.folder)
+                if path in unseen and not listing.problem:
+                    healed.append(path.rstrip("/") + "/")
+                unseen.discard(path)
+            # Of what was out of sight meanwhile, names prove nothing.
+            doubtful = verify or f"{path}/".startswith(tuple(healed))
+            self._put(Listed(cache.number, listing, doubtful))
             if self._stopping.is_set():
                 return False
+        for mount in cache.mounts:
+            if away := cache.away(mount):
+                complete &= self._note(cache, Listing(mount, problem=away))
+                unseen.discard(f"{cache.path}/{mount}")
         for path in unseen:  # a folder that is gone has no problem any longer
             del self.problems[path]
         return complete
+
+    def _problem_below(self, path: str) -> bool:
+        return any(problem.startswith(path) for problem in self.problems)
 
     def _note(self, cache: ServedCache, listing: Listing) -> bool:
         path = f"{cache.path}/{listing.folder}"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from chunkd import caches as served
-from chunkd import decode, mounts, records
+from chunkd import confine, decode, mounts, records
 from chunkd.answers import DaemonAnswers
 from chunkd.backlog import Backlog
 from chunkd.caches import ServedCache
@@ -90,8 +90,8 @@ class Service:
             self.endpoint = Endpoint(config.socket, self.answers)
             self.endpoint.start()
             self._stack.callback(self.endpoint.stop)
-            self._watcher = start_watcher(self.backlog)
             self._stack.callback(self._close_watcher)
+            self._start_watcher()
 
     def _roots(self, replace: bool) -> dict[int, ServedCache]:
         with self.index.snapshot() as txn:
@@ -116,8 +116,7 @@ class Service:
         """Start the threads and the first scan; its number. The roots are watched then. The scan watches each folder
         below right before it lists it: one listing is enough, for what lands is in it or gives an event.
         """
-        self.ingest.start()
-        log.info("workers: up to %d, %s", *courtesy_of(self.config))
+        log.info("workers: up to %d, %s; %s", *courtesy_of(self.config), confine.described())
         if self._watch:
             for cache in self.ingest.caches.values():
                 if cache.check_root() is not None:
@@ -151,18 +150,29 @@ class Service:
             raise self.failure
 
     def mend_watcher(self) -> None:
-        """A watcher that has died is replaced, and everything is listed again."""
-        if self._watcher is None or self._watcher.alive:
+        """A watcher that has died, or could not be had, is replaced, and everything is listed again."""
+        if not self._watch or (self._watcher is not None and self._watcher.alive):
             return
-        log.error("the watcher died; a new one is started and everything is scanned")
-        with contextlib.suppress(OSError):
-            self._watcher.close()
+        if self._watcher is not None:
+            log.error("the watcher died; a new one is started and everything is scanned")
+            with contextlib.suppress(OSError):
+                self._watcher.close()
+            self._watcher = None
+        if self._start_watcher():
+            self.scanner.request("there was no watcher", verify=True)
+
+    def _start_watcher(self) -> bool:
+        """Whether there is one now; without one, every cache is polled."""
         try:
             self._watcher = start_watcher(self.backlog)
         except OSError as error:
-            log.error("no watcher can be started: %s", error)
-            return
-        self.scanner.request("the watcher died", verify=True)
+            reason = f"can't be watched: {error.strerror}"
+            for cache in self.ingest.caches.values():
+                if cache.unwatched != reason:
+                    log.error("no watcher can be started: cache %s %s; it is listed on a timer", cache.path, reason)
+                cache.unwatched = reason
+            return False
+        return True
 
     def check_roots(self) -> None:
         """A root that vanished, came back or was replaced gives no event: compare its device and inode."""
@@ -225,6 +235,7 @@ def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None
                 readers_at = now
             if service.ingest.progress.turns != beat:
                 beat = service.ingest.progress.turns
+                service.answers.moved()
                 notify.say(f"WATCHDOG=1\nSTATUS={_status(service)}")
         notify.say("STOPPING=1")
         service.check()

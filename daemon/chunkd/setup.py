@@ -56,17 +56,21 @@ def serve_exactly(index: Index, paths: tuple[str, ...]) -> dict[int, ServedCache
         number = numbers[path]
         cache = known.get(number, records.Cache(path))
         served[number] = ServedCache(
-            number, path, cache.device, cache.inode, set(cache.layouts), layerless=cache.layerless
-        )
+            number, path, cache.device, cache.inode, set(cache.layouts), layerless=cache.layerless,
+            mounts=dict(cache.mounts),
+        )  # fmt: skip
+    recorded = {number: cache.record() for number, cache in served.items()}
+    if recorded == known:  # nothing to be written, and so no need of a disk with room
+        return served
     # The new ones are recorded first: a blob that they hold too is handed over to them only once they are listed.
     with index.transaction() as change:
-        change.set_caches(known | {number: cache.record() for number, cache in served.items()})
+        change.set_caches(known | recorded)
     every = {number: ServedCache(number, cache.path) for number, cache in known.items()} | served
     for number in known:
         if number not in served:
             _drop(index, number, every)
     with index.transaction() as change:
-        change.set_caches({number: cache.record() for number, cache in served.items()})
+        change.set_caches(recorded)
     return served
 
 

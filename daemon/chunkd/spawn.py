@@ -28,10 +28,10 @@ def spawn_worker(params: ChunkParams, caps: Caps, courtesy: Courtesy) -> Worker:
                 str(courtesy.read_bytes_per_s), str(courtesy.cores),
             ],
             # In a session of its own, so that it can be nice beside the daemon.
-            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True,
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
     ask_of(process.pid, courtesy)
-    return Worker(process, wire.daemons_end(ours))
+    return Worker(process, wire.DaemonsEnd(ours, params, caps))
 
 
 def core_count() -> int:

@@ -9,15 +9,14 @@ import contextlib
 import errno
 import itertools
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar, cast
 
 import lmdb
 
-from chunkd import records
+from chunkd import disk, records
+from chunkd.audit import audit_pages, cut_short
 from chunkd.errors import (
     FormatMismatch,
     IndexBusy,
@@ -27,7 +26,7 @@ from chunkd.errors import (
     IndexUnwritable,
     ParamsMismatch,
 )
-from chunkd.lock import IndexLock
+from chunkd.lock import IndexLock, as_whom
 from chunkd.model import Blob, ChunkParams, Digest, Place
 
 # The map is address space and nothing else: the file is as long as its used pages.
@@ -48,14 +47,6 @@ DATABASES = (
 MAX_READERS = 126
 SLICE_KEYS = 64
 Record = TypeVar("Record")
-_READ_ALL = """
-import lmdb, sys
-env = lmdb.open(sys.argv[1], readonly=True, lock=False, max_dbs=32)
-with env.begin() as txn:
-    for name, _ in list(txn.cursor()):
-        for key, value in txn.cursor(db=env.open_db(name, txn, create=False)):
-            pass
-"""
 
 FORMAT_KEY, RULES_KEY, HEAD_KEY, CACHES_KEY, VERIFIED_KEY = b"format", b"rules", b"head", b"caches", b"verified"
 
@@ -63,43 +54,33 @@ FORMAT_KEY, RULES_KEY, HEAD_KEY, CACHES_KEY, VERIFIED_KEY = b"format", b"rules",
 class Store:
     """One open environment with its named databases. Checked for format and rules before anything else is read."""
 
-    def __init__(self, path: str, *, readonly: bool, lock: bool = True) -> None:
+    def __init__(self, path: str, *, readonly: bool, lock: bool = True, audit: bool = False) -> None:
+        """With `audit` every page is looked at before any is used."""
         self.path, self.readonly = path, readonly
         data = Path(path, "data.mdb")
-        # A file without a byte is what a writer leaves that found the disk full, or was killed, as it began.
+        # A file without a byte is what LMDB leaves when it finds the disk full as it begins.
         if readonly and not (data.exists() and data.stat().st_size):
             raise IndexMissing(path)
         try:
             if not readonly:
                 Path(path).mkdir(mode=0o750, parents=True, exist_ok=True)
+                disk.write_out_lock(path)
             self.env = lmdb.open(
                 path, map_size=MAP_BYTES, max_dbs=len(DATABASES), max_readers=MAX_READERS, mode=0o640,
                 readonly=readonly, lock=lock, create=not readonly, metasync=False, max_spare_txns=2,
             )  # fmt: skip
         except lmdb.Error as error:
-            raise self._named(error) from error
+            raise self._unopened(error) from error
         except OSError as error:
-            raise IndexUnreachable(path, str(error.strerror)) from error
+            raise IndexUnreachable(path, disk.said(path, error.errno, str(error.strerror))) from error
         try:
-            self._check_length()
             with self.guarded():
+                if audit or cut_short(self.env, self.index_bytes()):
+                    audit_pages(self.env, path)
                 self.databases = {name: self._database(name) for name in DATABASES}
         except BaseException:
             self.env.close()
             raise
-
-    def _check_length(self) -> None:
-        """A page behind the end of the file would not be an error but the end of the process (SIGBUS).
-
-        A file may be shorter than the pages that were ever given out, for LMDB leaves those unwritten that were freed
-        again at once. So when it is, every record is read first, by a process that may die of it.
-        """
-        pages = self.env.info()["last_pgno"] + 1
-        if self.index_bytes() >= pages * self.env.stat()["psize"]:
-            return
-        reading = [sys.executable, "-P", "-c", _READ_ALL, self.path]
-        if subprocess.run(reading, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
-            raise IndexDamaged(self.path, f"its file is cut short at {self.index_bytes()} bytes")
 
     def _database(self, name: str) -> lmdb._Database:
         try:
@@ -107,22 +88,55 @@ class Store:
         except (lmdb.NotFoundError, lmdb.ReadonlyError):
             raise IndexDamaged(self.path, f"it has no database {name!r}") from None
 
-    def _named(self, error: Exception) -> Exception:
+    def _unopened(self, error: lmdb.Error) -> Exception:
+        """Why the environment could not be opened, as one of chunkd's errors."""
+        if isinstance(error, lmdb.MemoryError):
+            return IndexUnreachable(
+                self.path,
+                f"no address space for its map of {MAP_BYTES >> 40} TiB, of which only its pages take memory;"
+                " lift the limit (`ulimit -v`, LimitAS= of systemd, vm.overcommit_memory=2)",
+            )
+        named = self._named(error)
+        return IndexUnreachable(self.path, named.reason) if isinstance(named, IndexUnwritable) else named
+
+    def _named(self, error: lmdb.Error) -> Exception:
         """LMDB's error as one of chunkd's: what can be waited for, what is damage; a bug stays what it is."""
+        text = str(error)
         if isinstance(error, lmdb.PanicError):
             return IndexUnreachable(self.path, "LMDB gave up after an I/O error; start chunkd again")
-        if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)):
-            return IndexUnwritable(self.path, str(error))
-        text = str(error)
-        if any(os.strerror(code) in text for code in (errno.EIO, errno.ENOSPC, errno.EDQUOT)):
-            return IndexUnwritable(self.path, text)
-        if any(os.strerror(code) in text for code in (errno.EACCES, errno.EPERM, errno.EROFS)):
+        if isinstance(error, lmdb.MapFullError):
+            return IndexUnwritable(self.path, f"it has grown to {MAP_BYTES >> 40} TiB, the most it can be")
+        for number in disk.UNWRITABLE:
+            if os.strerror(number) in text or (isinstance(error, lmdb.DiskError) and number == errno.ENOSPC):
+                return IndexUnwritable(self.path, disk.said(self.path, number, os.strerror(number)))
+        if any(os.strerror(number) in text for number in (errno.EACCES, errno.EPERM)):
             return IndexUnreachable(self.path, text)
-        if isinstance(
-            error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
-        ):
+        # A transaction goes bad when an operation in it met a page that it could not use. No index outgrows the map.
+        damage = (
+            lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError,
+            lmdb.BadTxnError, lmdb.MapResizedError,
+        )  # fmt: skip
+        if isinstance(error, damage):
             return IndexDamaged(self.path, text)
         return error
+
+    def resync(self) -> None:
+        """Have the newest commit on disk for certain. To be called before the first transaction of a process, and
+        before the next one after one has failed. Raises IndexUnwritable, or IndexUnreachable when it is lost.
+
+        A commit is final once the sync of the next one has its meta page on disk, before LMDB uses pages again that the
+        state before needs. If that sync fails, the page is clean in memory and not on disk, no later sync will write
+        it, and a power cut would find the state before with its pages overwritten. So it is written once more.
+        """
+        with self.guarded():
+            try:
+                disk.rewrite(str(Path(self.path, "data.mdb")), 2 * self.env.stat()["psize"])
+            except OSError as error:
+                raise IndexUnwritable(self.path, disk.said(self.path, error.errno, str(error.strerror))) from error
+            with self.env.begin() as txn:
+                if txn.id() != self.env.info()["last_txnid"]:
+                    # Some file systems (btrfs) put back what is on disk when a sync fails.
+                    raise IndexUnreachable(self.path, "an I/O error took back its last commit; start chunkd again")
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -245,9 +259,9 @@ class Store:
 
 
 @contextlib.contextmanager
-def reading(state_dir: str) -> Iterator[Store]:
+def reading(state_dir: str, *, audit: bool = False) -> Iterator[Store]:
     """The index of a state directory, to be read: beside its writer if there is one, and else with nobody starting to
-    write meanwhile. Raises IndexMissing, IndexUnreachable.
+    write meanwhile. Raises IndexMissing, IndexUnreachable, IndexDamaged.
     """
     path = str(Path(state_dir, "index"))
     with contextlib.ExitStack() as stack:
@@ -261,6 +275,10 @@ def reading(state_dir: str) -> Iterator[Store]:
             if not os.path.exists(os.path.join(path, "data.mdb")):
                 raise
             lock = False  # a copy without its lock file, which no writer has ever opened
-        store = Store(path, readonly=True, lock=lock)
+        try:
+            store = Store(path, readonly=True, lock=lock, audit=audit)
+        except IndexUnreachable as error:
+            # Beside a writer a reader writes too: in LMDB's own lock file, where it says what it is reading.
+            raise IndexUnreachable(path, f"{error.reason}; {as_whom(state_dir)}") from error
         stack.callback(store.close)
         yield store

@@ -1,73 +1,188 @@
-"""What the daemon and its workers say to one another, over one `multiprocessing.connection.Connection` a worker.
+"""What the daemon and its workers say to one another, over one pair of stream sockets a worker.
 
-A job and a finding are JSON, a finding's hashes and lengths follow as they are. Never pickle: a worker reads hostile
-input, and what it sends must not be able to run in the daemon.
+A job, a word of progress and a finding are a line of JSON each; behind a finding's line come the hashes and lengths of
+as many chunks as it says, as they are. Never pickle: a worker reads hostile input, and one that was taken over must not
+be able to run code in the daemon, hold it up, fill its memory, or have it count what can't be.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import socket
-import struct
-from multiprocessing.connection import Connection
 from typing import Any
 
-from chunkd.model import CHUNK_HASH_BYTES, Digest, FileMark, Finding, Job, Recipe
+from chunkd.model import CHUNK_HASH_BYTES, CODECS, Caps, ChunkParams, Digest, FileMark, Finding, Job, Recipe
 
-# How long one end waits for the rest of a message whose begin has come, or for room to send one.
-MESSAGE_S = 5
-HEAD_BYTES = 1 << 16
+LENGTH_BYTES = 4
+LINE_BYTES = 1 << 16
+REASON_CHARACTERS = 1000
+RECEIVE_BYTES = 1 << 20
 
+# The exit code of a worker that got no memory: ENOMEM, for want of a better one.
+NO_MEMORY_EXIT = 12
 
-def daemons_end(pair: socket.socket) -> Connection:
-    """One of a pair of sockets as the daemon's connection, on which no message takes longer than `MESSAGE_S`."""
-    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        pair.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", MESSAGE_S, 0))
-    return Connection(pair.detach())
-
-
-def send_job(connection: Connection, job: Job) -> None:
-    connection.send_bytes(json.dumps([*job.digest, job.path, job.decode]).encode())
+# What may come of a job, and whether the bytes were read to their end: then the finding has a mark.
+_OF_ANY_JOB = {"mismatched": True, "unreadable": False, "ignored": False, "gone": False}
+_OF_A_DECODE = _OF_ANY_JOB | {"layer": True, "other": True, "undecodable": True}
+_OF_A_HASH = _OF_ANY_JOB | {"matched": True}
 
 
-def receive_job(connection: Connection) -> Job:
-    """The next job. Raises EOFError when the daemon has gone."""
-    algorithm, hex_digits, path, decode = json.loads(connection.recv_bytes())
-    return Job(Digest(algorithm, hex_digits), path, decode)
-
-
-def send_progress(connection: Connection, read_bytes: int) -> None:
-    """How many stored bytes of the job in hand have been read: proof of life, and a progress bar's food."""
-    connection.send_bytes(json.dumps({"read_bytes": read_bytes}).encode())
-
-
-def send_finding(connection: Connection, finding: Finding) -> None:
-    head: dict[str, Any] = {
-        "kind": finding.kind,
-        "mark": finding.mark,
-        "codec": finding.codec,
-        "uncompressed_bytes": finding.uncompressed_bytes,
-        "reason": finding.reason,
-    }
-    connection.send_bytes(json.dumps(head).encode())
-    connection.send_bytes(finding.recipe.hashes)
-    connection.send_bytes(finding.recipe.lengths)
-
-
-def receive(connection: Connection) -> int | Finding:
-    """A worker's next word: the bytes it has read so far, or its finding.
-
-    Raises EOFError when it has died, ValueError when it sends what no worker does, BlockingIOError when it stops in the
-    middle of a word, and other OSErrors.
+class WorkersEnd:
+    """A worker's connection with its daemon. Waits for it as long as it takes; raises EOFError or ConnectionError when
+    it has gone.
     """
-    head = json.loads(connection.recv_bytes(HEAD_BYTES))
-    if "read_bytes" in head:
-        return int(head["read_bytes"])
-    recipe = Recipe(connection.recv_bytes(), connection.recv_bytes())
-    if len(recipe.lengths) % 4 or len(recipe.hashes) % CHUNK_HASH_BYTES:
-        raise ValueError(f"a recipe of {len(recipe.hashes)} and {len(recipe.lengths)} bytes")
+
+    def __init__(self, pair: socket.socket) -> None:
+        self._socket, self._lines = pair, pair.makefile("rb")
+
+    def receive_job(self) -> Job:
+        line = self._lines.readline(LINE_BYTES)
+        if not line:
+            raise EOFError
+        algorithm, hex_digits, path, decode = json.loads(line)
+        return Job(Digest(algorithm, hex_digits), path, decode)
+
+    def send_progress(self, read_bytes: int) -> None:
+        """How many stored bytes of the job in hand have been read: proof of life, and a progress bar's food."""
+        self._socket.sendall(_line({"read_bytes": read_bytes}))
+
+    def send_finding(self, finding: Finding) -> None:
+        head = {
+            "kind": finding.kind,
+            "mark": finding.mark,
+            "codec": finding.codec,
+            "uncompressed_bytes": finding.uncompressed_bytes,
+            "reason": finding.reason,
+            "chunks": len(finding.recipe),
+        }
+        for part in (_line(head), finding.recipe.hashes, finding.recipe.lengths):
+            self._socket.sendall(part)
+
+
+class DaemonsEnd:
+    """The daemon's connection with a worker that cuts by `params` and decodes within `caps`. It never waits for it."""
+
+    def __init__(self, pair: socket.socket, params: ChunkParams, caps: Caps) -> None:
+        pair.setblocking(False)
+        self._socket, self._params, self._caps = pair, params, caps
+        self._heard = bytearray()
+        self._finding: Finding | None = None  # whose recipe is not whole yet
+        self._wanted_bytes = 0
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send_job(self, job: Job) -> None:
+        """Raises ConnectionError when the worker has gone, BlockingIOError when it does not read."""
+        self._socket.sendall(_line([*job.digest, job.path, job.decode]))
+
+    def read(self) -> None:
+        """Take in a part of what has been sent. Raises EOFError when the worker has died, and OSErrors."""
+        with contextlib.suppress(BlockingIOError):
+            heard = self._socket.recv(RECEIVE_BYTES)
+            if not heard:
+                raise EOFError
+            self._heard += heard
+
+    def word(self, job: Job | None) -> int | Finding | None:
+        """The next whole word about the job in hand: the stored bytes read so far, or the finding. None if there is no
+        whole one yet. Raises ValueError for what no worker says, of which no more than a recipe's bytes are held.
+        """
+        if job is None and self._heard:
+            raise ValueError("a word without a job")
+        if self._finding is None:
+            end = self._heard.find(b"\n", 0, LINE_BYTES)
+            if end < 0:
+                if len(self._heard) >= LINE_BYTES:
+                    raise ValueError(f"a line of more than {LINE_BYTES} bytes")
+                return None
+            line = self._take(end + 1)
+            assert job is not None  # or nothing was heard
+            said = _parsed(line)
+            if said.keys() == {"read_bytes"}:
+                return _number(said["read_bytes"])
+            self._finding, chunks = self._checked(said, job)
+            self._wanted_bytes = chunks * (CHUNK_HASH_BYTES + LENGTH_BYTES)
+        if len(self._heard) < self._wanted_bytes:
+            return None
+        finding, self._finding = self._finding, None
+        chunks = self._wanted_bytes // (CHUNK_HASH_BYTES + LENGTH_BYTES)
+        hashes, lengths = self._take(chunks * CHUNK_HASH_BYTES), self._take(chunks * LENGTH_BYTES)
+        return Finding(
+            finding.kind, finding.mark, finding.codec, finding.uncompressed_bytes, finding.reason,
+            Recipe(hashes, lengths),
+        )  # fmt: skip
+
+    def _take(self, count: int) -> bytes:
+        taken = bytes(memoryview(self._heard)[:count])
+        del self._heard[:count]
+        return taken
+
+    def _checked(self, said: dict[str, Any], job: Job) -> tuple[Finding, int]:
+        """A finding whose recipe is still to come, and of how many chunks that is."""
+        if said.keys() != {"kind", "mark", "codec", "uncompressed_bytes", "reason", "chunks"}:
+            raise ValueError("a finding with other keys")
+        kind, codec, reason = said["kind"], said["codec"], said["reason"]
+        kinds = _OF_A_DECODE if job.decode else _OF_A_HASH
+        if not isinstance(kind, str) or kind not in kinds:
+            raise ValueError(f"a finding of another kind than {', '.join(kinds)}")
+        if not isinstance(codec, str) or codec not in CODECS or bool(codec) != (kind in ("layer", "undecodable")):
+            raise ValueError(f"{kind}, and a codec that does not go with it")
+        # It is shown in the log and on terminals.
+        if not isinstance(reason, str) or len(reason) > REASON_CHARACTERS or not reason.isprintable():
+            raise ValueError("a reason that can't be shown")
+        mark = _mark(said["mark"])
+        if (mark is not None) != kinds[kind]:
+            raise ValueError(f"{kind}, and a mark that does not go with it")
+        uncompressed_bytes, chunks = _number(said["uncompressed_bytes"]), _number(said["chunks"])
+        if kind == "layer":
+            self._check_layer(job, uncompressed_bytes, chunks)
+        elif uncompressed_bytes or chunks:
+            raise ValueError(f"{kind}, with chunks")
+        return Finding(kind, mark, codec, uncompressed_bytes, reason), chunks
+
+    def _check_layer(self, job: Job, uncompressed_bytes: int, chunks: int) -> None:
+        # Its size is asked of the disk and not of the worker. The caps on both together bound what is held here.
+        stored_bytes = 0
+        with contextlib.suppress(OSError):
+            stored_bytes = os.lstat(job.path).st_size
+        most_bytes = self._caps.most_uncompressed_bytes(stored_bytes)
+        if not 0 < uncompressed_bytes <= most_bytes:
+            raise ValueError(f"{uncompressed_bytes} bytes uncompressed of at most {most_bytes}")
+        most = self._caps.most_chunks_of(uncompressed_bytes, self._params)
+        if not 0 < chunks <= most:
+            raise ValueError(f"{chunks} chunks of at most {most}")
+
+
+def _line(said: object) -> bytes:
+    return json.dumps(said).encode() + b"\n"
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
     try:
-        head["mark"] = FileMark(*head["mark"]) if head["mark"] else None
-        return Finding(**head, recipe=recipe)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
+        said = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("a line of JSON that is nested too deeply") from error
+    if not isinstance(said, dict):
+        raise ValueError("a line that is no JSON object")
+    return said
+
+
+def _number(value: object) -> int:
+    """A u64, which the index has room for. JSON's true is no number, though Python's is."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 64:
+        raise ValueError("a number out of bounds")
+    return value
+
+
+def _mark(value: object) -> FileMark | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != len(FileMark._fields):
+        raise ValueError("a mark of another form")
+    return FileMark(*map(_number, value))

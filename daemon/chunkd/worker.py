@@ -11,13 +11,13 @@ import io
 import json
 import os
 import signal
+import socket
 import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 
-from chunkd import wire
+from chunkd import confine, wire
 from chunkd.chunker import Chunker
 from chunkd.decode import BUFFER_BYTES, Source, buffers
 from chunkd.errors import BlobUndecodable
@@ -123,6 +123,7 @@ def _read(
     buffer = bytearray(BUFFER_BYTES)
     uncompressed_bytes = 0
     failure: BlobUndecodable | None = None
+    most_chunks = caps.most_chunks(params)
     if job.decode:
         try:
             with contextlib.ExitStack() as stack:
@@ -133,6 +134,8 @@ def _read(
                     hand(data)
                     uncompressed_bytes += len(data)
                     report(source.read_bytes)
+                    if chunker.chunks > most_chunks:
+                        break
         except BlobUndecodable as error:
             failure = error
     # To the file's end even after a failure: bytes that do not match the name outrank it, as a writer may be busy.
@@ -153,7 +156,10 @@ def _read(
         return Finding("undecodable", mark, codec=failure.codec, reason=failure.reason)
     if not uncompressed_bytes:
         return Finding("other", mark)
-    return Finding("layer", mark, source.codec, uncompressed_bytes, recipe=chunker.finish())
+    recipe = chunker.finish()
+    if len(recipe) > most_chunks:
+        return Finding("undecodable", mark, codec=source.codec, reason=f"more than {most_chunks} chunks")
+    return Finding("layer", mark, source.codec, uncompressed_bytes, recipe=recipe)
 
 
 @contextlib.contextmanager
@@ -169,23 +175,30 @@ def _daemon() -> Iterator[None]:
 
 
 def main(argv: list[str]) -> None:
-    """Serve jobs until the daemon has gone. A bug in `examine` ends the process with its traceback."""
+    """Serve jobs until the daemon has gone. A bug in `examine` ends the process with its traceback; what it lacked
+    memory for ends it with the exit code that says so, as only a new process has all of its memory again.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides what Ctrl-C means
     fd, params_json, caps_json, bytes_per_s, cores = argv
-    connection = Connection(int(fd))
+    daemon = wire.WorkersEnd(socket.socket(fileno=int(fd)))
     params, caps = ChunkParams(**json.loads(params_json)), Caps(**json.loads(caps_json))
     pace = Pace(int(bytes_per_s))
 
     def progress(read_bytes: int) -> None:
         with _daemon():
-            wire.send_progress(connection, read_bytes)
+            daemon.send_progress(read_bytes)
 
+    confine.give_up_rights()
     while True:
         with _daemon():
-            job = wire.receive_job(connection)
-        finding = examine(job, params, caps, progress, relayed=int(cores) > 1, pace=pace)
-        with _daemon():
-            wire.send_finding(connection, finding)
+            job = daemon.receive_job()
+        confine.limit_memory(job.path, params, caps)
+        try:
+            finding = examine(job, params, caps, progress, relayed=int(cores) > 1, pace=pace)
+            with _daemon():
+                daemon.send_finding(finding)
+        except MemoryError:
+            os._exit(wire.NO_MEMORY_EXIT)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,140 @@
+"""What a worker gives up before its first job: a decoder that was taken over is to get no further than that.
+
+It keeps the right to read, what is open (its connection, and stderr for tracebacks) and its share of the processors.
+Linux has the means for all of it; elsewhere the limits below hold that the system knows, and no more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import resource
+import stat
+import struct
+import sys
+
+from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams
+
+# The blob, what a late import opens, and what is open from the start.
+OPEN_FILES = 32
+# Measured at the end of an import 12 MiB, and 3 MiB more for gzip; the rest is for what Python frees late.
+BASE_BYTES = 64 << 20
+# A recipe that grows, then is copied once: 20 bytes a chunk and an eighth for growth, and the same as a whole.
+BYTES_A_CHUNK = 3 * (CHUNK_HASH_BYTES + 4)
+
+# prctl(2), capset(2) and landlock(7), as <linux/prctl.h>, <linux/capability.h> and <linux/landlock.h> have them. The
+# numbers of Landlock's calls are the same on every architecture.
+PR_SET_NO_NEW_PRIVS = 38
+PR_SET_MDWE = 65
+PR_MDWE_REFUSE_EXEC_GAIN = 1
+CAPABILITY_VERSION_3 = 0x20080522
+CAP_DAC_READ_SEARCH = 1 << 2
+LANDLOCK_CREATE_RULESET = 444
+LANDLOCK_RESTRICT_SELF = 446
+LANDLOCK_CREATE_RULESET_VERSION = 1
+# From which version on the kernel knows which accesses to files: all there are but reading files and listing folders.
+FILE_ACCESSES = {1: 0x1FF3, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
+# To bind and to connect TCP; abstract sockets and signals to whoever is outside.
+TCP_ACCESSES = {4: 3}
+SCOPES = {6: 3}
+
+
+def give_up_rights() -> None:
+    """No writing, no new file, no program, no core dump, no capability but to read, as far as this system can refuse
+    them. For a process of one thread. Raises OSError when a refusal that the system knows fails.
+    """
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: OPEN_FILES}
+    if not _stderr_is_a_file():  # into which a traceback is to go
+        limits[resource.RLIMIT_FSIZE] = 0
+    for which, most in limits.items():
+        most = _within(resource.getrlimit(which)[1], most)
+        resource.setrlimit(which, (most, most))
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        _call(libc, "prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        # Kernels before 6.3 do not know it.
+        _call(libc, "prctl", PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0, but=errno.EINVAL)
+        _keep_the_right_to_read(libc)
+        _restrict(libc)
+
+
+def limit_memory(path: str, params: ChunkParams, caps: Caps) -> None:
+    """Let this process have no more memory than the file at `path` can need within the caps.
+
+    Beyond it a decoder gets none, and Python a MemoryError. Linux only: macOS does not hold a process to it.
+    """
+    if sys.platform == "linux":
+        stored_bytes = 0
+        with contextlib.suppress(OSError):  # the look at the file that follows says what is wrong
+            stored_bytes = os.lstat(path).st_size
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = _within(hard, memory_bytes(stored_bytes, params, caps))
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))  # to be raised again for a larger one
+
+
+def memory_bytes(stored_bytes: int, params: ChunkParams, caps: Caps) -> int:
+    """What a worker needs at most for a blob of this size: its window if it is zstd, and the recipe."""
+    chunks = caps.most_chunks_of(caps.most_uncompressed_bytes(stored_bytes), params)
+    return BASE_BYTES + caps.zstd_window_bytes + BYTES_A_CHUNK * chunks
+
+
+def landlock_version() -> int:
+    """Of the kernel's Landlock; 0 where there is none, it is not switched on, or may not be asked for."""
+    if sys.platform != "linux":
+        return 0
+    libc = ctypes.CDLL(None, use_errno=True)
+    return max(0, int(libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_CREATE_RULESET_VERSION)))
+
+
+def described() -> str:
+    """For the log: how far a worker that was taken over would get."""
+    version = landlock_version()
+    return f"each may read and no more (Landlock {version})" if version else "no Landlock here keeps them from writing"
+
+
+def _within(hard: int, most: int) -> int:
+    return most if hard == resource.RLIM_INFINITY else min(most, hard)
+
+
+def _stderr_is_a_file() -> bool:
+    with contextlib.suppress(OSError):
+        return stat.S_ISREG(os.fstat(2).st_mode)
+    return False
+
+
+def _call(libc: ctypes.CDLL, name: str, *arguments: object, but: int = 0) -> int:
+    """The result of a C function that says -1 and an errno when it fails, which is raised unless it is `but`."""
+    result = int(getattr(libc, name)(*arguments))
+    if result < 0 and ctypes.get_errno() != but:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{name}: {os.strerror(code)}")
+    return result
+
+
+def _keep_the_right_to_read(libc: ctypes.CDLL) -> None:
+    """Of root's capabilities, or a unit's, keep the one without which such a daemon's cache could not be read."""
+    header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
+    held = ctypes.create_string_buffer(24)
+    _call(libc, "capget", header, held)
+    # For capabilities 0 to 31 and again from 32 on: effective, permitted, inheritable.
+    _, permitted, _, _, permitted_high, _ = struct.unpack("=6I", held.raw)
+    kept = permitted & CAP_DAC_READ_SEARCH
+    if (permitted, permitted_high) != (kept, 0):  # the unit leaves no more, and refuses the call
+        _call(libc, "capset", header, struct.pack("=6I", kept, kept, 0, 0, 0, 0))
+
+
+def _restrict(libc: ctypes.CDLL) -> None:
+    """Refuse by Landlock whatever is not reading. No path is excepted, so none can be mistaken."""
+    version = landlock_version()
+    if not version:
+        return
+    refused = [
+        sum(bits for known_from, bits in table.items() if known_from <= version)
+        for table in (FILE_ACCESSES, TCP_ACCESSES, SCOPES)
+    ]
+    attributes = struct.pack("=3Q", *refused)
+    ruleset = _call(libc, "syscall", LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
+    _call(libc, "syscall", LANDLOCK_RESTRICT_SELF, ruleset, 0)
+    os.close(ruleset)

@@ -1,0 +1,309 @@
+"""A real index, damaged at random in its pages and records: each damage is named, or a difference, or touches nothing.
+
+Every command runs in a process of its own, forked from this one, so that a crash or a hang is seen for what it is.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from blobs import gz, layer, noise, tar, text, write_blob, zst
+from chunkd import records
+from chunkd.answers import read_stats
+from chunkd.checking import check_index
+from chunkd.config import Config, load
+from chunkd.errors import BadIndex
+from chunkd.once import rebuild_index, scan_once
+from chunkd.store import reading
+from conftest import Tell
+from daemon import figures
+from indexing import edit, records_of, small_bounds
+
+PAGE_BYTES = 4096
+META_BYTES = 200
+PAGE_CASES = 240
+RECORD_CASES = 160
+REBUILD_EVERY = 4
+DEADLINE_S = 60
+
+Records = dict[str, dict[bytes, bytes]]
+# What a command found: "fine" with its figures or differences, "named" with the error's message.
+Found = tuple[str, object]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The index that is damaged, the settings it was made with, and its figures."""
+
+    config: Config
+    data: bytes
+    figures: dict[str, int]
+    records: Records
+
+    @property
+    def state(self) -> Path:
+        return Path(self.config.state_dir)
+
+    def damage(self, data: bytes, left: str = "") -> None:
+        """The index has these bytes, and its last writer ended by itself unless its name was `left`."""
+        (self.state / "index" / "data.mdb").write_bytes(data)
+        (self.state / "index" / "lock.mdb").unlink(missing_ok=True)
+        (self.state / "lock").write_text(left)
+
+
+def apart(command: Callable[[], object]) -> Found:
+    """Run it in a process of its own. Fails when that was ended by a signal (an alarm, if it hung) or a bug."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if not pid:
+        faulthandler.disable()
+        signal.alarm(DEADLINE_S)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        found: Found
+        try:
+            found = "fine", command()
+        except BadIndex as error:
+            found = "named", str(error)
+        except BaseException as error:
+            found = "bug", repr(error)
+        os.write(write_end, json.dumps(found).encode()[:60000])
+        os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as pipe:
+        said = pipe.read()
+    ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if not said:
+        return "died", signal.Signals(-ended).name
+    what, content = json.loads(said)
+    assert what != "bug", content
+    return what, content
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Two caches with layers that share chunks, one of them twice, some gone again, others, failed and ignored ones."""
+    root = tmp_path_factory.mktemp("whole")
+    caches = [root / "one", root / "two"]
+    for cache in caches:
+        cache.mkdir()
+    with pytest.MonkeyPatch.context() as patch, small_bounds():
+        patch.setenv("CHUNKD_CONFIG", str(root / "none.toml"))
+        (root / "none.toml").touch()
+        config = load({"caches": tuple(map(str, caches)), "state_dir": str(root / "state"), "workers": 1, "nice": 0})
+        gone = [write_blob(caches[1], gz(layer(1000 + number, 600_000)))[1] for number in range(3)]
+        for number in range(24):
+            write_blob(caches[number % 2], (gz, zst)[number % 3 == 0](layer(number, 400_000)))
+            if number % 5 == 0:
+                write_blob(caches[1], gz(layer(number, 400_000)))
+            write_blob(caches[0], b'{"schemaVersion": 2, "number": %d}' % number)
+        write_blob(caches[0], gz(tar({"twice": noise(100_000), "more": noise(100_000), "text": text(50_000)})))
+        write_blob(caches[0], gz(layer(7))[:-9])
+        (caches[0] / ("ab" * 32)).symlink_to("nowhere")
+        scan_once(config, [], {}, replace=False)
+        for path in gone:
+            path.unlink()
+        for _ in range(3):  # the last commits change no figure: a lost meta page takes back the very last
+            stats = scan_once(config, [], {}, replace=False)
+    data = (root / "state" / "index" / "data.mdb").read_bytes()
+    found = records_of(root / "state")
+    assert {name for name, table in found.items() if not table} <= {"suspects"}
+    return Whole(config, data, figures(stats), found)
+
+
+def asked(whole: Whole) -> dict[str, int]:
+    with reading(whole.config.state_dir) as store:
+        return figures(read_stats(store).to_json())
+
+
+def differing(whole: Whole, *, repair: bool = False, read: bool = False) -> list[str]:
+    found = check_index(whole.config, [whole.config.state_dir], repair=repair, read=read)
+    return sorted({difference.record for difference in found})
+
+
+def scanned(whole: Whole) -> dict[str, int]:
+    return figures(scan_once(whole.config, [], {}, replace=False))
+
+
+def rebuilt(whole: Whole) -> dict[str, int]:
+    return figures(rebuild_index(whole.config, named=False))
+
+
+# --- damages --------------------------------------------------------------------------------------------------------
+
+
+def damaged_pages(whole: bytes, chance: random.Random) -> tuple[str, bytes]:
+    data = bytearray(whole)
+    pages = len(data) // PAGE_BYTES
+    page = chance.randrange(pages) * PAGE_BYTES
+    kind = chance.choice(["zeros", "noise", "another", "bit", "bits", "header", "meta", "cut"])
+    match kind:
+        case "zeros":
+            data[page : page + PAGE_BYTES] = bytes(PAGE_BYTES)
+        case "noise":
+            data[page : page + PAGE_BYTES] = chance.randbytes(PAGE_BYTES)
+        case "another":
+            other = chance.randrange(pages) * PAGE_BYTES
+            data[page : page + PAGE_BYTES] = whole[other : other + PAGE_BYTES]
+        case "bit" | "bits":
+            for _ in range(1 if kind == "bit" else 100):
+                data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        case "header":
+            data[page + chance.randrange(64)] ^= 1 << chance.randrange(8)
+        case "meta":
+            data[chance.randrange(2) * PAGE_BYTES + chance.randrange(META_BYTES)] ^= 1 << chance.randrange(8)
+        case "cut":
+            del data[chance.randrange(len(data)) :]
+    return kind, bytes(data)
+
+
+def damage_record(state: Path, found: Records, chance: random.Random) -> str:
+    """Alter one record, whatever kind it is, past all care."""
+    database = chance.choice([name for name, table in found.items() if table])
+    key = chance.choice(list(found[database]))
+    value = found[database][key]
+    kind = chance.choice(["missing", "key", "empty", "noise", "shorter", "longer", *["bit"] * 6])
+    bit = 1 << chance.randrange(8)
+    match kind:
+        case "missing":
+            edit(state, database, key, None)
+        case "key":
+            at = chance.randrange(len(key))
+            edit(state, database, key, None)
+            edit(state, database, key[:at] + bytes([key[at] ^ bit]) + key[at + 1 :], value)
+        case "empty":
+            edit(state, database, key, b"")
+        case "noise":
+            edit(state, database, key, chance.randbytes(len(value)))
+        case "shorter":
+            edit(state, database, key, value[: chance.randrange(max(len(value), 1))])
+        case "longer":
+            edit(state, database, key, value + chance.randbytes(1 + chance.randrange(9)))
+        case "bit" if value:
+            at = chance.randrange(len(value))
+            edit(state, database, key, value[:at] + bytes([value[at] ^ bit]) + value[at + 1 :])
+    return f"{database} {kind}"
+
+
+# --- what may follow ------------------------------------------------------------------------------------------------
+
+
+def harmless(whole: Whole, now: Records) -> bool:
+    """Whether nothing is altered but what no figure is made of: a mark (another one has the file hashed again), why
+    something failed and when it is tried again, what is ignored, the hash of a chunk without copies.
+    """
+
+    def told(found: Records) -> object:
+        places = {key: records.unpack_held(value)._replace(mark=None) for key, value in found["places"].items()}  # type: ignore[arg-type]
+        failed = [(key, records.unpack_blob(records.digest_from_key(key), value).stored_bytes)
+                  for key, value in found["failed"].items()]  # fmt: skip
+        slots = [
+            (key, at, value[at : at + 24])
+            for key, value in found["chunks"].items()
+            for at in range(0, len(value), 24)
+            if any(value[at + 19 : at + 24])
+        ]
+        same = {name: found[name] for name in ("blobs", "holders", "recipes", "suspects")}
+        return places, failed, slots, same
+
+    return told(whole.records) == told(now)
+
+
+def judge(whole: Whole, counts: Counter[str], rebuild: bool) -> str:
+    """Ask, check, mend: what became of the damage that lies in the state directory. Fails for a wrong answer."""
+    damaged = (whole.state / "index" / "data.mdb").read_bytes()
+    what, said = apart(lambda: asked(whole))
+    assert what == "named" or (what, said) == ("fine", whole.figures), f"stats: {what} {said}"
+    counts["stats named the damage"] += what == "named"
+    whole.damage(damaged)
+    what, said = apart(lambda: differing(whole))
+    assert what in ("named", "fine"), f"check: {what} {said}"
+    if what == "named":
+        assert "`chunkd rebuild`" in str(said) or "there is none" in str(said), said
+        # A writer that was killed is followed by one that looks first.
+        whole.damage(damaged, left="chunkd run (pid 1)")
+        after, words = apart(lambda: scanned(whole))
+        assert after == "named" or (after, words) == ("fine", whole.figures), f"after a kill: {after} {words}"
+        # One that was not may meet the page later, and die of it: once.
+        whole.damage(damaged)
+        after, words = apart(lambda: scanned(whole))
+        assert after in ("named", "died") or (after, words) == ("fine", whole.figures), f"writer: {after} {words}"
+        counts["a writer after an orderly end died, and the next named the damage"] += after == "died"
+        if after == "died":
+            assert apart(lambda: scanned(whole))[0] == "named"
+        if rebuild and damaged:
+            whole.damage(damaged)
+            assert apart(lambda: rebuilt(whole)) == ("fine", whole.figures)
+            assert apart(lambda: differing(whole)) == ("fine", [])
+            counts["rebuilt from the caches"] += 1
+        return "an error that says what to do"
+    read = False
+    if not said:
+        now = records_of(whole.state)
+        if now == whole.records:
+            return "nothing: no record lies there"
+        read = True
+        what, said = apart(lambda: differing(whole, read=True))
+        assert what == "fine", f"check --read: {what} {said}"
+        if not said:
+            assert [name for name in now if name != "meta" and now[name] != whole.records[name]] == [] or harmless(
+                whole, now
+            ), "altered records, and no difference"
+            assert apart(lambda: scanned(whole)) == ("fine", whole.figures)
+            assert apart(lambda: differing(whole)) == ("fine", [])
+            return "nothing that a figure is made of"
+    what, words = apart(lambda: differing(whole, repair=True, read=read))
+    assert (what, words) == ("fine", said) or "`chunkd rebuild`" in str(words), f"repair: {what} {words}"
+    mended, mend = ("repair and a scan", scanned) if what == "fine" else ("rebuild", rebuilt)
+    assert apart(lambda: mend(whole)) == ("fine", whole.figures)
+    assert apart(lambda: differing(whole, read=read)) == ("fine", [])
+    return f"a difference by check{' --read' if read else ''}, mended by {mended}"
+
+
+def report(counts: Counter[str], kinds: Counter[str], tell: Tell) -> None:
+    tell(f"{kinds.total()} damages: " + "; ".join(f"{number} {what}" for what, number in counts.most_common()))
+    tell("kinds: " + ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())))
+
+
+def test_pages_damaged_at_random(whole: Whole, seed: int, tell: Tell) -> None:
+    counts, kinds = Counter[str](), Counter[str]()
+    for case in range(PAGE_CASES):
+        kind, data = damaged_pages(whole.data, random.Random(f"{seed} {case}"))
+        whole.damage(data)
+        try:
+            counts[judge(whole, counts, rebuild=case % REBUILD_EVERY == 0)] += 1
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, case {case}, {kind}: {error}") from error
+        kinds[kind] += 1
+    report(counts, kinds, tell)
+
+
+def test_records_damaged_at_random(whole: Whole, seed: int, tell: Tell) -> None:
+    counts, kinds = Counter[str](), Counter[str]()
+    for case in range(RECORD_CASES):
+        whole.damage(whole.data)
+        kind = damage_record(whole.state, whole.records, random.Random(f"{seed} {case}"))
+        try:
+            counts[judge(whole, counts, rebuild=case % REBUILD_EVERY == 0)] += 1
+        except AssertionError as error:
+            raise AssertionError(f"seed {seed}, case {case}, {kind}: {error}") from error
+        kinds[kind.split()[0]] += 1
+    report(counts, kinds, tell)
+
+
+@pytest.fixture(autouse=True)
+def cleaned(whole: Whole) -> Iterator[None]:
+    yield
+    for path in whole.state.glob("index.bad-*"):
+        shutil.rmtree(path)

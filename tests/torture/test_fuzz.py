@@ -1,0 +1,62 @@
+"""The fuzz targets of tests/fuzz for half a minute each, and proof that they see a fault where there is one."""
+
+from __future__ import annotations
+
+import base64
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import fuzzing
+from conftest import Tell
+
+SECONDS = 20
+SOURCE = fuzzing.SOURCE.read_text()
+
+
+def fuzzed(target: str, folder: Path, *flags: str, source: Path = fuzzing.SOURCE) -> tuple[int, str]:
+    """The exit code and all that was printed."""
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    done = subprocess.run(
+        fuzzing.command(target, folder, corpus, *flags, source=source),
+        env=fuzzing.environ(), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def executions(printed: str) -> int:
+    return int(re.findall(r"stat::number_of_executed_units: (\d+)", printed)[-1])
+
+
+@pytest.mark.parametrize("target", fuzzing.TARGETS)
+def test_nothing_is_found(target: str, tmp_path: Path, tell: Tell, seed: int) -> None:
+    code, printed = fuzzed(target, tmp_path, f"-max_total_time={SECONDS}", f"-seed={seed or 1}")
+    inputs = [base64.b85encode(path.read_bytes()) for path in tmp_path.glob("*-*") if path.is_file()]
+    assert code == 0, f"{printed[-8000:]}\nin base 85: {inputs}"
+    assert executions(printed) > 1000
+    tell(f"{target}: {executions(printed):,} executions in {SECONDS} s")
+
+
+def test_every_kernel_is_fuzzed() -> None:
+    declared = (fuzzing.REPOSITORY / "cffi_build" / "cgear.cdef").read_text()
+    assert sorted(fuzzing.kernels(SOURCE)) == sorted(re.findall(r"ptrdiff_t (\w+)\(", declared))
+
+
+FAULTS = {
+    "warm-up one byte short": ("const size_t skipped = min_bytes - mask_bits;", "- mask_bits;", "- mask_bits + 1;"),
+    "a hash not left behind": ("    *hash = h;\n    *length = n - begin;\n", "    *hash = h;\n", ""),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_a_kernel_is_found(fault: str, tmp_path: Path) -> None:
+    line, before, after = FAULTS[fault]
+    assert SOURCE.count(line) == 1, "cgear.c has changed its shape: change this fault with it"
+    source = tmp_path / "cgear.c"
+    source.write_text(SOURCE.replace(line, line.replace(before, after)))
+    code, printed = fuzzed("cgear", tmp_path, "-max_total_time=100", "-seed=1", source=source)
+    assert code != 0
+    assert "a kernel differs from the plain loop" in printed
