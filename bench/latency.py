@@ -52,7 +52,7 @@ def main() -> None:
                     for path in layers:
                         path.read_bytes()  # into the page cache: a worker gives back what it brought in
                         start = time.perf_counter()
-                        uncompressed_bytes[path] = worker.submit(job, path).result()
+                        uncompressed_bytes[path] = worker.submit(job, path, relayed=True).result()
                         alone_s = time.perf_counter() - start
                         last_s = turns[path][-1].landed_s if turns[path] else 0.0
                         landed_s = land(running, cache, path, uncompressed_bytes[path], 0.8 * min(alone_s, last_s))

@@ -50,9 +50,10 @@ def inflate(path: Path, buffer_bytes: int) -> int:
     return total_bytes
 
 
-def job(path: Path) -> int:
+def job(path: Path, relayed: bool) -> int:
     """A worker's whole job; the uncompressed bytes."""
-    finding = examine(Job(Digest("sha256", path.name), str(path)), PARAMS, Caps(), lambda _: None, relayed=True)
+    whole = Job(Digest("sha256", path.name), str(path), relayed=relayed)
+    finding = examine(whole, PARAMS, Caps(), lambda _: None)
     if finding.kind != "layer":
         sys.exit(f"{path.name}: {finding.kind} {finding.reason}")
     return finding.uncompressed_bytes

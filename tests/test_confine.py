@@ -228,7 +228,7 @@ def spawn_bad(params: ChunkParams, caps: Caps, courtesy: Courtesy) -> Worker:  #
     with theirs:
         settings = [json.dumps(dataclasses.asdict(value)) for value in (params, caps)]
         process = subprocess.Popen(
-            [sys.executable, "-c", BAD_DECODER, str(theirs.fileno()), *settings, "0", "2"],
+            [sys.executable, "-c", BAD_DECODER, str(theirs.fileno()), *settings, "0"],
             pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL,
         )  # fmt: skip
     return Worker(process, wire.DaemonsEnd(ours, params, caps))

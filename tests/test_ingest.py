@@ -177,8 +177,24 @@ def test_starting_on_a_full_disk_is_a_pause(world: World) -> None:
     world.holds_exactly(failed=[LAYER.digest])
 
 
+@pytest.mark.parametrize(("count", "relayed"), [(1, [False] * 3), (2, [True, False, True]), (4, [True, False, False])])
+def test_a_second_core_is_offered_where_it_would_have_nothing_to_do(
+    world: World, count: int, relayed: list[bool]
+) -> None:
+    world.pool.count = count
+    world.pool.held = True
+    contents = [layer_of(str(size), blobs.layer(size, size)) for size in (90_000, 21_000, 20_000)]
+    for content in contents:
+        world.event(land(oci(world.roots[0], content), content.stored))
+    world.ingest.turn(0)
+    world.pool.held = False
+    world.rest()
+    assert [job.digest for job in world.pool.given] == [content.digest for content in contents]
+    assert [job.relayed for job in world.pool.given] == relayed
+
+
 def test_what_is_found_is_committed_together_while_every_worker_is_busy(world: World) -> None:
-    world.pool._count = 1  # noqa: SLF001
+    world.pool.count = 1
 
     def after_one_more_was_read() -> int:
         """How many blobs are counted or failed in the next turn."""

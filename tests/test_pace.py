@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,7 @@ def test_without_a_limit_nothing_stands_between() -> None:
 
 
 def examine(job: Job, pace: Pace | None, relayed: bool = False) -> Finding:
-    return worker.examine(job, ChunkParams(), Caps(), silent, relayed=relayed, pace=pace)
+    return worker.examine(replace(job, relayed=relayed), ChunkParams(), Caps(), silent, pace)
 
 
 @pytest.mark.parametrize("relayed", [False, True])

@@ -8,6 +8,7 @@ import mmap
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -164,10 +165,10 @@ def test_where_it_cannot_be_told_nothing_is_given_back(tmp_path: Path, monkeypat
 def test_a_worker_leaves_a_cold_blob_cold_and_a_hot_one_hot(tmp_path: Path) -> None:
     stored = blobs.gz(blobs.tar({"large": blobs.noise(5_000_000)}))
     path = cold_file(tmp_path, stored)
-    job = Job(blobs.digest_of(stored), str(path))
+    job = Job(blobs.digest_of(stored), str(path), relayed=True)
     for decodes in (True, False):
         drop(path)
-        found = examine(Job(job.digest, job.path, decodes), ChunkParams(), Caps(), lambda _: None, relayed=True)
+        found = examine(replace(job, decode=decodes), ChunkParams(), Caps(), lambda _: None)
         assert found.kind == ("layer" if decodes else "matched")
         assert sum(cached(path)) <= len(cached(path)) // 10
     path.read_bytes()

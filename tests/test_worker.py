@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import io
 import json
@@ -12,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ import pytest
 import blobs
 import oracle
 import working
-from chunkd import confine, decode, wire, worker
+from chunkd import decode, wire, worker
 from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Job, Recipe
 from chunkd.relay import Relay
 
@@ -35,7 +35,7 @@ def examine(
     caps: Caps = Caps(),
     progress: Callable[[int], object] = lambda _: None,
 ) -> Finding:
-    return worker.examine(Job(digest, str(path), decode), PARAMS, caps, progress, relayed=True)
+    return worker.examine(Job(digest, str(path), decode, relayed=True), PARAMS, caps, progress)
 
 
 @pytest.fixture(autouse=True, params=(0, 1 << 62), ids=("relayed", "in one thread"))
@@ -137,7 +137,7 @@ def test_a_second_thread_is_for_large_blobs_and_where_it_is_allowed(
         monkeypatch.setattr(worker, "RELAYED_FROM_BYTES", from_bytes)
         relays.clear()
         job = Job(digest, str(path))
-        finding = worker.examine(job, PARAMS, Caps(), lambda _: None, relayed=allowed)
+        finding = worker.examine(replace(job, relayed=allowed), PARAMS, Caps(), lambda _: None)
         assert (finding.recipe, len(relays)) == (oracle.recipe(data), used)
 
 
@@ -361,50 +361,14 @@ def test_progress_is_told_twice_a_second(tmp_path: Path, monkeypatch: pytest.Mon
 # --- the process ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("cores", "relayed"), [("1", False), ("2", True)])
-def test_a_worker_takes_a_second_core_where_it_is_asked_to(
-    cores: str, relayed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[object] = []
-    jobs = [Job(blobs.digest_of(b""), "/nowhere")]
-
-    class Daemon:
-        def __init__(self, pair: socket.socket) -> None:
-            pair.close()
-
-        def receive_job(self) -> Job:
-            if not jobs:
-                raise EOFError
-            return jobs.pop()
-
-        def send_finding(self, _: Finding) -> None:
-            pass
-
-    def examined(*_: object, **options: object) -> Finding:
-        asked.append(options["relayed"])
-        return Finding("gone")
-
-    monkeypatch.setattr(worker, "examine", examined)
-    monkeypatch.setattr(wire, "WorkersEnd", Daemon)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    # Or this very process would keep no rights.
-    monkeypatch.setattr(confine, "give_up_rights", lambda: None)
-    monkeypatch.setattr(confine, "limit_memory", lambda *_: None)
-    ours, theirs = socket.socketpair()
-    settings = [json.dumps(dataclasses.asdict(value)) for value in (PARAMS, Caps())]
-    with ours, pytest.raises(SystemExit):
-        worker.main([str(theirs.detach()), *settings, "0", cores])
-    assert asked == [relayed]
-
-
 class Worker:
     """A worker's process as the daemon has it."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        settings = [json.dumps(dataclasses.asdict(value)) for value in (PARAMS, Caps())]
+        settings = [json.dumps(asdict(value)) for value in (PARAMS, Caps())]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "chunkd.worker", str(theirs.fileno()), *settings, "0", "2"],
+            [sys.executable, "-m", "chunkd.worker", str(theirs.fileno()), *settings, "0"],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -414,7 +378,7 @@ class Worker:
         self.connection = wire.DaemonsEnd(ours, PARAMS, Caps())
 
     def finding(self, digest: Digest, path: Path) -> Finding:
-        return working.finding(self.connection, Job(digest, str(path)))
+        return working.finding(self.connection, Job(digest, str(path), relayed=True))
 
     def leave(self) -> None:
         self.connection.close()

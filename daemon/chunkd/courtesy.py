@@ -26,14 +26,11 @@ PRIO_DARWIN_BG = 0x1000
 
 
 class Courtesy(NamedTuple):
-    """What is asked of each worker. `read_bytes_per_s` is a worker's own share; 0 is no limit. A large blob may take as
-    many `cores`: one or two.
-    """
+    """What is asked of each worker. `read_bytes_per_s` is a worker's own share; 0 is no limit."""
 
     nice: int
     io_priority: str
     read_bytes_per_s: int
-    cores: int = 1
 
     def __str__(self) -> str:
         limit = f"{self.read_bytes_per_s:,} bytes/s each" if self.read_bytes_per_s else "not limited"

@@ -164,9 +164,16 @@ def buffers(source: Source, take: Callable[[], bytearray], caps: Caps, stored_by
         yield memoryview(buffer)[:filled]
 
 
+class _Gzip(igzip.IGzipFile):
+    """Fills the buffer that it is given, where `GzipFile` would have it copied out of one made for each read."""
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]  # `buffers` calls it, with nothing else
+        return self._buffer.readinto(buffer)
+
+
 def _open(source: Source, caps: Caps) -> io.RawIOBase | io.BufferedIOBase:
     if source.codec == "gzip":
-        return igzip.IGzipFile(fileobj=source, mode="rb")  # type: ignore[no-untyped-call]
+        return _Gzip(fileobj=source, mode="rb")  # type: ignore[no-untyped-call]
     if source.codec == "zstd":
         options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _window_log(caps)}
         return zstd.ZstdFile(io.BufferedReader(source, _ZSTD_READ_BYTES), options=options)

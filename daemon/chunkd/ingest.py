@@ -375,13 +375,17 @@ class Ingest:
         while self._order and self.pool.idle:
             task = self._waiting[self._order[0][3]]
             try:
-                self.pool.give(task.job)
+                self.pool.give(replace(task.job, relayed=self._leaves_idle(task)))
             except OSError as error:
                 self._pause(f"no worker can be started: {error.strerror}")
                 return
             heapq.heappop(self._order)
             task.given = True
             self._running[task.job.digest] = self._waiting.pop(task.job.digest)
+
+    def _leaves_idle(self, task: Task) -> bool:
+        """Whether the other workers will have nothing to do before one is done with this: they share out the rest."""
+        return self._task_bytes - task.stored_bytes < (self.pool.count - 1) * task.stored_bytes
 
     def _pause(self, why: str) -> None:
         if why != self.progress.paused:

@@ -119,11 +119,15 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One blob for a worker: read the file at `path`; with `decode` false only hash it against the name."""
+    """One blob for a worker: read the file at `path`; with `decode` false only hash it against the name.
+
+    `relayed` says that a second core has nothing to do, and may be taken if the blob is large.
+    """
 
     digest: Digest
     path: str
     decode: bool = True
+    relayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,14 +48,14 @@ class Pool:
     """A fixed number of workers, each started when it is first needed and replaced when it dies."""
 
     def __init__(self, start: Callable[[], Worker], count: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._start, self._count, self._clock = start, count, clock
+        self._start, self.count, self._clock = start, count, clock
         self._workers: list[Worker] = []
         self._undying: list[subprocess.Popen[bytes]] = []
 
     @property
     def idle(self) -> int:
         """How many jobs could be given out now."""
-        return self._count - len(self.jobs()) - len(self._undying)
+        return self.count - len(self.jobs()) - len(self._undying)
 
     @property
     def undying(self) -> int:

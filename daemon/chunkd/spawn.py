@@ -25,7 +25,7 @@ def spawn_worker(params: ChunkParams, caps: Caps, courtesy: Courtesy) -> Worker:
             [
                 sys.executable, "-P", "-m", "chunkd.worker", str(theirs.fileno()),
                 json.dumps(dataclasses.asdict(params)), json.dumps(dataclasses.asdict(caps)),
-                str(courtesy.read_bytes_per_s), str(courtesy.cores),
+                str(courtesy.read_bytes_per_s),
             ],
             # In a session of its own, so that it can be nice beside the daemon.
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
@@ -42,7 +42,7 @@ def courtesy_of(config: Config) -> tuple[int, Courtesy]:
     """How many workers the settings ask for, and what of each."""
     count = config.workers or core_count()
     rate = share(config.read_bytes_per_s, count)
-    return count, Courtesy(config.nice, config.io_priority, rate, cores=1 if count == 1 else 2)
+    return count, Courtesy(config.nice, config.io_priority, rate)
 
 
 def make_pool(config: Config, params: ChunkParams, caps: Caps, spawn: Callable[..., Worker] = spawn_worker) -> Pool:

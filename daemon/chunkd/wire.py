@@ -41,8 +41,8 @@ class WorkersEnd:
         line = self._lines.readline(LINE_BYTES)
         if not line:
             raise EOFError
-        algorithm, hex_digits, path, decode = json.loads(line)
-        return Job(Digest(algorithm, hex_digits), path, decode)
+        algorithm, hex_digits, *rest = json.loads(line)
+        return Job(Digest(algorithm, hex_digits), *rest)
 
     def send_progress(self, read_bytes: int) -> None:
         """How many stored bytes of the job in hand have been read: proof of life, and a progress bar's food."""
@@ -79,7 +79,7 @@ class DaemonsEnd:
 
     def send_job(self, job: Job) -> None:
         """Raises ConnectionError when the worker has gone, BlockingIOError when it does not read."""
-        self._socket.sendall(_line([*job.digest, job.path, job.decode]))
+        self._socket.sendall(_line([*job.digest, job.path, job.decode, job.relayed]))
 
     def read(self) -> None:
         """Take in a part of what has been sent. Raises EOFError when the worker has died, and OSErrors."""

@@ -1,6 +1,6 @@
 """One blob to its finding: read, decode, cut and verify in one pass. A pure function of the file.
 
-`python -m chunkd.worker FD PARAMS CAPS BYTES_PER_S CORES` serves jobs over the connection FD. A decoder that crashes or
+`python -m chunkd.worker FD PARAMS CAPS BYTES_PER_S` serves jobs over the connection FD. A decoder that crashes or
 runs out of memory ends this process and costs one blob, not the daemon.
 """
 
@@ -49,13 +49,11 @@ def examine(
     params: ChunkParams,
     caps: Caps,
     progress: Callable[[int], object],
-    *,
-    relayed: bool = False,
     pace: Pace | None = None,
 ) -> Finding:
     """What the file at the job's path is, seen in one pass over one descriptor.
 
-    The same whether or not `relayed`, which lets a large blob take a second core, and at whatever `pace` it is read.
+    The same whether or not the job is `relayed`, and at whatever `pace` the file is read.
     `progress` is called with the stored bytes read so far, about twice a second at most; what it raises is passed on
     unless it is an OSError. Nothing but a regular file is opened. Raises MemoryError when a decoder gets none.
     """
@@ -76,7 +74,7 @@ def examine(
                 progress(read_bytes)
 
             report = pace.paced(_seldom(live)) if pace else _seldom(live)
-            return _read(file, before, job, params, caps, report, relayed)
+            return _read(file, before, job, params, caps, report)
     except (FileNotFoundError, NotADirectoryError):
         return Finding("gone")
     except OSError as error:
@@ -116,7 +114,6 @@ def _read(
     params: ChunkParams,
     caps: Caps,
     report: Callable[[int], None],
-    relayed: bool,
 ) -> Finding:
     source = Source(file, job.digest.algorithm, report)
     chunker = Chunker(params)
@@ -127,7 +124,7 @@ def _read(
     if job.decode:
         try:
             with contextlib.ExitStack() as stack:
-                large = relayed and before.st_size >= RELAYED_FROM_BYTES
+                large = job.relayed and before.st_size >= RELAYED_FROM_BYTES
                 relay = stack.enter_context(Relay(chunker.feed)) if large else None
                 take, hand = (relay.take, relay.hand) if relay else ((lambda: buffer), chunker.feed)
                 for data in buffers(source, take, caps, before.st_size):
@@ -179,7 +176,7 @@ def main(argv: list[str]) -> None:
     memory for ends it with the exit code that says so, as only a new process has all of its memory again.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides what Ctrl-C means
-    fd, params_json, caps_json, bytes_per_s, cores = argv
+    fd, params_json, caps_json, bytes_per_s = argv
     daemon = wire.WorkersEnd(socket.socket(fileno=int(fd)))
     params, caps = ChunkParams(**json.loads(params_json)), Caps(**json.loads(caps_json))
     pace = Pace(int(bytes_per_s))
@@ -194,7 +191,7 @@ def main(argv: list[str]) -> None:
             job = daemon.receive_job()
         confine.limit_memory(job.path, params, caps)
         try:
-            finding = examine(job, params, caps, progress, relayed=int(cores) > 1, pace=pace)
+            finding = examine(job, params, caps, progress, pace)
             with _daemon():
                 daemon.send_finding(finding)
         except MemoryError:
