@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chunkd import records, store
+from chunkd import numbering, records, store
 from chunkd.errors import (
     BadIndex,
     ChunkdError,
@@ -103,6 +103,8 @@ def work(bench: Bench, counted: Counted, steps: Sequence[tuple[str, int, Sequenc
     after = dict(counted)
     try:
         with bench.index.transaction() as change:
+            if how != "commit":  # also what is not added then, or is another recipe of that name
+                change.foresee({blob_of(number, chunks).digest: recipe_of(chunks) for _, number, chunks in steps})
             for verb, number, chunks in steps:
                 if verb == "add" and number not in after:
                     add(change, number, chunks)
@@ -149,6 +151,41 @@ def test_the_order_of_arrivals_and_removals_does_not_matter(
             else:
                 bench.remove(number)
         check(bench, {number: chunks for number, chunks in enumerate(layers) if number not in passing})
+
+
+def test_what_is_foreseen_is_numbered_as_if_one_by_one(bench: Bench, tmp_path: Path) -> None:
+    layers = [chunks_of(range(first, first + 300)) for first in (0, 100, 50, 1000, 0)]
+    layers[4] = [chunk(2000), chunk(5), chunk(2000), chunk(2001)]
+    new = [bench.add(number, chunks) for number, chunks in enumerate(layers)]
+    with recounted(tmp_path / "at once") as other:
+        with other.index.transaction() as change:
+            change.foresee({blob_of(number, chunks).digest: recipe_of(chunks) for number, chunks in enumerate(layers)})
+            before = change.head.next_number
+            assert [add(change, number, chunks) for number, chunks in enumerate(layers)] == new == [300, 100, 0, 300, 2]
+            assert change.head.next_number == before == sum(new)
+        other.close()
+        bench.close()
+        assert records_of(other.state_dir) == records_of(bench.state_dir)
+
+
+def test_an_impossible_recipe_is_refused_by_itself_among_foreseen_ones(bench: Bench) -> None:
+    good, bad = chunks_of(range(9)), [chunk(3), (chunk(5)[0], 7)]
+    with bench.index.transaction() as change:
+        change.foresee({blob_of(number, chunks).digest: recipe_of(chunks) for number, chunks in ((1, good), (2, bad))})
+        assert add(change, 1, good) == 9
+        with pytest.raises(RecipeImpossible):
+            change.add(blob_of(2, bad), recipe_of(bad))
+    check(bench, {1: good})
+
+
+def test_no_more_is_foreseen_than_can_be_held(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbering, "FORESEEN_CHUNKS", 20)
+    layers: Counted = dict(enumerate([chunks_of(range(15)), chunks_of(range(10, 20)), chunks_of(range(3))]))
+    with bench.index.transaction() as change:
+        change.foresee({blob_of(number, chunks).digest: recipe_of(chunks) for number, chunks in layers.items()})
+        assert change.head.next_number == 15
+        assert [add(change, number, chunks) for number, chunks in layers.items()] == [15, 5, 0]
+    check(bench, layers)
 
 
 def test_large_layers_at_full_size(bench: Bench) -> None:

@@ -19,6 +19,7 @@ from chunkd.errors import IndexDamaged, IndexUnreachable, IndexUnwritable, Recip
 from chunkd.lock import IndexLock
 from chunkd.lookup import Lookup
 from chunkd.model import Blob, Digest, Place, Recipe
+from chunkd.numbering import Numbering
 from chunkd.store import CACHES_KEY, HEAD_KEY, RULES_KEY, VERIFIED_KEY, Store
 
 
@@ -96,6 +97,7 @@ class Change:
         self.chunks = ChunkRecords(
             txn, self.store.databases["chunks"], index.lookup, index.rules.params.max_bytes, index.doomed
         )
+        self.numbering = Numbering(txn, self.chunks, index.lookup)
 
     # --- what is there --------------------------------------------------------------------------------------------
 
@@ -187,6 +189,10 @@ class Change:
 
     # --- blobs: the rule of truth ---------------------------------------------------------------------------------
 
+    def foresee(self, recipes: dict[Digest, Recipe]) -> None:
+        """Number the chunks of blobs that are likely to be added, at once. Those that are not leave dead chunks."""
+        self.head = self.numbering.foresee(self.head, recipes)
+
     def add(self, blob: Blob, recipe: Recipe) -> int:
         """Count a blob; how many of its chunks were never seen before. Its failure, if any, is forgotten.
 
@@ -195,17 +201,7 @@ class Change:
         uncompressed_bytes = int(np.frombuffer(recipe.lengths, "<u4").sum(dtype=np.int64))
         if (len(recipe), uncompressed_bytes) != (blob.chunks, blob.uncompressed_bytes):
             raise RecipeImpossible(f"{len(recipe)} chunks of {uncompressed_bytes} bytes in all")
-        numbers, new = self.chunks.number(recipe, self.head.next_number)
-        if new:
-            following = self.head.next_number + new
-            young, hand = self.lookup.merge(self.txn, self.head.young_entries + new, self.head.hand, new, following)
-            self.head = replace(
-                self.head,
-                next_number=following,
-                dead_chunks=self.head.dead_chunks + new,
-                young_entries=young,
-                hand=hand,
-            )
+        self.head, numbers, new = self.numbering.number(self.head, blob.digest, recipe)
         self.pardon(blob.digest)
         self.apply(blob, numbers, +1)
         return new

@@ -236,6 +236,7 @@ class Ingest:
         settled = {result.job.digest for result in self._results}
         with self.index.transaction() as change:
             holdings = Holdings(change, self.caches, effects, self.clock_s())
+            change.foresee({one.job.digest: one.finding.recipe for one in self._results if one.finding})
             for result in self._results:
                 self._settle(holdings, self._running[result.job.digest], result)
             for hint in self._hints:
