@@ -13,7 +13,7 @@ The path of a blob:
     cli, text      and shown                                                        (plain: without click)
 
 Read in this order: model, errors; layouts, scan; chunker, decode, worker; records, blocks, entries, lookup, chunks,
-index, recount; holdings, look, ingest; scanner, service; then what is left. DESIGN.md has the reasons.
+numbering, index, recount; holdings, look, ingest; scanner, service; then what is left. DESIGN.md has the reasons.
 """
 
 __version__ = "0.1.0"
