@@ -29,7 +29,7 @@ OPENS_A_STEP = 3
 STEPS_A_LIFE = (5, 40)
 REAL_CHECK_EVERY = 25
 LOOK_FOR_READER_S = 0.3
-DIED = "its worker died (signal 9)"
+DIED = "its worker was killed (signal 9)"
 
 
 class Deaths:
