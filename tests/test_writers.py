@@ -21,9 +21,9 @@ import pytest
 
 from answering import short_directory
 from blobs import digest_of, gz, noise, tar, text, zst
-from daemon import PATIENCE_S, ZEROS, Daemon, Home, figures, opened, until
+from daemon import BRISK, PATIENCE_S, ZEROS, Daemon, Home, figures, opened, until
 
-NEVER = {"CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400"}
+NEVER = BRISK | {"CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400"}
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 IMAGES = 6
 

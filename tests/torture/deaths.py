@@ -20,9 +20,9 @@ from chunkd.errors import IndexMissing
 from chunkd.records import digest_key, place_from_key, unpack_blob, unpack_held
 from chunkd.recount import recount
 from chunkd.store import Store, reading
-from daemon import Daemon, Home, Stats, until
+from daemon import BRISK, Daemon, Home, Stats, until
 
-NEVER = {"CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400"}
+NEVER = BRISK | {"CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400"}
 # A step gives one event; it may have a place read, another one of that digest after it, and either of them once more
 # when it was read within the tick of the file system's clock in which it changed.
 OPENS_A_STEP = 3

@@ -23,7 +23,7 @@ import blobs
 from answering import PATIENCE_S, connect, short_directory
 from chunkd import client
 from chunkd.errors import ChunkdError
-from daemon import Daemon, Home, opened, until
+from daemon import BRISK, Daemon, Home, opened, until
 
 Tell = Callable[[str], None]
 
@@ -113,7 +113,7 @@ def ask(path: Path) -> tuple[float, int]:
 def test_a_thousand_bad_clients_at_once(home: Home, seed: int, tell: Tell) -> None:
     chance = random.Random(seed)
     cache = home.cache()
-    daemon = home.start(cache)
+    daemon = home.start(cache, environ=BRISK)
     daemon.until_figures({"layers": 0})
     ask(daemon.socket)
     before, landed = held(daemon), 0

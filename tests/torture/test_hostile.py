@@ -20,7 +20,7 @@ from blobs import gz, skippable, zst
 from chunkd import decode, worker
 from chunkd.model import Caps, ChunkParams, Digest, Finding, Job
 from conftest import Tell
-from daemon import NPM_TOTALS, Home, figures, npm_layers, opened
+from daemon import BRISK, NPM_TOTALS, Home, figures, npm_layers, opened
 
 SMALL = blobs.tar({"usr/lib/some": blobs.text(1200)})
 MEMBER_BYTES = 1000
@@ -165,7 +165,7 @@ def memory_and_cpu(pid: int) -> tuple[int, float]:
 def test_a_bomb_costs_a_worker_bounded_time_and_memory(what: str, home: Home, tell: Tell) -> None:
     make, expected, most_cpu_s, most_mib = BOMBS[what]
     cache = home.cache()
-    daemon = home.start(cache, environ={"CHUNKD_WORKERS": "1", "CHUNKD_NICE": "0"})
+    daemon = home.start(cache, environ=BRISK | {"CHUNKD_WORKERS": "1"})
     blobs.write_blob(cache, gz(SMALL))
     daemon.until(lambda stats: stats["layers"] == 1 and stats["settled"], "a good one")
     (pid,) = daemon.workers()
@@ -240,7 +240,7 @@ def test_a_cache_full_of_hostile_blobs_has_the_figures_of_the_good_ones(home: Ho
         listener.bind(irregular[5])
         os.chdir(here)
 
-        daemon = home.start(home.cache())
+        daemon = home.start(home.cache(), environ=BRISK)
         stats = daemon.until(
             lambda stats: stats["settled"] and stats["failed_blobs"] == len(undecodable | misnamed), "all told", 120
         )

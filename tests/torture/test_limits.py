@@ -14,7 +14,7 @@ import pytest
 from chunkd import confine
 from chunkd.chunker import gear_table
 from chunkd.model import Caps, ChunkParams
-from daemon import opened, until
+from daemon import BRISK, opened, until
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -69,7 +69,7 @@ def test_as_many_chunks_as_a_blob_can_have_fit_into_a_workers_memory(tmp_path: P
     with opened(tmp_path) as home:
         cache = home.cache()
         path = write_shortest_chunks(cache, seed)
-        daemon = home.start(cache, environ={"CHUNKD_WORKERS": "1"})
+        daemon = home.start(cache, environ=BRISK | {"CHUNKD_WORKERS": "1"})
         [worker] = until(daemon.workers, bool, "a worker is started")
         expected = CAPS.RATIO_FROM_BYTES // PARAMS.min_bytes
         daemon.until_figures(

@@ -21,12 +21,14 @@ from churn import Churn, Made
 import blobs
 from answering import short_directory
 from conftest import Tell
-from daemon import FIGURES, Daemon, Home, opened, until
+from daemon import BRISK, FIGURES, Daemon, Home, opened, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 # No scan by the timer, and no threads of numpy's algebra, of which the daemon has no use.
-ENVIRON = {"CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400", "OPENBLAS_NUM_THREADS": "1"}
+ENVIRON = BRISK | {
+    "CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400", "OPENBLAS_NUM_THREADS": "1",
+}  # fmt: skip
 STEPS = int(os.environ.get("TORTURE_DAY_STEPS", "8000"))
 DAY_S = float(os.environ.get("TORTURE_DAY_S", "0"))
 # How many rounds the daemon lives, again and again; one life is long enough for a leak to show.
