@@ -1,9 +1,11 @@
-"""The fuzz targets of tests/fuzz for half a minute each, and proof that they see a fault where there is one."""
+"""The fuzz targets of tests/fuzz for a short while each, and proof that they see a fault where there is one."""
 
 from __future__ import annotations
 
 import base64
+import importlib.util
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,12 +14,16 @@ import pytest
 import fuzzing
 from conftest import Tell
 
-SECONDS = 20
+SECONDS = 10
 SOURCE = fuzzing.SOURCE.read_text()
 
 
 def fuzzed(target: str, folder: Path, *flags: str, source: Path = fuzzing.SOURCE) -> tuple[int, str]:
-    """The exit code and all that was printed."""
+    """The exit code and all that was printed; skips the test where its fuzzer is not there."""
+    if target == "cgear" and not shutil.which("clang"):
+        pytest.skip("clang is not installed (Debian packages clang and libclang-rt-dev)")
+    if target != "cgear" and not importlib.util.find_spec("atheris"):
+        pytest.skip("atheris is not installed: PyPI has it built for Linux on x86-64 only")
     corpus = folder / "corpus"
     corpus.mkdir()
     done = subprocess.run(

@@ -76,7 +76,7 @@ def test_three_hundred_deaths_lose_nothing_and_read_nothing_twice(
 ) -> None:
     rng = random.Random(seed)
     deaths = Deaths(home, shim, contents_for(rng), rng)
-    hows = ["commit"] * (KILLS // 4) + ["somewhere"] * (KILLS // 8)
+    hows = ["commit"] * (KILLS // 5) + ["somewhere"] * (KILLS // 10)
     rng.shuffle(hows)
     workers = KILLS - len(hows)
     for number, how in enumerate(hows, 1):

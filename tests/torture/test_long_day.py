@@ -1,6 +1,6 @@
 """A long day: landings and removals with restarts between, and what the daemon holds on to meanwhile.
 
-TORTURE_DAY_STEPS is how many, 8,000 by default; TORTURE_DAY_S how long they take at least, 0 by default: no faster
+TORTURE_DAY_STEPS is how many, 20,000 by default; TORTURE_DAY_S how long they take at least, 0 by default: no faster
 than the daemon follows.
 """
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 ENVIRON = BRISK | {
     "CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400", "OPENBLAS_NUM_THREADS": "1",
 }  # fmt: skip
-STEPS = int(os.environ.get("TORTURE_DAY_STEPS", "8000"))
+STEPS = int(os.environ.get("TORTURE_DAY_STEPS", "20000"))
 DAY_S = float(os.environ.get("TORTURE_DAY_S", "0"))
 # How many rounds the daemon lives, again and again; one life is long enough for a leak to show.
 ROUNDS = (6, 22, 6, 6)
