@@ -94,6 +94,7 @@ def python_zstd(data: bytes) -> bytes | None:
 def check(data: bytes) -> None:
     codec, reason, out = outcome_however_read(data, 4093)
     assert len(reason) <= 200
+    assert reason.isprintable(), "a reason that a worker may not say"
     if codec == "other":
         assert not out
         return
