@@ -1,8 +1,8 @@
 """Runs the fuzz targets: the one in C under libFuzzer, those in Python under atheris, which has its own libFuzzer.
 
 By hand: `python tests/fuzz/fuzzing.py TARGET CORPUS [FLAGS OF LIBFUZZER]`. TARGET is cgear, decode or records, and
-CORPUS a folder that is made if need be; `-max_total_time=600` is a useful flag, and `-help=1` prints the others. A file
-that an earlier run has left, named in place of CORPUS, is tried alone.
+CORPUS a folder that is made if need be; `-max_total_time=600` is a useful flag, and `-help=1` prints the others. What
+is found is left in the current folder, as a file that is tried alone when it is named in place of CORPUS.
 """
 
 from __future__ import annotations
@@ -107,5 +107,6 @@ if __name__ == "__main__":
     given = Path(sys.argv[2])
     if not given.is_file():
         given.mkdir(parents=True, exist_ok=True)
-    made_in = Path(tempfile.mkdtemp(prefix="fuzzing-"))
-    sys.exit(subprocess.run(command(sys.argv[1], made_in, given, *sys.argv[3:]), env=environ()).returncode)
+    with tempfile.TemporaryDirectory(prefix="fuzzing-") as made_in:
+        words = command(sys.argv[1], Path(made_in), given, "-artifact_prefix=./", *sys.argv[3:])
+        sys.exit(subprocess.run(words, env=environ()).returncode)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import functools
+import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -14,7 +16,9 @@ SOURCE = Path(__file__).with_name("journal.c")
 
 @functools.cache
 def library() -> Path:
-    built = Path(tempfile.mkdtemp(prefix="chunkd-preload-")) / "journal.so"
+    folder = tempfile.mkdtemp(prefix="chunkd-preload-")
+    atexit.register(shutil.rmtree, folder)
+    built = Path(folder) / "journal.so"
     flags = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-O2", "-fPIC", "-shared"]
     subprocess.run(["gcc", *flags, "-o", str(built), str(SOURCE), "-ldl"], check=True)
     return built
