@@ -304,6 +304,11 @@ class World:
         with self.index.snapshot() as txn:
             return self.index.store.head(txn).totals
 
+    @property
+    def scanned_at_ns(self) -> int:
+        with self.index.snapshot() as txn:
+            return self.index.store.head(txn).scanned_at_ns
+
     def counted(self) -> set[Digest]:
         with self.index.snapshot() as txn:
             return {blob.digest for blob in self.index.store.blobs(txn, "blobs")}

@@ -64,6 +64,22 @@ def test_a_root_that_was_never_seen_may_be_on_any_device(tmp_path: Path) -> None
     assert ServedCache(1, str(tmp_path), device=0).check_root() is not None
 
 
+def test_the_mount_that_a_path_belongs_to() -> None:
+    cache = ServedCache(1, "/c", mounts={"library": 7, "library/deep": 8, "lib": 9})
+    found = [cache.mount_of(path) for path in ("library", "library/x", "library/deep/x", "library2", "lib/x", "x", "")]
+    assert found == ["library", "library", "library/deep", "", "lib", "", ""]
+
+
+def test_a_root_that_is_not_the_recorded_one_tells_of_no_mount(tmp_path: Path) -> None:
+    """It was unmounted under the scan: what lies on the device below it is no mount."""
+    (tmp_path / "blobs" / "sha256").mkdir(parents=True)
+    device = tmp_path.stat().st_dev
+    for recorded in (0, device + 1, device):
+        cache = ServedCache(1, str(tmp_path), recorded)
+        cache.note_mount("blobs/sha256")
+        assert cache.mounts == {}
+
+
 @pytest.mark.parametrize(
     ("cache", "watching", "state", "reason"),
     [

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from stat import S_ISDIR
+from typing import Any
 
 import pytest
 
@@ -491,6 +495,83 @@ def test_a_root_on_another_device_is_frozen_until_it_is_accepted(world: World, e
     assert not cache.stale
     world.restart()
     assert world.ingest.caches[1].check_root() is not None
+
+
+@pytest.fixture
+def mounted(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+    """Folders of which the kernel is made to say that they lie on another device."""
+    folders: set[Path] = set()
+    real = os.stat
+
+    def stat(path: Any, **flags: Any) -> os.stat_result:
+        status = real(path, **flags)
+        if not S_ISDIR(status.st_mode) or folders.isdisjoint((Path(os.fsdecode(path)), *Path(os.fsdecode(path)).parents)):
+            return status
+        fields = list(status)
+        fields[2] += 1
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(os, "stat", stat)
+    return folders
+
+
+def test_a_mount_below_a_root_that_goes_away_is_no_removal(world: World, mounted: set[Path]) -> None:
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    own = land(oci(world.roots[0], OTHER), OTHER.stored)
+    paths = [land(oci(world.roots[0], content, "library/one"), content.stored) for content in (LAYER, LIKE_IT)]
+    world.settle()
+    cache = world.cache_of(own)
+    assert cache.mounts == {"library": cache.device + 1}
+    scanned_at_ns = world.scanned_at_ns
+
+    mounted.clear()
+    shutil.rmtree(library / "one")
+    world.event(paths[0], "deleted (event)")
+    world.run()
+    world.restart()
+    cache = world.cache_of(own)
+    for verify in (False, True):
+        world.settle(verify=verify)
+        world.holds_exactly(LAYER, LIKE_IT, OTHER)
+    assert "library: what was mounted there is away" in " ".join(world.scanner.problems.values())
+    assert world.scanned_at_ns == scanned_at_ns, "a scan that could not see all of it is not complete"
+    own.unlink()  # beside it all goes on
+    land(oci(world.roots[0], PLAIN, "library/two"), PLAIN.stored)
+    world.settle()
+    world.holds_exactly(LAYER, LIKE_IT, PLAIN)
+
+    world.scan(accept=True)
+    world.holds_exactly(PLAIN)
+    assert (cache.mounts, world.scanner.problems) == ({}, {})
+
+
+def test_a_mount_below_a_root_is_there_again(world: World, mounted: set[Path]) -> None:
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    paths = [land(oci(world.roots[0], content, "library"), content.stored) for content in (LAYER, LIKE_IT)]
+    world.settle()
+    mounted.clear()
+    hidden = library.rename(world.folder / "hidden")
+    world.settle()
+    world.holds_exactly(LAYER, LIKE_IT)
+    hidden.rename(library)
+    mounted.add(library)
+    paths[0].unlink()
+    world.settle()
+    world.holds_exactly(LIKE_IT)
+    assert world.scanner.problems == {}
+
+
+def test_a_folder_that_is_listed_before_the_first_scan_is_no_mount(world: World) -> None:
+    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.event(world.roots[0] / "library", "created (event)", folder=True)
+    world.run()
+    assert world.cache_of(path).mounts == {}
+    world.settle()
+    shutil.rmtree(world.roots[0] / "library")
+    world.settle()
+    world.holds_exactly()
 
 
 def test_a_hand_over_to_a_cache_that_just_went_away_is_no_subtraction(world: World) -> None:

@@ -73,11 +73,14 @@ class ServedCache:
         )
 
     def note_mount(self, folder: str) -> None:
-        """Record where that is mounted which holds the blobs of this folder, unless that is known."""
+        """Record where that is mounted which holds the blobs of this folder, unless that is known.
+
+        Nothing is told by a root that is not the recorded one: it went meanwhile, or no scan has recorded it yet.
+        """
         with contextlib.suppress(OSError):
             device = os.stat(os.path.join(self.path, folder)).st_dev
             known = self.mount_of(folder)
-            if device in (self.device, self.mounts.get(known)):
+            if device in (self.device, self.mounts.get(known)) or os.stat(self.path).st_dev != self.device:
                 return
             while (parent := os.path.dirname(folder)) and os.stat(os.path.join(self.path, parent)).st_dev == device:
                 folder = parent
