@@ -169,10 +169,14 @@ class Daemon:
 
 @dataclass
 class Home:
-    """A folder with a state directory and caches, and the commands run in it without the user's own settings."""
+    """A folder with a state directory and caches, and the commands run in it without the user's own settings.
+
+    Workers don't stand back for what else the machine does: behind two busy cores they would hardly ever get to work.
+    """
 
     root: Path
     daemons: list[Daemon] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=lambda: {"CHUNKD_NICE": "0", "CHUNKD_IO_PRIORITY": "normal"})
 
     @property
     def state(self) -> Path:
@@ -190,7 +194,8 @@ class Home:
         taken = {name: value for name, value in os.environ.items() if not name.startswith(("CHUNKD_", "XDG_"))}
         for name in ("STATE_DIRECTORY", "RUNTIME_DIRECTORY", "NOTIFY_SOCKET", "JOURNAL_STREAM"):
             taken.pop(name, None)
-        return taken | {"HOME": str(self.root), "CHUNKD_CONFIG": str(empty), "PYTHONUNBUFFERED": "1"}
+        own = {"HOME": str(self.root), "CHUNKD_CONFIG": str(empty), "PYTHONUNBUFFERED": "1"}
+        return taken | own | self.settings
 
     def command(
         self,
