@@ -516,6 +516,33 @@ def test_bytes_that_do_not_match_fail_ten_seconds_after_their_last_change(world:
     assert not world.ingest.busy
 
 
+@pytest.mark.parametrize("kind", ["undecodable", "unreadable"])
+def test_what_took_the_place_of_a_file_that_did_not_match_is_pending_no_longer(world: World, kind: str) -> None:
+    """No event tells of it: it is found by the look that was left for the first."""
+    path = oci(world.roots[0], BROKEN)
+    world.heard(land(path, wrong(BROKEN)))
+    assert world.ingest.pending() == (1, len(BROKEN.stored))
+    land(path, BROKEN.stored)
+    if kind == "unreadable":
+        world.pool.deaths[BROKEN.digest] = 2
+    world.rest()
+    assert world.ingest.pending() == (0, 0)
+    world.holds_exactly(failed=[BROKEN.digest])
+
+
+def test_what_was_read_when_its_root_went_away_is_pending_no_longer(world: World) -> None:
+    path = oci(world.roots[0], LAYER)
+    world.heard(land(path, wrong(LAYER)))
+    world.pool.held = True
+    world.event(path, "written (event)")
+    world.run()
+    world.roots[0].rename(world.folder / "away")
+    world.pool.held = False
+    world.run()
+    assert not world.ingest.busy
+    assert world.ingest.pending() == (0, 0)
+
+
 def test_an_old_file_that_does_not_match_fails_at_once(world: World) -> None:
     land(oci(world.roots[0], LAYER), wrong(LAYER))
     world.ahead_s = 20

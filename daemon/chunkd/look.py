@@ -197,6 +197,7 @@ class Looker:
         digest, place = task.job.digest, task.place
         now = at.mark(place)
         if at.caches[place.cache].stale or (now is None and at.caches[place.cache].check_root() is None):
+            self._wait_no_longer(place)
             return
         if now is None or finding.kind in ("gone", "ignored"):
             at.effects.hints.append(Hint(place, f"{task.why}; gone or replaced while it was read"))
@@ -210,6 +211,7 @@ class Looker:
             if finding.kind in ("layer", "other", "matched") and finding.mark and finding.mark.ctime_ns:
                 at.effects.hints.append(Hint(place, "changed while it was read"))
         held = at.change.held(place)
+        waits = self.unsettled.pop(place, None)
         if finding.kind in ("layer", "other"):
             self._count(at, task, finding, mark)
         elif finding.kind == "matched" and at.change.blob(digest) is None:
@@ -225,10 +227,8 @@ class Looker:
         elif finding.kind == "unreadable":
             at.fail(digest, place, now, f"can't be read: {finding.reason}")
         elif read == now and _at_rest(at, now, at.now_s):
-            self.unsettled.pop(place, None)
             at.fail(digest, place, now, "its bytes do not match its name")
         else:
-            waits = self.unsettled.get(place)
             delay_s = waits.delay_s if waits else FIRST_LOOK_S
             self.unsettled[place] = Unsettled(digest, read, now, at.now_s, delay_s)
             at.effects.later.append(
@@ -237,7 +237,6 @@ class Looker:
 
     def _count(self, at: Holdings, task: Task, finding: Finding, mark: FileMark) -> None:
         digest, place = task.job.digest, task.place
-        self.unsettled.pop(place, None)
         at.change.hold(place, Held(digest, "verified", mark))
         if at.change.blob(digest) is None:
             chunks = len(finding.recipe)
