@@ -9,19 +9,24 @@
 #include <string.h>
 #include <unistd.h>
 
-static int fails_after(DIR *listing) {
-    static __thread DIR *last;
-    static __thread long entries;
+static int is_wanted(DIR *listing) {
     char path[64], folder[4096];
-    const char *wanted = getenv("HALF_OF"), *condition = getenv("HALF_IF"), *most = getenv("HALF_ENTRIES");
-    if (!wanted || !condition || !most || access(condition, F_OK) != 0)
+    const char *wanted = getenv("HALF_OF"), *condition = getenv("HALF_IF");
+    if (!wanted || !condition || access(condition, F_OK) != 0)
         return 0;
     snprintf(path, sizeof path, "/proc/self/fd/%d", dirfd(listing));
     ssize_t length = readlink(path, folder, sizeof folder - 1);
     if (length < 0)
         return 0;
     folder[length] = 0;
-    if (strcmp(folder, wanted) != 0)
+    return strcmp(folder, wanted) == 0;
+}
+
+static int fails_after(DIR *listing) {
+    static __thread DIR *last;
+    static __thread long entries;
+    const char *most = getenv("HALF_ENTRIES");
+    if (!most || !is_wanted(listing))
         return 0;
     if (listing != last || telldir(listing) == 0) {
         last = listing;
@@ -34,10 +39,10 @@ struct dirent64 *readdir64(DIR *listing) {
     static struct dirent64 *(*next)(DIR *);
     if (!next)
         next = (struct dirent64 * (*)(DIR *)) dlsym(RTLD_NEXT, "readdir64");
-    if (fails_after(listing)) {
-        errno = EIO;
+    int before = errno, fails = fails_after(listing);
+    errno = fails ? EIO : before; /* at the end of a folder it tells whether that is the end or an error */
+    if (fails)
         return NULL;
-    }
     return next(listing);
 }
 
