@@ -32,8 +32,12 @@ def _failures(store: Store, txn: lmdb.Transaction, tally: Tally) -> None:
 
 
 def _held(store: Store, txn: lmdb.Transaction, tally: Tally, caches: set[int]) -> None:
-    """Places and holders say the same, and every counted blob has a place that was verified or is being so."""
+    """Places and holders say the same of blobs that are counted or failed, every failed blob has a place, and every
+    counted one has a place that was verified or is being so.
+    """
     good: set[bytes] = set()
+    failed = {key for key, _ in store.walk(txn, "failed")}
+    unplaced = failed.copy()
     places = 0
     for key, value in store.walk(txn, "places"):
         places += 1
@@ -46,6 +50,9 @@ def _held(store: Store, txn: lmdb.Transaction, tally: Tally, caches: set[int]) -
         tally.compare("holders", f"{held.digest} {place.path}", b"", store.get(txn, "holders", digest_key + key))
         if place.cache not in caches:
             tally.differ("places", _named(place), "a cache of this index", f"cache {place.cache}")
+        unplaced.discard(digest_key)
+        if digest_key not in failed and store.get(txn, "blobs", digest_key) is None:
+            tally.differ("places", _named(place), "a blob that is counted or failed", held.digest)
         blob = _counted(store, txn, digest_key) if held.state == "verified" else None
         if blob is not None and digest_key not in tally.bad and blob.stored_bytes != held.mark.stored_bytes:
             tally.differ("blobs", held.digest, f"{held.mark.stored_bytes} bytes as in its place", blob.stored_bytes)
@@ -53,6 +60,8 @@ def _held(store: Store, txn: lmdb.Transaction, tally: Tally, caches: set[int]) -
         if held.state == "verified" or store.get(txn, "suspects", digest_key) is not None:
             good.add(digest_key)
     tally.compare("holders", "entries", places, sum(1 for _ in store.walk(txn, "holders")))
+    for key in sorted(unplaced - tally.bad):
+        tally.differ("failed", _digest(key), "a place", "none")
     for key, _ in store.walk(txn, "blobs"):
         if key not in good and key not in tally.bad:
             tally.differ("places", _digest(key), "a place that holds it", "none")

@@ -71,6 +71,9 @@ def _mend_places(change: Change) -> None:
     for key, _ in list(store.walk(txn, "ignored")):
         if int.from_bytes(key[:4], "big") not in caches or len(key) < 5:
             txn.delete(key, db=databases["ignored"])
+    for key, _ in list(store.walk(txn, "failed")):
+        if key not in states:
+            txn.delete(key, db=databases["failed"])
     txn.drop(databases["suspects"], delete=False)
     for key, _ in list(store.walk(txn, "blobs")):
         if key not in states:

@@ -247,9 +247,10 @@ ssize_t read(int fd, void *data, size_t bytes) {
 struct dirent64 *readdir64(DIR *folder) {
     char path[PATH_MAX];
     REAL(struct dirent64 *, readdir64, DIR *);
-    if (getenv("FAULTS") && path_of_fd(dirfd(folder), path)) {
-        int number = fault("list", path);
-        if (number) return errno = number, NULL;
+    if (getenv("FAULTS")) {
+        int before = errno, number = path_of_fd(dirfd(folder), path) ? fault("list", path) : 0;
+        errno = number ? number : before; /* which tells whether this is the folder's end or an error */
+        if (number) return NULL;
     }
     return real(folder);
 }
