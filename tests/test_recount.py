@@ -322,7 +322,27 @@ DAMAGES = [
         {("young", "")},
     ),
     # failures
-    Damage("failed-missing", to("failed", FAILED_KEY, None), {("totals", "failed_blobs"), ("totals", "failed_bytes")}),
+    Damage(
+        "failed-missing",
+        to("failed", FAILED_KEY, None),
+        {("totals", "failed_blobs"), ("totals", "failed_bytes"), ("places", f"1:{FAILED.hex}")},
+    ),
+    Damage(
+        "failed-without-a-place",
+        lambda _: [
+            ("places", records.place_key(place_of(FAILED)), None),
+            ("holders", records.holder_key(FAILED, place_of(FAILED)), None),
+        ],
+        {("failed", str(FAILED))},
+    ),
+    Damage(
+        "place-of-a-blob-that-is-not-there",
+        lambda _: [
+            ("places", records.place_key(Place(CACHE, GONE.hex)), held(GONE, "untested")),
+            ("holders", records.holder_key(GONE, Place(CACHE, GONE.hex)), b""),
+        ],
+        {("places", f"{CACHE}:{GONE.hex}")},
+    ),
     Damage("failed-garbage", to("failed", FAILED_KEY, b"garbage"), {("failed", FAILED_KEY.hex())}),
     Damage("failed-with-a-garbage-key", to("failed", b"garbage", b"garbage"), {("failed", b"garbage".hex())}),
     Damage(

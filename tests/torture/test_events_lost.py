@@ -169,7 +169,7 @@ def test_sixty_thousand_files_overflow_the_queue(home: Home, tell: Tell) -> None
     tell("60,000 files while the daemon stood still: all counted after one scan")
 
 
-@pytest.mark.parametrize("rounds", [12])
+@pytest.mark.parametrize("rounds", [6])
 def test_every_event_of_a_round_is_lost(home: Home, seed: int, tell: Tell, rounds: int) -> None:
     draw = random.Random(seed)
     one, two = home.cache("one"), home.cache("two")
