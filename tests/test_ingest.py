@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Any
@@ -442,6 +442,25 @@ def test_draining_takes_in_what_was_being_read(world: World) -> None:
 # --- roots ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("make", [oci, distribution])
+def test_a_scan_sees_to_what_is_waited_for_too(world: World, make: Callable[[Path, Content], Path]) -> None:
+    """When hints were lost, the one that was to look again may be among them, and the file is where none is listed."""
+    path = make(world.roots[0], LAYER)
+    if make is oci:
+        world.heard(land(path, wrong(LAYER)))
+    else:
+        path.parent.mkdir(parents=True)
+        world.event(path.parent, "created (event)", folder=True)
+        world.run()
+    assert world.ingest.busy
+    world.ahead_s += 5
+    assert world.backlog.take(1000)
+    shutil.rmtree(path.parent)
+    world.backlog.doubt("the backlog was full")
+    world.rest()
+    assert world.ingest.pending() == (0, 0)
+
+
 def test_a_root_that_is_gone_keeps_its_figures(world: World, caplog: pytest.LogCaptureFixture) -> None:
     path = land(oci(world.roots[0], LAYER), LAYER.stored)
     world.heard(land(oci(world.roots[1], OTHER), OTHER.stored))
@@ -505,7 +524,8 @@ def mounted(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
 
     def stat(path: Any, **flags: Any) -> os.stat_result:
         status = real(path, **flags)
-        if not S_ISDIR(status.st_mode) or folders.isdisjoint((Path(os.fsdecode(path)), *Path(os.fsdecode(path)).parents)):
+        own = Path(os.fsdecode(path))
+        if not S_ISDIR(status.st_mode) or folders.isdisjoint((own, *own.parents)):
             return status
         fields = list(status)
         fields[2] += 1

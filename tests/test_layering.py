@@ -46,18 +46,9 @@ DOORS: dict[str, set[str]] = {
     "compression": {"decode"},  # of the standard library from Python 3.14 on
     "isal": {"decode"},
     "lmdb": {
-        "answers",
-        "audit",
-        "checking",
-        "chunks",
-        "compare",
-        "index",
-        "lookup",
-        "numbering",
-        "recount",
-        "recount_places",
-        "store",
-    },  # fmt: skip
+        *("answers", "audit", "checking", "chunks", "compare", "index", "lookup", "numbering"),
+        *("recount", "recount_places", "store"),
+    },
     "numpy": {"blocks", "checking", "chunks", "entries", "index", "lookup", "numbering", "recount", "repair", "sweep"},
     "psutil": {"courtesy"},
     "rich": {"once"},

@@ -279,6 +279,8 @@ class Ingest:
     def _retry(self, holdings: Holdings) -> None:
         """Failed blobs whose time has come, and all of them where a scan was asked to."""
         now_s = self.clock_s()
+        if self._ends:
+            holdings.effects.hints += self.looker.waited_for()
         if any(end.retry_failed for end in self._ends):
             holdings.effects.hints += retries(holdings.change, lambda _: True)
         elif self._ends:

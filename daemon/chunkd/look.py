@@ -41,6 +41,10 @@ class Looker:
         self.expected: dict[Place, float] = {}
         self.told: set[str] = set()
 
+    def waited_for(self) -> list[Hint]:
+        """A hint for each place that is looked at again later, for when the hint that was to come may be lost."""
+        return [Hint(place, "waited for as a scan ended") for place in (*self.unsettled, *self.expected)]
+
     # --- a hint ---------------------------------------------------------------------------------------------------
 
     def look(self, at: Holdings, hint: Hint, task: Task | None) -> None:
