@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chunkd import records
+from chunkd import blocks, records
 from chunkd import recount as recount_module
 from chunkd.errors import IndexDamaged
 from chunkd.model import Blob, Difference, Digest, FileMark, Place, Totals
@@ -226,6 +226,12 @@ DAMAGES = [
     Damage("block-missing", block_with(None), {("chunks", "0"), ("chunks", "169"), ("recipes", str(LAYER))}),
     Damage("block-short", block_with(bytes(4079)), {("chunks", "block 0")}),
     Damage("block-of-zeros", block_with(bytes(4080)), {("chunks", "0")}),
+    Damage("slot-of-a-chunk-to-come", slot_with(505, copies=1), {("chunks", f"block {blocks.block_key(2).hex()}")}),
+    Damage(
+        "block-of-chunks-to-come",
+        to("chunks", blocks.block_key(9), b"\1" * 4080),
+        {("chunks", f"block {blocks.block_key(9).hex()}")},
+    ),
     Damage("block-with-another-key", to("chunks", b"\0", bytes(4080)), {("chunks", "block 0")}),
     # recipes
     Damage("recipe-missing", to("recipes", LAYER_KEY, None), {("recipes", str(LAYER))}),

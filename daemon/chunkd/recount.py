@@ -43,6 +43,7 @@ def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: 
         progress(f"chunks {start:,} of {head.next_number:,}")
         window = np.arange(start, min(start + WINDOW, head.next_number))
         _window(store, txn, tally, layers, sums, window)
+    _beyond(store, txn, tally, head.next_number)
     for key, blob in layers.items():
         if key not in tally.bad and sums[key] != blob.uncompressed_bytes:
             tally.differ("recipes", blob.digest, f"{blob.uncompressed_bytes} bytes", f"{sums[key]} bytes")
@@ -137,6 +138,16 @@ def _window(
         tally.differ("chunks", int(window[at]), f"{copies[at]} copies", f"{recorded[at]} copies of {lengths[at]} bytes")
     _hashes(tally, window, slots, copies)
     _entries(store, txn, tally, window, slots, copies)
+
+
+def _beyond(store: Store, txn: lmdb.Transaction, tally: Tally, next_number: int) -> None:
+    """Nothing stands where the chunks that are still to come will."""
+    last = next_number // blocks.SLOTS
+    for key, value in store.walk(txn, "chunks", blocks.block_key(last - 1) if last else b""):
+        block = int.from_bytes(key, "big")
+        start = blocks.SLOT.itemsize * max(0, next_number - block * blocks.SLOTS)
+        if len(key) != 8 or any(value[start:]):
+            tally.differ("chunks", f"block {key.hex()}", f"nothing from chunk {next_number} on", "bytes that are not 0")
 
 
 def read_slots(store: Store, txn: lmdb.Transaction, window: Numbers, tally: Tally) -> NDArray[np.void]:

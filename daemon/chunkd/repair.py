@@ -92,7 +92,8 @@ def _is_failed(key: bytes, value: bytes) -> bool:
 def _mend_copies(change: Change) -> None:
     store, txn = change.store, change.txn
     for key, value in list(store.walk(txn, "chunks")):
-        if len(key) != len(blocks.block_key(0)) or len(value) != blocks.BLOCK_BYTES:
+        beyond = int.from_bytes(key, "big") * blocks.SLOTS >= change.head.next_number
+        if len(key) != len(blocks.block_key(0)) or len(value) != blocks.BLOCK_BYTES or beyond:
             txn.delete(key, db=store.databases["chunks"])  # the blobs that used it were taken out
     layers = [
         (key, records.unpack_blob(records.digest_from_key(key), value))
