@@ -116,7 +116,8 @@ class Store:
             lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError,
             lmdb.BadTxnError, lmdb.MapResizedError,
         )  # fmt: skip
-        if isinstance(error, damage):
+        # The binding has no error of its own for a version that neither of LMDB's engines writes.
+        if isinstance(error, damage) or "data format" in text:
             return IndexDamaged(self.path, text)
         return error
 
