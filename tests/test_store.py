@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from chunkd.store import SLICE_KEYS, Store, reading
 from indexing import Bench, chunks_of, edit, recounted
 
 WRITER = "chunkd run (pid 1)"
+PAGE_BYTES = 4096
 
 
 @contextlib.contextmanager
@@ -284,3 +286,24 @@ def test_the_longest_path_of_the_longest_digest_is_stored(bench: Bench) -> None:
     with bench.index.transaction() as change:
         change.release(place, digest)
         change.remove(digest)
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        pytest.param(20, b"\x21", id="a version that no engine of LMDB's writes"),
+        pytest.param(43, b"\xff", id="a page size that can't be"),
+        pytest.param(PAGE_BYTES + 142, b"\xff", id="more pages than there are addresses"),
+    ],
+)
+def test_a_meta_page_that_can_not_be_is_a_damage(bench: Bench, tmp_path: Path, at: int, value: bytes) -> None:
+    shutil.copytree(bench.index.store.path, tmp_path / "copy" / "index")
+    data = tmp_path / "copy" / "index" / "data.mdb"
+    with data.open("r+b") as file:
+        file.seek(at)
+        file.write(value)
+        if at > PAGE_BYTES:  # the newer of the two is the one that is used
+            file.seek(PAGE_BYTES + 144)
+            file.write((1 << 40 | 1).to_bytes(8, "little"))
+    with pytest.raises(IndexDamaged), reading(str(tmp_path / "copy")):
+        pass

@@ -43,7 +43,8 @@ class Looker:
 
     def waited_for(self) -> list[Hint]:
         """A hint for each place that is looked at again later, for when the hint that was to come may be lost."""
-        return [Hint(place, "waited for as a scan ended") for place in (*self.unsettled, *self.expected)]
+        waits = [Hint(place, "waited for as a scan ended") for place in self.unsettled]
+        return waits + [Hint(place, "folder waited for as a scan ended") for place in self.expected]
 
     # --- a hint ---------------------------------------------------------------------------------------------------
 

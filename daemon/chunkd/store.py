@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 import lmdb
 
 from chunkd import disk, records
-from chunkd.audit import audit_pages, cut_short
+from chunkd.audit import audit_pages, cut_short, problem_of
 from chunkd.errors import (
     FormatMismatch,
     IndexBusy,
@@ -90,6 +90,10 @@ class Store:
 
     def _unopened(self, error: lmdb.Error) -> Exception:
         """Why the environment could not be opened, as one of chunkd's errors."""
+        # The map is as large as the file says that it must be, if that is more.
+        claimed = isinstance(error, (lmdb.MemoryError, lmdb.InvalidParameterError)) and self.index_bytes() > 0
+        if claimed and (problem := problem_of(self.path)):
+            return IndexDamaged(self.path, problem)
         if isinstance(error, lmdb.MemoryError):
             return IndexUnreachable(
                 self.path,
