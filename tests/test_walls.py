@@ -15,6 +15,8 @@ from daemon import NPM_TOTALS, REPOSITORY, land, npm_layers, opened
 
 UNIT = REPOSITORY / "systemd" / "chunkd.service"
 WALLED = REPOSITORY / "tests" / "walled.py"
+# The workers are as nice as the settings have them by default, which takes long on a machine that others keep busy.
+NICE_PATIENCE_S = 240.0
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="the walls are put up by Linux's root"),
@@ -34,12 +36,14 @@ def test_real_layers_are_indexed_behind_the_walls_of_the_unit(tmp_path: Path) ->
         for layer in layers[:-1]:
             land(layer, cache)
         daemon = home.start(cache, under=walls(home.state))
-        daemon.until_figures({"layers": len(layers) - 1})
+        daemon.until_figures({"layers": len(layers) - 1}, NICE_PATIENCE_S)
         land(layers[-1], cache)  # found by an event
-        daemon.until_figures(NPM_TOTALS)
+        daemon.until_figures(NPM_TOTALS, NICE_PATIENCE_S)
         assert daemon.get("/v1/health") == {"state": "ok", "reasons": []}
         land(layers[0], cache, "0" * 64)
-        daemon.until(lambda stats: stats["pending_blobs"], "a blob that does not match its name is pending")
+        daemon.until(
+            lambda stats: stats["pending_blobs"], "a blob that does not match its name is pending", NICE_PATIENCE_S
+        )
         [worker, *_] = daemon.workers()
         for pid in (daemon.pid, worker):
             status = dict(
