@@ -45,9 +45,9 @@ def run(home: Home, *command: object, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-def drawn(seed: int, share: float = 0.5) -> list[int]:
-    """Some of the images, in any order."""
-    return random.Random(seed).sample(range(IMAGES), int(IMAGES * share))
+def drawn(seed: int) -> list[int]:
+    """Half of the images, in any order."""
+    return random.Random(seed).sample(range(IMAGES), IMAGES // 2)
 
 
 def removed(home: Home, daemon: Daemon, cache: Path, before: dict[str, int]) -> None:
