@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import blobs
-from chunkd import ingest
+from chunkd import ingest, rounds
 from chunkd.errors import IndexDamaged, IndexUnwritable
 from chunkd.index import Change, Index
 from chunkd.scan import Listed, ScanEnd
@@ -370,7 +370,7 @@ def test_a_scan_that_was_asked_to_verify_finds_lost_changes(world: World) -> Non
 
 
 def test_the_daily_round_compares_every_place(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingest, "PLACES_A_SLICE", 3)
+    monkeypatch.setattr(rounds, "PLACES_A_SLICE", 3)
     contents = many(10)
     paths = [land(oci(world.roots[0], content), content.stored) for content in contents]
     world.settle()

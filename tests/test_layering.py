@@ -26,7 +26,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("chunks",),
     ("numbering",),
     ("index",),
-    ("holdings", "repair", "sweep"),
+    ("holdings", "repair", "rounds", "sweep"),
     ("look", "setup"),
     ("ingest",),
     ("scanner",),

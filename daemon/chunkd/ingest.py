@@ -26,7 +26,8 @@ from chunkd.index import Change, Index
 from chunkd.look import Looker
 from chunkd.model import Blob, Digest, Finding, Hint, Place
 from chunkd.pool import Pool, Result
-from chunkd.records import digest_from_key, place_from_key
+from chunkd.records import digest_from_key
+from chunkd.rounds import Round
 from chunkd.scan import Listed, ScanEnd
 from chunkd.sweep import Sweep
 
@@ -42,8 +43,6 @@ GROUP_S = 0.5
 RETRY_EVERY_S = 30.0
 # What has no hurry is done while nothing else is to do, and so often where there is always something.
 TIDY_EVERY_S = 1.0
-# The daily round compares so many places, then lets a second go by.
-PLACES_A_SLICE = 200
 
 
 @dataclass(slots=True)
@@ -87,15 +86,12 @@ class Ingest:
     _paused_until: float = 0.0
     _retry_at: float = 0.0
     _tidy_at: float = 0.0
-    _verify_at: float = 0.0
-    _verified: bytes | None = None
     sweep: Sweep = field(init=False)
+    round: Round = field(init=False)
 
     def __post_init__(self) -> None:
         self.sweep = Sweep(self.index)
-        with self.index.snapshot() as txn:
-            last_s = self.index.store.verified_s(txn)
-        self._verify_at = (self.clock_s() if last_s is None else last_s) + self.verify_interval_s
+        self.round = Round(self.index, self.backlog, self.verify_interval_s, self.clock_s)
 
     # --- how it stands --------------------------------------------------------------------------------------------
 
@@ -308,7 +304,7 @@ class Ingest:
         self._tidy_at = self.clock_s() + TIDY_EVERY_S
         if self.sweep.turn():
             self.backlog.ring()  # there may be more to sweep: not a second's wait for each slice
-        self._verify()
+        self.round.turn()
 
     def _look_at_kinds(self) -> None:
         """Whether a cache holds blobs and no layer."""
@@ -323,22 +319,6 @@ class Ingest:
             told, cache.warned = cache.warned, warnings(cache.record())
             for warning in set(cache.warned) - set(told):
                 log.warning("cache %s: %s", cache.path, warning)
-
-    def _verify(self) -> None:
-        """A slice of the round in which every place's size, inode and ctime are compared with what was verified."""
-        if not self._waits(self._verify_at, self.verify_interval_s):
-            self._verify_at, self._verified = self.clock_s() + self.verify_interval_s, b""
-        if self._verified is None:
-            return
-        with self.index.snapshot() as txn:
-            keys = self.index.store.walk(txn, "places", self._verified)
-            slice_ = [key for key, _ in itertools.islice(keys, PLACES_A_SLICE)]
-        for key in slice_:
-            self.backlog.put(Hint(place_from_key(key), "verify"))
-        self._verified = slice_[-1] if slice_ else None
-        if not slice_:
-            with self.index.transaction() as change:
-                change.verified(self.clock_s())
 
     def _done(self, task: Task, finding: Finding | None) -> None:
         self._task_blobs -= not task.counted
