@@ -115,10 +115,11 @@ class Store:
                 return IndexUnwritable(self.path, disk.said(self.path, number, os.strerror(number)))
         if any(os.strerror(number) in text for number in (errno.EACCES, errno.EPERM)):
             return IndexUnreachable(self.path, text)
-        # A transaction goes bad when an operation in it met a page that it could not use. No index outgrows the map.
+        # A transaction goes bad when an operation in it met a page that it could not use; a cursor is full where pages
+        # go in a circle. No index outgrows the map.
         damage = (
             lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError,
-            lmdb.BadTxnError, lmdb.MapResizedError,
+            lmdb.BadTxnError, lmdb.MapResizedError, lmdb.CursorFullError,
         )  # fmt: skip
         # The binding has no error of its own for a version that neither of LMDB's engines writes.
         if isinstance(error, damage) or "data format" in text:
