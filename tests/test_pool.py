@@ -25,7 +25,7 @@ import json, os, signal, socket, sys, time
 connection = socket.socket(fileno=int(sys.argv[1]))
 jobs = connection.makefile("rb")
 while line := jobs.readline():
-    algorithm, digits, path, decode = json.loads(line)
+    algorithm, digits, path, decode, relayed = json.loads(line)
     if path == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if path == "crash":
