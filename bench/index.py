@@ -1,6 +1,6 @@
 """What does the index cost as it grows, and what do a further copy, a huge layer and a sweep cost?
 
-    python bench/index.py [CHUNKS]     10,000,000 unless said; the bars are for 50,000,000, which take some minutes
+    python bench/index.py [CHUNKS]     50,000,000 unless said, which take some minutes: the bars are for these
 
 The index grows by layers of 50,000 new chunks. At 1, 2, 5, 10, 20 and 50 million chunks it is asked what a layer costs
 (CPU seconds and bytes written, fsync on, decoding left out): one of new chunks, one that is known as a whole, one of
@@ -189,7 +189,7 @@ def plot(steps: list[dict[str, Any]], path: str) -> None:
 
 
 def main() -> None:
-    chunks = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
+    chunks = int(sys.argv[1]) if len(sys.argv) > 1 else 50_000_000
     with tempfile.TemporaryDirectory(dir=".") as folder:
         results, bars = asked(chunks, folder)
     print()
