@@ -212,17 +212,17 @@ class Home:
             check=False, **options,
         )  # fmt: skip
 
-    def scan(self, *caches: Path, state: Path | None = None) -> Stats:
-        done = self.command("scan", "--json", *caches, state=state)
+    def scan(self, *caches: Path, state: Path | None = None, under: Sequence[str] = ()) -> Stats:
+        done = self.command("scan", "--json", *caches, state=state, under=under)
         assert done.returncode == 0, done.stderr
         found: Stats = json.loads(done.stdout)
         return found
 
-    def fresh(self, *caches: Path) -> dict[str, int]:
+    def fresh(self, *caches: Path, under: Sequence[str] = ()) -> dict[str, int]:
         """The figures of an index made anew of what is in these caches now."""
         state = self.root / "fresh"
         try:
-            return figures(self.scan(*caches, state=state))
+            return figures(self.scan(*caches, state=state, under=under))
         finally:
             shutil.rmtree(state, ignore_errors=True)
 

@@ -68,13 +68,17 @@ def on_disk(*caches: Path) -> set[str]:
 
 
 def holds_what_is_there(daemon: Daemon, *caches: Path) -> None:
-    """Wait until the index holds what the caches do, and compare it with one that is made anew."""
+    """Wait until the index holds what the caches do, and compare it with one that is made anew where the daemon is.
+
+    A worker gives up what it takes to read through `/proc/PID/root`.
+    """
     there = on_disk(*caches)
     stats = daemon.until(
         lambda stats: stats["settled"] and stats["blobs"] == len(there) and indexed(daemon) == there,
         f"these {len(there)} blobs",
     )
-    assert figures(stats) == daemon.home.fresh(*caches)
+    own = [Path(str(cache).removeprefix(f"/proc/{daemon.pid}/root")) for cache in caches]
+    assert figures(stats) == daemon.home.fresh(*own, under=("nsenter", f"--target={daemon.pid}", "--mount"))
     assert stats["failed_blobs"] == 0
     daemon.home.check()
 
