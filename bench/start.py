@@ -163,7 +163,7 @@ def opened_blobs(made: Made) -> int | None:
     if strace is None:
         return None
     with tempfile.NamedTemporaryFile("r") as trace:
-        Start(made, [strace, "-f", "-qq", "-e", "trace=open,openat,openat2", "-o", trace.name], scan=False)
+        Start(made, [strace, "-D", "-f", "-qq", "-e", "trace=open,openat,openat2", "-o", trace.name], scan=False)
         seen = trace.read()
     assert str(made.cache) in seen, "strace saw nothing"
     return len(re.findall(r'"[^"]*[0-9a-f]{64}(?:/data)?"', seen))
