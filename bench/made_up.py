@@ -18,11 +18,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkd.blocks import Numbers
+from chunkd.blocks import Numbers, picked
 from chunkd.index import Change, Index
 from chunkd.model import Blob, Digest, FileMark, Place, Recipe, Totals
 from chunkd.records import Cache, Held, Rules
 from chunkd.recount import recount
+from chunkd.saving import MeasureRule
 
 STORED_BYTES = 10**9
 
@@ -53,10 +54,20 @@ def lengths_of(numbers: Numbers) -> NDArray[np.uint32]:
     return (2048 + mixed(3 * numbers.astype(np.uint64) + np.uint64(2)) % np.uint64(63489)).astype("<u4")
 
 
-def recipe_of(numbers: Numbers) -> Recipe:
+def hashes_of(numbers: Numbers) -> NDArray[np.uint64]:
     wide = 3 * numbers.astype(np.uint64)
-    hashes = np.stack((mixed(wide), mixed(wide + np.uint64(1))), axis=1)
-    return Recipe(hashes.astype("<u8").tobytes(), lengths_of(numbers).tobytes())
+    return np.stack((mixed(wide), mixed(wide + np.uint64(1))), axis=1)
+
+
+def is_measured(numbers: Numbers) -> NDArray[np.bool_]:
+    return picked(hashes_of(numbers)[:, 1], MeasureRule().threshold)
+
+
+def recipe_of(numbers: Numbers) -> Recipe:
+    """Each chunk is said to take a third of its length when it is recompressed."""
+    lengths = lengths_of(numbers)
+    measured = (lengths[is_measured(numbers)] // 3).astype("<u4")
+    return Recipe(hashes_of(numbers).astype("<u8").tobytes(), lengths.tobytes(), measured.tobytes())
 
 
 def written_bytes() -> int:
@@ -124,6 +135,9 @@ class Grown:
         self._copies[distinct] = after
         turned = (after > 0).astype(np.int64) - (before > 0)
         lengths = lengths_of(distinct).astype(np.int64)
+        own = is_measured(distinct) & (turned != 0)
+        x, by = lengths[own], turned[own]
+        y = x // 3
         old = self.expected
         self.expected = dataclasses.replace(
             old,
@@ -134,6 +148,12 @@ class Grown:
             chunks=old.chunks + sign * len(numbers),
             unique_chunks=old.unique_chunks + int(turned.sum()),
             unique_bytes=old.unique_bytes + int(lengths @ turned),
+            measured_chunks=old.measured_chunks + int(by.sum()),
+            measured_bytes=old.measured_bytes + int(x @ by),
+            measured_recompressed_bytes=old.measured_recompressed_bytes + int(y @ by),
+            measured_xx=old.measured_xx + int(x * x @ by),
+            measured_xy=old.measured_xy + int(x * y @ by),
+            measured_yy=old.measured_yy + int(y * y @ by),
         )
 
     @property

@@ -37,6 +37,10 @@ class FakeAnswers:
         self._note("stats")
         return STATS | {"padding": self.padding}
 
+    def histogram(self) -> dict[str, Any]:
+        self._note("histogram")
+        return {"copies": [], "sizes": []}
+
     def blobs(self, after: str, limit: int, failed: bool) -> dict[str, Any]:
         self._note("blobs", after, limit, failed)
         return {"blobs": [], "next": None}

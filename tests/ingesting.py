@@ -83,7 +83,8 @@ def totals_of(counted: Iterable[Content]) -> Totals:
     found = list(counted)
     layers = [content for content in found if content.kind == "layer"]
     chunks = [chunk for content in layers for chunk in _chunks(content.data)]
-    unique = {name: size for name, size in chunks}  # noqa: C416
+    unique = {name: size for name, size, _ in chunks}
+    measured = [(size, frame) for _, size, frame in set(chunks) if frame]
     return Totals(
         layers=len(layers),
         others=len(found) - len(layers),
@@ -93,17 +94,26 @@ def totals_of(counted: Iterable[Content]) -> Totals:
         chunks=len(chunks),
         unique_chunks=len(unique),
         unique_bytes=sum(unique.values()),
+        measured_chunks=len(measured),
+        measured_bytes=sum(x for x, _ in measured),
+        measured_recompressed_bytes=sum(y for _, y in measured),
+        measured_xx=sum(x * x for x, _ in measured),
+        measured_xy=sum(x * y for x, y in measured),
+        measured_yy=sum(y * y for _, y in measured),
     )
 
 
-_CHUNKS: dict[bytes, list[tuple[bytes, int]]] = {}
+_CHUNKS: dict[bytes, list[tuple[bytes, int, int]]] = {}
 
 
-def _chunks(data: bytes) -> list[tuple[bytes, int]]:
+def _chunks(data: bytes) -> list[tuple[bytes, int, int]]:
+    """Hash, length, and length recompressed (0 where it is not measured) of each chunk."""
     if data not in _CHUNKS:
         start, found = 0, []
         for size in oracle.lengths(data, PARAMS.min_bytes, PARAMS.mask_bits, PARAMS.max_bytes):
-            found.append((oracle.chunk_hash(data[start : start + size]), size))
+            chunk = data[start : start + size]
+            name = oracle.chunk_hash(chunk)
+            found.append((name, size, oracle.recompressed_bytes(chunk) if oracle.is_picked(name) else 0))
             start += size
         _CHUNKS[data] = found
     return _CHUNKS[data]

@@ -10,12 +10,18 @@ import hashlib
 import itertools
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 from chunkd.model import Recipe
 
@@ -61,6 +67,20 @@ def chunk_hash(chunk: bytes) -> bytes:
     return blake3(chunk).digest()[:16]
 
 
+def recompressed(chunk: bytes, level: int = 3) -> bytes:
+    """What a store keeps of it: a zstd frame of its own."""
+    return zstd.compress(chunk, level)
+
+
+def recompressed_bytes(chunk: bytes, level: int = 3) -> int:
+    return len(recompressed(chunk, level))
+
+
+def is_picked(name: bytes, one_in: int = 16) -> bool:
+    """Whether the chunk of that hash is one of those that are recompressed."""
+    return (name[14] + 256 * name[15]) * one_in < 65536
+
+
 def packed(numbers: Iterable[int]) -> bytes:
     """As little-endian u32, as a recipe's lengths are and as the vectors hash them."""
     return b"".join(number.to_bytes(4, "little") for number in numbers)
@@ -68,7 +88,8 @@ def packed(numbers: Iterable[int]) -> bytes:
 
 def recipe(data: bytes) -> Recipe:
     found = chunks(data)
-    return Recipe(b"".join(map(chunk_hash, found)), packed(map(len, found)))
+    picked = [chunk for chunk in found if is_picked(chunk_hash(chunk))]
+    return Recipe(b"".join(map(chunk_hash, found)), packed(map(len, found)), packed(map(recompressed_bytes, picked)))
 
 
 def figures(layers: Iterable[bytes], stored_bytes: Iterable[int]) -> dict[str, int]:

@@ -19,13 +19,15 @@ from chunkd._cgear import lib
 from chunkd.chunker import KERNELS, Chunker, gear_table, kernels
 from chunkd.errors import KernelMissing
 from chunkd.model import ChunkParams, Recipe
+from chunkd.recompress import Recompressor
+from chunkd.saving import MeasureRule
 
 PARAMS = ChunkParams()
 PATCHED = [case for case in oracle.CASES if "patch" in oracle.CASES[case]["make"]]
 
 
 def recipe_of(*buffers: bytes | bytearray | memoryview, params: ChunkParams = PARAMS) -> Recipe:
-    chunker = Chunker(params)
+    chunker = Chunker(params, measure=Recompressor(MeasureRule()))
     for buffer in buffers:
         chunker.feed(buffer)
     return chunker.finish()
@@ -42,7 +44,9 @@ def lengths(recipe: Recipe) -> list[int]:
 def expected_recipe(data: bytes, found: list[int]) -> Recipe:
     ends = itertools.accumulate(found, initial=0)
     hashes = [oracle.chunk_hash(data[begin:end]) for begin, end in itertools.pairwise(ends)]
-    return Recipe(b"".join(hashes), oracle.packed(found))
+    picked = [data[begin:end] for begin, end in itertools.pairwise(itertools.accumulate(found, initial=0))]
+    picked = [chunk for chunk in picked if oracle.is_picked(oracle.chunk_hash(chunk))]
+    return Recipe(b"".join(hashes), oracle.packed(found), oracle.packed(map(oracle.recompressed_bytes, picked)))
 
 
 def test_the_gear_table_is_splitmix64() -> None:
@@ -77,7 +81,7 @@ def test_every_case_whole_and_in_pieces(case: str) -> None:
 @pytest.mark.parametrize("kernel", kernels())
 def test_every_kernel_gives_the_same_recipe(kernel: str) -> None:
     data = oracle.case_data("random-131072")
-    chunker = Chunker(PARAMS, kernel)
+    chunker = Chunker(PARAMS, kernel, Recompressor(MeasureRule()))
     for at in range(0, len(data), 50_000):
         chunker.feed(data[at : at + 50_000])
     assert chunker.finish() == oracle.recipe(data)
@@ -186,7 +190,7 @@ def test_any_contiguous_bytes_like_object() -> None:
 
 def test_the_buffer_may_be_filled_again_or_resized() -> None:
     data = oracle.case_data("random-131072")
-    chunker, buffer = Chunker(PARAMS), bytearray()
+    chunker, buffer = Chunker(PARAMS, measure=Recompressor(MeasureRule())), bytearray()
     for at in range(0, len(data), 5000):
         buffer[:] = data[at : at + 5000]  # a BufferError if the chunker still held a view
         chunker.feed(buffer)

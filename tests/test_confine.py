@@ -24,6 +24,7 @@ from chunkd.courtesy import Courtesy
 from chunkd.model import Caps, ChunkParams, Job
 from chunkd.pool import Pool, Worker
 from chunkd.recount import recount
+from chunkd.saving import MeasureRule
 from chunkd.service import Service
 from chunkd.spawn import spawn_worker
 from daemon import until
@@ -176,11 +177,11 @@ def test_a_worker_holds_nothing_of_its_daemons(worker: Worker, tmp_path: Path) -
 
 
 def test_the_memory_of_a_worker_is_that_of_its_caps() -> None:
-    """By hand: 64 MiB, the window, and 60 bytes for each of the chunks that the caps let pass."""
-    assert confine.memory_bytes(0, PARAMS, Caps()) == 64 * MIB + 128 * MIB + 60 * (1 << 30) // 2048
-    assert confine.memory_bytes(1 << 20, PARAMS, Caps()) == 192 * MIB + 60 * 2000 * MIB // 2048
-    assert confine.memory_bytes(1 << 40, PARAMS, Caps()) == 192 * MIB + 60 * (256 << 30 >> 14)
-    assert confine.memory_bytes(1 << 40, PARAMS, Caps(1 << 30, 2000, 1 << 20)) == 65 * MIB + 60 * (1 << 30) // 2048
+    """By hand: 64 MiB, the window, and 72 bytes for each of the chunks that the caps let pass."""
+    assert confine.memory_bytes(0, PARAMS, Caps()) == 64 * MIB + 128 * MIB + 72 * (1 << 30) // 2048
+    assert confine.memory_bytes(1 << 20, PARAMS, Caps()) == 192 * MIB + 72 * 2000 * MIB // 2048
+    assert confine.memory_bytes(1 << 40, PARAMS, Caps()) == 192 * MIB + 72 * (256 << 30 >> 14)
+    assert confine.memory_bytes(1 << 40, PARAMS, Caps(1 << 30, 2000, 1 << 20)) == 65 * MIB + 72 * (1 << 30) // 2048
 
 
 # A worker whose decoder does what its blob says: a decoder that was taken over, or has a bug.
@@ -223,10 +224,15 @@ worker.main(sys.argv[1:])
 """
 
 
-def spawn_bad(params: ChunkParams, caps: Caps, courtesy: Courtesy) -> Worker:  # noqa: ARG001
+def spawn_bad(
+    params: ChunkParams,
+    caps: Caps,
+    courtesy: Courtesy,  # noqa: ARG001
+    measure: MeasureRule = MeasureRule(),
+) -> Worker:
     ours, theirs = socket.socketpair()
     with theirs:
-        settings = [json.dumps(dataclasses.asdict(value)) for value in (params, caps)]
+        settings = [json.dumps(dataclasses.asdict(value)) for value in (params, caps, measure)]
         process = subprocess.Popen(
             [sys.executable, "-c", BAD_DECODER, str(theirs.fileno()), *settings, "0"],
             pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL,
@@ -261,7 +267,7 @@ def says(lengths: list[int], hashes: bytes, **changes: object) -> bytes:
     """A finding of a layer with these chunks, some of it changed."""
     head = {
         "kind": "layer", "mark": "MARK", "codec": "gzip", "uncompressed_bytes": sum(lengths), "reason": "",
-        "chunks": len(lengths),
+        "chunks": len(lengths), "measured": 0,
     }  # fmt: skip
     return json.dumps(head | changes).encode() + b"\n" + hashes + array("I", lengths).tobytes()
 
@@ -283,6 +289,8 @@ LIES = {
     says([5000], b"h" * 16, uncompressed_bytes=1 << 40): "its worker said what none does: 1099511627776 bytes",
     says([5000], b"h" * 16, uncompressed_bytes=5001): "its worker gave an impossible recipe: 1 chunks of 5000 bytes",
     says([70_000], b"h" * 16): "its worker gave an impossible recipe: chunks of 70000 to 70000 bytes",
+    says([5000], b"h" * 14 + bytes(2)): "its worker gave an impossible recipe: 0 recompressed lengths for 1 chunks",
+    says([5000], b"h" * 16, measured=2): "its worker said what none does: 2 measured of 1 chunks",
     says([5000, 6000], b"h" * 32): "its worker gave an impossible recipe: one hash with two lengths",
     # The hash of a chunk that others have, whom this would make look damaged.
     says([7], KNOWN_HASH): "its worker gave an impossible recipe: a chunk is known with another length",

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chunkd import numbering, records, store
+from chunkd import histogram, numbering, records, store
 from chunkd.errors import (
     BadIndex,
     ChunkdError,
@@ -43,8 +43,12 @@ from indexing import (
     chunk,
     chunks_of,
     edit,
+    histogram_of,
+    measured_of,
+    picked,
     recipe_of,
     recipes_of,
+    recompressed,
     records_of,
     recounted,
     remove,
@@ -69,8 +73,14 @@ def crowded(number: int) -> Chunk:
 def check(bench: Bench, counted: Counted) -> None:
     """The figures are the model's, and so are the recipes and copies as they lie on disk."""
     assert bench.totals == totals_of(counted)
+    with bench.index.snapshot() as txn:
+        rows = bench.index.store.histogram(txn)
+    assert histogram.to_json(rows, 65536) == histogram_of(counted)
     bench.close()
     found = records_of(bench.state_dir)
+    assert measured_of(found) == {
+        chunk: recompressed(chunk) for chunks in counted.values() for chunk in chunks if picked(chunk)
+    }
     assert recipes_of(found) == {
         blob_of(number, chunks).digest.hex: list(chunks) for number, chunks in counted.items() if chunks
     }
@@ -176,6 +186,22 @@ def test_an_impossible_recipe_is_refused_by_itself_among_foreseen_ones(bench: Be
         with pytest.raises(RecipeImpossible):
             change.add(blob_of(2, bad), recipe_of(bad))
     check(bench, {1: good})
+
+
+def test_no_recompressed_length_is_taken_for_one_of_another_blob(bench: Bench) -> None:
+    layers = [[(chunk(number)[0], 30_000) for number in range(first, first + 500)] for first in (0, 500, 1000)]
+    recipes = {blob_of(number, chunks).digest: recipe_of(chunks) for number, chunks in enumerate(layers)}
+    first, _, last = recipes
+    recipes[first] = replace(recipes[first], measured=struct.pack("<I", 9999) + recipes[first].measured)
+    recipes[last] = replace(recipes[last], measured=recipes[last].measured[:-4])
+    with bench.index.transaction() as change:
+        change.foresee(recipes)
+        assert change.head.next_number == 500
+        add(change, 1, layers[1])
+        for number, digest in ((0, first), (2, last)):
+            with pytest.raises(RecipeImpossible):
+                change.add(blob_of(number, layers[number]), recipes[digest])
+    check(bench, {1: layers[1]})
 
 
 def test_no_more_is_foreseen_than_can_be_held(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -562,17 +588,20 @@ def test_other_parameters_are_another_index(bench: Bench) -> None:
     bench.reopen()
 
 
-def test_another_format_is_named(bench: Bench) -> None:
+@pytest.mark.parametrize("found", [1, 3])
+def test_another_format_is_named(bench: Bench, found: int) -> None:
+    """Also to a reader, and where a database of this format is missing: none is made."""
     bench.close()
-    before = edit(bench.state_dir, "meta", b"format", records.seal((2).to_bytes(4, "little")))
-    with pytest.raises(FormatMismatch) as caught:
-        opened(bench)
-    assert (caught.value.found, caught.value.expected) == (2, 1)
+    before = edit(bench.state_dir, "meta", b"format", records.seal(found.to_bytes(4, "little")))
+    for opens in (lambda: opened(bench), lambda: store.Store(str(bench.state_dir / "index"), readonly=True)):
+        with pytest.raises(FormatMismatch, match="chunkd rebuild") as caught:
+            opens()
+        assert (caught.value.found, caught.value.expected) == (found, 2)
     edit(bench.state_dir, "meta", b"format", before)
     bench.reopen()
 
 
-@pytest.mark.parametrize("key", [b"format", b"rules", b"head", b"caches"])
+@pytest.mark.parametrize("key", [b"format", b"rules", b"head", b"caches", b"histogram"])
 @pytest.mark.parametrize("chunks", [[], [chunk(1)]], ids=["no-chunks", "chunks"])
 def test_a_record_that_is_missing_is_damage_and_not_a_new_index(bench: Bench, key: bytes, chunks: list[Chunk]) -> None:
     bench.add(1, chunks)
@@ -589,12 +618,13 @@ def read_sealed(one: store.Store) -> None:
         one.check_format(txn, None)
         one.head(txn)
         one.caches(txn)
+        one.histogram(txn)
 
 
 def test_every_altered_byte_of_a_sealed_record_is_noticed(bench: Bench) -> None:
     bench.add(1, chunks_of(range(5)))
     bench.close()
-    for key in (b"format", b"rules", b"head", b"caches"):
+    for key in (b"format", b"rules", b"head", b"caches", b"histogram"):
         before = edit(bench.state_dir, "meta", key, None)
         assert before is not None
         for at in range(len(before)):
@@ -694,3 +724,35 @@ def test_a_map_that_is_full_can_be_worked_on_with(tmp_path: Path, monkeypatch: p
         bench.add(101, chunks_of(range(50_000, 52_000)))
         counted[101] = chunks_of(range(50_000, 52_000))
         check(bench, counted)
+
+
+# --- the figures over unique chunks ---------------------------------------------------------------------------------
+
+
+def test_what_is_removed_and_lands_again_brings_every_figure_back(bench: Bench) -> None:
+    counted: Counted = {number: chunks_of(range(150 * number, 150 * number + 400)) for number in range(8)}
+    for number, chunks in counted.items():
+        bench.add(number, chunks)
+    check(bench, counted)
+    for number in range(0, 8, 2):
+        bench.remove(number)
+    check(bench, {number: chunks for number, chunks in counted.items() if number % 2})
+    for number in (6, 2, 0, 4):
+        bench.add(number, counted[number])
+    check(bench, counted)
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [(), (1000, 1000, 1000), (1000, 0), (9, 1000), (65536 * 2, 1000), (1000, 1001, 1000)],
+    ids=["none", "one-too-many", "nothing", "shorter-than-a-frame", "longer-than-any", "two-for-one"],
+)
+def test_recompressed_lengths_that_no_worker_finds_are_refused(bench: Bench, measured: tuple[int, ...]) -> None:
+    chunks = [one for one in chunks_of(range(200)) if picked(one)][:2]
+    if len(measured) == 3 and len(set(measured)) == 2:
+        chunks.append(chunks[0])
+        measured = (1000, 1000, 1001)
+    recipe = replace(recipe_of(chunks), measured=struct.pack(f"<{len(measured)}I", *measured))
+    with pytest.raises(RecipeImpossible, match="recompressed"), bench.index.transaction() as change:
+        change.add(blob_of(1, chunks), recipe)
+    assert bench.totals == Totals()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from chunkd import records
 from chunkd.model import CODECS, Blob, Caps, ChunkParams, Digest, FileMark, Place, Totals
 from chunkd.records import Cache, Damaged, Head, Held, Rules
+from chunkd.saving import MeasureRule
 
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
@@ -48,7 +49,7 @@ CACHES = st.dictionaries(
 SHA256 = Digest("sha256", bytes(range(32)).hex())
 SHA512 = Digest("sha512", bytes(range(64)).hex())
 MARK = FileMark(0x0102, 0x0304, 0x0506, 0x0708090A0B0C0D0E)
-RULES = Rules(ChunkParams(), Caps(1, 2, 3), "a decoder")
+RULES = Rules(ChunkParams(), Caps(1, 2, 3), "a decoder", MeasureRule(4, 5, "a library"), MeasureRule(6, 7, "another"))
 SOME_CACHES = {7: Cache("/caf\udce9", 1, 2, ("flat",), True)}
 
 
@@ -118,7 +119,8 @@ def test_the_format_comes_back() -> None:
 def test_a_head_has_room_for_just_these_fields() -> None:
     assert [field.name for field in dataclasses.fields(Totals)] == [
         "layers", "others", "stored_bytes", "layer_stored_bytes", "uncompressed_bytes", "chunks",
-        "unique_chunks", "unique_bytes", "failed_blobs", "failed_bytes",
+        "unique_chunks", "unique_bytes", "failed_blobs", "failed_bytes", "measured_chunks", "measured_bytes",
+        "measured_recompressed_bytes", "measured_xx", "measured_xy", "measured_yy",
     ]  # fmt: skip
     assert [field.name for field in dataclasses.fields(Head)] == [
         "totals", "next_number", "dead_chunks", "young_entries", "hand", "as_of_ns", "scanned_at_ns",
@@ -165,15 +167,17 @@ def test_the_bytes_of_a_record(packed: bytes, golden: str) -> None:
 @pytest.mark.parametrize(
     ("packed", "payload"),
     [
-        pytest.param(records.pack_format(), bytes.fromhex("01000000"), id="format"),
+        pytest.param(records.pack_format(), bytes.fromhex("02000000"), id="format"),
         pytest.param(
-            records.pack_head(Head(Totals(*range(1, 11)), *range(11, 17))),
-            b"".join(number.to_bytes(8, "little") for number in range(1, 17)),
+            records.pack_head(Head(Totals(*range(1, 17)), *range(17, 23))),
+            b"".join(number.to_bytes(16, "little") for number in range(1, 23)),
             id="head",
         ),
         pytest.param(
             records.pack_rules(RULES),
-            b'{"caps": {"ratio": 2, "uncompressed_bytes": 1, "zstd_window_bytes": 3}, "decoder": "a decoder", '
+            b'{"asked": {"level": 7, "library": "another", "one_in": 6}, '
+            b'"caps": {"ratio": 2, "uncompressed_bytes": 1, "zstd_window_bytes": 3}, "decoder": "a decoder", '
+            b'"measure": {"level": 5, "library": "a library", "one_in": 4}, '
             b'"params": {"gear_seed": 11400714819323198485, "hash_name": "blake3-128", "mask_bits": 14, '
             b'"max_bytes": 65536, "min_bytes": 2048}}',
             id="rules",
@@ -191,7 +195,7 @@ def test_the_bytes_of_a_sealed_record(packed: bytes, payload: bytes) -> None:
 
 SEALED = [
     pytest.param(records.pack_format(), records.unpack_format, id="format"),
-    pytest.param(records.pack_head(Head(Totals(*range(1, 11)), *range(11, 17))), records.unpack_head, id="head"),
+    pytest.param(records.pack_head(Head(Totals(*range(1, 17)), *range(17, 23))), records.unpack_head, id="head"),
     pytest.param(records.pack_rules(RULES), records.unpack_rules, id="rules"),
     pytest.param(records.pack_caches(SOME_CACHES), records.unpack_caches, id="caches"),
 ]
@@ -209,9 +213,9 @@ def test_a_sealed_record_that_was_altered_is_damaged(packed: bytes, unpack: obje
             unpack(value)
 
 
-@given(st.binary(max_size=200))
+@given(st.binary(max_size=400))
 def test_a_head_of_another_size_is_damaged_even_when_sealed(payload: bytes) -> None:
-    if len(payload) != 128:
+    if len(payload) != 352:
         with pytest.raises(Damaged):
             records.unpack_head(records.seal(payload))
 

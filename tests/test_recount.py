@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from chunkd import blocks, records
+from chunkd import blocks, histogram, records
 from chunkd import recount as recount_module
 from chunkd.errors import IndexDamaged
 from chunkd.model import Blob, Difference, Digest, FileMark, Place, Totals
@@ -28,6 +28,7 @@ from indexing import (
     chunk,
     chunks_of,
     edit,
+    picked,
     place_of,
     records_of,
     recounted,
@@ -207,6 +208,32 @@ TOTALS = [
     for name in (*(field.name for field in dataclasses.fields(Totals)), "dead_chunks", "young_entries")
     for step in (1, 1 << 40)
 ]
+
+
+def measured_with(alter: Callable[[list[tuple[int, int]]], list[tuple[int, int]]]) -> Callable[[Records], list[Edit]]:
+    """The first block's recompressed lengths, as (slot, length), with other ones."""
+
+    def edits(found: Records) -> list[Edit]:
+        packed = b"".join(
+            struct.pack("<BI", *entry) for entry in alter(list(struct.iter_unpack("<BI", found["measured"][bytes(8)])))
+        )
+        return [("measured", bytes(8), packed)]
+
+    return edits
+
+
+def histogram_with(row: int, column: int, step: int) -> Callable[[Records], list[Edit]]:
+    def edits(found: Records) -> list[Edit]:
+        rows = histogram.unpack(records.unseal(found["meta"][b"histogram"]))
+        rows[row][column] += step
+        return [("meta", b"histogram", records.seal(histogram.pack(rows)))]
+
+    return edits
+
+
+# The first chunk of the first block that is measured, and the first that is not.
+MEASURED = next(number for number in range(SLOTS) if picked(chunk(number)))
+UNMEASURED = next(number for number in range(SLOTS) if not picked(chunk(number)))
 COUNTED = {
     ("totals", name) for name in ("layers", "chunks", "uncompressed_bytes", "stored_bytes", "layer_stored_bytes")
 }
@@ -233,6 +260,50 @@ DAMAGES = [
         {("chunks", f"block {blocks.block_key(9).hex()}")},
     ),
     Damage("block-with-another-key", to("chunks", b"\0", bytes(4080)), {("chunks", "block 0")}),
+    # the figures over unique chunks
+    *(
+        Damage(f"histogram-{row}-{column}", histogram_with(row, column, 1), {("histogram", f"row {row}")})
+        for row in (0, 1, 40, 41, 56)
+        for column in range(4)
+    ),
+    Damage(
+        "measured-longer",
+        measured_with(lambda entries: [(entries[0][0], entries[0][1] + 1), *entries[1:]]),
+        {("totals", "measured_recompressed_bytes"), ("totals", "measured_xy"), ("totals", "measured_yy")},
+    ),
+    Damage(
+        "measured-impossible",
+        measured_with(lambda entries: [(entries[0][0], 70_000), *entries[1:]]),
+        {("measured", f"chunk {MEASURED}"), ("totals", "measured_yy")},
+    ),
+    Damage(
+        "measured-too-short",
+        measured_with(lambda entries: [(entries[0][0], 9), *entries[1:]]),
+        {("measured", f"chunk {MEASURED}")},
+    ),
+    Damage(
+        "measured-missing",
+        measured_with(lambda entries: entries[1:]),
+        {("measured", f"chunk {MEASURED}"), ("totals", "measured_recompressed_bytes")},
+    ),
+    Damage(
+        "measured-another",
+        measured_with(lambda entries: sorted([*entries, (UNMEASURED, 1000)])),
+        {("measured", f"chunk {UNMEASURED}")},
+    ),
+    Damage("measured-twice", measured_with(lambda entries: [entries[0], *entries]), {("measured", bytes(8).hex())}),
+    Damage("measured-unsorted", measured_with(lambda entries: entries[::-1]), {("measured", bytes(8).hex())}),
+    Damage(
+        "measured-of-no-slot", measured_with(lambda entries: [*entries, (SLOTS, 9)]), {("measured", bytes(8).hex())}
+    ),
+    Damage("measured-of-no-bytes", measured_with(lambda entries: [(entries[0][0], 0)]), {("measured", bytes(8).hex())}),
+    Damage("measured-cut", to("measured", bytes(8), b"\1\2\3\4"), {("measured", bytes(8).hex())}),
+    Damage("measured-empty", to("measured", bytes(8), b""), {("measured", bytes(8).hex())}),
+    Damage("measured-record-missing", to("measured", bytes(8), None), {("measured", f"chunk {MEASURED}")}),
+    Damage("measured-of-no-block", to("measured", bytes(7) + b"\x63", b"\0\xe8\3\0\0"), {("measured", "63")}),
+    Damage("measured-with-another-key", to("measured", b"\0", b"\0\xe8\3\0\0"), {("measured", "00")}),
+    Damage("measured-with-a-longer-key", to("measured", bytes(9), b"\0\xe8\3\0\0"), {("measured", bytes(9).hex())}),
+    Damage("measured-of-a-far-block", to("measured", b"\xff" * 8, b"\0\xe8\3\0\0"), {("measured", "ff" * 8)}),
     # recipes
     Damage("recipe-missing", to("recipes", LAYER_KEY, None), {("recipes", str(LAYER))}),
     Damage("recipe-empty", to("recipes", LAYER_KEY, b""), {("recipes", str(LAYER))}),
@@ -473,7 +544,7 @@ def test_the_differences_are_bounded(copy: Path) -> None:
     assert len(differences(copy)) == MAX_DIFFERENCES
 
 
-@pytest.mark.parametrize("key", [b"format", b"rules", b"head", b"caches", b"verified"])
+@pytest.mark.parametrize("key", [b"format", b"rules", b"head", b"caches", b"histogram", b"verified"])
 def test_a_sealed_record_that_is_wrong_is_an_error_and_no_difference(copy: Path, key: bytes) -> None:
     value = records_of(copy)["meta"][key]
     # An index has no `verified` until its first round has come to an end.

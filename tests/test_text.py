@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from chunkd import text
+from chunkd.histogram import COPIES_ROWS, ROWS, to_json
 from chunkd.model import CacheState, Caps, ChunkParams, Stats, Totals
 
 TOTALS = Totals(
@@ -50,6 +52,52 @@ def test_the_figures() -> None:
         "",
         "A chunk store nets storage only if its unique chunks, recompressed, stay below what the layers take",
         "now: here, compressed to at most 33.9 % of their size.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sample", "words"),
+    [
+        # Every chunk, all of them 17 kB; a third of what the layers take is left.
+        ((11_000, 188_953_395, 21_000_000), "21.0 MiB with the store's index, instead of 61.2 MiB: 65.7 % less."),
+        ((11_000, 188_953_395, 72_000_000), "69.6 MiB with the store's index, instead of 61.2 MiB: 13.7 % more."),
+        ((30, 500_000, 100_000), "as far as the few chunks tell that were measured (30)."),
+    ],
+)
+def test_the_answer_is_a_sentence(sample: tuple[int, int, int], words: str) -> None:
+    chunks, size, recompressed = sample
+    totals = replace(
+        TOTALS, measured_chunks=chunks, measured_bytes=size, measured_recompressed_bytes=recompressed,
+        measured_xx=size * size, measured_xy=size * recompressed, measured_yy=recompressed * recompressed,
+    )  # fmt: skip
+    found = " ".join(text.stats_lines(stats(totals)))
+    assert "As chunks, each recompressed, these layers would take" in found
+    assert words in found
+
+
+def test_a_histogram_is_two_tables() -> None:
+    rows = [[0] * 4 for _ in range(ROWS)]
+    rows[0] = rows[COPIES_ROWS] = [1, 1, 4096, 4096]
+    rows[2] = rows[COPIES_ROWS + 15] = [1, 3, 65536, 196608]
+    found = list(text.histogram_lines(to_json(rows, 65536), "from here"))
+    assert found[:6] == [
+        "from here",
+        "",
+        "copies               unique chunks          chunks        unique        in all    share",
+        "1                                1               1       4.0 KiB       4.0 KiB    2.0 %",
+        "2                                0               0       0 bytes       0 bytes    0.0 %",
+        "3 to 4                           1               3      64.0 KiB     192.0 KiB   98.0 %",
+    ]
+    assert found[7:9] == [
+        "bytes of a chunk     unique chunks          chunks        unique        in all    share",
+        "1 to 4,096                       1               1       4.0 KiB       4.0 KiB    2.0 %",
+    ]
+    assert len(found) == 8 + 16
+    nothing = to_json([[0] * 4 for _ in range(ROWS)], 65536)
+    assert list(text.histogram_lines(nothing, "from here")) == [
+        "from here",
+        "",
+        "There is no chunk in the index yet.",
     ]
 
 

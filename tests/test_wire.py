@@ -23,10 +23,11 @@ PARAMS, CAPS = ChunkParams(), Caps()
 MARK = FileMark(1, (1 << 64) - 1, 3, 4)
 JOB = Job(Digest("sha256", "a" * 64), __file__)
 HASH_JOB = dataclasses.replace(JOB, decode=False)
-RECIPE = Recipe(b"h" * 32, b"\0\x10\0\0" + b"\1\0\0\0")
+RECIPE = Recipe(b"h" * 32, b"\0\x10\0\0" + b"\1\0\0\0", b"\x0a\0\0\0")
 LAYER = Finding("layer", MARK, "gzip", 4097, recipe=RECIPE)
 HEAD: dict[str, Any] = {
     "kind": "layer", "mark": list(MARK), "codec": "gzip", "uncompressed_bytes": 4097, "reason": "", "chunks": 2,
+    "measured": 1,
 }  # fmt: skip
 NESTED = b"[" * 60_000
 
@@ -111,7 +112,7 @@ def test_a_finding_arrives_behind_its_progress(pair: Pair, job: Job, finding: Fi
 
 def test_a_large_recipe_arrives_part_by_part(pair: Pair) -> None:
     chunks = 100_000
-    recipe = Recipe(os.urandom(16 * chunks), b"\0\x10\0\0" * chunks)
+    recipe = Recipe(os.urandom(16 * chunks), b"\0\x10\0\0" * chunks, os.urandom(4 * 7777))
     finding = Finding("layer", MARK, "tar", 4096 * chunks, recipe=recipe)
     sender = threading.Thread(target=pair.worker.send_finding, args=(finding,))
     sender.start()
@@ -139,9 +140,11 @@ def altered(**changes: object) -> bytes:
         altered(uncompressed_bytes=0), altered(uncompressed_bytes=-4097), altered(uncompressed_bytes="4097"),
         altered(uncompressed_bytes=(1 << 30) + 1), altered(uncompressed_bytes=1 << 62),
         altered(chunks=0), altered(chunks=-1), altered(chunks=4), altered(chunks=1 << 40), altered(chunks=2.0),
+        altered(measured=3), altered(measured=-1), altered(measured=1.0), altered(measured=None),
         altered(reason=7), altered(reason="\x1b[2J"), altered(reason="a\nb"), altered(reason="\ud800"),
         altered(reason="x" * 1001),
         altered(kind="gone"), altered(kind="other"), altered(kind="other", codec="", uncompressed_bytes=0),
+        altered(kind="other", codec="", uncompressed_bytes=0, chunks=0),
         altered(kind="gone", mark=None, codec="", chunks=0),
         altered(kind="undecodable", uncompressed_bytes=0, chunks=0, codec=""),
     ],
@@ -149,12 +152,12 @@ def altered(**changes: object) -> bytes:
 )  # fmt: skip
 def test_what_no_worker_says_is_a_value_error(pair: Pair, sent: bytes) -> None:
     with pytest.raises(ValueError, match=r"\w"):
-        pair.said(sent + RECIPE.hashes + RECIPE.lengths)
+        pair.said(sent + RECIPE.hashes + RECIPE.lengths + RECIPE.measured)
 
 
 def test_each_job_has_its_own_findings_and_none_has_none(pair: Pair) -> None:
     with pytest.raises(ValueError, match="another kind"):
-        pair.said(altered() + RECIPE.hashes + RECIPE.lengths, HASH_JOB)
+        pair.said(altered() + RECIPE.hashes + RECIPE.lengths + RECIPE.measured, HASH_JOB)
     with pytest.raises(ValueError, match="without a job"):
         pair.said(b"{", None)
 
@@ -179,7 +182,7 @@ def test_no_more_is_held_than_a_recipe_and_one_reading(pair: Pair) -> None:
     held = pair.daemon._heard  # noqa: SLF001
     pair.raw.sendall(bytes(200_000))
     pair.daemon.read()
-    assert len(held) <= 40 + RECEIVE_BYTES
+    assert len(held) <= 44 + RECEIVE_BYTES
     assert pair.daemon.word(JOB) is not None
     with pytest.raises(ValueError, match="without a job"):
         pair.daemon.word(None)

@@ -22,6 +22,7 @@ import working
 from chunkd import decode, wire, worker
 from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Job, Recipe
 from chunkd.relay import Relay
+from chunkd.saving import MeasureRule
 
 PARAMS = ChunkParams()
 LAYER = blobs.layer()
@@ -366,7 +367,7 @@ class Worker:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        settings = [json.dumps(asdict(value)) for value in (PARAMS, Caps())]
+        settings = [json.dumps(asdict(value)) for value in (PARAMS, Caps(), MeasureRule())]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "chunkd.worker", str(theirs.fileno()), *settings, "0"],
             pass_fds=[theirs.fileno()],

@@ -8,6 +8,7 @@ The path of a blob:
     look           the disk and the index are asked what there is to do             (holdings changes places)
     ingest, pool   a job goes to an idle worker process, which may read and no more (confine; wire: what they say)
     worker         decode opens and decompresses it, chunker (cgear.c) cuts and hashes it, the name is verified
+                   and 1 chunk in 16 is compressed                                  (recompress; saving: what for)
     ingest, index  recipe, counts and totals change in one transaction              (lookup: hash to number)
     answers        the figures are read                                             (endpoint, client: the socket)
     cli, text      and shown                                                        (plain: without click)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import lmdb
 
-from chunkd import records
+from chunkd import histogram, records
 from chunkd.caches import ServedCache, idle_state
 from chunkd.errors import ChunkdError, UsageError
 from chunkd.model import CacheState, Digest, Stats
@@ -47,8 +47,16 @@ def read_stats(
             caches = tuple(idle_state(cache) for cache in store.caches(txn).values())
     return Stats(
         head.totals, *pending, moment(head.as_of_ns), moment(head.scanned_at_ns), watching, store.index_bytes(),
-        rules.params, rules.caps, caches,
+        rules.params, rules.caps, caches, rules.measure, (rules.unlike,) if rules.unlike else (),
     )  # fmt: skip
+
+
+def read_histogram(store: Store) -> dict[str, Any]:
+    """The tables of one snapshot, with the time of its commit."""
+    with store.guarded(), store.env.begin() as txn:
+        rules = store.check_format(txn, None)
+        rows = histogram.to_json(store.histogram(txn), rules.params.max_bytes)
+        return rows | {"as_of": moment(store.head(txn).as_of_ns)}
 
 
 def read_blobs(store: Store, after: str, limit: int, failed: bool) -> dict[str, Any]:
@@ -133,6 +141,9 @@ class DaemonAnswers:
             "scans": self._ingest.progress.scans,
             "settled": not (self._ingest.busy or self._scanner.running),
         }
+
+    def histogram(self) -> dict[str, Any]:
+        return read_histogram(self._ingest.index.store)
 
     def blobs(self, after: str, limit: int, failed: bool) -> dict[str, Any]:
         return read_blobs(self._ingest.index.store, after, limit, failed)

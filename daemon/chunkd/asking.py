@@ -67,6 +67,15 @@ def stats(flags: Mapping[str, object]) -> Answer:
     return ask(flags, "/v1/stats", offline)
 
 
+def histogram(flags: Mapping[str, object]) -> Answer:
+    def offline(store: Any) -> dict[str, Any]:
+        from chunkd.answers import read_histogram
+
+        return read_histogram(store)
+
+    return ask(flags, "/v1/histogram", offline)
+
+
 def health(flags: Mapping[str, object]) -> dict[str, Any]:
     """The daemon's `state` with its `reasons`, or the state `down` where none answers."""
     try:

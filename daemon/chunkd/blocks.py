@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from chunkd.records import Damaged
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 Numbers = NDArray[np.int64]
 
@@ -13,6 +20,9 @@ Numbers = NDArray[np.int64]
 SLOTS = 170
 SLOT = np.dtype([("low", "<u8"), ("high", "<u8"), ("use", "<u8")])
 BLOCK_BYTES = SLOTS * SLOT.itemsize
+
+# A measured chunk: its slot in the block, and its length recompressed.
+MEASURED = np.dtype([("slot", "u1"), ("length", "<u4")])
 
 # `use` holds the chunk's length in its low 24 bits and its copies in the 40 above.
 LENGTH_BITS = np.uint64(24)
@@ -26,6 +36,14 @@ MAX_CHUNKS = 1 << 40
 
 def block_key(block: int) -> bytes:
     return block.to_bytes(8, "big")
+
+
+def block_of(key: bytes) -> int:
+    """Raises Damaged for what `block_key` does not make, or of no chunk that there can be."""
+    block = int.from_bytes(key, "big")
+    if len(key) != len(block_key(0)) or block * SLOTS >= MAX_CHUNKS:
+        raise Damaged(f"{key.hex()} is no block")
+    return block
 
 
 def zigzag(signed: Numbers) -> NDArray[np.uint64]:
@@ -105,3 +123,40 @@ def unpack_recipe(packed: bytes, chunks: int) -> Numbers:
     if (firsts < 0).any() or (firsts > MAX_CHUNKS - counts).any():
         raise Damaged("a chunk number is none")
     return np.repeat(firsts - (bounds - counts), counts) + np.arange(chunks)
+
+
+def picked(high: NDArray[np.uint64], threshold: int) -> NDArray[np.bool_]:
+    """Which chunks `saving.MeasureRule` picks, by the second half of their hashes."""
+    return high >> np.uint64(48) < np.uint64(threshold)
+
+
+def frame_bounds(lengths: Numbers) -> tuple[Numbers, Numbers]:
+    """The least and the most bytes of a chunk's zstd frame.
+
+    Magic number 4, header 2, a block's header 3 and one byte (RFC 8878); and ZSTD_COMPRESSBOUND of zstd.h.
+    """
+    return np.full_like(lengths, 10), lengths + (lengths >> 8) + (np.maximum((128 << 10) - lengths, 0) >> 11)
+
+
+def pack_measured(blocks: list[int], numbers: Numbers, lengths: Numbers) -> list[bytes]:
+    """The recompressed lengths of sorted chunk numbers, a value for each of the blocks, empty where it has none."""
+    packed = np.empty(len(numbers), MEASURED)
+    packed["slot"], packed["length"] = numbers % SLOTS, lengths
+    edges = [*numbers.searchsorted(np.array(blocks, np.int64) * SLOTS).tolist(), len(numbers)]
+    return [packed[start:end].tobytes() for start, end in itertools.pairwise(edges)]
+
+
+def unpack_measured(blocks: list[int], values: Sequence[Buffer]) -> tuple[Numbers, Numbers]:
+    """The chunk numbers, sorted, and their recompressed lengths in these blocks' values.
+
+    Raises Damaged for what `pack_measured` does not make.
+    """
+    sizes = np.array([len(value) for value in values], np.int64)  # type: ignore[arg-type]  # bytes, or views of them
+    if (sizes % MEASURED.itemsize).any():
+        raise Damaged("recompressed lengths end within one")
+    packed = np.frombuffer(bytearray().join(values), MEASURED)
+    slots, lengths = packed["slot"].astype(np.int64), packed["length"].astype(np.int64)
+    numbers = np.repeat(np.array(blocks, np.int64) * SLOTS, sizes // MEASURED.itemsize) + slots
+    if (slots >= SLOTS).any() or (numbers[1:] <= numbers[:-1]).any() or (lengths == 0).any():
+        raise Damaged("recompressed lengths are of no chunk, or out of order")
+    return numbers, lengths

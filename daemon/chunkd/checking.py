@@ -10,7 +10,7 @@ from pathlib import Path
 import lmdb
 import numpy as np
 
-from chunkd import blocks, decode, records
+from chunkd import blocks, decode, recompress, records
 from chunkd.config import Config
 from chunkd.errors import IndexMissing, Unrepairable
 from chunkd.index import Index
@@ -71,7 +71,7 @@ def _read_again(
     rules = store.check_format(txn, None)
     roots = {number: cache.path for number, cache in store.caches(txn).items()}
     unread = 0
-    pool = make_pool(config, rules.params, rules.caps)
+    pool = make_pool(config, rules)
     todo = (blob.digest for blob in store.blobs(txn, "blobs") if records.digest_key(blob.digest) not in bad)
     try:
         while True:
@@ -83,7 +83,9 @@ def _read_again(
                 digest, finding = result.job.digest, result.finding
                 if finding is None or finding.kind in ("gone", "unreadable", "ignored"):
                     unread += 1
-                elif found := _compare(store, txn, digest, finding):
+                elif found := _compare(store, txn, digest, finding) or _compare_measured(
+                    store, txn, rules, digest, finding
+                ):
                     yield digest, Difference("blobs", str(digest), "what its bytes say", found)
     finally:
         pool.close()
@@ -127,4 +129,24 @@ def _compare(store: Store, txn: lmdb.Transaction, digest: Digest, finding: Findi
         same &= (slots["use"] & blocks.LENGTH_MASK) == lengths[rows]
         if not same.all():
             return f"another chunk at position {int(rows[np.argmin(same)])}"
+    return ""
+
+
+def _compare_measured(
+    store: Store, txn: lmdb.Transaction, rules: records.Rules, digest: Digest, finding: Finding
+) -> str:
+    """What differs in the recompressed lengths of a blob that is else the same, where the rule's library is at hand."""
+    if rules.measure.library != recompress.library():
+        return ""
+    packed = store.get(txn, "recipes", records.digest_key(digest)) or b""
+    numbers = blocks.unpack_recipe(packed, len(finding.recipe))
+    high = np.frombuffer(finding.recipe.hashes, "<u8").reshape(-1, 2)[:, 1]
+    wanted, first = np.unique(numbers[blocks.picked(high, rules.measure.threshold)], return_index=True)
+    found = np.frombuffer(finding.recipe.measured, "<u4")[first]
+    touched = np.unique(wanted // blocks.SLOTS).tolist()
+    values = [store.get(txn, "measured", blocks.block_key(block)) or b"" for block in touched]
+    held, lengths = blocks.unpack_measured(touched, values)
+    own = np.isin(held, wanted)
+    if not np.array_equal(held[own], wanted) or not np.array_equal(lengths[own], found):
+        return "other recompressed lengths"
     return ""

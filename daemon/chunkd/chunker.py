@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from array import array
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from blake3 import blake3
 
 from chunkd._cgear import ffi, lib
 from chunkd.errors import KernelMissing
 from chunkd.model import CHUNK_HASH_BYTES, ChunkParams, Recipe
+from chunkd.saving import MeasureRule
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -49,15 +50,25 @@ def gear_table(seed: int) -> tuple[int, ...]:
     return tuple(values)
 
 
+class Measure(Protocol):
+    """Which chunks are recompressed, and how long they then are (`recompress.Recompressor`)."""
+
+    rule: MeasureRule
+
+    def length(self, name: bytes, chunk: Buffer, /) -> int: ...
+
+
 class Chunker:
     """The chunks of one stream, fed as buffers and given as a `Recipe` that does not depend on where those end.
 
-    For one stream and one thread at a time. Holds 20 bytes a chunk, and no view of a buffer after `feed` returns. After
-    `finish`, or an exception in `feed` other than for its argument, it is of no more use: take a new one.
+    For one stream and one thread at a time. Holds 20 to 24 bytes a chunk and the open one's bytes, and no view of a
+    buffer after `feed` returns. After `finish`, or an exception in `feed` other than for its argument, it is of no more
+    use: take a new one.
     """
 
-    def __init__(self, params: ChunkParams, kernel: str | None = None) -> None:
-        """`kernel` is one of `kernels()`, the first of them unless named; which one changes no cut.
+    def __init__(self, params: ChunkParams, kernel: str | None = None, measure: Measure | None = None) -> None:
+        """`kernel` is one of `kernels()`, the first of them unless named; which one changes no cut. Without `measure`
+        the recipe has no recompressed lengths.
 
         Raises KernelMissing for any other name, and ValueError when the parameters' `gear_seed` is not of 64 bits.
         """
@@ -71,9 +82,12 @@ class Chunker:
         self._cuts = ffi.new("size_t[]", CUTS_PER_CALL)
         # As many bytes as can't have more cuts than one call returns, and no more than a quick call takes.
         self._piece_bytes = min(CUTS_PER_CALL * params.min_bytes, PIECE_BYTES)
-        self._open = blake3()  # of the open chunk's bytes in earlier buffers
+        self._open = bytearray()  # the open chunk's bytes in earlier buffers
+        self._measure = measure
+        self._threshold = measure.rule.threshold if measure else 0
         self._hashes = bytearray()
         self._lengths = array("I")
+        self._measured = array("I")
         self._finished = False
 
     def feed(self, buffer: Buffer) -> None:
@@ -83,7 +97,7 @@ class Chunker:
         """
         if self._finished:
             raise ValueError("this chunker has finished: take a new one for each stream")
-        hashes, lengths, opened = self._hashes, self._lengths, self._open
+        opened = self._open
         with memoryview(buffer) as shaped, shaped.cast("B") as data, ffi.from_buffer("uint8_t[]", data) as pointer:
             begin = -self._length[0]  # of the open chunk: below 0 where an earlier buffer has it
             for base in range(0, len(data), self._piece_bytes):
@@ -102,13 +116,22 @@ class Chunker:
                 for cut in ffi.unpack(self._cuts, count):
                     end = base + cut
                     if begin < 0:
-                        hashes += opened.update(data[:end]).digest(CHUNK_HASH_BYTES)
-                        opened.reset()
+                        opened += data[:end]
+                        self._take(opened)
+                        opened.clear()
                     else:
-                        hashes += blake3(data[begin:end]).digest(CHUNK_HASH_BYTES)
-                    lengths.append(end - begin)
+                        self._take(data[begin:end])
                     begin = end
-            opened.update(data[max(begin, 0) :])
+            opened += data[max(begin, 0) :]
+
+    def _take(self, chunk: bytearray | memoryview) -> None:
+        """A whole chunk, while the processor still has it at hand."""
+        digest = blake3(chunk).digest(CHUNK_HASH_BYTES)
+        self._hashes += digest
+        self._lengths.append(len(chunk))
+        # As `MeasureRule.picks`, without a call for each chunk.
+        if self._measure is not None and digest[14] | digest[15] << 8 < self._threshold:
+            self._measured.append(self._measure.length(digest, chunk))
 
     @property
     def chunks(self) -> int:
@@ -120,10 +143,9 @@ class Chunker:
         if self._finished:
             raise ValueError("this chunker has finished: its recipe was given")
         self._finished = True
-        open_bytes = self._length[0]
-        if open_bytes:
-            self._hashes += self._open.digest(CHUNK_HASH_BYTES)
-            self._lengths.append(open_bytes)
+        if self._open:
+            self._take(self._open)
         if sys.byteorder == "big":
             self._lengths.byteswap()
-        return Recipe(bytes(self._hashes), self._lengths.tobytes())
+            self._measured.byteswap()
+        return Recipe(bytes(self._hashes), self._lengths.tobytes(), self._measured.tobytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import lmdb
 import numpy as np
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 
 from chunkd import blocks, records
 from chunkd.blocks import Numbers
+from chunkd.counting import Growth
 from chunkd.entries import Entries, Prefixes, prefixes_of
 from chunkd.errors import CopiesOverflow, RecipeImpossible
 from chunkd.lookup import Lookup
+from chunkd.measured import MeasuredRecords
 from chunkd.model import Recipe
 
 # Blocks that are held in memory at once: 16 MiB.
@@ -21,18 +24,35 @@ BATCH_BLOCKS = 4096
 Words = NDArray[np.uint64]
 
 
+class Numbered(NamedTuple):
+    """A recipe's chunk numbers, its recompressed lengths (0 where there is none), and how many chunks are new."""
+
+    numbers: Numbers
+    recompressed: Numbers
+    new: int
+
+
 class ChunkRecords:
-    """The table `chunks` with its look-up. `doomed` are blocks that a sweep will delete: what revives leaves it."""
+    """The tables `chunks` and `measured` with their look-up, by an index's rules.
+
+    `doomed` are blocks that a sweep will delete: what revives leaves it.
+    """
 
     def __init__(
-        self, txn: lmdb.Transaction, table: lmdb._Database, lookup: Lookup, max_bytes: int, doomed: set[int]
+        self,
+        txn: lmdb.Transaction,
+        table: lmdb._Database,
+        lookup: Lookup,
+        measured: MeasuredRecords,
+        rules: records.Rules,
+        doomed: set[int],
     ) -> None:
-        self._txn, self._table, self._lookup = txn, table, lookup
-        self._max_bytes, self._doomed = max_bytes, doomed
+        self._txn, self._table, self._lookup, self._measured = txn, table, lookup, measured
+        self._max_bytes, self._threshold, self._doomed = rules.params.max_bytes, rules.measure.threshold, doomed
 
-    def number(self, recipe: Recipe, next_number: int) -> tuple[Numbers, int]:
-        """The number of each chunk of a recipe, and how many were never seen: those get the numbers from `next_number`
-        on, in order, and records at 0 copies.
+    def number(self, recipe: Recipe, next_number: int) -> Numbered:
+        """The number of each chunk of a recipe; those never seen get the numbers from `next_number` on, in order, and
+        records at 0 copies.
 
         Raises RecipeImpossible, with nothing changed, when no chunker makes such a recipe, or a chunk is known with
         another length: whether it is the record that is damaged, `recount` tells.
@@ -42,12 +62,15 @@ class ChunkRecords:
         if len(hashes) != len(lengths):
             raise RecipeImpossible(f"{len(hashes)} hashes and {len(lengths)} lengths")
         if not len(lengths):
-            return np.empty(0, np.int64), 0
+            return Numbered(np.empty(0, np.int64), np.empty(0, np.int64), 0)
         if not 0 < lengths.min() <= lengths.max() <= self._max_bytes:
             raise RecipeImpossible(f"chunks of {lengths.min()} to {lengths.max()} bytes")
         first, which = _distinct(hashes)
         if (lengths[first][which] != lengths).any():
             raise RecipeImpossible("one hash with two lengths")
+        recompressed = self._recompressed(recipe, hashes, lengths)
+        if (recompressed[first][which] != recompressed).any():
+            raise RecipeImpossible("one hash with two recompressed lengths")
         low, high, lengths = hashes[first, 0], hashes[first, 1], lengths[first]
         prefixes = prefixes_of(low)
         numbers = self._find(low, high, lengths, prefixes)
@@ -57,7 +80,25 @@ class ChunkRecords:
             numbers[in_order] = next_number + np.arange(len(new))
             self._append(numbers[in_order], low[in_order], high[in_order], lengths[in_order])
             self._lookup.insert(self._txn, Entries.of(prefixes[new], numbers[new]))
-        return numbers[which], len(new)
+        return Numbered(numbers[which], recompressed, len(new))
+
+    def is_measured(self, recipe: Recipe) -> bool:
+        """Whether a recipe has as many recompressed lengths as chunks that the rule picks."""
+        high = np.frombuffer(recipe.hashes, "<u8")[1::2]
+        return len(recipe.measured) == 4 * np.count_nonzero(blocks.picked(high, self._threshold))
+
+    def _recompressed(self, recipe: Recipe, hashes: Words, lengths: Words) -> Numbers:
+        """The recompressed length of each chunk, 0 where the rule picks it not."""
+        own = np.flatnonzero(blocks.picked(hashes[:, 1], self._threshold))
+        measured = np.frombuffer(recipe.measured, "<u4").astype(np.int64)
+        if len(measured) != len(own):
+            raise RecipeImpossible(f"{len(measured)} recompressed lengths for {len(own)} chunks")
+        least, most = blocks.frame_bounds(lengths[own].astype(np.int64))
+        if ((measured < least) | (measured > most)).any():
+            raise RecipeImpossible("a chunk recompressed to what no frame of it is long")
+        recompressed = np.zeros(len(lengths), np.int64)
+        recompressed[own] = measured
+        return recompressed
 
     def _find(self, low: Words, high: Words, lengths: Words, prefixes: Prefixes) -> Numbers:
         """The number of each chunk, -1 where it has none."""
@@ -80,12 +121,13 @@ class ChunkRecords:
             slots["low"][within], slots["high"][within], slots["use"][within] = low[rows], high[rows], lengths[rows]
             self._put(batch, slots)
 
-    def count(self, numbers: Numbers, steps: Numbers) -> tuple[int, int, int]:
-        """Change the copies of these chunks; by how much the bytes, the unique chunks and the unique bytes grew.
+    def count(self, numbers: Numbers, steps: Numbers, recompressed: Numbers) -> Growth:
+        """Change the copies of these chunks; by how much the figures grew.
 
-        `numbers` are sorted and distinct. Raises CopiesOverflow, and Damaged when a record can't be right.
+        `numbers` are sorted and distinct; of chunks that come to life `recompressed` are the lengths. Raises
+        CopiesOverflow, and Damaged when a record can't be right.
         """
-        grown_bytes = unique_chunks = unique_bytes = 0
+        growth = Growth(self._max_bytes)
         for rows, slots, batch, within in self._blocks(numbers):
             use = slots["use"][within]
             lengths = (use & blocks.LENGTH_MASK).astype(np.int64)
@@ -96,14 +138,18 @@ class ChunkRecords:
             if (after < 0).any() or not lengths.all():
                 number = int(numbers[rows][np.argmin(after)])
                 raise records.Damaged(f"chunk {number}: the record of its copies is wrong")
-            turned = (after > 0).astype(np.int64) - (before > 0)
-            grown_bytes += int(lengths @ steps[rows])
-            unique_chunks += int(turned.sum())
-            unique_bytes += int(lengths @ turned)
+            turned = growth.turn(lengths, before, after)
+            turned[~blocks.picked(slots["high"][within], self._threshold)] = 0
+            if turned.any():
+                born, died = turned > 0, turned < 0
+                new = recompressed[rows][born]
+                old = self._measured.change(numbers[rows][born], new, numbers[rows][died])
+                growth.measure(lengths[born], new, +1)
+                growth.measure(lengths[died], old, -1)
             slots["use"][within] = (after.astype(np.uint64) << blocks.LENGTH_BITS) | lengths.astype(np.uint64)
             self._doomed.difference_update(batch)
             self._put(batch, slots)
-        return grown_bytes, unique_chunks, unique_bytes
+        return growth
 
     def put(self, block: int, slots: NDArray[np.void]) -> None:
         """Write a whole block."""

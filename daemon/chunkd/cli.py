@@ -82,17 +82,34 @@ def run(caches: tuple[str, ...], **flags: object) -> None:
 @click.option("--verify", is_flag=True, help="Compare size, inode and ctime of every blob; hash again what differs.")
 @click.option("--accept", is_flag=True, help="Take a cache as it is now though its root is on another device.")
 @click.option("--retry-failed", is_flag=True, help="Read failed blobs again.")
+@click.option("--remeasure", is_flag=True, help="Read every layer by the measure_ settings, into a new index.")
 @click.option("--replace", is_flag=True, help="Drop caches from the index that are not named.")
 @works
 def scan(
-    caches: tuple[str, ...], json: bool, verify: bool, accept: bool, retry_failed: bool, replace: bool, **flags: object
+    caches: tuple[str, ...],
+    json: bool,
+    verify: bool,
+    accept: bool,
+    retry_failed: bool,
+    remeasure: bool,
+    replace: bool,
+    **flags: object,
 ) -> None:
     """Index what is in the caches now, and print the figures.
 
     Where a daemon serves these caches, it is asked to scan. The index becomes that of exactly the caches given.
+
+    With --remeasure the caches are those that the index serves. Its figures stand until every layer has been read;
+    a daemon takes the new ones over when it is started again.
     """
     from chunkd.once import scan_once
+    from chunkd.remeasure import remeasure as remeasured
 
+    if remeasure:
+        if caches or verify or accept or retry_failed or replace:
+            raise click.UsageError("--remeasure goes with no CACHE, and with none of the other flags of a scan")
+        click.echo(text.stats_text(remeasured(_load(flags)), "", json))
+        return
     effective = _load(flags | {"caches": caches})
     asked = {"verify": verify, "accept": accept, "retry_failed": retry_failed}
     stats = scan_once(effective, given.socket_candidates(flags), asked, replace)
@@ -128,6 +145,25 @@ def _watch_stats(flags: dict[str, object], json: bool) -> None:
             click.echo(frame)
             shown = frame
         time.sleep(WATCH_S)
+
+
+@main.command()
+@asks
+@as_json
+def histogram(json: bool, **flags: object) -> None:
+    """How the chunks spread: over copies, and over sizes.
+
+    Each table holds every unique chunk once. By copies: what occurs once is what no chunk store saves; what occurs
+    often is where the saving comes from. By size: how the chunker cuts these layers, the longest being those that it
+    cut at their greatest length. `unique` is what a store would keep of a row before compression, `in all` what the
+    layers hold of it, and `share` how much of all their bytes that is. The columns add up to the figures of
+    `chunkd stats`.
+    """
+    answer = asking.histogram(flags)
+    if json:
+        click.echo(jsonlib.dumps(answer.content, indent=1))
+    else:
+        _echo(text.histogram_lines(answer.content, answer.source))
 
 
 @main.command()

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from chunkd import directories
 from chunkd.given import Given, default_state, of_call, of_files
 from chunkd.model import Caps
+from chunkd.saving import MeasureRule
 from chunkd.settings import SETTINGS
 
 
@@ -33,12 +34,19 @@ class Config:
     max_uncompressed_bytes: int
     max_ratio: int
     max_zstd_window_bytes: int
+    measure_one_in: int
+    measure_level: int
     log_level: str
     sources: Mapping[str, str] = field(compare=False)
 
     @property
     def caps(self) -> Caps:
         return Caps(self.max_uncompressed_bytes, self.max_ratio, self.max_zstd_window_bytes)
+
+    @property
+    def measure(self) -> MeasureRule:
+        """The rule that is asked for, but for its library: which one is at hand, no setting says."""
+        return MeasureRule(self.measure_one_in, self.measure_level)
 
     @property
     def index_dir(self) -> str:

@@ -21,8 +21,8 @@ from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams
 OPEN_FILES = 32
 # Measured at the end of an import 12 MiB, and 3 MiB more for gzip; the rest is for what Python frees late.
 BASE_BYTES = 64 << 20
-# A recipe that grows, then is copied once: 20 bytes a chunk and an eighth for growth, and the same as a whole.
-BYTES_A_CHUNK = 3 * (CHUNK_HASH_BYTES + 4)
+# A recipe that grows, then is copied once: at most 24 bytes a chunk and an eighth for growth, and the same as a whole.
+BYTES_A_CHUNK = 3 * (CHUNK_HASH_BYTES + 4 + 4)
 
 # prctl(2), capset(2) and landlock(7), as <linux/prctl.h>, <linux/capability.h> and <linux/landlock.h> have them. The
 # numbers of Landlock's calls are the same on every architecture.

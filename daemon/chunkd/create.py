@@ -6,9 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from chunkd import disk, records
+from chunkd import disk, histogram, records
 from chunkd.errors import IndexUnreachable
-from chunkd.store import CACHES_KEY, FORMAT_KEY, HEAD_KEY, RULES_KEY, Store
+from chunkd.store import CACHES_KEY, FORMAT_KEY, HEAD_KEY, HISTOGRAM_KEY, RULES_KEY, Store
 
 
 def is_there(path: Path) -> bool:
@@ -34,6 +34,8 @@ def create(path: Path, rules: records.Rules) -> None:
                     txn.put(RULES_KEY, records.pack_rules(rules))
                     txn.put(HEAD_KEY, records.pack_head(records.Head()))
                     txn.put(CACHES_KEY, records.pack_caches({}))
+                    empty = [[0] * len(histogram.COLUMNS)] * histogram.ROWS
+                    txn.put(HISTOGRAM_KEY, records.seal(histogram.pack(empty)))
                 store.env.sync(True)
         finally:
             store.close()

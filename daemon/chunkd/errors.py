@@ -173,6 +173,14 @@ class Halted(ChunkdError):
         self.why, self.left = why, left
 
 
+class RemeasureIncomplete(ChunkdError):
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"index {path}: the old figures stay, as not every folder could be listed; run it again to go on from there"
+        )
+        self.path = path
+
+
 # --- the socket ---------------------------------------------------------------------------------------------------
 
 

@@ -10,17 +10,19 @@ from pathlib import Path
 
 import lmdb
 import numpy as np
+from numpy.typing import NDArray
 
-from chunkd import blocks, records
+from chunkd import blocks, histogram, records
 from chunkd.blocks import Numbers
 from chunkd.chunks import ChunkRecords
 from chunkd.create import create, is_there
 from chunkd.errors import IndexDamaged, IndexUnreachable, IndexUnwritable, RecipeImpossible
 from chunkd.lock import IndexLock
 from chunkd.lookup import Lookup
+from chunkd.measured import MeasuredRecords
 from chunkd.model import Blob, Digest, Place, Recipe
 from chunkd.numbering import Numbering
-from chunkd.store import CACHES_KEY, HEAD_KEY, RULES_KEY, VERIFIED_KEY, Store
+from chunkd.store import CACHES_KEY, HEAD_KEY, HISTOGRAM_KEY, RULES_KEY, VERIFIED_KEY, Store
 
 
 class Index:
@@ -94,8 +96,9 @@ class Change:
         self.lookup = index.lookup
         self.rules = index.rules
         self.head = self._head = self.store.head(txn)
+        measured = MeasuredRecords(txn, self.store.databases["measured"])
         self.chunks = ChunkRecords(
-            txn, self.store.databases["chunks"], index.lookup, index.rules.params.max_bytes, index.doomed
+            txn, self.store.databases["chunks"], index.lookup, measured, index.rules, index.doomed
         )
         self.numbering = Numbering(txn, self.chunks, index.lookup)
 
@@ -201,9 +204,9 @@ class Change:
         uncompressed_bytes = int(np.frombuffer(recipe.lengths, "<u4").sum(dtype=np.int64))
         if (len(recipe), uncompressed_bytes) != (blob.chunks, blob.uncompressed_bytes):
             raise RecipeImpossible(f"{len(recipe)} chunks of {uncompressed_bytes} bytes in all")
-        self.head, numbers, new = self.numbering.number(self.head, blob.digest, recipe)
+        self.head, (numbers, recompressed, new) = self.numbering.number(self.head, blob.digest, recipe)
         self.pardon(blob.digest)
-        self.apply(blob, numbers, +1)
+        self.apply(blob, numbers, +1, recompressed)
         return new
 
     def remove(self, digest: Digest) -> None:
@@ -212,11 +215,14 @@ class Change:
         packed = self.store.get(self.txn, "recipes", records.digest_key(digest)) or b""
         if blob is None:
             raise records.Damaged(f"{digest} is to be removed and is not there")
-        self.apply(blob, blocks.unpack_recipe(packed, blob.chunks), -1)
+        numbers = blocks.unpack_recipe(packed, blob.chunks)
+        self.apply(blob, numbers, -1, np.zeros_like(numbers))
         self.acquit(digest)
 
-    def apply(self, blob: Blob, numbers: Numbers, sign: int) -> None:
-        """Count one recipe in (+1) or out (-1): the record, its chunks' copies and the totals, in one breath."""
+    def apply(self, blob: Blob, numbers: Numbers, sign: int, recompressed: Numbers) -> None:
+        """Count one recipe in (+1) or out (-1): the record, its chunks' copies, the totals and the histogram, in one
+        breath. `recompressed` are the lengths of its chunks that the rule picks, for those that come to life.
+        """
         key = records.digest_key(blob.digest)
         if (self.blob(blob.digest) is None) != (sign > 0):
             raise records.Damaged(f"{blob.digest} can't be counted {'in' if sign > 0 else 'out'} twice")
@@ -224,9 +230,9 @@ class Change:
             raise records.Damaged(
                 f"{blob.digest} is a {blob.state} of {blob.chunks} chunks, its recipe has {len(numbers)}"
             )
-        distinct, copies = np.unique(numbers, return_counts=True)
-        uncompressed_bytes, unique_chunks, unique_bytes = self.chunks.count(distinct, sign * copies)
-        if uncompressed_bytes != sign * blob.uncompressed_bytes:
+        distinct, first, copies = np.unique(numbers, return_index=True, return_counts=True)
+        growth = self.chunks.count(distinct, sign * copies, recompressed[first])
+        if growth.totals["uncompressed_bytes"] != sign * blob.uncompressed_bytes:
             raise records.Damaged(f"the chunks of {blob.digest} do not add up to {blob.uncompressed_bytes} bytes")
         if sign > 0:
             self._put("blobs", key, records.pack_blob(blob))
@@ -242,12 +248,12 @@ class Change:
             others=sign * (not layer),
             stored_bytes=sign * blob.stored_bytes,
             layer_stored_bytes=sign * blob.stored_bytes * layer,
-            uncompressed_bytes=uncompressed_bytes,
             chunks=sign * len(numbers),
-            unique_chunks=unique_chunks,
-            unique_bytes=unique_bytes,
+            **growth.totals,
         )
-        self.head = replace(self.head, dead_chunks=self.head.dead_chunks - unique_chunks)
+        self.head = replace(self.head, dead_chunks=self.head.dead_chunks - growth.totals["unique_chunks"])
+        if layer:
+            self._spread(growth.table)
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -257,6 +263,15 @@ class Change:
         if short:
             raise records.Damaged(f"the totals {', '.join(short)} would be negative")
         self.head = replace(self.head, totals=replace(self.head.totals, **grown))
+
+    def set_histogram(self, rows: list[list[int]]) -> None:
+        self._put("meta", HISTOGRAM_KEY, records.seal(histogram.pack(rows)))
+
+    def _spread(self, grown: NDArray[np.int64]) -> None:
+        rows = np.array(self.store.histogram(self.txn), np.int64) + grown
+        if (rows < 0).any():
+            raise records.Damaged("a row of the histogram would be negative")
+        self.set_histogram(rows.tolist())
 
     def _put(self, database: str, key: bytes, value: bytes) -> None:
         self.txn.put(key, value, db=self.store.databases[database])

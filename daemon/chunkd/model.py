@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from chunkd import caps
+from chunkd import caps, saving
 
 HEX_DIGITS = {"sha256": 64, "sha512": 128}
 CHUNK_HASH_BYTES = 16
@@ -108,10 +108,14 @@ class Caps:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """The chunks of one blob, in order: `hashes` is 16 bytes a chunk, `lengths` a little-endian u32 a chunk."""
+    """The chunks of one blob, in order: `hashes` is 16 bytes a chunk, `lengths` a little-endian u32 a chunk.
+
+    `measured` is a little-endian u32 for each chunk that the index's `MeasureRule` picks: its length recompressed.
+    """
 
     hashes: bytes = b""
     lengths: bytes = b""
+    measured: bytes = b""
 
     def __len__(self) -> int:
         return len(self.lengths) // 4
@@ -187,7 +191,11 @@ class CacheState:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """The running figures, changed only together with the recipes that they sum up."""
+    """The running figures, changed only together with the recipes that they sum up.
+
+    Those that begin with `measured` are over the unique chunks that were recompressed: their number, the sums of their
+    lengths and recompressed lengths, and of the squares and products of the two (x and y).
+    """
 
     layers: int = 0
     others: int = 0
@@ -199,6 +207,19 @@ class Totals:
     unique_bytes: int = 0
     failed_blobs: int = 0
     failed_bytes: int = 0
+    measured_chunks: int = 0
+    measured_bytes: int = 0
+    measured_recompressed_bytes: int = 0
+    measured_xx: int = 0
+    measured_xy: int = 0
+    measured_yy: int = 0
+
+    @property
+    def sample(self) -> saving.Sample:
+        return saving.Sample(
+            self.measured_chunks, self.measured_bytes, self.measured_recompressed_bytes,
+            self.measured_xx, self.measured_xy, self.measured_yy,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +236,8 @@ class Stats:
     params: ChunkParams
     caps: Caps
     caches: tuple[CacheState, ...]
+    measure: saving.MeasureRule = saving.MeasureRule()
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The one object of `stats --json`, `GET /v1/stats` and `scan --json`; names as DESIGN.md has them."""
@@ -230,6 +253,7 @@ class Stats:
             "unique_bytes": totals.unique_bytes,
             "redundancy": 1 - totals.unique_bytes / totals.uncompressed_bytes if totals.uncompressed_bytes else None,
             "mean_chunk_bytes": totals.uncompressed_bytes / totals.chunks if totals.chunks else None,
+            **saving.figures(totals),
             "pending_blobs": self.pending_blobs,
             "pending_bytes": self.pending_bytes,
             "failed_blobs": totals.failed_blobs,
@@ -238,8 +262,10 @@ class Stats:
             "scanned_at": self.scanned_at,
             "watching": self.watching,
             "index_bytes": self.index_bytes,
-            "params": dataclasses.asdict(self.params) | {"caps": dataclasses.asdict(self.caps)},
+            "params": dataclasses.asdict(self.params)
+            | {"caps": dataclasses.asdict(self.caps), "measure": dataclasses.asdict(self.measure)},
             "caches": [dataclasses.asdict(cache) for cache in self.caches],
+            "warnings": list(self.warnings),
         }
 
 

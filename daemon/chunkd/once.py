@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from chunkd import client
 from chunkd.answers import read_stats
+from chunkd.beside import state_beside
 from chunkd.caches import check_usable, idle_state
 from chunkd.config import Config
 from chunkd.errors import BadIndex, Halted, IndexBusy, IndexMissing, Interrupted, NoDaemon, ServesOthers
@@ -49,7 +51,7 @@ def scan_once(config: Config, sockets: list[str], asked: dict[str, bool], replac
             return _ask_daemon(socket, asked)
         others = others or (socket, served)
     try:
-        return _scan_here(config, asked, replace)
+        return scan_here(config, asked, replace)
     except IndexBusy as busy:
         if others is not None:
             raise ServesOthers(*others) from busy
@@ -71,7 +73,8 @@ def _ask_daemon(socket: str, asked: dict[str, bool]) -> dict[str, Any]:
             time.sleep(POLL_S)
 
 
-def _scan_here(config: Config, asked: Mapping[str, bool], replace: bool) -> dict[str, Any]:
+def scan_here(config: Config, asked: Mapping[str, bool], replace: bool) -> dict[str, Any]:
+    """The figures after a scan by this process. Raises Interrupted, Halted, and what `Service` raises."""
     with signals() as came, Service(config, "chunkd scan", watch=False, replace=replace) as service, progress() as show:
         ingest, scanner = service.ingest, service.scanner
         number = scanner.request("chunkd scan", **asked)
@@ -109,18 +112,21 @@ def rebuild_index(config: Config, named: bool) -> dict[str, Any]:
     with IndexLock(config.state_dir, exclusive=True, holder="chunkd rebuild"):
         if not old.exists():
             raise IndexMissing(str(old))
-        caches = config.caches if named else _served(config.state_dir) or config.caches
+        caches = config.caches if named else served_by(config.state_dir) or config.caches
         for cache in caches:
             check_usable(cache)
         aside = Path(f"{old}.bad-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
+        # What was read for it is as old as the index itself.
+        shutil.rmtree(state_beside(config.state_dir), ignore_errors=True)
         old.rename(aside)
     print(f"the index was moved to {aside}; remove it when it is no longer of use", file=sys.stderr)
-    return _scan_here(dataclasses.replace(config, caches=caches), {}, replace=False)
+    return scan_here(dataclasses.replace(config, caches=caches), {}, replace=False)
 
 
-def _served(state_dir: str) -> tuple[str, ...]:
+def served_by(state_dir: str) -> tuple[str, ...]:
+    """The caches of an index, of whatever format, as far as it can be read."""
     try:
-        store = Store(str(Path(state_dir, "index")), readonly=True, lock=False)
+        store = Store(str(Path(state_dir, "index")), readonly=True, lock=False, any_format=True)
     except BadIndex:
         return ()
     try:

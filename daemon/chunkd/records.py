@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from chunkd.model import CODECS, HEX_DIGITS, Blob, Caps, ChunkParams, Digest, FileMark, Place, Totals
+from chunkd.saving import MeasureRule
 
-FORMAT = 1
+FORMAT = 2
 # LMDB's keys end at 511 bytes: 65 for the longest digest and 4 for the cache's number leave this much for a path.
 MAX_PATH_BYTES = 440
 
@@ -27,7 +28,7 @@ SEAL_BYTES = 8
 BLOB = struct.Struct("<BBHIQQQQ")
 PLACE = struct.Struct("<B7sQQQQ")
 _SPARE = bytes(7)
-TOTALS = struct.Struct("<16Q")
+HEAD_BYTES = 16  # of each figure: a sum of squares may not fit into 8
 
 
 class Damaged(ValueError):
@@ -161,27 +162,44 @@ class Head:
 
 
 def pack_head(head: Head) -> bytes:
-    """16 u64: the ten totals in the order of `model.Totals`, then the head's own six fields in theirs."""
+    """Integers of 16 bytes: the totals in the order of `model.Totals`, then the head's own six fields in theirs."""
     figures = [getattr(head.totals, field.name) for field in dataclasses.fields(Totals)]
     own = [getattr(head, field.name) for field in dataclasses.fields(Head)[1:]]
-    return seal(TOTALS.pack(*figures, *own))
+    return seal(b"".join(number.to_bytes(HEAD_BYTES, "little") for number in (*figures, *own)))
 
 
 def unpack_head(value: bytes) -> Head:
     payload = unseal(value)
-    if len(payload) != TOTALS.size:
+    totals = len(dataclasses.fields(Totals))
+    if len(payload) != (totals + len(dataclasses.fields(Head)) - 1) * HEAD_BYTES:
         raise Damaged(f"{len(payload)} bytes are no totals")
-    numbers = TOTALS.unpack(payload)
-    return Head(Totals(*numbers[:10]), *numbers[10:])
+    numbers = [
+        int.from_bytes(payload[start : start + HEAD_BYTES], "little") for start in range(0, len(payload), HEAD_BYTES)
+    ]
+    return Head(Totals(*numbers[:totals]), *numbers[totals:])
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What every figure depends on beside the blobs: the chunker's parameters, the caps, the decoders' versions."""
+    """What every figure depends on beside the blobs: the chunker's parameters, the caps, the decoders' versions, and
+    which chunks are recompressed and how. `asked` is the rule for that which the settings name, where it is another.
+    """
 
     params: ChunkParams = ChunkParams()
     caps: Caps = Caps()
     decoder: str = ""
+    measure: MeasureRule = MeasureRule()
+    asked: MeasureRule | None = None
+
+    @property
+    def unlike(self) -> str:
+        """What is to be said where another measuring rule is asked for than the one in force; else nothing."""
+        if self.asked is None:
+            return ""
+        return (
+            f"recompressed is {self.measure}, and not {self.asked} as the settings ask for:"
+            " `chunkd scan --remeasure` takes that over"
+        )
 
 
 def pack_rules(rules: Rules) -> bytes:
@@ -190,7 +208,9 @@ def pack_rules(rules: Rules) -> bytes:
 
 def unpack_rules(value: bytes) -> Rules:
     fields = _fields(value)
-    return Rules(ChunkParams(**fields["params"]), Caps(**fields["caps"]), fields["decoder"])
+    asked = fields["asked"] and MeasureRule(**fields["asked"])
+    measure = MeasureRule(**fields["measure"])
+    return Rules(ChunkParams(**fields["params"]), Caps(**fields["caps"]), fields["decoder"], measure, asked or None)
 
 
 class Cache(NamedTuple):

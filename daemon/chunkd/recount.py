@@ -16,6 +16,7 @@ from chunkd import blocks, records
 from chunkd.blocks import Numbers
 from chunkd.entries import prefixes_of, unpack_entries
 from chunkd.model import Blob
+from chunkd.recount_figures import count_histogram, count_measured, measured_beyond
 from chunkd.recount_places import recount_places
 from chunkd.store import Store
 from chunkd.tally import MAX_DIFFERENCES, Tally
@@ -33,7 +34,7 @@ def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: 
     """
     tally = Tally()
     head = store.head(txn)
-    store.check_format(txn, None)
+    rules = store.check_format(txn, None)
     caches = set(store.caches(txn))
     store.verified_s(txn)
     progress("blobs")
@@ -42,8 +43,9 @@ def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: 
     for start in range(0, head.next_number, WINDOW):
         progress(f"chunks {start:,} of {head.next_number:,}")
         window = np.arange(start, min(start + WINDOW, head.next_number))
-        _window(store, txn, tally, layers, sums, window)
+        _window(store, txn, tally, layers, sums, window, rules)
     _beyond(store, txn, tally, head.next_number)
+    measured_beyond(store, txn, tally, head.next_number)
     for key, blob in layers.items():
         if key not in tally.bad and sums[key] != blob.uncompressed_bytes:
             tally.differ("recipes", blob.digest, f"{blob.uncompressed_bytes} bytes", f"{sums[key]} bytes")
@@ -54,6 +56,9 @@ def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: 
     recount_places(store, txn, tally, caches)
     for name, value in tally.totals.items():
         tally.compare("totals", name, value, getattr(head.totals, name))
+    for row, (expected, found) in enumerate(zip(tally.histogram, store.histogram(txn), strict=True)):
+        tally.compare("histogram", f"row {row}", expected, found)
+    tally.bad |= tally.unmeasured
     tally.compare("totals", "dead_chunks", tally.dead_chunks, head.dead_chunks)
     tally.compare("totals", "young_entries", tally.young_entries, head.young_entries)
     return tally
@@ -115,6 +120,7 @@ def _window(
     layers: dict[bytes, Blob],
     sums: dict[bytes, int],
     window: Numbers,
+    rules: records.Rules,
 ) -> None:
     """Count the copies of the chunks in a window of numbers and hold them against their records."""
     slots = read_slots(store, txn, window, tally)
@@ -138,6 +144,13 @@ def _window(
         tally.differ("chunks", int(window[at]), f"{copies[at]} copies", f"{recorded[at]} copies of {lengths[at]} bytes")
     _hashes(tally, window, slots, copies)
     _entries(store, txn, tally, window, slots, copies)
+    count_histogram(tally, lengths, copies, rules.params.max_bytes)
+    unmeasured = count_measured(store, txn, tally, window, slots, copies, rules.measure)
+    for key, blob in layers.items() if unmeasured.any() else ():
+        numbers = _numbers(store, txn, tally, key, blob)
+        own = numbers[(numbers >= window[0]) & (numbers <= window[-1])] - window[0]
+        if unmeasured[own].any():
+            tally.unmeasured.add(key)
 
 
 def _beyond(store: Store, txn: lmdb.Transaction, tally: Tally, next_number: int) -> None:

@@ -29,11 +29,13 @@ def repair_index(index: Index, bad: set[bytes]) -> list[Difference]:
         _mend_places(change)
         change.head = dataclasses.replace(change.head, totals=Totals(), young_entries=0, hand=0)
         _mend_copies(change)
+        _mend_measured(change)
         _mend_lookup(change)
         change.write_head(0)
         tally = recount(change.store, change.txn)
         totals = Totals(**tally.totals)
         change.head = dataclasses.replace(change.head, totals=totals, dead_chunks=tally.dead_chunks)
+        change.set_histogram(tally.histogram)
     with index.snapshot() as txn:
         return recount(index.store, txn).differences
 
@@ -118,6 +120,26 @@ def _mend_copies(change: Change) -> None:
                 change.chunks.put(number, np.frombuffer(block, blocks.SLOT))
             else:
                 txn.delete(blocks.block_key(number), db=store.databases["chunks"])
+
+
+def _mend_measured(change: Change) -> None:
+    """Keep the recompressed lengths of live chunks that the rule picks. Where one is missing, its blobs are out."""
+    store, txn = change.store, change.txn
+    for key, value in list(store.walk(txn, "measured")):
+        kept = b""
+        try:
+            block = blocks.block_of(key)
+            numbers, lengths = blocks.unpack_measured([block], [value])
+            slots = np.frombuffer(store.get(txn, "chunks", key) or bytes(blocks.BLOCK_BYTES), blocks.SLOT)
+            own = slots[numbers - block * blocks.SLOTS]
+            live = blocks.picked(own["high"], change.rules.measure.threshold) & (own["use"] >> blocks.LENGTH_BITS > 0)
+            (kept,) = blocks.pack_measured([block], numbers[live], lengths[live])
+        except records.Damaged:
+            pass  # the blobs whose chunks these are were taken out
+        if kept:
+            txn.put(key, kept, db=store.databases["measured"])
+        else:
+            txn.delete(key, db=store.databases["measured"])
 
 
 def _mend_lookup(change: Change) -> None:

@@ -27,6 +27,9 @@ class Answers(Protocol):
     def stats(self) -> dict[str, Any]:
         """The object of `model.Stats.to_json`."""
 
+    def histogram(self) -> dict[str, Any]:
+        """The object of `answers.read_histogram`."""
+
     def blobs(self, after: str, limit: int, failed: bool) -> dict[str, Any]:
         """`{"blobs": [...], "next": str | None}`: at most `limit` blobs, and the `after` of the page behind, if any.
 
@@ -105,6 +108,11 @@ def _ask_stats(answers: Answers, query: dict[str, str], _: bytes) -> Reply:
     return Reply(200, _as_json(answers.stats()))
 
 
+def _ask_histogram(answers: Answers, query: dict[str, str], _: bytes) -> Reply:
+    _only("parameter", query, ())
+    return Reply(200, _as_json(answers.histogram()))
+
+
 def _ask_health(answers: Answers, query: dict[str, str], _: bytes) -> Reply:
     _only("parameter", query, ())
     return Reply(200, _as_json(answers.health()))
@@ -145,6 +153,7 @@ def _as_json(value: dict[str, Any]) -> bytes:
 READ = ("GET", "HEAD")
 ROUTES: dict[str, tuple[tuple[str, ...], Callable[[Answers, dict[str, str], bytes], Reply]]] = {
     "/v1/stats": (READ, _ask_stats),
+    "/v1/histogram": (READ, _ask_histogram),
     "/v1/blobs": (READ, _ask_blobs),
     "/v1/health": (READ, _ask_health),
     "/v1/scan": (("POST",), _ask_scan),

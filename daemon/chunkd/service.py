@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import queue
@@ -14,9 +15,10 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from chunkd import caches as served
-from chunkd import confine, decode, mounts, records
+from chunkd import confine, decode, mounts, recompress, records
 from chunkd.answers import DaemonAnswers
 from chunkd.backlog import Backlog
+from chunkd.beside import take_over_at_start
 from chunkd.caches import ServedCache
 from chunkd.config import Config
 from chunkd.endpoint import Endpoint
@@ -65,10 +67,12 @@ class Service:
 
     def _assemble(self, holder: str, replace: bool, spawn: Callable[..., Worker]) -> None:
         config = self.config
-        rules = records.Rules(ChunkParams(), config.caps, decode.decoder_rule())
+        measure = dataclasses.replace(config.measure, library=recompress.library())
+        rules = records.Rules(ChunkParams(), config.caps, decode.decoder_rule(), measure)
         if not os.path.exists(os.path.join(config.index_dir, "data.mdb")):
             for path in config.caches:
                 served.check_usable(path)  # before an index is made for nothing
+        take_over_at_start(config.state_dir)
         self.index = Index(config.state_dir, rules, holder)
         self._stack.callback(self.index.close)
         adopt_rules(self.index, rules)
@@ -76,7 +80,7 @@ class Service:
         self.backlog = Backlog()
         self._stack.callback(self.backlog.close)
         listings: queue.Queue[Listed | ScanEnd] = queue.Queue(LISTINGS_AT_ONCE)
-        pool = make_pool(config, rules.params, rules.caps, spawn)
+        pool = make_pool(config, self.index.rules, spawn)
         self._stack.callback(pool.close)
         self.ingest = Ingest(self.index, pool, self.backlog, roots, listings, config.verify_interval_s)
         intervals = Intervals(config.scan_interval_s, config.polled_scan_interval_s)

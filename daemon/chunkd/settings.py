@@ -124,6 +124,15 @@ SETTINGS = {
             1 << 31,
             power_of_two=True,
         ),
+        Setting(
+            "measure_one_in",
+            "int",
+            16,
+            "of so many unique chunks one is recompressed, to tell what a chunk store would save; 1 for every chunk",
+            1,
+            4096,
+        ),
+        Setting("measure_level", "int", 3, "the zstd level of that", 1, 19),
         Setting("log_level", "choice", "info", "what is logged", choices=("debug", "info", "warning", "error")),
     )
 }

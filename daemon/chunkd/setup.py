@@ -20,17 +20,25 @@ PLACES_AT_ONCE = 1000
 
 def adopt_rules(index: Index, rules: records.Rules) -> None:
     """Take over other caps and decoders: what failed by the old ones is tried again, what breaks the new ones is taken
-    out of the index, so that the scan finds and judges it anew.
+    out of the index, so that the scan finds and judges it anew. By which rule chunks are recompressed stays as it was
+    while there are any: what is asked for is noted beside it.
     """
     old = index.rules
+    if old.measure != rules.measure:
+        with index.snapshot() as txn:
+            if index.store.head(txn).totals.unique_chunks:
+                rules = dataclasses.replace(rules, measure=old.measure, asked=rules.measure)
+    if rules.unlike:
+        log.warning("%s", rules.unlike)
     if old == rules:
         return
     log.info("the rules changed: %s, before %s", rules, old)
     lowered = rules.caps.zstd_window_bytes < old.caps.zstd_window_bytes
+    judged_anew = (old.caps, old.decoder) != (rules.caps, rules.decoder)
     with index.transaction() as change:
-        for blob in list(change.store.blobs(change.txn, "failed")):
+        for blob in list(change.store.blobs(change.txn, "failed")) if judged_anew else ():
             change.fail(dataclasses.replace(blob, retry_at=1))
-        for blob in list(change.store.blobs(change.txn, "blobs")):
+        for blob in list(change.store.blobs(change.txn, "blobs")) if judged_anew else ():
             if _breaks(blob, rules.caps) or (lowered and blob.codec == "zstd"):
                 for place, _ in list(change.holders(blob.digest)):
                     change.release(place, blob.digest)

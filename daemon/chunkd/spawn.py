@@ -15,9 +15,11 @@ from chunkd.config import Config
 from chunkd.courtesy import Courtesy, ask_of, share
 from chunkd.model import Caps, ChunkParams
 from chunkd.pool import Pool, Worker
+from chunkd.records import Rules
+from chunkd.saving import MeasureRule
 
 
-def spawn_worker(params: ChunkParams, caps: Caps, courtesy: Courtesy) -> Worker:
+def spawn_worker(params: ChunkParams, caps: Caps, courtesy: Courtesy, measure: MeasureRule = MeasureRule()) -> Worker:
     """A new worker process. Not forked: LMDB's environment must not cross a fork. Raises OSError."""
     ours, theirs = socket.socketpair()
     with theirs:
@@ -25,7 +27,7 @@ def spawn_worker(params: ChunkParams, caps: Caps, courtesy: Courtesy) -> Worker:
             [
                 sys.executable, "-P", "-m", "chunkd.worker", str(theirs.fileno()),
                 json.dumps(dataclasses.asdict(params)), json.dumps(dataclasses.asdict(caps)),
-                str(courtesy.read_bytes_per_s),
+                json.dumps(dataclasses.asdict(measure)), str(courtesy.read_bytes_per_s),
             ],
             # In a session of its own, so that it can be nice beside the daemon.
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
@@ -45,7 +47,7 @@ def courtesy_of(config: Config) -> tuple[int, Courtesy]:
     return count, Courtesy(config.nice, config.io_priority, rate)
 
 
-def make_pool(config: Config, params: ChunkParams, caps: Caps, spawn: Callable[..., Worker] = spawn_worker) -> Pool:
-    """As many workers as the settings say, and as courteous."""
+def make_pool(config: Config, rules: Rules, spawn: Callable[..., Worker] = spawn_worker) -> Pool:
+    """As many workers as the settings say, and as courteous, that cut, decode and measure by these rules."""
     count, courtesy = courtesy_of(config)
-    return Pool(lambda: spawn(params, caps, courtesy), count)
+    return Pool(lambda: spawn(rules.params, rules.caps, courtesy, rules.measure), count)

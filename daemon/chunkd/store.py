@@ -9,13 +9,14 @@ import contextlib
 import errno
 import itertools
 import os
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar, cast
 
 import lmdb
 
-from chunkd import disk, records
+from chunkd import disk, histogram, records
 from chunkd.audit import audit_pages, cut_short, problem_of
 from chunkd.errors import (
     FormatMismatch,
@@ -32,30 +33,26 @@ from chunkd.model import Blob, ChunkParams, Digest, Place
 # The map is address space and nothing else: the file is as long as its used pages.
 MAP_BYTES = 1 << 40
 DATABASES = (
-    "meta",
-    "blobs",
-    "failed",
-    "places",
-    "holders",
-    "ignored",
-    "suspects",
-    "recipes",
-    "chunks",
-    "young",
+    "meta", "blobs", "failed", "places", "holders", "ignored", "suspects", "recipes", "chunks", "measured", "young",
     "dense",
-)
+)  # fmt: skip
 MAX_READERS = 126
 SLICE_KEYS = 64
 Record = TypeVar("Record")
 
 FORMAT_KEY, RULES_KEY, HEAD_KEY, CACHES_KEY, VERIFIED_KEY = b"format", b"rules", b"head", b"caches", b"verified"
+HISTOGRAM_KEY = b"histogram"
 
 
 class Store:
     """One open environment with its named databases. Checked for format and rules before anything else is read."""
 
-    def __init__(self, path: str, *, readonly: bool, lock: bool = True, audit: bool = False) -> None:
-        """With `audit` every page is looked at before any is used."""
+    def __init__(
+        self, path: str, *, readonly: bool, lock: bool = True, audit: bool = False, any_format: bool = False
+    ) -> None:
+        """With `audit` every page is looked at before any is used. With `any_format` there is `meta` and nothing else,
+        of which `caches` has been of one form in every format. Raises FormatMismatch otherwise.
+        """
         self.path, self.readonly = path, readonly
         data = Path(path, "data.mdb")
         # A file without a byte is what LMDB leaves when it finds the disk full as it begins.
@@ -77,7 +74,12 @@ class Store:
             with self.guarded():
                 if audit or cut_short(self.env, self.index_bytes()):
                     audit_pages(self.env, path)
-                self.databases = {name: self._database(name) for name in DATABASES}
+                self.databases = {"meta": self._database("meta")}
+                if not any_format:
+                    with self.env.begin() as txn:
+                        if txn.get(FORMAT_KEY, db=self.databases["meta"]) is not None:  # it is not being made
+                            self._check_format(txn)
+                    self.databases = {name: self._database(name) for name in DATABASES}
         except BaseException:
             self.env.close()
             raise
@@ -165,21 +167,28 @@ class Store:
             raise IndexDamaged(self.path, f"the record {key.decode()!r} is missing")
         try:
             return unpack(value)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, struct.error) as error:
             raise IndexDamaged(self.path, f"the record {key.decode()!r}: {error}") from error
 
     def check_format(self, txn: lmdb.Transaction, params: ChunkParams | None) -> records.Rules:
         """The stored rules. Raises FormatMismatch, and ParamsMismatch when `params` are given and are others."""
-        found = self.sealed(txn, FORMAT_KEY, records.unpack_format)
-        if found != records.FORMAT:
-            raise FormatMismatch(self.path, found, records.FORMAT)
+        self._check_format(txn)
         rules = self.sealed(txn, RULES_KEY, records.unpack_rules)
         if params is not None and rules.params != params:
             raise ParamsMismatch(self.path, str(rules.params), str(params))
         return rules
 
+    def _check_format(self, txn: lmdb.Transaction) -> None:
+        found = self.sealed(txn, FORMAT_KEY, records.unpack_format)
+        if found != records.FORMAT:
+            raise FormatMismatch(self.path, found, records.FORMAT)
+
     def head(self, txn: lmdb.Transaction) -> records.Head:
         return self.sealed(txn, HEAD_KEY, records.unpack_head)
+
+    def histogram(self, txn: lmdb.Transaction) -> list[list[int]]:
+        """The rows of `chunkd.histogram`."""
+        return self.sealed(txn, HISTOGRAM_KEY, lambda value: histogram.unpack(records.unseal(value)))
 
     def caches(self, txn: lmdb.Transaction) -> dict[int, records.Cache]:
         return self.sealed(txn, CACHES_KEY, records.unpack_caches)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
+from chunkd import histogram
 from chunkd.model import Difference, Totals
 
 MAX_DIFFERENCES = 1000
@@ -19,8 +20,13 @@ class Tally:
     )
     dead_chunks: int = 0
     young_entries: int = 0
+    histogram: list[list[int]] = field(
+        default_factory=lambda: [[0] * len(histogram.COLUMNS) for _ in range(histogram.ROWS)]
+    )
     differences: list[Difference] = field(default_factory=list)
     bad: set[bytes] = field(default_factory=set)
+    # Blobs of which a chunk's recompressed length is missing or impossible: nothing but reading them can tell it.
+    unmeasured: set[bytes] = field(default_factory=set)
 
     def differ(self, record: str, key: object, expected: object, found: object) -> None:
         if len(self.differences) < MAX_DIFFERENCES:

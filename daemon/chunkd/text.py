@@ -73,6 +73,24 @@ def _figures(stats: Mapping[str, Any]) -> Iterator[str]:
         # Rounded down: at the percentage that is printed, the chunks do stay below.
         permille = 1000 * layer_stored_bytes // unique_bytes
         yield from _wrapped(caution + f"here, compressed to at most {permille / 10:.1f} % of their size.")
+    if stats["net"] is not None:
+        yield ""
+        yield from _wrapped(_saving(stats))
+
+
+def _saving(stats: Mapping[str, Any]) -> str:
+    """What a store would save, in a sentence for who decides on it."""
+    stored_bytes = stats["layer_stored_bytes"]
+    as_chunks_bytes = stored_bytes - stats["net_bytes"]
+    percent = 100 * stats["net"]
+    words = (
+        f"As chunks, each recompressed, these layers would take {bytes_text(as_chunks_bytes)} with the store's index,"
+    )
+    words += f" instead of {bytes_text(stored_bytes)}: {abs(percent):.1f} % {'less' if percent >= 0 else 'more'}"
+    error_bytes = stats["recompressed_error_bytes"]
+    if error_bytes is None:
+        return f"{words}, as far as the few chunks tell that were measured ({stats['measured_chunks']:,})."
+    return words + (f", give or take {100 * error_bytes / stored_bytes:.1f} %." if error_bytes else ".")
 
 
 def _beside(stats: Mapping[str, Any]) -> Iterator[str]:
@@ -83,6 +101,8 @@ def _beside(stats: Mapping[str, Any]) -> Iterator[str]:
         yield _row("failed", _count(stats["failed_blobs"]), _in_bytes(stats["failed_bytes"], why))
     if stats["scanned_at"] is None:
         yield _row("not scanned", "no scan has been completed: there may be more blobs than these", "")
+    for warning in stats["warnings"]:
+        yield from _wrapped(_shown(warning), label="warning")
     for cache in stats["caches"]:
         state = cache["state"]
         if state in ("stale", "polled", "unwatched"):
@@ -95,6 +115,31 @@ def _beside(stats: Mapping[str, Any]) -> Iterator[str]:
             yield from _wrapped(_shown(f"{cache['path']}{reason} ({meaning})"), label=state)
         for warning in cache["warnings"]:
             yield from _wrapped(_shown(f"{cache['path']}: {warning}"), label="warning")
+
+
+def histogram_lines(histogram: Mapping[str, Any], source: str) -> Iterator[str]:
+    """The tables of `histogram.to_json`, each row with its share of all bytes."""
+    yield from _wrapped(source)
+    if not histogram["copies"]:
+        yield ""
+        yield "There is no chunk in the index yet."
+        return
+    copies = [(_range(row["from"], row["to"]), row) for row in histogram["copies"]]
+    sizes = [(_range(row["from_bytes"], row["to_bytes"]), row) for row in histogram["sizes"]]
+    for title, rows in ("copies", copies), ("bytes of a chunk", sizes):
+        total_bytes = sum(row["uncompressed_bytes"] for _, row in rows)
+        yield ""
+        yield f"{title:<18}{'unique chunks':>16}{'chunks':>16}{'unique':>14}{'in all':>14}{'share':>9}"
+        for bounds, row in rows:
+            share = 100 * row["uncompressed_bytes"] / total_bytes
+            yield (
+                f"{bounds:<18}{row['unique_chunks']:>16,}{row['chunks']:>16,}{bytes_text(row['unique_bytes']):>14}"
+                f"{bytes_text(row['uncompressed_bytes']):>14}{share:>7.1f} %"
+            )
+
+
+def _range(least: int, most: int) -> str:
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def blob_lines(blobs: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """What the daemon and its workers say to one another, over one pair of stream sockets a worker.
 
 A job, a word of progress and a finding are a line of JSON each; behind a finding's line come the hashes and lengths of
-as many chunks as it says, as they are. Never pickle: a worker reads hostile input, and one that was taken over must not
-be able to run code in the daemon, hold it up, fill its memory, or have it count what can't be.
+as many chunks as it says, and the recompressed lengths of some, as they are. Never pickle: a worker reads hostile
+input, and one that was taken over must not be able to run code in the daemon, hold it up, fill its memory, or have it
+count what can't be.
 """
 
 from __future__ import annotations
@@ -56,8 +57,10 @@ class WorkersEnd:
             "uncompressed_bytes": finding.uncompressed_bytes,
             "reason": finding.reason,
             "chunks": len(finding.recipe),
+            "measured": len(finding.recipe.measured) // LENGTH_BYTES,
         }
-        for part in (_line(head), finding.recipe.hashes, finding.recipe.lengths):
+        recipe = finding.recipe
+        for part in (_line(head), recipe.hashes, recipe.lengths, recipe.measured):
             self._socket.sendall(part)
 
 
@@ -69,7 +72,7 @@ class DaemonsEnd:
         self._socket, self._params, self._caps = pair, params, caps
         self._heard = bytearray()
         self._finding: Finding | None = None  # whose recipe is not whole yet
-        self._wanted_bytes = 0
+        self._wanted_bytes: tuple[int, int, int] = (0, 0, 0)  # of hashes, lengths and recompressed lengths
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -106,16 +109,14 @@ class DaemonsEnd:
             said = _parsed(line)
             if said.keys() == {"read_bytes"}:
                 return _number(said["read_bytes"])
-            self._finding, chunks = self._checked(said, job)
-            self._wanted_bytes = chunks * (CHUNK_HASH_BYTES + LENGTH_BYTES)
-        if len(self._heard) < self._wanted_bytes:
+            self._finding, chunks, measured = self._checked(said, job)
+            self._wanted_bytes = chunks * CHUNK_HASH_BYTES, chunks * LENGTH_BYTES, measured * LENGTH_BYTES
+        if len(self._heard) < sum(self._wanted_bytes):
             return None
         finding, self._finding = self._finding, None
-        chunks = self._wanted_bytes // (CHUNK_HASH_BYTES + LENGTH_BYTES)
-        hashes, lengths = self._take(chunks * CHUNK_HASH_BYTES), self._take(chunks * LENGTH_BYTES)
+        recipe = Recipe(*map(self._take, self._wanted_bytes))
         return Finding(
-            finding.kind, finding.mark, finding.codec, finding.uncompressed_bytes, finding.reason,
-            Recipe(hashes, lengths),
+            finding.kind, finding.mark, finding.codec, finding.uncompressed_bytes, finding.reason, recipe
         )  # fmt: skip
 
     def _take(self, count: int) -> bytes:
@@ -123,9 +124,9 @@ class DaemonsEnd:
         del self._heard[:count]
         return taken
 
-    def _checked(self, said: dict[str, Any], job: Job) -> tuple[Finding, int]:
-        """A finding whose recipe is still to come, and of how many chunks that is."""
-        if said.keys() != {"kind", "mark", "codec", "uncompressed_bytes", "reason", "chunks"}:
+    def _checked(self, said: dict[str, Any], job: Job) -> tuple[Finding, int, int]:
+        """A finding whose recipe is still to come, of how many chunks that is, and how many of them are measured."""
+        if said.keys() != {"kind", "mark", "codec", "uncompressed_bytes", "reason", "chunks", "measured"}:
             raise ValueError("a finding with other keys")
         kind, codec, reason = said["kind"], said["codec"], said["reason"]
         kinds = _OF_A_DECODE if job.decode else _OF_A_HASH
@@ -140,11 +141,14 @@ class DaemonsEnd:
         if (mark is not None) != kinds[kind]:
             raise ValueError(f"{kind}, and a mark that does not go with it")
         uncompressed_bytes, chunks = _number(said["uncompressed_bytes"]), _number(said["chunks"])
+        measured = _number(said["measured"])
+        if measured > chunks:
+            raise ValueError(f"{measured} measured of {chunks} chunks")
         if kind == "layer":
             self._check_layer(job, uncompressed_bytes, chunks)
         elif uncompressed_bytes or chunks:
             raise ValueError(f"{kind}, with chunks")
-        return Finding(kind, mark, codec, uncompressed_bytes, reason), chunks
+        return Finding(kind, mark, codec, uncompressed_bytes, reason), chunks, measured
 
     def _check_layer(self, job: Job, uncompressed_bytes: int, chunks: int) -> None:
         # Its size is asked of the disk and not of the worker. The caps on both together bound what is held here.

@@ -1,7 +1,7 @@
 """One blob to its finding: read, decode, cut and verify in one pass. A pure function of the file.
 
-`python -m chunkd.worker FD PARAMS CAPS BYTES_PER_S` serves jobs over the connection FD. A decoder that crashes or
-runs out of memory ends this process and costs one blob, not the daemon.
+`python -m chunkd.worker FD PARAMS CAPS MEASURE BYTES_PER_S` serves jobs over the connection FD. A decoder that crashes
+or runs out of memory ends this process and costs one blob, not the daemon.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from chunkd.errors import BlobUndecodable
 from chunkd.model import Caps, ChunkParams, FileMark, Finding, Job
 from chunkd.pace import Pace
 from chunkd.quiet import QuietFile
+from chunkd.recompress import Recompressor
 from chunkd.relay import Relay
+from chunkd.saving import MeasureRule
 
 _PROGRESS_S = 0.5
 
@@ -50,10 +52,13 @@ def examine(
     caps: Caps,
     progress: Callable[[int], object],
     pace: Pace | None = None,
+    *,
+    measure: Recompressor | None = None,
 ) -> Finding:
     """What the file at the job's path is, seen in one pass over one descriptor.
 
     The same whether or not the job is `relayed`, and at whatever `pace` the file is read.
+    Chunks are measured by the rule as it comes unless `measure` has another.
     `progress` is called with the stored bytes read so far, about twice a second at most; what it raises is passed on
     unless it is an OSError. Nothing but a regular file is opened. Raises MemoryError when a decoder gets none.
     """
@@ -74,7 +79,7 @@ def examine(
                 progress(read_bytes)
 
             report = pace.paced(_seldom(live)) if pace else _seldom(live)
-            return _read(file, before, job, params, caps, report)
+            return _read(file, before, job, params, measure, caps, report)
     except (FileNotFoundError, NotADirectoryError):
         return Finding("gone")
     except OSError as error:
@@ -112,11 +117,12 @@ def _read(
     before: os.stat_result,
     job: Job,
     params: ChunkParams,
+    measure: Recompressor | None,
     caps: Caps,
     report: Callable[[int], None],
 ) -> Finding:
     source = Source(file, job.digest.algorithm, report)
-    chunker = Chunker(params)
+    chunker = Chunker(params, measure=measure or Recompressor(MeasureRule()))
     buffer = bytearray(BUFFER_BYTES)
     uncompressed_bytes = 0
     failure: BlobUndecodable | None = None
@@ -176,10 +182,10 @@ def main(argv: list[str]) -> None:
     memory for ends it with the exit code that says so, as only a new process has all of its memory again.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides what Ctrl-C means
-    fd, params_json, caps_json, bytes_per_s = argv
+    fd, params_json, caps_json, measure_json, bytes_per_s = argv
     daemon = wire.WorkersEnd(socket.socket(fileno=int(fd)))
     params, caps = ChunkParams(**json.loads(params_json)), Caps(**json.loads(caps_json))
-    pace = Pace(int(bytes_per_s))
+    measure, pace = Recompressor(MeasureRule(**json.loads(measure_json))), Pace(int(bytes_per_s))
 
     def progress(read_bytes: int) -> None:
         with _daemon():
@@ -191,7 +197,7 @@ def main(argv: list[str]) -> None:
             job = daemon.receive_job()
         confine.limit_memory(job.path, params, caps)
         try:
-            finding = examine(job, params, caps, progress, pace)
+            finding = examine(job, params, caps, progress, pace, measure=measure)
             with _daemon():
                 daemon.send_finding(finding)
         except MemoryError:

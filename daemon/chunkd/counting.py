@@ -1,0 +1,59 @@
+"""What a change of copies does to the figures over unique chunks: their sums, the sample's, and the histogram."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkd import histogram
+from chunkd.blocks import Numbers
+
+Table = NDArray[np.int64]
+
+# Products of two lengths (24 bits each) that are summed up in 63 bits.
+PRODUCTS_AT_ONCE = 1 << 14
+
+
+class Growth:
+    """By how much figures grow, batch by batch: `totals` by the names of `model.Totals`, and the histogram."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._step_bytes = histogram.size_step_bytes(max_bytes)
+        self.totals = dict.fromkeys(("uncompressed_bytes", "unique_chunks", "unique_bytes"), 0)
+        self.table = np.zeros((histogram.ROWS, len(histogram.COLUMNS)), np.int64)
+
+    def turn(self, lengths: Numbers, before: Numbers, after: Numbers) -> Numbers:
+        """Chunks of these lengths had so many copies and now have others; 1 for what came to life, -1 for what died."""
+        turned = (after > 0).astype(np.int64) - (before > 0)
+        self.totals["uncompressed_bytes"] += int(lengths @ (after - before))
+        self.totals["unique_chunks"] += int(turned.sum())
+        self.totals["unique_bytes"] += int(lengths @ turned)
+        for copies, sign in ((before, -1), (after, +1)):
+            there = np.flatnonzero(copies)
+            self._spread(lengths[there], copies[there], sign)
+        return turned
+
+    def _spread(self, lengths: Numbers, copies: Numbers, sign: int) -> None:
+        # The exponent of copies - 1 is its bit length: 0, 1, 2, 2, 3 for 1, 2, 3, 4, 5 copies.
+        by_copies = np.frexp((copies - 1).astype(np.float64))[1]
+        by_size = histogram.COPIES_ROWS + (lengths - 1) // self._step_bytes
+        columns = (np.ones_like(copies), copies, lengths, lengths * copies)
+        for column, figures in enumerate(columns):
+            for rows in (by_copies, by_size):
+                np.add.at(self.table[:, column], rows, sign * figures)
+
+    def measure(self, lengths: Numbers, recompressed: Numbers, sign: int) -> None:
+        """Measured chunks came to life, or died."""
+        x, y = lengths, recompressed
+        sums = {
+            "measured_chunks": len(x), "measured_bytes": int(x.sum()), "measured_recompressed_bytes": int(y.sum()),
+            "measured_xx": dot(x, x), "measured_xy": dot(x, y), "measured_yy": dot(y, y),
+        }  # fmt: skip
+        for name, figure in sums.items():
+            self.totals[name] = self.totals.get(name, 0) + sign * figure
+
+
+def dot(left: Numbers, right: Numbers) -> int:
+    """The sum of products, exact however many there are."""
+    pieces = range(0, len(left), PRODUCTS_AT_ONCE)
+    return sum(int(left[at : at + PRODUCTS_AT_ONCE] @ right[at : at + PRODUCTS_AT_ONCE]) for at in pieces)
