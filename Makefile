@@ -46,7 +46,9 @@ bench: .venv/bench npm_small ## run the benchmarks, on a machine with nothing el
 	$(VENV_PYTHON) bench/start.py
 	$(VENV_PYTHON) bench/stats.py
 	$(VENV_PYTHON) bench/courtesy.py "$(NPM_SMALL)"
+	$(VENV_PYTHON) bench/net.py "$(NPM_SMALL)"
 	$(VENV_PYTHON) bench/index.py
+	$(VENV_PYTHON) bench/shares.py
 	$(VENV_PYTHON) bench/bars.py
 
 dist: .venv/dev ## build the sdist, and from it the wheel

@@ -45,6 +45,18 @@ class FakeAnswers:
         self._note("blobs", after, limit, failed)
         return {"blobs": [], "next": None}
 
+    def layers(self, after: str, limit: int) -> dict[str, Any]:
+        self._note("layers", after, limit)
+        return {"layers": [], "next": None, "commit": 1}
+
+    def history(self, since: str, limit: int) -> dict[str, Any]:
+        self._note("history", since, limit)
+        return {"history": [], "next": None}
+
+    def metrics(self, accept: str) -> tuple[str, bytes]:
+        self._note("metrics", accept)
+        return "text/plain; version=0.0.4", b"# EOF\n"
+
     def health(self) -> dict[str, Any]:
         self._note("health")
         return {"state": "ok", "reasons": []}
@@ -63,10 +75,10 @@ def short_directory() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def running(path: Path, answers: FakeAnswers) -> Iterator[Endpoint]:
+def running(path: Path, answers: FakeAnswers, *more: Any) -> Iterator[Endpoint]:
     """Serves, and leaves no thread behind: each is awaited."""
     before = set(threading.enumerate())
-    endpoint = Endpoint(str(path), answers)
+    endpoint = Endpoint(str(path), answers, *more)
     endpoint.start()
     thread = threading.Thread(target=endpoint.serve_forever)
     thread.start()

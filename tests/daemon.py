@@ -27,9 +27,10 @@ from chunkd.errors import NoDaemon, RequestRefused, SocketUnusable
 PATIENCE_S = 60.0
 ASK_EVERY_S = 0.02
 
+SAVING = ("measured_chunks", "recompressed_bytes", "recompressed_error_bytes", "index_overhead_bytes", "net_bytes")
 FIGURES = (
     "blobs", "layers", "stored_bytes", "layer_stored_bytes", "uncompressed_bytes", "chunks", "unique_chunks",
-    "unique_bytes",
+    "unique_bytes", *SAVING,
 )  # fmt: skip
 ZEROS = dict.fromkeys(FIGURES, 0)
 # For a test of many blobs on a machine that others keep busy, where nice workers get what these leave.

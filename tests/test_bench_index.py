@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 BENCH = Path(__file__).parent.parent / "bench"
-NAMES = ("index", "made_up", "measure")
+NAMES = ("index", "made_up", "measure", "shares")
 
 
 @pytest.fixture
@@ -76,3 +76,14 @@ def test_runs_are_of_their_mean_length_and_of_known_chunks(modules: dict[str, Mo
     assert 0 <= numbers.min() <= numbers.max() < 1_000_000
     runs = 1 + np.count_nonzero(np.diff(numbers) != 1)
     assert 0.8 * mean_chunks < 50_000 / runs < 1.25 * mean_chunks
+
+
+def test_the_shares_of_all_layers_add_up(
+    modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bench = modules["shares"]
+    monkeypatch.setattr(bench, "LAYER_CHUNKS", 1000)
+    monkeypatch.setattr(bench, "ADDED", 3)
+    result, bar = bench.asked(6, 10, str(tmp_path))
+    assert len(result["entries_per_s"]) == bench.ROUNDS
+    assert min(result["add_alone_s"], result["add_beside_s"], bar.figure) > 0

@@ -175,11 +175,30 @@ def test_without_daemon_and_index(home: Home) -> None:
     assert json.loads(home.command("health", "--json").stdout)["state"] == "down"
 
 
-@pytest.mark.parametrize("command", [("stats",), ("blobs",), ("check",), ("scan", "cache"), ("run", "cache")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("stats",), ("stats", "--fail-if", "net<0"), ("histogram",), ("blobs",), ("blobs", "--sort", "size"),
+        ("history",), ("check",), ("scan", "cache"), ("run", "cache"),
+    ],
+)  # fmt: skip
 def test_an_index_of_another_format(scanned: Home, command: tuple[str, ...]) -> None:
     edit(scanned, "meta", FORMAT_KEY, lambda _: records.seal((99).to_bytes(4, "little")))
     done = scanned.command(*command, cwd=scanned.root)
     refused(done, 1, str(scanned.state), "format 99", f"format {records.FORMAT}", "chunkd rebuild")
+
+
+def test_the_caches_of_an_index_of_the_first_format_are_read_anew(scanned: Home) -> None:
+    """Their records were shorter."""
+    before = json.loads(scanned.command("stats", "--json").stdout)
+    edit(scanned, "meta", FORMAT_KEY, lambda _: records.seal((1).to_bytes(4, "little")))
+    old = {"1": [str(scanned.cache()), 0, 0, [], False]}
+    edit(scanned, "meta", CACHES_KEY, lambda _: records.seal(json.dumps(old).encode()))
+    refused(scanned.command("scan", scanned.cache()), 1, "format 1", "format 2", "chunkd rebuild")
+    done = scanned.command("rebuild", "--json")
+    assert done.returncode == 0, done.stderr
+    assert figures(json.loads(done.stdout)) == figures(before)
+    scanned.check()
 
 
 def test_an_index_made_with_other_parameters(scanned: Home) -> None:
@@ -503,6 +522,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, objec
         ("--state", None, False),
         ("--json --help", None, False),
         ("--watch", None, False),
+        ("--fail-if redundancy<0", None, False),
         ("-h", None, False),
         ("/cache", None, False),
         ("--", None, False),

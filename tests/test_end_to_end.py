@@ -123,7 +123,7 @@ def test_sigterm_commits_what_was_read_and_ends_within_seconds(home: Home) -> No
     left = json.loads(home.command("stats", "--json").stdout)
     assert seen["layers"] <= left["layers"] < len(layers)
     home.check()
-    assert figures(home.scan(cache)) == NPM_TOTALS
+    assert figures(home.scan(cache)).items() >= NPM_TOTALS.items()
 
 
 # --- restarts -----------------------------------------------------------------------------------------------------

@@ -19,9 +19,11 @@ ROWS: tuple[tuple[str, ...], ...] = (
     (
         "__init__",
         "caps",
+        "counts",
         "courtesy",
         "disk",
         "errors",
+        "figures",
         "histogram",
         "logs",
         "mounts",
@@ -31,14 +33,14 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "saving",
         "text",
     ),
-    ("audit", "client", "directories", "model"),
+    ("audit", "client", "directories", "gate", "metrics", "model"),
     ("backlog", "chunker", "confine", "decode", "recompress", "settings", "tally"),
     ("given", "layouts", "listener", "lock", "records", "routes", "wire"),
-    ("blocks", "caches", "endpoint", "pool", "scan", "store", "watch", "worker"),
-    ("beside", "config", "counting", "create", "entries", "measured", "recount_figures", "recount_places"),
-    ("compare", "lookup", "recount", "spawn"),
+    ("blocks", "caches", "endpoint", "moments", "options", "pool", "scan", "store", "watch", "worker"),
+    ("config", "counting", "create", "entries", "history", "measured", "recount_figures", "recount_places"),
+    ("beside", "compare", "lookup", "recount", "spawn"),
     ("chunks",),
-    ("numbering",),
+    ("numbering", "shares"),
     ("index",),
     ("holdings", "repair", "rounds", "sweep"),
     ("look", "setup"),
@@ -46,7 +48,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("scanner",),
     ("answers",),
     ("asking", "service"),
-    ("checking", "once", "plain"),
+    ("checking", "listing", "once", "plain"),
     ("remeasure",),
     ("cli",),
     ("__main__",),
@@ -57,23 +59,24 @@ DOORS: dict[str, set[str]] = {
     "_cgear": {"chunker"},
     "backports": {"decode", "recompress"},
     "blake3": {"chunker"},
-    "click": {"cli"},
+    "click": {"cli", "listing", "options"},
     "compression": {"decode", "recompress"},  # of the standard library from Python 3.14 on
     "isal": {"decode"},
     "lmdb": {
         *("answers", "audit", "checking", "chunks", "compare", "index", "lookup", "measured", "numbering"),
-        *("recount", "recount_figures", "recount_places", "store"),
+        *("recount", "recount_figures", "recount_places", "shares", "store"),
     },
     "numpy": {
         *("blocks", "checking", "chunks", "counting", "entries", "index", "lookup", "measured", "numbering"),
-        *("recount", "recount_figures", "repair", "sweep"),
+        *("recount", "recount_figures", "repair", "shares", "sweep"),
     },
+    "prometheus_client": {"metrics"},
     "psutil": {"courtesy"},
     "rich": {"once"},
     "watchdog": {"watch"},
 }
 
-HEAVY = {"blake3", "chunkd._cgear", "isal", "lmdb", "numpy", "psutil", "rich", "watchdog"}
+HEAVY = {"blake3", "chunkd._cgear", "isal", "lmdb", "numpy", "prometheus_client", "psutil", "rich", "watchdog"}
 # A process that asks a daemon takes twice the time of an idle Python; each of these would add a fifth to that, or more.
 SLOW = HEAVY | {"asyncio", "click", "contextlib", "dataclasses", "http", "inspect", "logging", "tomllib", "typing"}
 # What is imported where speed or safety counts, and what must not come with it.

@@ -16,11 +16,12 @@ from chunkd import cli, directories, errors
 
 ROOT = Path(__file__).parent.parent
 SYSTEM, USER = ROOT / "systemd/chunkd.service", ROOT / "systemd/user/chunkd.service"
-DROP_INS = ROOT / "systemd/cache.conf", ROOT / "systemd/user/no-namespaces.conf"
+DROP_INS = ROOT / "systemd/cache.conf", ROOT / "systemd/user/no-namespaces.conf", ROOT / "systemd/metrics.conf"
 PLIST = ROOT / "launchd/chunkd.plist"
 
 DIRECTIVE = re.compile(r"#?([A-Z]\w+)=(.*)")
 MOST_EXPOSURE = 1.0
+MOST_EXPOSURE_WITH_TCP = 1.5
 # A user's manager knows no ProtectProc=, ProcSubset=, DevicePolicy= and the like.
 MOST_EXPOSURE_OF_A_USERS = 1.5
 # The comment of the directive right above speaks for these too.
@@ -92,6 +93,11 @@ def test_exposure_stays_low_with_all_that_the_drop_in_offers(tmp_path: Path) -> 
     offered = re.sub(r"^#(?=[A-Z]\w+=)", "", DROP_INS[0].read_text(), flags=re.MULTILINE)
     assert "\nAmbientCapabilities=CAP_DAC_READ_SEARCH\n" in offered
     assert exposure(tmp_path, SYSTEM.read_text() + offered) <= MOST_EXPOSURE
+
+
+@needs_systemd
+def test_exposure_with_metrics_over_tcp(tmp_path: Path) -> None:
+    assert exposure(tmp_path, SYSTEM.read_text() + DROP_INS[2].read_text()) <= MOST_EXPOSURE_WITH_TCP
 
 
 @pytest.mark.parametrize("unit", [SYSTEM, USER, *DROP_INS], ids=lambda unit: unit.parent.name + "/" + unit.name)

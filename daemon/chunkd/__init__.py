@@ -10,6 +10,7 @@ The path of a blob:
     worker         decode opens and decompresses it, chunker (cgear.c) cuts and hashes it, the name is verified
                    and 1 chunk in 16 is compressed                                  (recompress; saving: what for)
     ingest, index  recipe, counts and totals change in one transaction              (lookup: hash to number)
+                   and with them the histogram and the history                      (counting, measured; history)
     answers        the figures are read                                             (endpoint, client: the socket)
     cli, text      and shown                                                        (plain: without click)
 

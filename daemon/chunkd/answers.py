@@ -14,6 +14,7 @@ import lmdb
 from chunkd import histogram, records
 from chunkd.caches import ServedCache, idle_state
 from chunkd.errors import ChunkdError, UsageError
+from chunkd.history import changes, read_history
 from chunkd.model import CacheState, Digest, Stats
 from chunkd.store import Store
 
@@ -38,16 +39,18 @@ def read_stats(
     caches: tuple[CacheState, ...] | None = None,
     pending: tuple[int, int] = (0, 0),
     watching: bool = False,
+    now_ns: int | None = None,
 ) -> Stats:
     """The figures of one snapshot. Without `caches` (no daemon) they are shown as the index has them."""
     with store.guarded(), store.env.begin() as txn:
         rules = store.check_format(txn, None)
         head = store.head(txn)
+        grown = changes(store, txn, time.time_ns() if now_ns is None else now_ns, head.totals)
         if caches is None:
             caches = tuple(idle_state(cache) for cache in store.caches(txn).values())
     return Stats(
         head.totals, *pending, moment(head.as_of_ns), moment(head.scanned_at_ns), watching, store.index_bytes(),
-        rules.params, rules.caps, caches, rules.measure, (rules.unlike,) if rules.unlike else (),
+        rules.params, rules.caps, caches, rules.measure, (rules.unlike,) if rules.unlike else (), grown,
     )  # fmt: skip
 
 
@@ -117,7 +120,10 @@ class DaemonAnswers:
     """The answers of a running daemon; called from the endpoint's threads."""
 
     def __init__(self, ingest: Ingest, scanner: Scanner, watching: bool) -> None:
+        from chunkd.shares import LayerPages  # only where numpy is there already
+
         self._ingest, self._scanner, self._watching = ingest, scanner, watching
+        self._layer_pages = LayerPages(ingest.index.store)
         self.moved()
 
     def moved(self) -> None:
@@ -147,6 +153,19 @@ class DaemonAnswers:
 
     def blobs(self, after: str, limit: int, failed: bool) -> dict[str, Any]:
         return read_blobs(self._ingest.index.store, after, limit, failed)
+
+    def layers(self, after: str, limit: int) -> dict[str, Any]:
+        return self._layer_pages.read(after, limit)
+
+    def history(self, since: str, limit: int) -> dict[str, Any]:
+        return read_history(self._ingest.index.store, since, limit, time.time_ns())
+
+    def metrics(self, accept: str) -> tuple[str, bytes]:
+        from chunkd.metrics import exposed  # takes a fifth of a second, which is for who asks
+
+        progress = self._ingest.progress
+        read = progress.done_blobs, progress.done_bytes
+        return exposed(self.stats(), len(list(self._reasons())), self._ingest.counts, read, accept)
 
     def health(self) -> dict[str, Any]:
         reasons = list(self._reasons())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from chunkd import client, given, text
 from chunkd.errors import ChunkdError, IndexMissing, NoDaemon
 
@@ -101,3 +103,42 @@ def blobs(flags: Mapping[str, object], failed: bool) -> Iterator[dict[str, Any]]
         if page["next"] is None:
             return
         after = page["next"]
+
+
+def layers(flags: Mapping[str, object]) -> Iterator[dict[str, Any]]:
+    """The pages of `shares.read_layers`, to the last."""
+    after = ""
+    while True:
+
+        def offline(store: Any, after: str = after) -> dict[str, Any]:
+            from chunkd.shares import read_layers
+
+            return read_layers(store, after, PAGE_BLOBS)
+
+        page = ask(flags, f"/v1/layers?limit={PAGE_BLOBS}&after={after}", offline).content
+        yield page
+        if page["next"] is None:
+            return
+        after = page["next"]
+
+
+def history(flags: Mapping[str, object], since: str) -> Iterator[dict[str, Any]]:
+    """The rows of `history.read_history`, page by page."""
+    last = ""
+    while True:
+
+        def offline(store: Any, since: str = since) -> dict[str, Any]:
+            from chunkd.history import read_history
+
+            return read_history(store, since, PAGE_BLOBS, time.time_ns())
+
+        page = ask(flags, f"/v1/history?limit={PAGE_BLOBS}&since={since}", offline).content
+        for row in page["history"]:
+            if (
+                row["at"] > last
+            ):  # where the row that a page was to begin with has been thinned, the one before is first
+                last = row["at"]
+                yield row
+        if page["next"] is None:
+            return
+        since = page["next"]

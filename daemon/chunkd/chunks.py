@@ -22,6 +22,7 @@ from chunkd.model import Recipe
 BATCH_BLOCKS = 4096
 
 Words = NDArray[np.uint64]
+Batch = tuple[slice, NDArray[np.void], list[int], Numbers]
 
 
 class Numbered(NamedTuple):
@@ -159,27 +160,31 @@ class ChunkRecords:
         for position, block in enumerate(batch):
             self.put(block, slots[position * blocks.SLOTS :][: blocks.SLOTS])
 
-    def _blocks(self, numbers: Numbers) -> Iterator[tuple[slice, NDArray[np.void], list[int], Numbers]]:
-        """The records of sorted chunk numbers, a bounded batch at a time.
+    def _blocks(self, numbers: Numbers) -> Iterator[Batch]:
+        return batches(self._txn, self._table, numbers)
 
-        Yields (the rows of `numbers` in this batch, a writable copy of their blocks' slots, the blocks' numbers, where
-        in the slots each row's is). A block that is not there reads as zeros.
-        """
-        block_of = numbers // blocks.SLOTS
-        begins = np.concatenate(([True], block_of[1:] != block_of[:-1]))[: len(numbers)]
-        starts = np.flatnonzero(begins)
-        # Where each row's slot would be if all blocks stood side by side.
-        within = numbers - (block_of - (np.cumsum(begins) - 1)) * blocks.SLOTS
-        for first in range(0, len(starts), BATCH_BLOCKS):
-            own = starts[first : first + BATCH_BLOCKS]
-            following = starts[first + BATCH_BLOCKS :][:1]
-            rows = slice(int(own[0]), int(following[0]) if len(following) else len(numbers))
-            batch = block_of[own].tolist()
-            values = [self._txn.get(blocks.block_key(block), db=self._table) for block in batch]
-            packed = bytearray().join(bytes(blocks.BLOCK_BYTES) if value is None else value for value in values)
-            if len(packed) != len(batch) * blocks.BLOCK_BYTES:
-                raise records.Damaged(f"a block of chunks near {batch[0]} has a wrong size")
-            yield rows, np.frombuffer(packed, blocks.SLOT), batch, within[rows] - first * blocks.SLOTS
+
+def batches(txn: lmdb.Transaction, table: lmdb._Database, numbers: Numbers) -> Iterator[Batch]:
+    """The records of sorted chunk numbers, a bounded batch at a time.
+
+    Yields (the rows of `numbers` in this batch, a writable copy of their blocks' slots, the blocks' numbers, where
+    in the slots each row's is). A block that is not there reads as zeros.
+    """
+    block_of = numbers // blocks.SLOTS
+    begins = np.concatenate(([True], block_of[1:] != block_of[:-1]))[: len(numbers)]
+    starts = np.flatnonzero(begins)
+    # Where each row's slot would be if all blocks stood side by side.
+    within = numbers - (block_of - (np.cumsum(begins) - 1)) * blocks.SLOTS
+    for first in range(0, len(starts), BATCH_BLOCKS):
+        own = starts[first : first + BATCH_BLOCKS]
+        following = starts[first + BATCH_BLOCKS :][:1]
+        rows = slice(int(own[0]), int(following[0]) if len(following) else len(numbers))
+        batch = block_of[own].tolist()
+        values = [txn.get(blocks.block_key(block), db=table) for block in batch]
+        packed = bytearray().join(bytes(blocks.BLOCK_BYTES) if value is None else value for value in values)
+        if len(packed) != len(batch) * blocks.BLOCK_BYTES:
+            raise records.Damaged(f"a block of chunks near {batch[0]} has a wrong size")
+        yield rows, np.frombuffer(packed, blocks.SLOT), batch, within[rows] - first * blocks.SLOTS
 
 
 def _distinct(hashes: NDArray[np.uint64]) -> tuple[Numbers, Numbers]:

@@ -6,41 +6,29 @@ import contextlib
 import json as jsonlib
 import sys
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from chunkd import __version__, asking, given, plain, text
+from chunkd import __version__, asking, gate, given, listing, plain, text
+from chunkd.errors import UsageError
+from chunkd.figures import GATED
+from chunkd.options import as_json, asks, echo, settings
 from chunkd.settings import SETTINGS
 
 if TYPE_CHECKING:
     from chunkd.config import Config
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 WATCH_S = 1.0
 DIFFERENT = 4
 
-EPILOG = "Exit codes: 0 fine, 1 error, 2 usage, 3 no daemon and no index, 4 differences found, 6 degraded."
+EPILOG = (
+    "Exit codes: 0 fine, 1 error, 2 usage, 3 no daemon and no index, 4 differences found, 5 what --fail-if says,"
+    " 6 degraded."
+)
 
 
-def settings(*names: str) -> Callable[[Command], Command]:
-    """Flags for these settings, as the table of settings has them."""
-
-    def add(command: Command) -> Command:
-        for name in reversed(names):
-            setting = SETTINGS[name]
-            metavar = "|".join(setting.choices) or setting.kind.upper()
-            shown = setting.help if setting.default is None else f"{setting.help} (default {setting.default})"
-            command = click.option(setting.flag, name, metavar=metavar, help=shown)(command)
-        return command
-
-    return add
-
-
-asks = settings(*given.WHERE)
 works = settings(*(name for name in SETTINGS if name != "caches"))
-as_json = click.option("--json", "json", is_flag=True, help="Print JSON, for programs.")
 of_caches = click.argument("caches", nargs=-1, type=click.Path(readable=False), metavar="[CACHE]...")
 
 
@@ -122,13 +110,33 @@ def scan(
 @asks
 @as_json
 @click.option("--watch", is_flag=True, help="Show the figures again each second, until Ctrl-C.")
-def stats(json: bool, watch: bool, **flags: object) -> None:
-    """The figures: from the daemon, or from the index."""
+@click.option(
+    "--fail-if",
+    "conditions",
+    multiple=True,
+    metavar="CONDITION",
+    help=f"Exit 5 when it holds: one of {', '.join(GATED)}, then {' '.join(gate.OPERATORS)}, then a number, such as"
+    f" '{GATED[0]}<0.2'. May be given again.",
+)
+def stats(json: bool, watch: bool, conditions: tuple[str, ...], **flags: object) -> None:
+    """The figures: from the daemon, or from the index.
+
+    With --fail-if they are printed all the same, and a line on stderr names the condition that holds. A figure that is
+    null, as the redundancy of no layers is, can't be judged: that is an error, and exits 1.
+    """
+    gates = [gate.Condition(condition) for condition in conditions]
+    if watch and gates:
+        raise UsageError("--watch and --fail-if: the one never ends, the other is an end")
     if watch:
         with contextlib.suppress(KeyboardInterrupt):
             _watch_stats(flags, json)
-    else:
+        return
+    if not gates:
         click.echo(plain.stats(flags, json)[0])
+        return
+    answer = asking.stats(flags)
+    click.echo(text.stats_text(answer.content, answer.source, json))
+    gate.test(gates, answer.content)
 
 
 def _watch_stats(flags: dict[str, object], json: bool) -> None:
@@ -163,17 +171,7 @@ def histogram(json: bool, **flags: object) -> None:
     if json:
         click.echo(jsonlib.dumps(answer.content, indent=1))
     else:
-        _echo(text.histogram_lines(answer.content, answer.source))
-
-
-@main.command()
-@asks
-@as_json
-@click.option("--failed", is_flag=True, help="Only what failed or is ignored, with the reason.")
-def blobs(json: bool, failed: bool, **flags: object) -> None:
-    """One line a blob. With --json one JSON object a line."""
-    found = asking.blobs(flags, failed)
-    _echo((jsonlib.dumps(blob) for blob in found) if json else text.blob_lines(found))
+        echo(text.histogram_lines(answer.content, answer.source))
 
 
 @main.command()
@@ -193,7 +191,7 @@ def check(json: bool, repair: bool, read: bool, **flags: object) -> None:
     if json:
         click.echo(jsonlib.dumps({"differences": [difference._asdict() for difference in differences]}, indent=1))
     else:
-        _echo(str(difference) for difference in differences)
+        echo(str(difference) for difference in differences)
         click.echo(f"{len(differences)} differences{', repaired' if repair and differences else ''}")
     if differences:
         sys.exit(DIFFERENT)
@@ -249,6 +247,5 @@ def _load(flags: dict[str, object]) -> Config:
     return load(flags)
 
 
-def _echo(lines: Iterable[str]) -> None:
-    for line in lines:
-        click.echo(line)
+for listing_command in listing.COMMANDS:
+    main.add_command(listing_command)

@@ -24,6 +24,7 @@ class Config:
     caches: tuple[str, ...]
     state_dir: str
     socket: str
+    metrics_address: str | None
     workers: int
     nice: int
     io_priority: str

@@ -28,19 +28,20 @@ class Growth:
         self.totals["uncompressed_bytes"] += int(lengths @ (after - before))
         self.totals["unique_chunks"] += int(turned.sum())
         self.totals["unique_bytes"] += int(lengths @ turned)
-        for copies, sign in ((before, -1), (after, +1)):
-            there = np.flatnonzero(copies)
-            self._spread(lengths[there], copies[there], sign)
+        # What had copies leaves its rows, what has some comes into them.
+        both = np.concatenate((before, after))
+        there = np.flatnonzero(both)
+        self._spread(lengths[there % len(lengths)], both[there], np.where(there < len(lengths), -1, 1))
         return turned
 
-    def _spread(self, lengths: Numbers, copies: Numbers, sign: int) -> None:
+    def _spread(self, lengths: Numbers, copies: Numbers, signs: Numbers) -> None:
         # The exponent of copies - 1 is its bit length: 0, 1, 2, 2, 3 for 1, 2, 3, 4, 5 copies.
         by_copies = np.frexp((copies - 1).astype(np.float64))[1]
         by_size = histogram.COPIES_ROWS + (lengths - 1) // self._step_bytes
-        columns = (np.ones_like(copies), copies, lengths, lengths * copies)
-        for column, figures in enumerate(columns):
-            for rows in (by_copies, by_size):
-                np.add.at(self.table[:, column], rows, sign * figures)
+        figures = signs * np.stack((np.ones_like(copies), copies, lengths, lengths * copies))
+        for rows in (by_copies, by_size):
+            at = len(figures) * rows + np.arange(len(figures))[:, np.newaxis]
+            np.add.at(self.table.reshape(-1), at, figures)
 
     def measure(self, lengths: Numbers, recompressed: Numbers, sign: int) -> None:
         """Measured chunks came to life, or died."""

@@ -1,6 +1,8 @@
 """The daemon's end of the Unix socket: HTTP/1.1, JSON both ways, so that `curl --unix-socket` works.
 
-    GET /v1/stats     GET /v1/blobs?after=&limit=&failed=     GET /v1/health     POST /v1/scan
+    GET /v1/stats     GET /v1/blobs?after=&limit=&failed=     GET /v1/health
+    POST /v1/scan     GET /v1/layers?after=&limit=     GET /v1/history?since=&limit=
+    GET /metrics      also over TCP, and then nothing else
 
 Clients are hostile: line, head, body, time and connections are bounded. When all connections are taken, a new one
 takes the place of the one that has been silent the longest, so that no number of silent clients hides the figure.
@@ -16,11 +18,12 @@ import socket
 import socketserver
 import threading
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from chunkd.listener import Listener
-from chunkd.routes import Answers, RefusedError, Reply, answer
+from chunkd.listener import Listener, TcpListener
+from chunkd.routes import ROUTES, Answers, RefusedError, Reply, Routes, answer
 
 LOG = logging.getLogger(__name__)
 CONNECTIONS = 32
@@ -36,20 +39,29 @@ STOP_TIMEOUT_S = 2.0
 
 
 class Endpoint:
-    """The socket at `path`, answering from `answers`. Makes no thread but one for each connection, at most 32."""
+    """The socket at `path`, answering from `answers`. Makes no thread but one for each connection, at most 32.
 
-    def __init__(self, path: str, answers: Answers) -> None:
-        self.path = path
+    With `listen` it is the address that this one listens at, and `routes` are what can be asked there.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        answers: Answers,
+        listen: Callable[[str], Listener | TcpListener] = Listener,
+        routes: Routes = ROUTES,
+    ) -> None:
+        self.path, self._listen, self._routes = path, listen, routes
         self._answers = answers
         self._lock = threading.Lock()
         self._server: _Server | None = None
-        self._listener: Listener | None = None
+        self._listener: Listener | TcpListener | None = None
         self._serving = self._stopped = False
 
     def start(self) -> None:
         """From here on clients can connect; they are answered once `serve_forever` runs. Raises SocketUnusable."""
-        self._listener = Listener(self.path)
-        self._server = _Server(self._listener.socket, self.path, self._answers)
+        self._listener = self._listen(self.path)
+        self._server = _Server(self._listener.socket, self.path, self._answers, self._routes)
 
     def serve_forever(self) -> None:
         """Answers until `stop`, which another thread calls. Needs `start` before."""
@@ -77,11 +89,11 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, listening: socket.socket, path: str, answers: Answers) -> None:
+    def __init__(self, listening: socket.socket, path: str, answers: Answers, routes: Routes) -> None:
         # Not the next class's, which would make a socket of its own.
         socketserver.BaseServer.__init__(self, path, _Handler)
         self.socket = listening
-        self.answers = answers
+        self.answers, self.routes = answers, routes
         self.stopping = threading.Event()
         # Every open connection, and of those that wait for their client since when they do.
         self._open: set[socket.socket] = set()
@@ -208,7 +220,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         self.server.waits(self.connection, for_client=False)
-        return answer(self.server.answers, self.command, self.path, content)
+        accept = self.headers.get("Accept", "")
+        return answer(self.server.answers, self.command, self.path, content, accept, self.server.routes)
 
     def _read_head(self) -> bool:
         """Whether a whole head came; then `command`, `path` and `headers` hold it."""
@@ -253,7 +266,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _send(self, reply: Reply) -> None:
         self.connection.settimeout(REPLY_TIMEOUT_S)
         self.send_response(reply.status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", reply.content_type)
         self.send_header("Content-Length", str(len(reply.content)))
         self.send_header("Cache-Control", "no-store")
         if reply.allow:

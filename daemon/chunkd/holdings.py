@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from chunkd.caches import ServedCache
+from chunkd.counts import MISMATCHED, UNDECODABLE
 from chunkd.index import Change
 from chunkd.model import Blob, Digest, FileMark, Hint, Job, Place
 from chunkd.records import Held
@@ -45,6 +46,9 @@ class Effects:
     hints: list[Hint] = field(default_factory=list)
     later: list[tuple[Hint, float]] = field(default_factory=list)
     log: list[tuple[int, str]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    # When the blobs that were counted had landed, in ns since the epoch.
+    landings: list[int] = field(default_factory=list)
 
 
 class Holdings:
@@ -122,10 +126,14 @@ class Holdings:
         self.say(20, f"subtracted {digest}: {why}")
         bad = next(self.change.holders(digest), None)
         if bad is not None:
-            self.fail(digest, bad[0], bad[1].mark, "its bytes do not match its name")
+            self.fail(digest, bad[0], bad[1].mark, MISMATCHED, "its bytes do not match its name")
 
-    def fail(self, digest: Digest, place: Place, mark: FileMark, reason: str, *, for_good: bool = False) -> None:
-        """Record a failure, in no figure but the failed ones; tried again later unless it is for good."""
+    def fail(self, digest: Digest, place: Place, mark: FileMark, kind: str, reason: str) -> None:
+        """Record a failure of a kind of `counts`, in no figure but the failed ones; tried again later unless its bytes
+        are known to be undecodable, which is for good.
+        """
+        for_good = kind == UNDECODABLE
+        self.effects.failures.append(kind)
         old = self.change.failed(digest)
         tries = (old.tries if old else 0) + 1
         retry_at = 0 if for_good else int(self.now_s) + RETRY_S[min(tries, len(RETRY_S)) - 1]

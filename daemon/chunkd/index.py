@@ -10,13 +10,13 @@ from pathlib import Path
 
 import lmdb
 import numpy as np
-from numpy.typing import NDArray
 
 from chunkd import blocks, histogram, records
 from chunkd.blocks import Numbers
 from chunkd.chunks import ChunkRecords
 from chunkd.create import create, is_there
 from chunkd.errors import IndexDamaged, IndexUnreachable, IndexUnwritable, RecipeImpossible
+from chunkd.history import History
 from chunkd.lock import IndexLock
 from chunkd.lookup import Lookup
 from chunkd.measured import MeasuredRecords
@@ -50,6 +50,7 @@ class Index:
             self.lookup = Lookup(self.store.databases["young"], self.store.databases["dense"])
             # Blocks without a live chunk that a sweep is about to drop; a chunk that revives takes its block out.
             self.doomed: set[int] = set()
+            self._history = History(self.store.databases["history"])
             # Whether the newest commit is on disk: of the process before, nobody knows.
             self._synced = False
             with self.store.guarded(), self.store.env.begin() as txn:
@@ -71,7 +72,10 @@ class Index:
             with self.store.guarded(), self.store.env.begin(write=True, buffers=True) as txn:
                 change = Change(self, txn)
                 yield change
-                change.write_head(self._clock_ns())
+                now_ns = self._clock_ns()
+                change.write_head(now_ns)
+                if change.totals_changed:
+                    self._history.note(txn, now_ns, change.head.totals)
         except BaseException as error:
             self._synced &= not isinstance(error, IndexUnwritable)
             self.lookup.forget()
@@ -101,6 +105,12 @@ class Change:
             txn, self.store.databases["chunks"], index.lookup, measured, index.rules, index.doomed
         )
         self.numbering = Numbering(txn, self.chunks, index.lookup)
+        # By how much the histogram will have grown: its record is written once, with the head.
+        self._grown = np.zeros((histogram.ROWS, len(histogram.COLUMNS)), np.int64)
+
+    @property
+    def totals_changed(self) -> bool:
+        return self.head.totals != self._head.totals
 
     # --- what is there --------------------------------------------------------------------------------------------
 
@@ -252,8 +262,7 @@ class Change:
             **growth.totals,
         )
         self.head = replace(self.head, dead_chunks=self.head.dead_chunks - growth.totals["unique_chunks"])
-        if layer:
-            self._spread(growth.table)
+        self._grown += growth.table
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -267,12 +276,6 @@ class Change:
     def set_histogram(self, rows: list[list[int]]) -> None:
         self._put("meta", HISTOGRAM_KEY, records.seal(histogram.pack(rows)))
 
-    def _spread(self, grown: NDArray[np.int64]) -> None:
-        rows = np.array(self.store.histogram(self.txn), np.int64) + grown
-        if (rows < 0).any():
-            raise records.Damaged("a row of the histogram would be negative")
-        self.set_histogram(rows.tolist())
-
     def _put(self, database: str, key: bytes, value: bytes) -> None:
         self.txn.put(key, value, db=self.store.databases[database])
 
@@ -281,6 +284,13 @@ class Change:
             raise IndexDamaged(self.store.path, f"a record of {database!r} is missing")
 
     def write_head(self, now_ns: int) -> None:
+        """Write what all changes together make of the head and of the histogram."""
+        if self._grown.any():
+            rows = np.array(self.store.histogram(self.txn), np.int64) + self._grown
+            if (rows < 0).any():
+                raise records.Damaged("a row of the histogram would be negative")
+            self.set_histogram(rows.tolist())
+            self._grown[:] = 0
         if self.head != self._head:
             self.head = replace(self.head, as_of_ns=max(now_ns, 1))
             self._put("meta", HEAD_KEY, records.pack_head(self.head))

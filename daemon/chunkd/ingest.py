@@ -20,6 +20,7 @@ from chunkd import layouts
 from chunkd.backlog import Backlog
 from chunkd.caches import ServedCache, warnings
 from chunkd.compare import LISTED, differences
+from chunkd.counts import Counts
 from chunkd.errors import IndexUnwritable
 from chunkd.holdings import RETRY_S, Effects, Holdings, Task, retries
 from chunkd.index import Change, Index
@@ -68,6 +69,7 @@ class Ingest:
     clock_s: Callable[[], float] = time.time
     looker: Looker = field(default_factory=Looker)
     progress: Progress = field(default_factory=Progress)
+    counts: Counts = field(default_factory=Counts)
     _waiting: dict[Digest, Task] = field(default_factory=dict)
     _running: dict[Digest, Task] = field(default_factory=dict)
     _results: list[Result] = field(default_factory=list)
@@ -330,6 +332,7 @@ class Ingest:
             self.backlog.put(Hint(place, task.why))
 
     def _follow(self, effects: Effects) -> None:
+        self.counts.take(effects.failures, effects.landings, self.clock_s())
         for level, text in effects.log:
             log.log(level, "%s", text)
         for hint in effects.hints:

@@ -74,6 +74,29 @@ class Listener:
         os.close(self._lock_fd)
 
 
+class TcpListener:
+    """A listening socket at `address`, HOST:PORT; with port 0 at any that is free. Raises SocketUnusable."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        try:
+            family, kind, protocol, _, where = socket.getaddrinfo(
+                host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            with contextlib.ExitStack() as undo:
+                self.socket = socket.socket(family, kind, protocol)
+                undo.callback(self.socket.close)
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                self.socket.bind(where)
+                self.socket.listen(BACKLOG_CONNECTIONS)
+                undo.pop_all()
+        except OSError as error:
+            raise SocketUnusable(address, f"can't be listened at: {error.strerror}") from error
+
+    def close(self) -> None:
+        self.socket.close()
+
+
 def _make_directory(directory: str) -> None:
     os.makedirs(os.path.dirname(directory), exist_ok=True)
     with contextlib.suppress(FileExistsError):

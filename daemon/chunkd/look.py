@@ -8,6 +8,7 @@ import stat
 from dataclasses import dataclass
 
 from chunkd import layouts
+from chunkd.counts import IMPOSSIBLE, MISMATCHED, UNDECODABLE, UNREADABLE
 from chunkd.errors import RecipeImpossible
 from chunkd.holdings import MAX_KIN, Holdings, Task, mark_of
 from chunkd.model import Blob, Digest, FileMark, Finding, Hint, Place
@@ -178,7 +179,7 @@ class Looker:
             return True
         if mark == waits.read and _at_rest(at, mark, waits.since_s):
             del self.unsettled[hint.place]
-            at.fail(waits.digest, hint.place, mark, "its bytes do not match its name")
+            at.fail(waits.digest, hint.place, mark, MISMATCHED, "its bytes do not match its name")
             return False
         if mark != waits.seen:
             waits.seen, waits.since_s = mark, at.now_s
@@ -218,7 +219,7 @@ class Looker:
         held = at.change.held(place)
         waits = self.unsettled.pop(place, None)
         if finding.kind in ("layer", "other"):
-            self._count(at, task, finding, mark)
+            self._count(at, task, finding, mark, now.ctime_ns)
         elif finding.kind == "matched" and at.change.blob(digest) is None:
             # Subtracted while it was hashed, and here again.
             at.task(digest, place, task.why, mark.stored_bytes, counted=False)
@@ -228,11 +229,11 @@ class Looker:
         elif at.change.blob(digest) is not None:
             self._lost(at, task, finding, held, read, now)
         elif finding.kind == "undecodable":
-            at.fail(digest, place, mark, finding.reason, for_good=True)
+            at.fail(digest, place, mark, UNDECODABLE, finding.reason)
         elif finding.kind == "unreadable":
-            at.fail(digest, place, now, f"can't be read: {finding.reason}")
+            at.fail(digest, place, now, UNREADABLE, f"can't be read: {finding.reason}")
         elif read == now and _at_rest(at, now, at.now_s):
-            at.fail(digest, place, now, "its bytes do not match its name")
+            at.fail(digest, place, now, MISMATCHED, "its bytes do not match its name")
         else:
             delay_s = waits.delay_s if waits else FIRST_LOOK_S
             self.unsettled[place] = Unsettled(digest, read, now, at.now_s, delay_s)
@@ -240,7 +241,7 @@ class Looker:
                 (Hint(place, f"{task.why}; looked at again, as it did not match its name"), delay_s)
             )
 
-    def _count(self, at: Holdings, task: Task, finding: Finding, mark: FileMark) -> None:
+    def _count(self, at: Holdings, task: Task, finding: Finding, mark: FileMark, landed_ns: int) -> None:
         digest, place = task.job.digest, task.place
         at.change.hold(place, Held(digest, "verified", mark))
         if at.change.blob(digest) is None:
@@ -249,8 +250,9 @@ class Looker:
             try:
                 new = at.change.add(blob, finding.recipe)
             except RecipeImpossible as error:
-                at.fail(digest, place, mark, str(error))
+                at.fail(digest, place, mark, IMPOSSIBLE, str(error))
                 return
+            at.effects.landings.append(landed_ns)
             what = f"{finding.codec} layer, {chunks:,} chunks, {new:,} never seen before" if chunks else "not a layer"
             at.say(20, f"indexed {digest}, {mark.stored_bytes:,} bytes, {what}; found: {task.why}")
 

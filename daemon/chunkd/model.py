@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -238,6 +239,7 @@ class Stats:
     caches: tuple[CacheState, ...]
     measure: saving.MeasureRule = saving.MeasureRule()
     warnings: tuple[str, ...] = ()
+    changes: Mapping[str, Mapping[str, Any] | None] = field(default_factory=lambda: {"day": None, "week": None})
 
     def to_json(self) -> dict[str, Any]:
         """The one object of `stats --json`, `GET /v1/stats` and `scan --json`; names as DESIGN.md has them."""
@@ -266,6 +268,7 @@ class Stats:
             | {"caps": dataclasses.asdict(self.caps), "measure": dataclasses.asdict(self.measure)},
             "caches": [dataclasses.asdict(cache) for cache in self.caches],
             "warnings": list(self.warnings),
+            "changes": dict(self.changes),
         }
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chunkd import client
+from chunkd import client, records
 from chunkd.answers import read_stats
 from chunkd.beside import state_beside
 from chunkd.caches import check_usable, idle_state
@@ -20,7 +20,7 @@ from chunkd.config import Config
 from chunkd.errors import BadIndex, Halted, IndexBusy, IndexMissing, Interrupted, NoDaemon, ServesOthers
 from chunkd.lock import IndexLock
 from chunkd.service import Service, signals
-from chunkd.store import Store
+from chunkd.store import CACHES_KEY, Store
 
 POLL_S = 0.1
 # A blob that is still being written holds a scan up for so long and no longer.
@@ -119,7 +119,7 @@ def rebuild_index(config: Config, named: bool) -> dict[str, Any]:
         # What was read for it is as old as the index itself.
         shutil.rmtree(state_beside(config.state_dir), ignore_errors=True)
         old.rename(aside)
-    print(f"the index was moved to {aside}; remove it when it is no longer of use", file=sys.stderr)
+    print(f"the index was moved to {aside}, with its history; remove it when it is no longer of use", file=sys.stderr)
     return scan_here(dataclasses.replace(config, caches=caches), {}, replace=False)
 
 
@@ -131,7 +131,7 @@ def served_by(state_dir: str) -> tuple[str, ...]:
         return ()
     try:
         with store.guarded(), store.env.begin() as txn:
-            return tuple(cache.path for cache in store.caches(txn).values())
+            return store.sealed(txn, CACHES_KEY, records.unpack_paths)
     except BadIndex:
         return ()
     finally:

@@ -237,6 +237,11 @@ def unpack_caches(value: bytes) -> dict[int, Cache]:
     }
 
 
+def unpack_paths(value: bytes) -> tuple[str, ...]:
+    """The paths of the caches alone, which every format has had first of all that is known of one."""
+    return tuple(path for path, *_ in _fields(value).values())
+
+
 def pack_format() -> bytes:
     return seal(FORMAT.to_bytes(4, "little"))
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from chunkd import blocks, records
 from chunkd.blocks import Numbers
 from chunkd.entries import prefixes_of, unpack_entries
+from chunkd.history import check_history
 from chunkd.model import Blob
 from chunkd.recount_figures import count_histogram, count_measured, measured_beyond
 from chunkd.recount_places import recount_places
@@ -54,6 +55,8 @@ def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: 
     _entries_in_order(store, txn, tally)
     progress("places")
     recount_places(store, txn, tally, caches)
+    for minute, problem in check_history(store, txn):
+        tally.differ("history", minute, "the totals of a minute", problem)
     for name, value in tally.totals.items():
         tally.compare("totals", name, value, getattr(head.totals, name))
     for row, (expected, found) in enumerate(zip(tally.histogram, store.histogram(txn), strict=True)):

@@ -12,6 +12,7 @@ import numpy as np
 
 from chunkd import blocks, records
 from chunkd.entries import Entries, prefixes_of
+from chunkd.history import check_history
 from chunkd.index import Change, Index
 from chunkd.lookup import Lookup
 from chunkd.model import Difference, Totals
@@ -27,6 +28,7 @@ def repair_index(index: Index, bad: set[bytes]) -> list[Difference]:
     with index.transaction() as change:
         _take_out(change, bad)
         _mend_places(change)
+        _mend_history(change)
         change.head = dataclasses.replace(change.head, totals=Totals(), young_entries=0, hand=0)
         _mend_copies(change)
         _mend_measured(change)
@@ -82,6 +84,12 @@ def _mend_places(change: Change) -> None:
             _take_out(change, {key})
         elif "verified" not in states[key]:
             txn.put(key, b"", db=databases["suspects"])
+
+
+def _mend_history(change: Change) -> None:
+    """What is no row tells nothing."""
+    for key, _ in list(check_history(change.store, change.txn)):
+        change.txn.delete(bytes.fromhex(key), db=change.store.databases["history"])
 
 
 def _is_failed(key: bytes, value: bytes) -> bool:

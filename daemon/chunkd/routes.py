@@ -14,6 +14,7 @@ from chunkd.errors import ChunkdError, UsageError
 LOG = logging.getLogger(__name__)
 BLOBS_PER_PAGE = 100
 MOST_BLOBS_PER_PAGE = 1000
+HISTORY_SINCE = "7d"
 # A cursor may hold an LMDB key, at most 511 bytes, in hex.
 AFTER_CHARACTERS = 1100
 
@@ -36,6 +37,15 @@ class Answers(Protocol):
         `after` is what a client wrote: at most 1100 printable ASCII characters, empty for the first page.
         """
 
+    def layers(self, after: str, limit: int) -> dict[str, Any]:
+        """The page of `shares.read_layers`, with `after` as for `blobs`."""
+
+    def history(self, since: str, limit: int) -> dict[str, Any]:
+        """The page of `history.read_history`; `since` is what a client wrote, as `after` of `blobs`."""
+
+    def metrics(self, accept: str) -> tuple[str, bytes]:
+        """The content type and content of `metrics.exposed`."""
+
     def health(self) -> dict[str, Any]:
         """`{"state": "ok" | "degraded", "reasons": [str, ...]}`."""
 
@@ -44,11 +54,19 @@ class Answers(Protocol):
 
 
 class Reply(NamedTuple):
-    """A status, a JSON object as bytes, and with 405 the methods that the route takes."""
+    """A status, a JSON object as bytes (or what `content_type` says), and with 405 the methods that the route takes."""
 
     status: int
     content: bytes
     allow: str = ""
+    content_type: str = "application/json"
+
+
+class Sent(NamedTuple):
+    """What a request has beside its target: the body, and what its client takes for a reply."""
+
+    content: bytes
+    accept: str
 
 
 class RefusedError(Exception):
@@ -59,16 +77,22 @@ class RefusedError(Exception):
         self.reply = Reply(status, _as_json({"error": message}), allow)
 
 
-def answer(answers: Answers, method: str, target: str, content: bytes) -> Reply:
-    """The reply to one whole request, whatever it asks: a bug becomes 500 and is logged with its traceback."""
+def answer(
+    answers: Answers, method: str, target: str, content: bytes, accept: str = "", routes: Routes | None = None
+) -> Reply:
+    """The reply to one whole request, whatever it asks: a bug becomes 500 and is logged with its traceback.
+
+    `accept` is the header of that name. `routes` are all that there are, unless others are given.
+    """
+    routes = ROUTES if routes is None else routes
     try:
         split = _split(target)
-        if split.path not in ROUTES:
-            raise RefusedError(404, f"there is no {split.path[:100]}; there are {', '.join(ROUTES)}")
-        allowed, ask = ROUTES[split.path]
+        if split.path not in routes:
+            raise RefusedError(404, f"there is no {split.path[:100]}; there are {', '.join(routes)}")
+        allowed, ask = routes[split.path]
         if method not in allowed:
             raise RefusedError(405, f"{split.path} takes {' and '.join(allowed)}", allow=", ".join(allowed))
-        return ask(answers, _query(split.query), content)
+        return ask(answers, _query(split.query), Sent(content, accept))
     except RefusedError as refused:
         return refused.reply
     except UsageError as error:
@@ -103,37 +127,61 @@ def _only(what: str, given: Iterable[str], known: Sequence[str]) -> None:
         raise RefusedError(400, f"unknown {what} {unknown[0][:100]!r}; known: {', '.join(known) or 'none'}")
 
 
-def _ask_stats(answers: Answers, query: dict[str, str], _: bytes) -> Reply:
+def _ask_metrics(answers: Answers, query: dict[str, str], sent: Sent) -> Reply:
+    _only("parameter", query, ())
+    content_type, content = answers.metrics(sent.accept)
+    return Reply(200, content, content_type=content_type)
+
+
+def _ask_stats(answers: Answers, query: dict[str, str], _: Sent) -> Reply:
     _only("parameter", query, ())
     return Reply(200, _as_json(answers.stats()))
 
 
-def _ask_histogram(answers: Answers, query: dict[str, str], _: bytes) -> Reply:
+def _ask_histogram(answers: Answers, query: dict[str, str], _: Sent) -> Reply:
     _only("parameter", query, ())
     return Reply(200, _as_json(answers.histogram()))
 
 
-def _ask_health(answers: Answers, query: dict[str, str], _: bytes) -> Reply:
+def _ask_health(answers: Answers, query: dict[str, str], _: Sent) -> Reply:
     _only("parameter", query, ())
     return Reply(200, _as_json(answers.health()))
 
 
-def _ask_blobs(answers: Answers, query: dict[str, str], _: bytes) -> Reply:
+def _ask_blobs(answers: Answers, query: dict[str, str], _: Sent) -> Reply:
     _only("parameter", query, ("after", "limit", "failed"))
-    after, limit, failed = query.get("after", ""), query.get("limit", str(BLOBS_PER_PAGE)), query.get("failed", "false")
+    after, limit = _page(query)
+    failed = query.get("failed", "false")
+    if failed not in ("true", "false"):
+        raise RefusedError(400, "`failed` is true or false")
+    return Reply(200, _as_json(answers.blobs(after, limit, failed == "true")))
+
+
+def _ask_layers(answers: Answers, query: dict[str, str], _: Sent) -> Reply:
+    _only("parameter", query, ("after", "limit"))
+    return Reply(200, _as_json(answers.layers(*_page(query))))
+
+
+def _ask_history(answers: Answers, query: dict[str, str], _: Sent) -> Reply:
+    _only("parameter", query, ("since", "limit"))
+    limit = _page(query)[1]
+    return Reply(200, _as_json(answers.history(query.get("since", HISTORY_SINCE), limit)))
+
+
+def _page(query: dict[str, str]) -> tuple[str, int]:
+    """Where a page begins, and how much it holds at most."""
+    after, limit = query.get("after", ""), query.get("limit", str(BLOBS_PER_PAGE))
     if len(after) > AFTER_CHARACTERS or not (after.isascii() and after.isprintable()):
         raise RefusedError(400, f"`after` is at most {AFTER_CHARACTERS} printable ASCII characters")
     if not re.fullmatch("[0-9]{1,4}", limit) or not 1 <= int(limit) <= MOST_BLOBS_PER_PAGE:
         raise RefusedError(400, f"`limit` is a number from 1 to {MOST_BLOBS_PER_PAGE}")
-    if failed not in ("true", "false"):
-        raise RefusedError(400, "`failed` is true or false")
-    return Reply(200, _as_json(answers.blobs(after, int(limit), failed == "true")))
+    return after, int(limit)
 
 
-def _ask_scan(answers: Answers, query: dict[str, str], content: bytes) -> Reply:
+def _ask_scan(answers: Answers, query: dict[str, str], sent: Sent) -> Reply:
     _only("parameter", query, ())
     try:
-        asked = json.loads(content) if content else {}
+        asked = json.loads(sent.content) if sent.content else {}
     except (ValueError, RecursionError):
         raise RefusedError(400, "the body is not JSON") from None
     if not isinstance(asked, dict):
@@ -151,10 +199,15 @@ def _as_json(value: dict[str, Any]) -> bytes:
 
 
 READ = ("GET", "HEAD")
-ROUTES: dict[str, tuple[tuple[str, ...], Callable[[Answers, dict[str, str], bytes], Reply]]] = {
+Routes = dict[str, tuple[tuple[str, ...], Callable[[Answers, dict[str, str], Sent], Reply]]]
+ROUTES: Routes = {
     "/v1/stats": (READ, _ask_stats),
     "/v1/histogram": (READ, _ask_histogram),
     "/v1/blobs": (READ, _ask_blobs),
+    "/v1/layers": (READ, _ask_layers),
+    "/v1/history": (READ, _ask_history),
     "/v1/health": (READ, _ask_health),
     "/v1/scan": (("POST",), _ask_scan),
+    "/metrics": (READ, _ask_metrics),
 }
+METRICS_ALONE: Routes = {"/metrics": ROUTES["/metrics"]}

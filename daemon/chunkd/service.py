@@ -25,8 +25,10 @@ from chunkd.endpoint import Endpoint
 from chunkd.errors import CachesDropped
 from chunkd.index import Index
 from chunkd.ingest import Ingest
+from chunkd.listener import TcpListener
 from chunkd.model import ChunkParams
 from chunkd.pool import Worker
+from chunkd.routes import METRICS_ALONE
 from chunkd.scan import Listed, ScanEnd
 from chunkd.scanner import Intervals, Scanner
 from chunkd.setup import adopt_rules, serve_exactly
@@ -59,6 +61,7 @@ class Service:
         self.stopping = threading.Event()
         self._watcher: Watcher | None = None
         self.endpoint: Endpoint | None = None
+        self.metrics: Endpoint | None = None
         try:
             self._assemble(holder, replace, spawn)
         except BaseException:
@@ -94,6 +97,10 @@ class Service:
             self.endpoint = Endpoint(config.socket, self.answers)
             self.endpoint.start()
             self._stack.callback(self.endpoint.stop)
+            if config.metrics_address:
+                self.metrics = Endpoint(config.metrics_address, self.answers, TcpListener, METRICS_ALONE)
+                self.metrics.start()
+                self._stack.callback(self.metrics.stop)
             self._stack.callback(self._close_watcher)
             self._start_watcher()
 
@@ -129,6 +136,8 @@ class Service:
         self._run("writer", self._write)
         if self.endpoint is not None:
             self._run("endpoint", self.endpoint.serve_forever)
+        if self.metrics is not None:
+            self._run("metrics", self.metrics.serve_forever)
         self._run("scanner", self.scanner.run)
         return number
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 YEAR_S = 366 * 86400
 UNIT_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+# A host, or an IPv6 address in brackets, and a port.
+ADDRESS = r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+):([0-9]{1,5})"
 
 
 class Setting:
@@ -28,7 +30,7 @@ class Setting:
     def __init__(
         self,
         name: str,
-        kind: Literal["paths", "path", "int", "bytes", "choice"],
+        kind: Literal["paths", "path", "address", "int", "bytes", "choice"],
         default: int | str | None,
         help: str,  # noqa: A002
         least: int = 0,
@@ -71,6 +73,13 @@ SETTINGS = {
             None,
             "where the daemon answers; by default chunkd.sock in a state_dir given by flag or environment, else in"
             " $RUNTIME_DIRECTORY, /run/chunkd for root, $XDG_RUNTIME_DIR/chunkd for a user, or state_dir",
+        ),
+        Setting(
+            "metrics_address",
+            "address",
+            None,
+            "where /metrics alone is also served over TCP, such as 127.0.0.1:9464, to whoever can reach it; by default"
+            " nowhere",
         ),
         Setting("workers", "int", 0, "worker processes; 0 for one per core", 0, 1024),
         Setting(
@@ -157,6 +166,11 @@ def checked(setting: Setting, value: object, source: str) -> int | str | tuple[s
         return _apart([checked_path(setting.name, path, source) for path in value], source)
     if setting.kind == "path":
         return checked_path(setting.name, value, source)
+    if setting.kind == "address":
+        match = re.fullmatch(ADDRESS, value) if isinstance(value, str) else None
+        if match is None or int(match[1]) > 65535:
+            raise wrong(f"{value!r} is not HOST:PORT, such as 127.0.0.1:9464 or [::1]:9464")
+        return str(value)
     if setting.kind == "choice":
         if value not in setting.choices:
             raise wrong(f"{value!r} is none of {', '.join(setting.choices)}")

@@ -35,6 +35,7 @@ MAP_BYTES = 1 << 40
 DATABASES = (
     "meta", "blobs", "failed", "places", "holders", "ignored", "suspects", "recipes", "chunks", "measured", "young",
     "dense",
+    "history",
 )  # fmt: skip
 MAX_READERS = 126
 SLICE_KEYS = 64
@@ -51,7 +52,7 @@ class Store:
         self, path: str, *, readonly: bool, lock: bool = True, audit: bool = False, any_format: bool = False
     ) -> None:
         """With `audit` every page is looked at before any is used. With `any_format` there is `meta` and nothing else,
-        of which `caches` has been of one form in every format. Raises FormatMismatch otherwise.
+        of which `caches` has begun alike in every format. Raises FormatMismatch otherwise.
         """
         self.path, self.readonly = path, readonly
         data = Path(path, "data.mdb")

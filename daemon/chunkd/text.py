@@ -44,7 +44,7 @@ def stats_lines(stats: Mapping[str, Any], source: str = "") -> Iterator[str]:
         yield from _figures(stats)
     else:
         yield "There is no layer in the index yet."
-    beside = list(_beside(stats))
+    beside = [*_changes(stats), *_beside(stats)]
     if beside:
         yield ""
         yield from beside
@@ -91,6 +91,37 @@ def _saving(stats: Mapping[str, Any]) -> str:
     if error_bytes is None:
         return f"{words}, as far as the few chunks tell that were measured ({stats['measured_chunks']:,})."
     return words + (f", give or take {100 * error_bytes / stored_bytes:.1f} %." if error_bytes else ".")
+
+
+def _changes(stats: Mapping[str, Any]) -> Iterator[str]:
+    for span, grown in stats.get("changes", {}).items():
+        if grown is None:
+            continue
+        parts = [_grown(grown["layers"], f"{abs(grown['layers']):,}", "layers")]
+        for name, what in (("layer_stored_bytes", "on disk"), ("unique_bytes", "unique")):
+            parts.append(_grown(grown[name], bytes_text(abs(grown[name])), what))
+        if grown["redundancy"] is not None:
+            points = round(100 * grown["redundancy"], 1)
+            parts.append(_grown(points, f"{abs(points):.1f} points", "redundancy"))
+        said = ", ".join(filter(None, parts))
+        yield from _wrapped(said or "none of the figures above has changed", label=f"over a {span}")
+
+
+def _grown(step: float, shown: str, what: str) -> str:
+    return f"{'+' if step > 0 else '-'}{shown} {what}" if step else ""
+
+
+def history_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """A line that names the columns, then one a row, with a bar for the unique bytes: the longest is 20 columns."""
+    found = list(rows)
+    most = max((row["unique_bytes"] for row in found), default=0)
+    yield f"{'at (UTC)':<20}{'layers':>9}{'on disk':>12}{'uncompressed':>14}{'unique':>12}{'redundancy':>12}"
+    for row in found:
+        sizes = [bytes_text(row[name]) for name in ("layer_stored_bytes", "uncompressed_bytes", "unique_bytes")]
+        redundancy = "-" if row["redundancy"] is None else f"{100 * row['redundancy']:.1f} %"
+        bar = "#" * round(20 * row["unique_bytes"] / most) if most else ""
+        line = f"{_shown(row['at']):<20}{row['layers']:>9,}{sizes[0]:>12}{sizes[1]:>14}{sizes[2]:>12}{redundancy:>12}"
+        yield f"{line} {bar}".rstrip()
 
 
 def _beside(stats: Mapping[str, Any]) -> Iterator[str]:
@@ -154,6 +185,17 @@ def blob_lines(blobs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         if blob["state"] == "layer":
             line += f"  {bytes_text(blob['uncompressed_bytes']):>11}  {blob['chunks']:>9,} chunks"
         yield line + (f"  {_shown(blob['reason'])}" if blob["reason"] else "")
+
+
+def layer_lines(layers: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """A line that names the columns, then one a layer, however wide: digest, sizes, and the three parts of what it
+    decompresses to.
+    """
+    names = ("stored", "uncompressed", "exclusive", "shared", "repeated")
+    yield f"{'layer':<71}" + "".join(f"  {name:>12}" for name in names)
+    for layer in layers:
+        sizes = (bytes_text(layer[f"{name}_bytes"]) for name in names)
+        yield f"{_shown(str(layer['digest'])):<71}" + "".join(f"  {size:>12}" for size in sizes)
 
 
 def health_text(health: Mapping[str, Any], as_json: bool) -> str:

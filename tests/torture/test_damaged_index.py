@@ -28,7 +28,7 @@ from chunkd.errors import BadIndex
 from chunkd.once import rebuild_index, scan_once
 from chunkd.store import reading
 from conftest import Tell
-from daemon import figures
+from daemon import SAVING, figures
 from indexing import edit, records_of, small_bounds
 
 PAGE_BYTES = 4096
@@ -201,7 +201,7 @@ def damage_record(state: Path, found: Records, chance: random.Random) -> str:
 
 def harmless(whole: Whole, now: Records) -> bool:
     """Whether nothing is altered but what no figure is made of: a mark (another one has the file hashed again), why
-    something failed and when it is tried again, what is ignored, the hash of a chunk without copies.
+    something failed and when it is tried again, what is ignored, how it stood once, the hash of a chunk without copies.
     """
 
     def told(found: Records) -> object:
@@ -214,7 +214,7 @@ def harmless(whole: Whole, now: Records) -> bool:
             for at in range(0, len(value), 24)
             if any(value[at + 19 : at + 24])
         ]
-        same = {name: found[name] for name in ("blobs", "holders", "recipes", "suspects")}
+        same = {name: found[name] for name in ("blobs", "holders", "recipes", "measured", "suspects")}
         return places, failed, slots, same
 
     return told(whole.records) == told(now)
@@ -266,7 +266,16 @@ def judge(whole: Whole, counts: Counter[str], rebuild: bool) -> str:
     what, words = apart(lambda: differing(whole, repair=True, read=read))
     assert (what, words) == ("fine", said) or "`chunkd rebuild`" in str(words), f"repair: {what} {words}"
     mended, mend = ("repair and a scan", scanned) if what == "fine" else ("rebuild", rebuilt)
-    assert apart(lambda: mend(whole)) == ("fine", whole.figures)
+    last = apart(lambda: mend(whole))
+    if not read and last != ("fine", whole.figures):
+        # A recompressed length that is possible was taken for true. Nothing else can have been.
+        assert isinstance(last[1], dict), last
+        assert {name for name, value in whole.figures.items() if last[1][name] != value} <= set(SAVING), last
+        read = True
+        assert apart(lambda: differing(whole, read=True)) != ("fine", [])
+        assert apart(lambda: differing(whole, repair=True, read=True))[0] == "fine"
+        last = apart(lambda: mend(whole))
+    assert last == ("fine", whole.figures)
     assert apart(lambda: differing(whole, read=read)) == ("fine", [])
     return f"a difference by check{' --read' if read else ''}, mended by {mended}"
 

@@ -1,0 +1,36 @@
+"""What the commands of `cli` and `listing` share: flags, and printing line by line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import click
+
+from chunkd import given
+from chunkd.settings import SETTINGS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def settings(*names: str) -> Callable[[Command], Command]:
+    """Flags for these settings, as the table of settings has them."""
+
+    def add(command: Command) -> Command:
+        for name in reversed(names):
+            setting = SETTINGS[name]
+            metavar = "|".join(setting.choices) or setting.kind.upper()
+            shown = setting.help if setting.default is None else f"{setting.help} (default {setting.default})"
+            command = click.option(setting.flag, name, metavar=metavar, help=shown)(command)
+        return command
+
+    return add
+
+
+asks = settings(*given.WHERE)
+as_json = click.option("--json", "json", is_flag=True, help="Print JSON, for programs.")
+
+
+def echo(lines: Iterable[str]) -> None:
+    for line in lines:
+        click.echo(line)
