@@ -20,11 +20,11 @@ LABEL_COLUMNS = 20
 
 
 def daemon_source(socket: str, as_of: str | None) -> str:
-    return f"from the daemon at {_shown(socket)}, {_as_of(as_of)}"
+    return f"from the daemon at {shown(socket)}, {_as_of(as_of)}"
 
 
 def index_source(path: str, as_of: str | None) -> str:
-    return f"from the index at {_shown(path)}, no daemon runs; {_as_of(as_of)}"
+    return f"from the index at {shown(path)}, no daemon runs; {_as_of(as_of)}"
 
 
 def stats_text(stats: Mapping[str, Any], source: str, as_json: bool) -> str:
@@ -44,10 +44,11 @@ def stats_lines(stats: Mapping[str, Any], source: str = "") -> Iterator[str]:
         yield from _figures(stats)
     else:
         yield "There is no layer in the index yet."
-    beside = [*_changes(stats), *_beside(stats)]
+    beside = [*changes(stats), *remarks(stats)]
     if beside:
         yield ""
-        yield from beside
+    for label, words in beside:
+        yield from _wrapped(words, label)
 
 
 def _figures(stats: Mapping[str, Any]) -> Iterator[str]:
@@ -64,22 +65,25 @@ def _figures(stats: Mapping[str, Any]) -> Iterator[str]:
     yield _row("unique chunk bytes", *_sizes(unique_bytes))
     yield _row("redundancy", f"{100 * stats['redundancy']:.1f} %", "")
     yield ""
-    caution = (
-        "A chunk store nets storage only if its unique chunks, recompressed, stay below what the layers take now: "
-    )
-    if unique_bytes <= layer_stored_bytes:
-        yield from _wrapped(caution + "here they do even without compression.")
-    else:
-        # Rounded down: at the percentage that is printed, the chunks do stay below.
-        permille = 1000 * layer_stored_bytes // unique_bytes
-        yield from _wrapped(caution + f"here, compressed to at most {permille / 10:.1f} % of their size.")
+    yield from _wrapped(caution_sentence(stats))
     if stats["net"] is not None:
         yield ""
-        yield from _wrapped(_saving(stats))
+        yield from _wrapped(saving_sentence(stats))
 
 
-def _saving(stats: Mapping[str, Any]) -> str:
-    """What a store would save, in a sentence for who decides on it."""
+def caution_sentence(stats: Mapping[str, Any]) -> str:
+    """What must hold for a chunk store to save anything. There must be a chunk."""
+    unique_bytes, layer_stored_bytes = stats["unique_bytes"], stats["layer_stored_bytes"]
+    caution = "A chunk store nets storage only if its unique chunks, recompressed, stay below what the layers take now"
+    if unique_bytes <= layer_stored_bytes:
+        return f"{caution}: here they do even without compression."
+    # Rounded down: at the percentage that is printed, the chunks do stay below.
+    permille = 1000 * layer_stored_bytes // unique_bytes
+    return f"{caution}: here, compressed to at most {permille / 10:.1f} % of their size."
+
+
+def saving_sentence(stats: Mapping[str, Any]) -> str:
+    """What a store would save, in a sentence for who decides on it; `net` must be known."""
     stored_bytes = stats["layer_stored_bytes"]
     as_chunks_bytes = stored_bytes - stats["net_bytes"]
     percent = 100 * stats["net"]
@@ -93,7 +97,8 @@ def _saving(stats: Mapping[str, Any]) -> str:
     return words + (f", give or take {100 * error_bytes / stored_bytes:.1f} %." if error_bytes else ".")
 
 
-def _changes(stats: Mapping[str, Any]) -> Iterator[str]:
+def changes(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(label, words) of each span over which it is known how the figures have changed."""
     for span, grown in stats.get("changes", {}).items():
         if grown is None:
             continue
@@ -104,11 +109,11 @@ def _changes(stats: Mapping[str, Any]) -> Iterator[str]:
             points = round(100 * grown["redundancy"], 1)
             parts.append(_grown(points, f"{abs(points):.1f} points", "redundancy"))
         said = ", ".join(filter(None, parts))
-        yield from _wrapped(said or "none of the figures above has changed", label=f"over a {span}")
+        yield f"over a {span}", said or "none of the figures above has changed"
 
 
-def _grown(step: float, shown: str, what: str) -> str:
-    return f"{'+' if step > 0 else '-'}{shown} {what}" if step else ""
+def _grown(step: float, size: str, what: str) -> str:
+    return f"{'+' if step > 0 else '-'}{size} {what}" if step else ""
 
 
 def history_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -120,20 +125,21 @@ def history_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         sizes = [bytes_text(row[name]) for name in ("layer_stored_bytes", "uncompressed_bytes", "unique_bytes")]
         redundancy = "-" if row["redundancy"] is None else f"{100 * row['redundancy']:.1f} %"
         bar = "#" * round(20 * row["unique_bytes"] / most) if most else ""
-        line = f"{_shown(row['at']):<20}{row['layers']:>9,}{sizes[0]:>12}{sizes[1]:>14}{sizes[2]:>12}{redundancy:>12}"
+        line = f"{shown(row['at']):<20}{row['layers']:>9,}{sizes[0]:>12}{sizes[1]:>14}{sizes[2]:>12}{redundancy:>12}"
         yield f"{line} {bar}".rstrip()
 
 
-def _beside(stats: Mapping[str, Any]) -> Iterator[str]:
+def remarks(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(label, words) of whatever makes the figures less than the whole truth."""
     if stats["pending_blobs"]:
-        yield _row("pending", _count(stats["pending_blobs"]), _in_bytes(stats["pending_bytes"], "not counted yet"))
+        yield "pending", _blobs(stats["pending_blobs"], stats["pending_bytes"], "not counted yet")
     if stats["failed_blobs"]:
         why = "in no figure; `chunkd blobs --failed` says why"
-        yield _row("failed", _count(stats["failed_blobs"]), _in_bytes(stats["failed_bytes"], why))
+        yield "failed", _blobs(stats["failed_blobs"], stats["failed_bytes"], why)
     if stats["scanned_at"] is None:
-        yield _row("not scanned", "no scan has been completed: there may be more blobs than these", "")
+        yield "not scanned", "no scan has been completed: there may be more blobs than these"
     for warning in stats["warnings"]:
-        yield from _wrapped(_shown(warning), label="warning")
+        yield "warning", shown(warning)
     for cache in stats["caches"]:
         state = cache["state"]
         if state in ("stale", "polled", "unwatched"):
@@ -143,9 +149,9 @@ def _beside(stats: Mapping[str, Any]) -> Iterator[str]:
                 "unwatched": "its events do not come; it is listed on a timer",
             }[state]
             reason = f": {cache['reason']}" if cache["reason"] else ""
-            yield from _wrapped(_shown(f"{cache['path']}{reason} ({meaning})"), label=state)
+            yield state, shown(f"{cache['path']}{reason} ({meaning})")
         for warning in cache["warnings"]:
-            yield from _wrapped(_shown(f"{cache['path']}: {warning}"), label="warning")
+            yield "warning", shown(f"{cache['path']}: {warning}")
 
 
 def histogram_lines(histogram: Mapping[str, Any], source: str) -> Iterator[str]:
@@ -155,8 +161,8 @@ def histogram_lines(histogram: Mapping[str, Any], source: str) -> Iterator[str]:
         yield ""
         yield "There is no chunk in the index yet."
         return
-    copies = [(_range(row["from"], row["to"]), row) for row in histogram["copies"]]
-    sizes = [(_range(row["from_bytes"], row["to_bytes"]), row) for row in histogram["sizes"]]
+    copies = [(range_text(row["from"], row["to"]), row) for row in histogram["copies"]]
+    sizes = [(range_text(row["from_bytes"], row["to_bytes"]), row) for row in histogram["sizes"]]
     for title, rows in ("copies", copies), ("bytes of a chunk", sizes):
         total_bytes = sum(row["uncompressed_bytes"] for _, row in rows)
         yield ""
@@ -169,7 +175,7 @@ def histogram_lines(histogram: Mapping[str, Any], source: str) -> Iterator[str]:
             )
 
 
-def _range(least: int, most: int) -> str:
+def range_text(least: int, most: int) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
@@ -179,12 +185,12 @@ def blob_lines(blobs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     What was ignored (it is no regular file) has its path for a digest, and no size.
     """
     for blob in blobs:
-        line = f"{_shown(str(blob['digest']))}  {_shown(blob['state']):<7}  {_shown(blob['codec']) or '-':<5}"
+        line = f"{shown(str(blob['digest']))}  {shown(blob['state']):<7}  {shown(blob['codec']) or '-':<5}"
         size = "-" if blob["state"] == "ignored" else bytes_text(blob["stored_bytes"])
         line += f"  {size:>11}"
         if blob["state"] == "layer":
             line += f"  {bytes_text(blob['uncompressed_bytes']):>11}  {blob['chunks']:>9,} chunks"
-        yield line + (f"  {_shown(blob['reason'])}" if blob["reason"] else "")
+        yield line + (f"  {shown(blob['reason'])}" if blob["reason"] else "")
 
 
 def layer_lines(layers: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -195,7 +201,7 @@ def layer_lines(layers: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     yield f"{'layer':<71}" + "".join(f"  {name:>12}" for name in names)
     for layer in layers:
         sizes = (bytes_text(layer[f"{name}_bytes"]) for name in names)
-        yield f"{_shown(str(layer['digest'])):<71}" + "".join(f"  {size:>12}" for size in sizes)
+        yield f"{shown(str(layer['digest'])):<71}" + "".join(f"  {size:>12}" for size in sizes)
 
 
 def health_text(health: Mapping[str, Any], as_json: bool) -> str:
@@ -205,10 +211,10 @@ def health_text(health: Mapping[str, Any], as_json: bool) -> str:
 
 def health_lines(health: Mapping[str, Any]) -> Iterator[str]:
     """The state, and below it each reason for which it is not ok."""
-    yield _shown(health["state"])
+    yield shown(health["state"])
     for reason in health["reasons"]:
         yield from textwrap.wrap(
-            _shown(reason), COLUMNS, initial_indent="- ", subsequent_indent="  ", break_long_words=False
+            shown(reason), COLUMNS, initial_indent="- ", subsequent_indent="  ", break_long_words=False
         )
 
 
@@ -226,12 +232,9 @@ def _sizes(size_bytes: int) -> tuple[str, str]:
     return bytes_text(size_bytes), f"{size_bytes:,} bytes" if size_bytes >= 1024 else ""
 
 
-def _in_bytes(size_bytes: int, remark: str) -> str:
-    return f"{bytes_text(size_bytes)}, {remark}"
-
-
-def _count(blobs: int) -> str:
-    return f"{blobs:,} blob{'s' * (blobs != 1)}"
+def _blobs(blobs: int, size_bytes: int, remark: str) -> str:
+    count = f"{blobs:,} blob{'s' * (blobs != 1)}"
+    return f"{count:<12}  {bytes_text(size_bytes)}, {remark}"
 
 
 def _row(label: str, value: str, remark: str) -> str:
@@ -252,8 +255,9 @@ def _wrapped(words: str, label: str = "") -> list[str]:
 
 
 def _as_of(as_of: str | None) -> str:
-    return f"as of {_shown(as_of)}" if as_of else "nothing indexed yet"
+    return f"as of {shown(as_of)}" if as_of else "nothing indexed yet"
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """With what a terminal obeys, and what is no text, written out: what others wrote may hold anything."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
