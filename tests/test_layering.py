@@ -33,8 +33,8 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "saving",
         "text",
     ),
-    ("audit", "client", "directories", "gate", "metrics", "model"),
-    ("backlog", "chunker", "confine", "decode", "recompress", "settings", "tally"),
+    ("audit", "client", "directories", "gate", "markup", "metrics", "model", "svg"),
+    ("backlog", "chunker", "confine", "decode", "plots", "recompress", "settings", "tally"),
     ("given", "layouts", "listener", "lock", "records", "routes", "wire"),
     ("blocks", "caches", "endpoint", "moments", "options", "pool", "scan", "store", "watch", "worker"),
     ("config", "counting", "create", "entries", "history", "measured", "recount_figures", "recount_places"),
@@ -48,8 +48,9 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("scanner",),
     ("answers",),
     ("asking", "service"),
-    ("checking", "listing", "once", "plain"),
-    ("remeasure",),
+    ("checking", "listing", "material", "once", "plain"),
+    ("page", "remeasure"),
+    ("report",),
     ("cli",),
     ("__main__",),
 )
@@ -59,13 +60,14 @@ DOORS: dict[str, set[str]] = {
     "_cgear": {"chunker"},
     "backports": {"decode", "recompress"},
     "blake3": {"chunker"},
-    "click": {"cli", "listing", "options"},
+    "click": {"cli", "listing", "options", "report"},
     "compression": {"decode", "recompress"},  # of the standard library from Python 3.14 on
     "isal": {"decode"},
     "lmdb": {
         *("answers", "audit", "checking", "chunks", "compare", "index", "lookup", "measured", "numbering"),
         *("recount", "recount_figures", "recount_places", "shares", "store"),
     },
+    "matplotlib": {"plots"},
     "numpy": {
         *("blocks", "checking", "chunks", "counting", "entries", "index", "lookup", "measured", "numbering"),
         *("recount", "recount_figures", "repair", "shares", "sweep"),
@@ -76,7 +78,18 @@ DOORS: dict[str, set[str]] = {
     "watchdog": {"watch"},
 }
 
-HEAVY = {"blake3", "chunkd._cgear", "isal", "lmdb", "numpy", "prometheus_client", "psutil", "rich", "watchdog"}
+HEAVY = {
+    "blake3",
+    "chunkd._cgear",
+    "isal",
+    "lmdb",
+    "matplotlib",
+    "numpy",
+    "prometheus_client",
+    "psutil",
+    "rich",
+    "watchdog",
+}
 # A process that asks a daemon takes twice the time of an idle Python; each of these would add a fifth to that, or more.
 SLOW = HEAVY | {"asyncio", "click", "contextlib", "dataclasses", "http", "inspect", "logging", "tomllib", "typing"}
 # What is imported where speed or safety counts, and what must not come with it.

@@ -14,6 +14,7 @@ from chunkd import __version__, asking, gate, given, listing, plain, text
 from chunkd.errors import UsageError
 from chunkd.figures import GATED
 from chunkd.options import as_json, asks, echo, settings
+from chunkd.report import report
 from chunkd.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -247,5 +248,5 @@ def _load(flags: dict[str, object]) -> Config:
     return load(flags)
 
 
-for listing_command in listing.COMMANDS:
-    main.add_command(listing_command)
+for command in (*listing.COMMANDS, report):
+    main.add_command(command)
