@@ -105,9 +105,9 @@ def test_both_formats_say_the_same() -> None:
 
     assert without_created(samples("text/plain")) == without_created(samples(OPENMETRICS))
     for accept in ("", "*/*", "text/html", "\x00\xff,;q=x"):
-        assert metrics.exposed(stats(), 0, counts(), READ, accept)[0].startswith("text/plain; version=")
+        assert metrics.exposed(stats(), 0, counts(), READ, accept)[0] == "text/plain; version=0.0.4; charset=utf-8"
     content_type, content = metrics.exposed(stats(), 0, counts(), READ, OPENMETRICS)
-    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     assert content.endswith(b"# EOF\n")
 
 
@@ -256,8 +256,9 @@ def test_an_address_that_is_taken_or_none_is_named() -> None:
             Endpoint(address, FakeAnswers(), TcpListener, routes.METRICS_ALONE).start()
     finally:
         taken.close()
-    with pytest.raises(SocketUnusable, match="can't be listened at"):
-        TcpListener("[::2]:1")  # nobody's
+    for address in ("[::2]:1", "a..b:1", f"{'a' * 64}:1"):  # nobody's; two that are no names
+        with pytest.raises(SocketUnusable, match="can't be listened at: "):
+            TcpListener(address)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9464", "[::1]:9464", "localhost:0", "0.0.0.0:65535"])
@@ -314,4 +315,5 @@ def test_a_daemon_counts_what_lands_and_fails(home: Home) -> None:
     read = after["chunkd_read_bytes_total"] - before["chunkd_read_bytes_total"]
     assert read == good.stat().st_size + bad.stat().st_size
     assert daemon.stats()["unique_bytes"] == after["chunkd_unique_bytes"]
+    assert f" INFO metrics over TCP at 127.0.0.1:{port}, for whoever can reach it\n" in daemon.log
     assert daemon.stop() == 0

@@ -399,6 +399,12 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.Monkey
     assert target.read_bytes() == b"second"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.html", "report.html"]
 
+    others = tmp_path / f"report.html.{os.getpid()}.new"
+    others.write_bytes(b"another's")
+    with pytest.raises(report.ReportUnwritable, match="File exists"):
+        report.write_whole(str(target), b"fourth")
+    assert (others.read_bytes(), target.read_bytes()) == (b"another's", b"second")
+
 
 def test_what_can_not_be_written_is_named(home: Home) -> None:
     home.scan(home.cache())
@@ -414,6 +420,18 @@ def test_what_can_not_be_written_is_named(home: Home) -> None:
         (line,) = done.stderr.splitlines()
         assert line.startswith(f"chunkd: report {target}: can't be written: {problem}")
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+def test_a_standard_output_that_is_full_is_named(home: Home) -> None:
+    home.scan(home.cache())
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "chunkd", "report", "-o", "-", "--state", str(home.state)],
+            env=home.environ, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    said = "chunkd: report -: can't be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_other_errors_are_those_of_the_other_commands(home: Home) -> None:

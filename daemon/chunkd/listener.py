@@ -90,6 +90,8 @@ class TcpListener:
                 self.socket.bind(where)
                 self.socket.listen(BACKLOG_CONNECTIONS)
                 undo.pop_all()
+        except UnicodeError:
+            raise SocketUnusable(address, "can't be listened at: the host is no name that DNS can have") from None
         except OSError as error:
             raise SocketUnusable(address, f"can't be listened at: {error.strerror}") from error
 

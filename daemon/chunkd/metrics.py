@@ -26,6 +26,9 @@ from chunkd import __version__
 from chunkd.counts import DELAYS_S, Counts
 from chunkd.figures import METRICS
 
+# What both writers make by themselves. The library's newest type for text is not the one that scrapers ask for.
+OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UNITS = ("bytes", "ratio", "seconds")
 TIMES = {
     "as_of": ("committed", "Last commit that changed anything."),
@@ -44,8 +47,8 @@ def exposed(
     """
     collected = _Collected([*_figures(stats), *_state(stats, problems), *_counted(counts, *read)])
     if "application/openmetrics-text" in accept:
-        return openmetrics.CONTENT_TYPE_LATEST, openmetrics.generate_latest(collected)
-    return exposition.CONTENT_TYPE_LATEST, exposition.generate_latest(collected)
+        return OPENMETRICS_TYPE, openmetrics.generate_latest(collected)
+    return TEXT_TYPE, exposition.generate_latest(collected)
 
 
 class _Collected:

@@ -40,7 +40,12 @@ def report(output: str, since: str, **flags: object) -> None:
 
     content = page(gathered(flags, since)).encode()
     if output == STDOUT:
-        click.echo(content, nl=False)
+        try:
+            click.echo(content, nl=False)
+        except BrokenPipeError:
+            raise  # whoever read it has had enough, which is no error to tell
+        except OSError as error:
+            raise ReportUnwritable(STDOUT, error.strerror or str(error)) from None
         return
     write_whole(output, content)
     click.echo(f"{text.shown(output)}: {text.bytes_text(len(content))}")
@@ -56,8 +61,9 @@ def write_whole(path: str, content: bytes) -> None:
     try:
         if os.path.lexists(target) and not stat.S_ISREG(os.stat(target).st_mode):
             raise ReportUnwritable(path, f"it is no regular file; `-o {STDOUT}` writes to standard output")
+        file = open(partial, "xb")  # noqa: SIM115 - what is there already is not ours to remove
         try:
-            with open(partial, "xb") as file:
+            with file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

@@ -100,6 +100,7 @@ class Service:
             if config.metrics_address:
                 self.metrics = Endpoint(config.metrics_address, self.answers, TcpListener, METRICS_ALONE)
                 self.metrics.start()
+                log.info("metrics over TCP at %s, for whoever can reach it", config.metrics_address)
                 self._stack.callback(self.metrics.stop)
             self._stack.callback(self._close_watcher)
             self._start_watcher()
