@@ -171,6 +171,43 @@ def test_promtool_finds_the_rules_and_queries_clean(tmp_path: Path) -> None:
     assert f"{len(rules)} rules found" in promtool("check", "rules", asked)
 
 
+@needs_promtool
+def test_each_alert_fires_and_none_of_a_daemon_that_is_well(tmp_path: Path) -> None:
+    """A day and two hours, in steps of ten minutes: `bad` has everything wrong, `gone` is scraped by its file."""
+    series = {
+        'up{job="chunkd",instance="%s"}': ("1x160", "0x160"),
+        'node_textfile_mtime_seconds{file="/var/lib/chunkd.prom",instance="%s"}': ("0+600x160", None),
+        'node_textfile_mtime_seconds{file="other.prom",instance="%s"}': ("0x160", "0x160"),
+        'chunkd_problems{instance="%s"}': ("0x160", "1x160"),
+        'chunkd_cache_state{state="stale",instance="%s"}': ("0x160", "1x160"),
+        'chunkd_pending_blobs{instance="%s"}': ("5x150 0x10", "5x160"),
+        'chunkd_landing_seconds_bucket{le="300.0",instance="%s"}': ("0+9x160", "0x160"),
+        'chunkd_landing_seconds_bucket{le="1800.0",instance="%s"}': ("0+9x160", "0+9x160"),
+        'chunkd_landing_seconds_bucket{le="+Inf",instance="%s"}': ("0+9x160", "0+9x160"),
+        'chunkd_scanned_timestamp_seconds{instance="%s"}': ("0+600x160", "0x160"),
+        'chunkd_failures_total{reason="unreadable",instance="%s"}': ("7x160", "0+1x160"),
+        'chunkd_failures_total{reason="mismatched",instance="%s"}': ("0+1x160", "0+1x160"),
+    }
+    given = [
+        {"series": name % instance, "values": values}
+        for name, both in series.items()
+        for instance, values in zip(("good", "bad"), both, strict=True)
+        if values
+    ]
+    frozen = 'node_textfile_mtime_seconds{file="chunkd.prom",instance="gone"}'
+    firing = {("ChunkdDown", "gone")} | {(name, "bad") for name in re.findall(r"alert: (\w+)", ALERTS.read_text())}
+    samples = [{"labels": f'{{alertname="{name}",instance="{of}"}}', "value": 1} for name, of in sorted(firing)]
+    asked = 'count by (alertname, instance) (ALERTS{alertstate="firing"})'
+    test = {
+        "interval": "10m",
+        "input_series": [*given, {"series": frozen, "values": "0x160"}],
+        "promql_expr_test": [{"expr": asked, "eval_time": "26h", "exp_samples": samples}],
+    }
+    told = tmp_path / "alerts.yml"
+    told.write_text(json.dumps({"rule_files": [str(ALERTS)], "evaluation_interval": "10m", "tests": [test]}))
+    assert "SUCCESS" in promtool("test", "rules", told)
+
+
 def test_what_contrib_asks_for_exists() -> None:
     counted = counts()
     counted.landed(10**18, 10**9)
