@@ -1,6 +1,6 @@
 """The daemon's end of the Unix socket: HTTP/1.1, JSON both ways, so that `curl --unix-socket` works.
 
-    GET /v1/stats     GET /v1/blobs?after=&limit=&failed=     GET /v1/health
+    GET /v1/stats     GET /v1/blobs?after=&limit=&failed=     GET /v1/health     GET /v1/histogram
     POST /v1/scan     GET /v1/layers?after=&limit=     GET /v1/history?since=&limit=
     GET /metrics      also over TCP, and then nothing else
 

@@ -58,7 +58,7 @@ class MatplotlibMissing(ChunkdError):
     def __init__(self) -> None:
         super().__init__(
             "plots: matplotlib is not installed beside chunkd; `pip install 'matplotlib>=3.8'` into its environment,"
-            " or install it as `chunkd[report]`"
+            " where pipx made that `pipx inject chunkd matplotlib`, or install it as `chunkd[report]`"
         )
 
 
