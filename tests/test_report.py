@@ -224,7 +224,7 @@ def test_one_layer_of_a_few_chunks_of_which_none_was_measured_and_no_history(hom
     assert found.figures["net"] == ""
     assert "1 of 1 layers has no chunk that another layer has too" in found.words
     assert "No layer has a chunk that another layer has too." in found.words
-    assert "The history has just begun" in found.words
+    assert "less than two minutes of history" in found.words
     assert found.plots == 3  # copies, sizes, the layer
 
 

@@ -116,7 +116,8 @@ def _over_time(material: Material) -> Element:
     moments, times = material.moments, material.times
     title = element("h2", "Over time")
     if not moments or times[-1] - times[0] < LEAST_SPAN:
-        return element("section", title, element("p", "The history has just begun: there is no time to show yet."))
+        short = "Of the time asked for there are less than two minutes of history, too little to be drawn."
+        return element("section", title, element("p", short))
     grown = [f"{label[:1].upper()}{label[1:]}: {words}." for label, words in text.changes(material.stats)]
     return element(
         "section", title,
