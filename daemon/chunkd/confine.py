@@ -39,6 +39,18 @@ FILE_ACCESSES = {1: 0x1FF3, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 # To bind and to connect TCP; abstract sockets and signals to whoever is outside.
 TCP_ACCESSES = {4: 3}
 SCOPES = {6: 3}
+# prctl(2) and seccomp(2), as <linux/seccomp.h>, <linux/bpf_common.h> and <asm/unistd.h> have them.
+PR_SET_SECCOMP = 22
+SECCOMP_MODE_FILTER = 2
+SECCOMP_ALLOW = 0x7FFF0000
+SECCOMP_REFUSE = 0x00050000 | errno.EPERM
+LOAD, IF_EQUAL, IF_AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06
+ARCHITECTURE_AT, CALL_AT = 4, 0
+# x86-64 has a second set of calls from here on; io_uring makes sockets too, and has one number everywhere.
+X32_CALLS = 0x40000000
+IO_URING_SETUP = 425
+# Of a machine the architecture's name in <linux/audit.h>, then the numbers of socket(2) and socketpair(2).
+SOCKET_CALLS = {"x86_64": (0xC000003E, 41, 53), "aarch64": (0xC00000B7, 198, 199)}
 
 
 def give_up_rights() -> None:
@@ -58,6 +70,7 @@ def give_up_rights() -> None:
         _call(libc, "prctl", PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0, but=errno.EINVAL)
         _keep_the_right_to_read(libc)
         _restrict(libc)
+        _make_no_sockets(libc)
 
 
 def limit_memory(path: str, params: ChunkParams, caps: Caps) -> None:
@@ -138,3 +151,20 @@ def _restrict(libc: ctypes.CDLL) -> None:
     ruleset = _call(libc, "syscall", LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
     _call(libc, "syscall", LANDLOCK_RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
+
+
+def _make_no_sockets(libc: ctypes.CDLL) -> None:
+    """Refuse to make a socket of any kind: Landlock knows TCP alone, and neither UDP nor what is named by a path."""
+    machine = os.uname().machine
+    if machine not in SOCKET_CALLS or struct.calcsize("P") != 8:
+        return
+    architecture, *refused = SOCKET_CALLS[machine]
+    tests = [(IF_AT_LEAST, X32_CALLS), *((IF_EQUAL, call) for call in (IO_URING_SETUP, *refused))]
+    # A jump is over so many instructions: to the last, which refuses. The one before it lets pass.
+    program = [(LOAD, 0, 0, ARCHITECTURE_AT), (IF_EQUAL, 0, len(tests) + 2, architecture), (LOAD, 0, 0, CALL_AT)]
+    program += [(code, len(tests) - at, 0, call) for at, (code, call) in enumerate(tests)]
+    program += [(RETURN, 0, 0, SECCOMP_ALLOW), (RETURN, 0, 0, SECCOMP_REFUSE)]
+    packed = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in program))
+    what = struct.pack("@HP", len(program), ctypes.addressof(packed))
+    # A kernel that was built without it does not know it.
+    _call(libc, "prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, what, 0, 0, but=errno.EINVAL)
