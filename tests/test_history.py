@@ -178,6 +178,20 @@ def test_what_a_long_stand_left_is_thinned_as_new_rows_come(clocked: Clocked) ->
     ]
 
 
+def test_processes_that_end_after_a_row_thin_as_one_that_goes_on(
+    clocked: Clocked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`chunkd scan` on a timer: each row is written by another process."""
+    monkeypatch.setattr(history, "ROWS_A_SLICE", 8)
+    clocked.note(list(range(NOW, NOW + 30 * DAY, DAY)))
+    written = list(range(NOW + 30 * DAY, NOW + 33 * DAY, 10))
+    with clocked.index.transaction() as change:
+        for minute in written:
+            History(clocked.index.store.databases["history"]).note(change.txn, minute * MINUTE_NS, Totals())
+    old = [minute for minute in clocked.rows(since=NOW + 30 * DAY) if written[-1] - minute > DAY]
+    assert len(old) == len({minute // HOUR for minute in old})
+
+
 def test_rows_are_bounded(clocked: Clocked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "MOST_ROWS", 50)
     monkeypatch.setattr(history, "ROWS_A_SLICE", 8)
@@ -231,6 +245,12 @@ def test_a_clock_before_1970_or_after_9999_is_at_the_end_of_its_range(clocked: C
     assert list(clocked.rows()) == [0, LAST_MINUTE]
     clocked.minute = LAST_MINUTE
     assert clocked.page("1970-01-01")["history"][-1]["at"] == "9999-12-31T23:59:00Z"
+
+
+def test_what_lies_ahead_hides_from_no_one_how_it_stands(clocked: Clocked) -> None:
+    clocked.note([NOW, YEAR_2099])
+    for since in ("0m", "2024-01-01", "9999-12-31"):
+        assert [row["at"] for row in clocked.page(since)["history"]] == [history.shown(NOW)]
 
 
 # --- records ------------------------------------------------------------------------------------------------------

@@ -49,8 +49,8 @@ class History:
 
     def __init__(self, table: lmdb._Database) -> None:
         self._table = table
-        # Where thinning goes on.
-        self._hand = 0
+        # Where thinning goes on. The first look is at all rows: of a scan on a timer, which ends after a row, it is all.
+        self._hand, self._slice_rows = 0, MOST_ROWS
 
     def note(self, txn: lmdb.Transaction, now_ns: int, totals: Totals) -> None:
         """Keep the totals as those of this minute, in place of what it had before; with a new row, thin a slice."""
@@ -74,14 +74,15 @@ class History:
                 cursor.delete()
             there = cursor.set_range(moment_key(self._hand))
             keys = cursor.iternext(values=False) if there else iter(())
-            minutes = [_minute(key) for key in itertools.islice(keys, ROWS_A_SLICE)]
+            minutes = [_minute(key) for key in itertools.islice(keys, self._slice_rows)]
         old = [minute for minute, following in itertools.pairwise(minutes) if _surplus(minute, following, now)]
         for minute in old[:DROPS_A_SLICE]:
             txn.delete(moment_key(minute), db=self._table)
         if len(old) >= DROPS_A_SLICE:
             self._hand = old[DROPS_A_SLICE - 1]
         else:
-            self._hand = minutes[-1] if len(minutes) == ROWS_A_SLICE else 0
+            self._hand = minutes[-1] if len(minutes) == self._slice_rows else 0
+        self._slice_rows = ROWS_A_SLICE
 
 
 def kept(store: Store) -> list[tuple[bytes, bytes]]:
@@ -168,7 +169,7 @@ def read_history(store: Store, since: str, limit: int, now_ns: int) -> dict[str,
     for what names no time.
     """
     now = minute_of(now_ns)
-    start = since_minute(since, now)
+    start = min(since_minute(since, now), now)
     page: list[dict[str, Any]] = []
     with store.guarded(), store.env.begin() as txn:
         store.check_format(txn, None)
