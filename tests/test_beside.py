@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from pathlib import Path
 
 import pytest
 
 from chunkd import beside, records
-from chunkd.errors import IndexUnwritable
+from chunkd.errors import IndexBusy, IndexDamaged, IndexUnwritable
 from chunkd.history import History
 from chunkd.index import Index
+from chunkd.lock import IndexLock
 from chunkd.model import Totals
 from chunkd.moments import MINUTE_NS, moment_key, pack_moment, unpack_moment
 from chunkd.records import Head, Rules
@@ -128,3 +130,47 @@ def test_on_a_full_disk_the_old_index_goes_on(
     beside.take_over_at_start(str(state))
     assert "is taken over" in caplog.text
     assert len(rows(state)) == 3
+
+
+def test_one_that_is_of_no_use_does_not_keep_the_old_index_from_going_on(
+    state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = records_of(state)
+    (state / "remeasured" / "index" / "data.mdb").write_bytes(bytes(8192))
+    with pytest.raises(IndexDamaged):
+        beside.take_over(str(state))
+    beside.take_over_at_start(str(state))
+    assert "`chunkd scan --remeasure` makes another" in caplog.text
+    assert records_of(state) == old
+
+
+def test_how_the_last_writer_ended_is_not_forgotten_for_one_that_is_of_no_use(state: Path) -> None:
+    """Opening the old index looks at every page when that one was killed."""
+    (state / "remeasured" / "index" / "data.mdb").write_bytes(bytes(8192))
+    (state / "lock").write_text("chunkd run (pid 7)")
+    beside.take_over_at_start(str(state))
+    with IndexLock(str(state), exclusive=True, holder="a test") as lock:
+        assert lock.left == "chunkd run (pid 7)"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_what_root_makes_belongs_to_whom_the_index_belongs_to(state: Path) -> None:
+    for path in (state, *(state / "index").rglob("*"), state / "index"):
+        os.chown(path, 65534, 65534)
+    beside.mark_whole(str(state))
+    made = [state / "remeasured", *(state / "remeasured").rglob("*")]
+    assert len(made) >= 4
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(65534, 65534)}
+    assert beside.take_over(str(state))
+    assert (state / "index" / "data.mdb").stat().st_uid == 65534
+
+
+def test_nobody_marks_or_discards_one_that_is_being_written(state: Path) -> None:
+    beside.mark_unfinished(str(state))
+    with IndexLock(str(state / "remeasured"), exclusive=True, holder="another"):
+        for done in (beside.mark_whole, beside.discard):
+            with pytest.raises(IndexBusy):
+                done(str(state))
+    assert not beside.take_over(str(state))
+    beside.discard(str(state))
+    assert not (state / "remeasured").exists()

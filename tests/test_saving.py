@@ -17,6 +17,7 @@ import oracle
 from chunkd import recompress
 from chunkd.chunker import Chunker
 from chunkd.histogram import COLUMNS
+from chunkd.lock import IndexLock
 from chunkd.model import ChunkParams, Totals
 from chunkd.recompress import Recompressor, library
 from chunkd.saving import LEAST_MEASURED, Estimate, MeasureRule, Sample, estimate, figures
@@ -299,6 +300,24 @@ def test_what_was_measured_anew_is_kept_until_the_rest_is(tmp_path: Path) -> Non
         assert json.loads(home.command("stats", "--json").stdout)["layers"] == 4
         done = home.command("scan", "--remeasure", cache)
         assert done.returncode == 2
+
+
+def test_two_remeasurings_do_not_mix(tmp_path: Path) -> None:
+    """Another rule is asked for while the first call still reads: the first one's index stays its own."""
+    with opened(tmp_path) as home:
+        cache = cached(home.cache(), npm_layers()[:2])
+        home.scan(cache)
+        beside = home.state / "remeasured"
+        home.scan(cache, state=beside)
+        with IndexLock(str(beside), exclusive=True, holder="the first call"):
+            index = (beside / "index" / "data.mdb").stat().st_ino
+            done = home.command("scan", "--remeasure", environ={"CHUNKD_MEASURE_ONE_IN": "2"})
+            assert done.returncode == 1
+            assert "in use by the first call" in done.stderr
+            assert (beside / "index" / "data.mdb").stat().st_ino == index
+        done = home.command("scan", "--remeasure", "--json", environ={"CHUNKD_MEASURE_ONE_IN": "2"})
+        assert json.loads(done.stdout)["params"]["measure"]["one_in"] == 2
+        home.check("--read")
 
 
 def test_a_rebuild_reads_the_caches_and_takes_nothing_over(tmp_path: Path) -> None:

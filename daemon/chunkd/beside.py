@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from chunkd import disk, history
-from chunkd.errors import BadIndex, IndexBusy, IndexUnwritable
+from chunkd.errors import BadIndex, IndexBusy, IndexUnreachable, IndexUnwritable
 from chunkd.lock import IndexLock
 from chunkd.store import Store
 
@@ -22,16 +22,37 @@ def state_beside(state_dir: str) -> str:
     return os.path.join(state_dir, "remeasured")
 
 
-def mark_whole(state_dir: str) -> None:
-    """Nothing is left to be done to the index beside but to take it over."""
+def give_away(state_dir: str) -> None:
+    """Let who owns the old index own what root has made beside it, and so be able to take it over."""
+    owner = Path(state_dir, "index", "data.mdb").stat()
     beside = Path(state_beside(state_dir))
-    (beside / "whole").touch()
-    disk.sync_folder(str(beside))
+    if os.geteuid() == 0:
+        for path in (beside, *beside.rglob("*")):
+            os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def mark_whole(state_dir: str) -> None:
+    """Nothing is left to be done to the index beside but to take it over. Raises IndexBusy when another process has
+    begun to write it.
+    """
+    beside = Path(state_beside(state_dir))
+    with IndexLock(str(beside), exclusive=True, holder="chunkd scan --remeasure"):
+        (beside / "whole").touch()
+        give_away(state_dir)
+        disk.sync_folder(str(beside))
 
 
 def mark_unfinished(state_dir: str) -> None:
-    """There is more to be done to it. To be called by who holds its lock, or before anybody can."""
+    """There is more to be done to it. To be called by who holds its lock."""
     Path(state_beside(state_dir), "whole").unlink(missing_ok=True)
+
+
+def discard(state_dir: str) -> None:
+    """Remove the index beside, whole or not. Raises IndexBusy while another process writes it."""
+    beside = state_beside(state_dir)
+    if os.path.exists(beside):
+        with IndexLock(beside, exclusive=True, holder="chunkd"):
+            shutil.rmtree(beside)
 
 
 def take_over(state_dir: str) -> bool:
@@ -39,21 +60,23 @@ def take_over(state_dir: str) -> bool:
     was so.
 
     One rename decides: a crash leaves the old index or the new one. Raises IndexBusy while another process writes
-    either, as a daemon does, and IndexUnwritable when the disk would not take the history.
+    either, as a daemon does, IndexUnwritable when the disk would not take the history, BadIndex and IndexUnreachable
+    when the one beside can't be used.
     """
     beside, index = Path(state_beside(state_dir)), Path(state_dir, "index")
-    if not (beside / "whole").exists():
+    if not os.path.exists(beside / "whole"):
         return False
-    with (
-        IndexLock(state_dir, exclusive=True, holder="chunkd") as lock,
-        IndexLock(str(beside), exclusive=True, holder="chunkd"),
-    ):
-        made = beside / "index" / "data.mdb"
+    made = beside / "index" / "data.mdb"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(IndexLock(str(beside), exclusive=True, holder="chunkd"))
         there = made.exists()
-        if there:
+        # Opened before the old one's lock is taken, which forgets how its last writer ended.
+        store = stack.enter_context(contextlib.closing(Store(str(made.parent), readonly=False))) if there else None
+        lock = stack.enter_context(IndexLock(state_dir, exclusive=True, holder="chunkd"))
+        if store is not None:
             index.mkdir(mode=0o750, exist_ok=True)
-            with contextlib.closing(Store(str(made.parent), readonly=False)) as store:
-                history.inherit(store, _history_of(str(index), audit=bool(lock.left)), time.time_ns())
+            history.inherit(store, _history_of(str(index), audit=bool(lock.left)), time.time_ns())
+            store.close()
             # Who still reads the old index keeps its files. LMDB's lock file tells of one data file: each has its own.
             with contextlib.suppress(FileNotFoundError):
                 (index / "lock.mdb").unlink()
@@ -74,8 +97,8 @@ def _history_of(index: str, *, audit: bool) -> list[tuple[bytes, bytes]]:
 
 
 def take_over_at_start(state_dir: str) -> None:
-    """As `take_over`; what another process writes is left to it, and opening the index says so. On a full disk the old
-    index goes on.
+    """As `take_over`; what another process writes is left to it, and opening the index says so. On a full disk, and
+    where the one beside can't be used, the old index goes on.
     """
     with contextlib.suppress(IndexBusy):
         try:
@@ -83,3 +106,7 @@ def take_over_at_start(state_dir: str) -> None:
                 log.info("the index that was made beside is taken over: every layer has been measured anew")
         except IndexUnwritable as error:
             log.warning("the index that was made beside is not taken over yet: %s", error)
+        except (BadIndex, IndexUnreachable) as error:
+            log.error(
+                "the index that was made beside can't be used; `chunkd scan --remeasure` makes another: %s", error
+            )

@@ -49,7 +49,7 @@ class History:
 
     def __init__(self, table: lmdb._Database) -> None:
         self._table = table
-        # Where thinning goes on. The first look is at all rows: of a scan on a timer, which ends after a row, it is all.
+        # Where thinning goes on. The first look is at all rows: a scan on a timer ends after a row, and has no other.
         self._hand, self._slice_rows = 0, MOST_ROWS
 
     def note(self, txn: lmdb.Transaction, now_ns: int, totals: Totals) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any
 
 from chunkd import client, records
 from chunkd.answers import read_stats
-from chunkd.beside import state_beside
+from chunkd.beside import discard
 from chunkd.caches import check_usable, idle_state
 from chunkd.config import Config
 from chunkd.errors import BadIndex, Halted, IndexBusy, IndexMissing, Interrupted, NoDaemon, ServesOthers
@@ -117,7 +116,7 @@ def rebuild_index(config: Config, named: bool) -> dict[str, Any]:
             check_usable(cache)
         aside = Path(f"{old}.bad-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
         # What was read for it is as old as the index itself.
-        shutil.rmtree(state_beside(config.state_dir), ignore_errors=True)
+        discard(config.state_dir)
         old.rename(aside)
     print(f"the index was moved to {aside}, with its history; remove it when it is no longer of use", file=sys.stderr)
     return scan_here(dataclasses.replace(config, caches=caches), {}, replace=False)

@@ -6,7 +6,9 @@ interrupted; the next call goes on from there.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import shutil
 import sys
 import time
@@ -15,18 +17,21 @@ from typing import Any
 
 from chunkd import recompress
 from chunkd.answers import moment
-from chunkd.beside import mark_unfinished, mark_whole, state_beside, take_over
+from chunkd.beside import give_away, mark_unfinished, mark_whole, state_beside, take_over
 from chunkd.caches import check_usable
 from chunkd.config import Config
-from chunkd.errors import BadIndex, IndexBusy, IndexMissing, RemeasureIncomplete
+from chunkd.errors import BadIndex, IndexBusy, IndexMissing, IndexUnreachable, RemeasureIncomplete
+from chunkd.lock import IndexLock
 from chunkd.once import scan_here, served_by
-from chunkd.store import reading
+from chunkd.saving import MeasureRule
+from chunkd.store import Store
 
 
 def remeasure(config: Config) -> dict[str, Any]:
     """The figures by the new rule, of the caches that the index serves. A daemon takes them over when it starts again.
 
-    Raises IndexMissing, CacheUnusable when a root is not there, RemeasureIncomplete when a folder could not be listed.
+    Raises IndexMissing, CacheUnusable when a root is not there, RemeasureIncomplete when a folder could not be listed,
+    IndexBusy while another call reads.
     """
     caches = served_by(config.state_dir)
     if not caches:
@@ -51,16 +56,24 @@ def remeasure(config: Config) -> dict[str, Any]:
 
 
 def _begin(config: Config, beside: Config) -> None:
-    """Keep what an earlier call has read, when that was by the same rule."""
+    """Keep what an earlier call has read, when that was by the same rule. Raises IndexBusy while one still reads."""
     wanted = dataclasses.replace(config.measure, library=recompress.library())
-    if not Path(beside.state_dir).exists():
-        return
     try:
-        with reading(beside.state_dir) as store, store.guarded(), store.env.begin() as txn:
-            found = store.check_format(txn, None).measure
-    except BadIndex:
-        found = None
-    if found == wanted:
+        Path(beside.state_dir).mkdir(mode=0o750, exist_ok=True)
+    except OSError as error:
+        raise IndexUnreachable(beside.state_dir, str(error.strerror)) from error
+    with IndexLock(beside.state_dir, exclusive=True, holder="chunkd scan --remeasure") as lock:
         mark_unfinished(config.state_dir)
-    else:
-        shutil.rmtree(beside.state_dir)
+        if _rule_of(beside.index_dir, audit=bool(lock.left)) != wanted and os.path.exists(beside.index_dir):
+            shutil.rmtree(beside.index_dir)
+        give_away(config.state_dir)
+
+
+def _rule_of(index: str, *, audit: bool) -> MeasureRule | None:
+    """By which rule chunks are measured in the index there; None where there is none that can be read."""
+    try:
+        store = Store(index, readonly=True, lock=False, audit=audit)
+        with contextlib.closing(store), store.guarded(), store.env.begin() as txn:
+            return store.check_format(txn, None).measure
+    except BadIndex:
+        return None
