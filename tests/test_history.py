@@ -209,6 +209,8 @@ def test_rows_are_bounded(clocked: Clocked, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_clock_that_was_ahead_for_an_hour_leaves_nothing_ahead(clocked: Clocked) -> None:
     clocked.note([NOW, *range(NOW + 60, NOW + 90), NOW + 30])
     assert list(clocked.rows()) == [NOW, NOW + 30]
+    clocked.note([NOW + 40, NOW + 30])  # put back into a minute that has a row
+    assert list(clocked.rows()) == [NOW, NOW + 30]
 
 
 @pytest.mark.parametrize("fallen_to", [0, NOW - DAY - 20])

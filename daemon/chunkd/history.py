@@ -4,7 +4,7 @@ A quiet cache writes nothing, and how it stood at any time is what the last row 
 age: the last of each hour is kept after a day, and the last of each day after a month.
 
 Clocks jump. The rows that a clock ahead of time has written lie in the future when it is put right: those of the next
-day are dropped by the next row, others are not shown until their time comes. A clock ahead also makes every row look
+day are dropped by the next change, others are not shown until their time comes. A clock ahead also makes every row look
 old; therefore a row thins two at most, and an hour with a wrong clock costs 120 rows and not all.
 """
 
@@ -55,11 +55,11 @@ class History:
     def note(self, txn: lmdb.Transaction, now_ns: int, totals: Totals) -> None:
         """Keep the totals as those of this minute, in place of what it had before; with a new row, thin a slice."""
         now = minute_of(now_ns)
-        if txn.put(moment_key(now), pack_moment(totals), db=self._table, overwrite=False):
-            self._drop_ahead(txn, now)
+        is_new = txn.get(moment_key(now), db=self._table) is None
+        txn.put(moment_key(now), pack_moment(totals), db=self._table)
+        self._drop_ahead(txn, now)
+        if is_new:
             self._thin(txn, now)
-        else:
-            txn.put(moment_key(now), pack_moment(totals), db=self._table)
 
     def _drop_ahead(self, txn: lmdb.Transaction, now: int) -> None:
         """Drop the rows of the next day: they were written before this one, by a clock that was put back since."""
