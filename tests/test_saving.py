@@ -21,7 +21,7 @@ from chunkd.lock import IndexLock
 from chunkd.model import ChunkParams, Totals
 from chunkd.recompress import Recompressor, library
 from chunkd.saving import LEAST_MEASURED, Estimate, MeasureRule, Sample, estimate, figures
-from daemon import Stats, npm_layers, opened
+from daemon import Stats, npm_layers, opened, without_rights
 from indexing import edit, records_of
 
 SAVING = (
@@ -302,6 +302,24 @@ def test_what_was_measured_anew_is_kept_until_the_rest_is(tmp_path: Path) -> Non
         assert done.returncode == 2
 
 
+def test_a_counted_layer_that_can_not_be_read_keeps_the_old_figures(tmp_path: Path) -> None:
+    with opened(tmp_path) as home:
+        cache = cached(home.cache(), npm_layers()[:3])
+        before = home.scan(cache)
+        home.root.joinpath("empty.toml").write_text("measure_one_in = 1\n")
+        path = cache / "blobs" / "sha256" / npm_layers()[1].name
+        path.chmod(0)
+        done = home.command("scan", "--remeasure", under=without_rights())
+        assert done.returncode == 1
+        assert f"1 of the blobs that they count can't be read, such as sha256:{path.name}" in done.stderr
+        stats = json.loads(home.command("stats", "--json").stdout)
+        assert {name: stats[name] for name in SAVING} == {name: before[name] for name in SAVING}
+        path.chmod(0o644)
+        done = home.command("scan", "--remeasure", "--json", under=without_rights())
+        assert (json.loads(done.stdout)["layers"], json.loads(done.stdout)["failed_blobs"]) == (3, 0)
+        home.check("--read")
+
+
 def test_two_remeasurings_do_not_mix(tmp_path: Path) -> None:
     """Another rule is asked for while the first call still reads: the first one's index stays its own."""
     with opened(tmp_path) as home:
@@ -326,9 +344,10 @@ def test_a_rebuild_reads_the_caches_and_takes_nothing_over(tmp_path: Path) -> No
         before = home.scan(cache)
         home.scan(cache, state=home.state / "remeasured")
         (home.state / "remeasured" / "whole").touch()
-        made = (home.state / "remeasured" / "index" / "data.mdb").stat().st_ino
+        made = home.root / "made"
+        made.hardlink_to(home.state / "remeasured" / "index" / "data.mdb")  # or its inode could be another file's soon
         done = home.command("rebuild", "--json")
         assert done.returncode == 0, done.stderr
-        assert (home.state / "index" / "data.mdb").stat().st_ino != made
+        assert not made.samefile(home.state / "index" / "data.mdb")
         assert json.loads(done.stdout)["recompressed_bytes"] == before["recompressed_bytes"]
         home.check("--read")

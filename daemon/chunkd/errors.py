@@ -174,11 +174,9 @@ class Halted(ChunkdError):
 
 
 class RemeasureIncomplete(ChunkdError):
-    def __init__(self, path: str) -> None:
-        super().__init__(
-            f"index {path}: the old figures stay, as not every folder could be listed; run it again to go on from there"
-        )
-        self.path = path
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"index {path}: the old figures stay, as {why}; run it again to go on from there")
+        self.path, self.why = path, why
 
 
 # --- the socket ---------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ SETTLE_S = 10.0
 # It is looked at again after this, and then at doubled intervals; read again only when it has changed and come to rest.
 FIRST_LOOK_S, LAST_LOOK_S = 0.02, 2.0
 UNREADABLE_S = 60.0
+# So begins the reason of a failure that says nothing of the blob's bytes.
+CAN_NOT_BE_READ = "can't be read: "
 
 
 @dataclass(slots=True)
@@ -231,7 +233,7 @@ class Looker:
         elif finding.kind == "undecodable":
             at.fail(digest, place, mark, UNDECODABLE, finding.reason)
         elif finding.kind == "unreadable":
-            at.fail(digest, place, now, UNREADABLE, f"can't be read: {finding.reason}")
+            at.fail(digest, place, now, UNREADABLE, f"{CAN_NOT_BE_READ}{finding.reason}")
         elif read == now and _at_rest(at, now, at.now_s):
             at.fail(digest, place, now, MISMATCHED, "its bytes do not match its name")
         else:

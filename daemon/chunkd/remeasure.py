@@ -22,16 +22,19 @@ from chunkd.caches import check_usable
 from chunkd.config import Config
 from chunkd.errors import BadIndex, IndexBusy, IndexMissing, IndexUnreachable, RemeasureIncomplete
 from chunkd.lock import IndexLock
+from chunkd.look import CAN_NOT_BE_READ
+from chunkd.model import Digest
 from chunkd.once import scan_here, served_by
+from chunkd.records import digest_key
 from chunkd.saving import MeasureRule
-from chunkd.store import Store
+from chunkd.store import Store, reading
 
 
 def remeasure(config: Config) -> dict[str, Any]:
     """The figures by the new rule, of the caches that the index serves. A daemon takes them over when it starts again.
 
-    Raises IndexMissing, CacheUnusable when a root is not there, RemeasureIncomplete when a folder could not be listed,
-    IndexBusy while another call reads.
+    Raises IndexMissing, CacheUnusable when a root is not there, RemeasureIncomplete when a folder could not be listed
+    or a blob not be read that the old figures count, IndexBusy while another call reads.
     """
     caches = served_by(config.state_dir)
     if not caches:
@@ -41,10 +44,14 @@ def remeasure(config: Config) -> dict[str, Any]:
     beside = dataclasses.replace(config, state_dir=state_beside(config.state_dir), caches=caches)
     _begin(config, beside)
     began = moment(time.time_ns()) or ""
-    stats = scan_here(beside, {}, replace=True)
+    stats = scan_here(beside, {"retry_failed": True}, replace=True)
     stale = any(cache["state"] == "stale" for cache in stats["caches"])
     if stale or (stats["scanned_at"] or "") < began:
-        raise RemeasureIncomplete(config.state_dir)
+        raise RemeasureIncomplete(config.state_dir, "not every folder could be listed")
+    if unread := _unread(config, beside):
+        raise RemeasureIncomplete(
+            config.state_dir, f"{len(unread)} of the blobs that they count can't be read, such as {unread[0]}"
+        )
     mark_whole(config.state_dir)
     try:
         take_over(config.state_dir)
@@ -67,6 +74,17 @@ def _begin(config: Config, beside: Config) -> None:
         if _rule_of(beside.index_dir, audit=bool(lock.left)) != wanted and os.path.exists(beside.index_dir):
             shutil.rmtree(beside.index_dir)
         give_away(config.state_dir)
+
+
+def _unread(config: Config, beside: Config) -> list[Digest]:
+    """The blobs that the old index counts, and that could not be read for the new one."""
+    with reading(beside.state_dir) as store, store.guarded(), store.env.begin() as txn:
+        failed = [blob for blob in store.blobs(txn, "failed") if blob.reason.startswith(CAN_NOT_BE_READ)]
+    try:
+        with reading(config.state_dir) as store, store.guarded(), store.env.begin() as txn:
+            return [blob.digest for blob in failed if store.get(txn, "blobs", digest_key(blob.digest)) is not None]
+    except BadIndex:
+        return []  # one of another format, say, which counts for nothing
 
 
 def _rule_of(index: str, *, audit: bool) -> MeasureRule | None:
