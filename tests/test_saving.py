@@ -10,16 +10,21 @@ import shutil
 import struct
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import oracle
-from chunkd import recompress
+from chunkd import once, recompress, remeasure, store
 from chunkd.chunker import Chunker
+from chunkd.config import load
+from chunkd.errors import IndexMissing
 from chunkd.histogram import COLUMNS
+from chunkd.index import Index
 from chunkd.lock import IndexLock
 from chunkd.model import ChunkParams, Totals
 from chunkd.recompress import Recompressor, library
+from chunkd.records import Rules
 from chunkd.saving import LEAST_MEASURED, Estimate, MeasureRule, Sample, estimate, figures
 from daemon import Stats, npm_layers, opened, without_rights
 from indexing import edit, records_of
@@ -318,6 +323,24 @@ def test_a_counted_layer_that_can_not_be_read_keeps_the_old_figures(tmp_path: Pa
         done = home.command("scan", "--remeasure", "--json", under=without_rights())
         assert (json.loads(done.stdout)["layers"], json.loads(done.stdout)["failed_blobs"]) == (3, 0)
         home.check("--read")
+
+
+def test_beside_a_writer_the_caches_are_read_with_lmdbs_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the writer uses pages again that are being read."""
+    Index(str(tmp_path), Rules(), "a test").close()
+    opened_with = []
+
+    class Noted(store.Store):
+        def __init__(self, path: str, **how: Any) -> None:
+            opened_with.append(how["lock"])
+            super().__init__(path, **how)
+
+    for module in (store, once, remeasure):
+        monkeypatch.setattr(module, "Store", Noted, raising=False)
+    config = load({"state_dir": str(tmp_path)}, {"HOME": str(tmp_path)})
+    with IndexLock(str(tmp_path), exclusive=True, holder="a daemon"), pytest.raises(IndexMissing):
+        remeasure.remeasure(config)
+    assert opened_with == [True]
 
 
 def test_two_remeasurings_do_not_mix(tmp_path: Path) -> None:

@@ -123,18 +123,23 @@ def rebuild_index(config: Config, named: bool) -> dict[str, Any]:
 
 
 def served_by(state_dir: str) -> tuple[str, ...]:
-    """The caches of an index, of whatever format, as far as it can be read."""
+    """The caches of an index, of whatever format, as far as it can be read. To be called by who holds its lock."""
     try:
         store = Store(str(Path(state_dir, "index")), readonly=True, lock=False, any_format=True)
     except BadIndex:
         return ()
     try:
-        with store.guarded(), store.env.begin() as txn:
-            return store.sealed(txn, CACHES_KEY, records.unpack_paths)
+        return caches_in(store)
     except BadIndex:
         return ()
     finally:
         store.close()
+
+
+def caches_in(store: Store) -> tuple[str, ...]:
+    """The paths of an index's caches. Raises IndexDamaged."""
+    with store.guarded(), store.env.begin() as txn:
+        return store.sealed(txn, CACHES_KEY, records.unpack_paths)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from chunkd.errors import BadIndex, IndexBusy, IndexMissing, IndexUnreachable, R
 from chunkd.lock import IndexLock
 from chunkd.look import CAN_NOT_BE_READ
 from chunkd.model import Digest
-from chunkd.once import scan_here, served_by
+from chunkd.once import caches_in, scan_here
 from chunkd.records import digest_key
 from chunkd.saving import MeasureRule
 from chunkd.store import Store, reading
@@ -33,10 +33,11 @@ from chunkd.store import Store, reading
 def remeasure(config: Config) -> dict[str, Any]:
     """The figures by the new rule, of the caches that the index serves. A daemon takes them over when it starts again.
 
-    Raises IndexMissing, CacheUnusable when a root is not there, RemeasureIncomplete when a folder could not be listed
-    or a blob not be read that the old figures count, IndexBusy while another call reads.
+    Raises IndexMissing, IndexDamaged, CacheUnusable when a root is not there, RemeasureIncomplete when a folder could
+    not be listed or a blob not be read that the old figures count, IndexBusy while another call reads.
     """
-    caches = served_by(config.state_dir)
+    with reading(config.state_dir, any_format=True) as store:
+        caches = caches_in(store)
     if not caches:
         raise IndexMissing(config.index_dir)
     for cache in caches:

@@ -275,7 +275,7 @@ class Store:
 
 
 @contextlib.contextmanager
-def reading(state_dir: str, *, audit: bool = False) -> Iterator[Store]:
+def reading(state_dir: str, *, audit: bool = False, any_format: bool = False) -> Iterator[Store]:
     """The index of a state directory, to be read: beside its writer if there is one, and else with nobody starting to
     write meanwhile. Raises IndexMissing, IndexUnreachable, IndexDamaged.
     """
@@ -292,7 +292,7 @@ def reading(state_dir: str, *, audit: bool = False) -> Iterator[Store]:
                 raise
             lock = False  # a copy without its lock file, which no writer has ever opened
         try:
-            store = Store(path, readonly=True, lock=lock, audit=audit)
+            store = Store(path, readonly=True, lock=lock, audit=audit, any_format=any_format)
         except IndexUnreachable as error:
             # Beside a writer a reader writes too: in LMDB's own lock file, where it says what it is reading.
             raise IndexUnreachable(path, f"{error.reason}; {as_whom(state_dir)}") from error
