@@ -144,10 +144,10 @@ def test_scan_compares_each_folder_in_one_run(made: Path, results: Path, tmp_pat
     assert {"zstd", "huge"} < set(found)
     assert found["zstd"]["figures"]["layers"] == len(layers.layers_of(made / "zstd"))
     assert {name: len(taken) for name, taken in found["zstd"]["seconds"].items()} == dict.fromkeys(
-        ("parts", "bare", "jobs", "scan", "process"), 1
+        ("parts", "bare", "jobs", "unmeasured", "scan", "process"), 1
     )
     # A lone layer has no bar, and a sum of parts is asked of gzip only.
-    assert [bar["what"].split(":")[0] for bar in found["bars"]] == ["zstd"] * 2
+    assert [bar["what"].split(":")[0] for bar in found["bars"]] == ["zstd"] * 4
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_scan_stops_at_a_wrong_figure(case: scan.Case) -> None:
     with pytest.raises(SystemExit, match="huge, chunkd scan: the figures are"):
         scan.scan_as_process(wrong)
     with pytest.raises(SystemExit, match="huge, in a daemon: the figures are"):
-        scan.scan_in_daemon(wrong, 0.0)
+        scan.scan_in_daemon(wrong, 0.0, ())
     wrong = case._replace(figures=case.figures | {"uncompressed_bytes": case.figures["uncompressed_bytes"] + 1})
     with pytest.raises(SystemExit, match="huge, bare: the figures are"):
         scan.compare(wrong)
@@ -173,10 +173,14 @@ def test_scan_stops_at_a_wrong_figure(case: scan.Case) -> None:
 
 def test_the_bars_of_a_scan_are_ratios_within_a_round(made: Path, case: scan.Case) -> None:
     two = case._replace(name="gzip", layers=layers.layers_of(made / "gzip")[:2])
-    seconds = {"parts": [1.0, 2.0, 1.0], "bare": [0.6, 1.2, 0.6], "scan": [1.05, 2.1, 9.0], "process": [2.0, 4.0, 9.0]}
+    seconds = {
+        "parts": [1.0, 2.0, 1.0], "bare": [0.6, 1.2, 0.6], "unmeasured": [1.05, 2.1, 9.0], "scan": [1.26, 2.1, 9.0],
+        "process": [2.0, 4.0, 9.0],
+    }  # fmt: skip
     found = scan.bars_of(two, seconds)
-    assert [bar.figure for bar in found] == pytest.approx([1.05, 0.6 / 1.05, 2.0, 0.3])
-    assert [(bar.bar, bar.reached) for bar in found] == [(1.10, True), (0.62, False), (1.10, False), (0.62, False)]
+    assert [bar.figure for bar in found] == pytest.approx([1.05, 0.6 / 1.05, 1.26, 0.6 / 1.26, 2.0, 0.3, 1.0])
+    assert [bar.bar for bar in found] == [1.10, 0.62] * 3 + [1.15]
+    assert [bar.reached for bar in found] == [True, False, False, False, False, False, True]
     assert scan.bars_of(two._replace(name="npm_small"), seconds)[1].reached
 
 

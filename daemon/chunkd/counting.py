@@ -37,11 +37,17 @@ class Growth:
     def _spread(self, lengths: Numbers, copies: Numbers, signs: Numbers) -> None:
         # The exponent of copies - 1 is its bit length: 0, 1, 2, 2, 3 for 1, 2, 3, 4, 5 copies.
         by_copies = np.frexp((copies - 1).astype(np.float64))[1]
-        by_size = histogram.COPIES_ROWS + (lengths - 1) // self._step_bytes
+        by_size = (lengths - 1) // self._step_bytes
+        # Summed up by both at once, in one pass over the chunks; numpy sorts 16 bits by radix.
+        kinds = (by_copies * histogram.SIZE_ROWS + by_size).astype(np.uint16)
+        order = np.argsort(kinds, kind="stable")
+        kinds = kinds[order]
+        starts = np.flatnonzero(np.concatenate(([True], kinds[1:] != kinds[:-1]))[: len(kinds)])
         figures = signs * np.stack((np.ones_like(copies), copies, lengths, lengths * copies))
-        for rows in (by_copies, by_size):
-            at = len(figures) * rows + np.arange(len(figures))[:, np.newaxis]
-            np.add.at(self.table.reshape(-1), at, figures)
+        sums = np.add.reduceat(figures[:, order], starts, axis=1).T
+        of_copies, of_size = np.divmod(kinds[starts].astype(np.int64), histogram.SIZE_ROWS)
+        np.add.at(self.table, of_copies, sums)
+        np.add.at(self.table, histogram.COPIES_ROWS + of_size, sums)
 
     def measure(self, lengths: Numbers, recompressed: Numbers, sign: int) -> None:
         """Measured chunks came to life, or died."""
