@@ -27,7 +27,8 @@ from demo_images import zstd
 from measure import take_turns
 
 PARAMS = ChunkParams()
-NEXT_TO_NOTHING = Recompressor(MeasureRule(one_in=1 << 16))
+# The least that a setting allows.
+NEXT_TO_NOTHING = Recompressor(MeasureRule(one_in=4096))
 PARTS = ("inflate", "sha256", "kernel", "blake3")
 BUFFERS_BYTES = (64 << 10, 256 << 10, 1 << 20)
 # The best buffer is looked for with so many stored bytes.

@@ -35,7 +35,7 @@ from chunkd.model import CHUNK_HASH_BYTES
 from chunkd.spawn import core_count
 from layers import layers_of
 from measure import Bar, of_runs, save, take_turns
-from parts import PARTS, best_buffer_bytes, codec, hashed_chunks, inflate, job, parts
+from parts import NEXT_TO_NOTHING, PARTS, best_buffer_bytes, codec, hashed_chunks, inflate, job, parts
 from running import Stats, daemon, scan_process, seed_workers
 
 # Of small caches more rounds, as they take no time and vary more.
@@ -164,7 +164,7 @@ def compare(case: Case) -> tuple[dict[str, Any], list[Bar]]:
         "parts": all_parts,
         "bare": bare,
         "jobs": jobs,
-        "unmeasured": lambda: scan("unmeasured", "--measure-one-in", "65536"),
+        "unmeasured": lambda: scan("unmeasured", "--measure-one-in", str(NEXT_TO_NOTHING.rule.one_in)),
         "scan": lambda: scan("scan"),
         "process": lambda: scan_as_process(case),
     }
