@@ -15,6 +15,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
+import oracle
 from chunkd import chunks as chunks_module
 from chunkd import lookup
 from chunkd import recount as recount_module
@@ -178,12 +179,7 @@ def totals_of(counted: Mapping[int, Sequence[Chunk]], failed_bytes: Sequence[int
         unique_bytes=sum(length for _, length in copies),
         failed_blobs=len(failed_bytes),
         failed_bytes=sum(failed_bytes),
-        measured_chunks=len(measured),
-        measured_bytes=sum(x for x, _ in measured),
-        measured_recompressed_bytes=sum(y for _, y in measured),
-        measured_xx=sum(x * x for x, _ in measured),
-        measured_xy=sum(x * y for x, y in measured),
-        measured_yy=sum(y * y for _, y in measured),
+        **oracle.sample(measured),
     )
 
 

@@ -94,12 +94,7 @@ def totals_of(counted: Iterable[Content]) -> Totals:
         chunks=len(chunks),
         unique_chunks=len(unique),
         unique_bytes=sum(unique.values()),
-        measured_chunks=len(measured),
-        measured_bytes=sum(x for x, _ in measured),
-        measured_recompressed_bytes=sum(y for _, y in measured),
-        measured_xx=sum(x * x for x, _ in measured),
-        measured_xy=sum(x * y for x, y in measured),
-        measured_yy=sum(y * y for _, y in measured),
+        **oracle.sample(measured),
     )
 
 

@@ -11,7 +11,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,18 @@ def _make(make: dict[str, Any]) -> bytes:
     for end in make["patch"]["ending_at"]:
         data[end - len(patch) : end] = patch
     return bytes(data)
+
+
+def sample(measured: Sequence[tuple[int, int]]) -> dict[str, int]:
+    """The sums of the totals over measured chunks: each its length and its recompressed length."""
+    return {
+        "measured_chunks": len(measured),
+        "measured_bytes": sum(x for x, _ in measured),
+        "measured_recompressed_bytes": sum(y for _, y in measured),
+        "measured_xx": sum(x * x for x, _ in measured),
+        "measured_xy": sum(x * y for x, y in measured),
+        "measured_yy": sum(y * y for _, y in measured),
+    }
 
 
 @cache

@@ -134,9 +134,8 @@ def history(flags: Mapping[str, object], since: str) -> Iterator[dict[str, Any]]
 
         page = ask(flags, f"/v1/history?limit={PAGE_BLOBS}&since={since}", offline).content
         for row in page["history"]:
-            if (
-                row["at"] > last
-            ):  # where the row that a page was to begin with has been thinned, the one before is first
+            # Where the row that a page was to begin with has been thinned, the one before is first.
+            if row["at"] > last:
                 last = row["at"]
                 yield row
         if page["next"] is None:

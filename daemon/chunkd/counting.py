@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chunkd import histogram
 from chunkd.blocks import Numbers
-
-Table = NDArray[np.int64]
 
 # Products of two lengths (24 bits each) that are summed up in 63 bits.
 PRODUCTS_AT_ONCE = 1 << 14
