@@ -32,6 +32,8 @@ class Watched:
         self.root = root
         self.backlog = Backlog()
         self.watcher = make(self.backlog)
+        self.empty = root.parent / "empty"
+        self.empty.write_bytes(b"")
         self.folders: list[Hint] = []
         self.ends: list[str] = []
 
@@ -41,9 +43,12 @@ class Watched:
             pass
 
     def hints(self) -> dict[str, str]:
-        """What was hinted, by path, once all events up to now have come: the last one is told by its name."""
+        """What was hinted, by path, once all events up to now have come: the last one is told by its name.
+
+        It is a link, which gives one event alone: a file that is written gives a second, which may come after this.
+        """
         self.ends.append(f"{len(self.ends):064}")
-        (self.root / self.ends[-1]).write_bytes(b"")
+        os.link(self.empty, self.root / self.ends[-1])
         found: dict[str, str] = {}
         deadline = time.monotonic() + PATIENCE_S
         while self.ends[-1] not in found:
