@@ -446,6 +446,27 @@ def test_stats_imports_little(scanned: Home) -> None:
     assert not by_click & (HEAVY | {"lmdb"})
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("stats",), ("stats", "--json"), ("stats", "--fail-if", "net<1"), ("stats", "--watch"), ("histogram",),
+        ("blobs",), ("blobs", "--sort", "size"), ("history",), ("history", "--csv"), ("check",), ("config",),
+        ("health",), ("scan", "CACHE"), ("report", "-o", "-"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_standard_output_that_is_full_is_named(scanned: Home, args: tuple[str, ...]) -> None:
+    cache = str(scanned.cache())
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "chunkd", *(cache if arg == "CACHE" else arg for arg in args), "--state",
+             str(scanned.state)],
+            env=scanned.environ, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "chunkd: standard output: can't be written: No space left on device\n")
+
+
 # --- the plain forms, and the same by click -----------------------------------------------------------------------
 
 

@@ -337,31 +337,33 @@ def test_the_lines_of_a_table() -> None:
     lines = list(
         text.history_lines(
             [
-                {"at": "2026-01-02T03:04:00Z", "redundancy": 0.5} | some,
-                {"at": "2026-01-02T03:05:00Z", "redundancy": None} | dict.fromkeys(some, 0),
-                {"at": "2026-01-02T03:06:00Z", "redundancy": 0.25} | some | {"unique_bytes": 3072},
+                {"at": "2026-01-02T03:04:00Z", "redundancy": 0.5, "net": -0.0312} | some,
+                {"at": "2026-01-02T03:05:00Z", "redundancy": None, "net": None} | dict.fromkeys(some, 0),
+                {"at": "2026-01-02T03:06:00Z", "redundancy": 0.25, "net": 0.4} | some | {"unique_bytes": 3072},
             ]
         )
     )
     assert lines == [
-        "at (UTC)               layers     on disk  uncompressed      unique  redundancy",
-        "2026-01-02T03:04:00Z        8     1.0 KiB       4.0 KiB     2.0 KiB      50.0 % #############",
-        "2026-01-02T03:05:00Z        0     0 bytes       0 bytes     0 bytes           -",
-        "2026-01-02T03:06:00Z        8     1.0 KiB       4.0 KiB     3.0 KiB      25.0 % ####################",
+        "at (UTC)               layers     on disk  uncompressed      unique  redundancy      net",
+        "2026-01-02T03:04:00Z        8     1.0 KiB       4.0 KiB     2.0 KiB      50.0 %   -3.1 % #######",
+        "2026-01-02T03:05:00Z        0     0 bytes       0 bytes     0 bytes           -        -",
+        "2026-01-02T03:06:00Z        8     1.0 KiB       4.0 KiB     3.0 KiB      25.0 %   40.0 % ###########",
     ]
     assert len(list(text.history_lines([]))) == 1
 
 
 def test_the_changes_in_the_figures() -> None:
     none = dict.fromkeys(KEPT, 0)
-    grown = none | {"layers": -2, "layer_stored_bytes": 2048, "unique_bytes": -1024, "redundancy": 0.012}
+    grown = none | {"layers": -2, "layer_stored_bytes": 2048, "unique_bytes": -1024, "redundancy": 0.012, "net": -0.004}
     stats = {"layers": 0, "pending_blobs": 0, "failed_blobs": 0, "scanned_at": "now", "caches": [], "warnings": []}
     assert list(text.stats_lines(stats | {"changes": {"day": None, "week": None}}))[1:] == []
     assert list(text.stats_lines(stats | {"changes": {"day": grown, "week": none}}))[2:] == [
-        "over a day          -2 layers, +2.0 KiB on disk, -1.0 KiB unique, +1.2 points redundancy",
+        "over a day          -2 layers, +2.0 KiB on disk, -1.0 KiB unique, +1.2 points redundancy, -0.4",
+        f"{'':20}points net",
         "over a week         none of the figures above has changed",
     ]
-    assert "redundancy" not in "".join(text.stats_lines(stats | {"changes": {"day": grown | {"redundancy": None}}}))
+    for name in "redundancy", "net":
+        assert name not in "".join(text.stats_lines(stats | {"changes": {"day": grown | {name: None}}}))
 
 
 @pytest.fixture

@@ -422,18 +422,6 @@ def test_what_can_not_be_written_is_named(home: Home) -> None:
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
-def test_a_standard_output_that_is_full_is_named(home: Home) -> None:
-    home.scan(home.cache())
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "chunkd", "report", "-o", "-", "--state", str(home.state)],
-            env=home.environ, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
-        )  # fmt: skip
-    said = "chunkd: report -: can't be written: No space left on device\n"
-    assert (done.returncode, done.stderr) == (1, said)
-
-
 def test_other_errors_are_those_of_the_other_commands(home: Home) -> None:
     assert home.command("report", "-o", "x.html").returncode == 3
     assert home.command("report").returncode == 2

@@ -6,7 +6,7 @@ import os
 import sys
 
 from chunkd import plain
-from chunkd.errors import ChunkdError
+from chunkd.errors import ChunkdError, OutputUnwritable
 
 
 def main() -> None:
@@ -24,18 +24,36 @@ def main() -> None:
             every_command(prog_name="chunkd")
         else:
             said, exit_code = answer
-            print(said, flush=True)
+            _say(said)
             sys.exit(exit_code)
+    except OutputUnwritable as error:
+        print(f"chunkd: {error}", file=sys.stderr)
+        _give_up_output()
+        sys.exit(error.exit_code)
     except ChunkdError as error:
         print(f"chunkd: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        # Whoever read our output has had enough. What is left of it is flushed at exit: to nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _give_up_output()  # whoever read it has had enough, which is no error to tell
         sys.exit(1)
     except KeyboardInterrupt:
         print("\nAborted!", file=sys.stderr)  # as click has it
         sys.exit(1)
+
+
+def _say(words: str) -> None:
+    """As `options.say`, without click."""
+    try:
+        print(words, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputUnwritable(error.strerror or str(error)) from None
+
+
+def _give_up_output() -> None:
+    """What is left of our output is flushed at exit: to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import click
 from chunkd import __version__, asking, gate, given, listing, plain, text
 from chunkd.errors import UsageError
 from chunkd.figures import GATED
-from chunkd.options import as_json, asks, echo, settings
+from chunkd.options import as_json, asks, say, say_lines, settings
 from chunkd.report import report
 from chunkd.settings import SETTINGS
 
@@ -97,12 +97,12 @@ def scan(
     if remeasure:
         if caches or verify or accept or retry_failed or replace:
             raise click.UsageError("--remeasure goes with no CACHE, and with none of the other flags of a scan")
-        click.echo(text.stats_text(remeasured(_load(flags)), "", json))
+        say(text.stats_text(remeasured(_load(flags)), "", json))
         return
     effective = _load(flags | {"caches": caches})
     asked = {"verify": verify, "accept": accept, "retry_failed": retry_failed}
     stats = scan_once(effective, given.socket_candidates(flags), asked, replace)
-    click.echo(text.stats_text(stats, "", json))
+    say(text.stats_text(stats, "", json))
     if any(cache["state"] == "stale" for cache in stats["caches"]):
         sys.exit(plain.DEGRADED)
 
@@ -133,10 +133,10 @@ def stats(json: bool, watch: bool, conditions: tuple[str, ...], **flags: object)
             _watch_stats(flags, json)
         return
     if not gates:
-        click.echo(plain.stats(flags, json)[0])
+        say(plain.stats(flags, json)[0])
         return
     answer = asking.stats(flags)
-    click.echo(text.stats_text(answer.content, answer.source, json))
+    say(text.stats_text(answer.content, answer.source, json))
     gate.test(gates, answer.content)
 
 
@@ -149,9 +149,9 @@ def _watch_stats(flags: dict[str, object], json: bool) -> None:
         if frame != shown:
             if sys.stdout.isatty() and not json:
                 # Over the last frame, and only that: what stands above it stays.
-                click.echo(f"\x1b[{above}A\x1b[J" if above else "", nl=False)
+                say(f"\x1b[{above}A\x1b[J" if above else "", nl=False)
                 above = frame.count("\n") + 1
-            click.echo(frame)
+            say(frame)
             shown = frame
         time.sleep(WATCH_S)
 
@@ -170,9 +170,9 @@ def histogram(json: bool, **flags: object) -> None:
     """
     answer = asking.histogram(flags)
     if json:
-        click.echo(jsonlib.dumps(answer.content, indent=1))
+        say(jsonlib.dumps(answer.content, indent=1))
     else:
-        echo(text.histogram_lines(answer.content, answer.source))
+        say_lines(text.histogram_lines(answer.content, answer.source))
 
 
 @main.command()
@@ -190,10 +190,10 @@ def check(json: bool, repair: bool, read: bool, **flags: object) -> None:
 
     differences = check_index(_load(flags), given.state_candidates(flags), repair=repair, read=read)
     if json:
-        click.echo(jsonlib.dumps({"differences": [difference._asdict() for difference in differences]}, indent=1))
+        say(jsonlib.dumps({"differences": [difference._asdict() for difference in differences]}, indent=1))
     else:
-        echo(str(difference) for difference in differences)
-        click.echo(f"{len(differences)} differences{', repaired' if repair and differences else ''}")
+        say_lines(str(difference) for difference in differences)
+        say(f"{len(differences)} differences{', repaired' if repair and differences else ''}")
     if differences:
         sys.exit(DIFFERENT)
 
@@ -210,7 +210,7 @@ def rebuild(caches: tuple[str, ...], json: bool, **flags: object) -> None:
     from chunkd.once import rebuild_index
 
     stats = rebuild_index(_load(flags | {"caches": caches}), named=bool(caches))
-    click.echo(text.stats_text(stats, "", json))
+    say(text.stats_text(stats, "", json))
 
 
 @main.command()
@@ -222,7 +222,7 @@ def health(json: bool, **flags: object) -> None:
     Exits 0 when it does, 6 when it is degraded, with reasons, and 3 when it is down.
     """
     said, exit_code = plain.health(flags, json)
-    click.echo(said)
+    say(said)
     sys.exit(exit_code)
 
 
@@ -235,11 +235,11 @@ def config_(caches: tuple[str, ...], json: bool, **flags: object) -> None:
     effective = _load(flags | {"caches": caches})
     rows = {name: {"value": getattr(effective, name), "source": effective.sources[name]} for name in SETTINGS}
     if json:
-        click.echo(jsonlib.dumps(rows, indent=1))
+        say(jsonlib.dumps(rows, indent=1))
         return
     for name, row in rows.items():
         value = ":".join(row["value"]) if name == "caches" else row["value"]
-        click.echo(f"{name:<24} {value}  ({row['source']})")
+        say(f"{name:<24} {value}  ({row['source']})")
 
 
 def _load(flags: dict[str, object]) -> Config:

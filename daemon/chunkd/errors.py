@@ -13,6 +13,14 @@ class ChunkdError(Exception):
     exit_code = 1
 
 
+class OutputUnwritable(ChunkdError):
+    """Standard output takes no more: what it goes to is full, or fails. That its reader has gone is another thing."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"standard output: can't be written: {problem}")
+        self.problem = problem
+
+
 # --- a bad blob: recorded with its reason, and skipped -------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import click
 from chunkd import asking, text
 from chunkd.errors import UsageError
 from chunkd.figures import KEPT
-from chunkd.options import as_json, asks, echo
+from chunkd.options import as_json, asks, say_lines
 from chunkd.routes import HISTORY_SINCE
 
 ORDERS = {"exclusive": "exclusive_bytes", "shared": "shared_bytes", "size": "stored_bytes"}
@@ -35,12 +35,12 @@ def blobs(json: bool, failed: bool, sort: str | None, limit: int | None, **flags
     """
     if sort is None:
         found = itertools.islice(asking.blobs(flags, failed), limit)
-        echo((jsonlib.dumps(blob) for blob in found) if json else text.blob_lines(found))
+        say_lines((jsonlib.dumps(blob) for blob in found) if json else text.blob_lines(found))
         return
     if failed:
         raise UsageError("--sort and --failed: what failed has no chunks to sort by")
     layers, commits = _largest(asking.layers(flags), ORDERS[sort], limit or LAYERS_SHOWN)
-    echo((jsonlib.dumps(layer) for layer in layers) if json else text.layer_lines(layers))
+    say_lines((jsonlib.dumps(layer) for layer in layers) if json else text.layer_lines(layers))
     if commits > 1:
         click.echo("chunkd: the index changed meanwhile; each line is true of a moment of its own", err=True)
 
@@ -79,9 +79,9 @@ def history(json: bool, as_csv: bool, since: str, **flags: object) -> None:
     since_minute(since, 0)
     rows = asking.history(flags, since)
     if as_csv:
-        echo(",".join(map(_cell, row)) for row in itertools.chain([["at", *KEPT]], (row.values() for row in rows)))
+        say_lines(",".join(map(_cell, row)) for row in itertools.chain([["at", *KEPT]], (row.values() for row in rows)))
     else:
-        echo((jsonlib.dumps(row) for row in rows) if json else text.history_lines(rows))
+        say_lines((jsonlib.dumps(row) for row in rows) if json else text.history_lines(rows))
 
 
 def _cell(value: object) -> str:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from chunkd import given
+from chunkd.errors import OutputUnwritable
 from chunkd.settings import SETTINGS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -31,6 +32,16 @@ asks = settings(*given.WHERE)
 as_json = click.option("--json", "json", is_flag=True, help="Print JSON, for programs.")
 
 
-def echo(lines: Iterable[str]) -> None:
+def say(words: str | bytes, *, nl: bool = True) -> None:
+    """Print on standard output, at once. Raises OutputUnwritable, and BrokenPipeError when its reader has gone."""
+    try:
+        click.echo(words, nl=nl)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputUnwritable(error.strerror or str(error)) from None
+
+
+def say_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        click.echo(line)
+        say(line)

@@ -10,7 +10,7 @@ import click
 
 from chunkd import text
 from chunkd.errors import ChunkdError
-from chunkd.options import asks
+from chunkd.options import asks, say
 
 SINCE = "31d"
 STDOUT = "-"
@@ -40,15 +40,10 @@ def report(output: str, since: str, **flags: object) -> None:
 
     content = page(gathered(flags, since)).encode()
     if output == STDOUT:
-        try:
-            click.echo(content, nl=False)
-        except BrokenPipeError:
-            raise  # whoever read it has had enough, which is no error to tell
-        except OSError as error:
-            raise ReportUnwritable(STDOUT, error.strerror or str(error)) from None
+        say(content, nl=False)
         return
     write_whole(output, content)
-    click.echo(f"{text.shown(output)}: {text.bytes_text(len(content))}")
+    say(f"{text.shown(output)}: {text.bytes_text(len(content))}")
 
 
 def write_whole(path: str, content: bytes) -> None:

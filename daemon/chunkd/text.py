@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COLUMNS = 100
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 LABEL_COLUMNS = 20
+BAR_COLUMNS = 11
 
 
 def daemon_source(socket: str, as_of: str | None) -> str:
@@ -105,9 +106,10 @@ def changes(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         parts = [_grown(grown["layers"], f"{abs(grown['layers']):,}", "layers")]
         for name, what in (("layer_stored_bytes", "on disk"), ("unique_bytes", "unique")):
             parts.append(_grown(grown[name], bytes_text(abs(grown[name])), what))
-        if grown["redundancy"] is not None:
-            points = round(100 * grown["redundancy"], 1)
-            parts.append(_grown(points, f"{abs(points):.1f} points", "redundancy"))
+        for name in ("redundancy", "net"):
+            if grown[name] is not None:
+                points = round(100 * grown[name], 1)
+                parts.append(_grown(points, f"{abs(points):.1f} points", name))
         said = ", ".join(filter(None, parts))
         yield f"over a {span}", said or "none of the figures above has changed"
 
@@ -117,16 +119,16 @@ def _grown(step: float, size: str, what: str) -> str:
 
 
 def history_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """A line that names the columns, then one a row, with a bar for the unique bytes: the longest is 20 columns."""
+    """A line that names the columns, then one a row, with a bar for the unique bytes."""
     found = list(rows)
     most = max((row["unique_bytes"] for row in found), default=0)
-    yield f"{'at (UTC)':<20}{'layers':>9}{'on disk':>12}{'uncompressed':>14}{'unique':>12}{'redundancy':>12}"
+    yield f"{'at (UTC)':<20}{'layers':>9}{'on disk':>12}{'uncompressed':>14}{'unique':>12}{'redundancy':>12}{'net':>9}"
     for row in found:
         sizes = [bytes_text(row[name]) for name in ("layer_stored_bytes", "uncompressed_bytes", "unique_bytes")]
-        redundancy = "-" if row["redundancy"] is None else f"{100 * row['redundancy']:.1f} %"
-        bar = "#" * round(20 * row["unique_bytes"] / most) if most else ""
-        line = f"{shown(row['at']):<20}{row['layers']:>9,}{sizes[0]:>12}{sizes[1]:>14}{sizes[2]:>12}{redundancy:>12}"
-        yield f"{line} {bar}".rstrip()
+        redundancy, net = ("-" if row[name] is None else f"{100 * row[name]:.1f} %" for name in ("redundancy", "net"))
+        line = f"{shown(row['at']):<20}{row['layers']:>9,}{sizes[0]:>12}{sizes[1]:>14}{sizes[2]:>12}"
+        bar = "#" * round(BAR_COLUMNS * row["unique_bytes"] / most) if most else ""
+        yield f"{line}{redundancy:>12}{net:>9} {bar}".rstrip()
 
 
 def remarks(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
