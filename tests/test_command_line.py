@@ -717,6 +717,23 @@ def test_a_rebuild_that_could_read_nothing_leaves_the_index_where_it_is(home: Ho
         assert json.loads(home.command("stats", "--json").stdout)["layers"] == 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("command", ["rebuild", "scan"])
+def test_what_root_makes_belongs_to_whom_the_state_directory_belongs_to(home: Home, command: str) -> None:
+    """As after `sudo chunkd rebuild`, when the service is another user's."""
+    cache = home.cache()
+    write_blob(cache, tar({"noise": noise(50_000)}))
+    if command == "rebuild":
+        home.scan(cache)
+    home.state.mkdir(exist_ok=True)
+    for path in (home.state, *home.state.rglob("*")):
+        os.chown(path, 65534, 65534)
+    assert home.command(command, cache).returncode == 0
+    assert {path.name for path in (home.state / "index").iterdir()} == {"data.mdb", "lock.mdb"}
+    for path in (home.state, *home.state.rglob("*")):
+        assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534), path
+
+
 def test_a_scan_of_nothing_makes_no_index(home: Home) -> None:
     assert home.command("scan", str(home.root / "nowhere")).returncode == 1
     assert home.command("stats").returncode == 3

@@ -160,3 +160,25 @@ def test_too_little_address_space_is_named(home: Home) -> None:
     assert "no address space for its map of 1 TiB" in done.stderr
     assert "ulimit -v" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_nothing_is_given_away_that_was_put_there(tmp_path: Path) -> None:
+    """By whom the folder belongs to: a link to what is root's, or another name for it."""
+    for name in ("given", "linked", "led to"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    os.link(tmp_path / "linked", tmp_path / "other name")
+    os.mkfifo(tmp_path / "pipe")
+    paths = [tmp_path / name for name in ("given", "folder", "linked", "other name", "pipe")]
+    owner = os.stat_result((0, 0, 0, 0, 65534, 65533, 0, 0, 0, 0))
+    disk.give_away(paths, owner)
+    assert [path.stat().st_uid for path in paths] == [65534, 65534, 0, 0, 0]
+    assert (tmp_path / "given").stat().st_gid == 65533
+    (tmp_path / "link").symlink_to("led to")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        disk.give_away([tmp_path / "link"], owner)
+    assert (tmp_path / "led to").stat().st_uid == 0
+    (tmp_path / "roots").touch()
+    disk.give_away([tmp_path / "roots"], os.stat_result((0, 0, 0, 0, 0, 65533, 0, 0, 0, 0)))
+    assert (tmp_path / "roots").stat().st_gid == 0

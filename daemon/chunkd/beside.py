@@ -24,11 +24,8 @@ def state_beside(state_dir: str) -> str:
 
 def give_away(state_dir: str) -> None:
     """Let who owns the old index own what root has made beside it, and so be able to take it over."""
-    owner = Path(state_dir, "index", "data.mdb").stat()
     beside = Path(state_beside(state_dir))
-    if os.geteuid() == 0:
-        for path in (beside, *beside.rglob("*")):
-            os.chown(path, owner.st_uid, owner.st_gid)
+    disk.give_away((beside, *beside.rglob("*")), Path(state_dir, "index", "data.mdb").stat())
 
 
 def mark_whole(state_dir: str) -> None:

@@ -1,4 +1,4 @@
-"""A new index: there as a whole or not at all, whenever the power goes."""
+"""A new index: there as a whole or not at all, whenever the power goes; and whom it belongs to."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chunkd import disk, histogram, records
 from chunkd.errors import IndexUnreachable
+from chunkd.lock import as_whom
 from chunkd.store import CACHES_KEY, FORMAT_KEY, HEAD_KEY, HISTOGRAM_KEY, RULES_KEY, Store
 
 
@@ -46,3 +47,13 @@ def create(path: Path, rules: records.Rules) -> None:
         shutil.rmtree(beside)
     except OSError as error:
         raise IndexUnreachable(str(path), disk.said(str(path.parent), error.errno, str(error.strerror))) from error
+
+
+def give_away(path: Path) -> None:
+    """Let whom the state directory belongs to own the index in it, where root has made it. To be called by who holds
+    the index's lock. Raises IndexUnreachable.
+    """
+    try:
+        disk.give_away((path.parent / "lock", path, *path.iterdir()), path.parent.stat())
+    except OSError as error:
+        raise IndexUnreachable(str(path.parent), f"{error.strerror}; {as_whom(str(path.parent))}") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 # What a disk says that can't be written now and may be later. EROFS: a file system that has met an error goes on
@@ -45,6 +47,25 @@ def sync_folder(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def give_away(paths: Iterable[Path], to: os.stat_result) -> None:
+    """Let an owner who is not root own what root has made among these files and folders, as else the daemon could not
+    write it. Raises OSError.
+
+    What a link leads to and what has another name is not given: who owns the folder could have put it there.
+    """
+    if os.geteuid() != 0 or to.st_uid == 0:
+        return
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(fd)
+            own = stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1)
+            if own and status.st_uid == 0:
+                os.fchown(fd, to.st_uid, to.st_gid)
+        finally:
+            os.close(fd)
 
 
 def said(path: str, number: int | None, text: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from chunkd import blocks, histogram, records
 from chunkd.blocks import Numbers
 from chunkd.chunks import ChunkRecords
-from chunkd.create import create, is_there
+from chunkd.create import create, give_away, is_there
 from chunkd.errors import IndexDamaged, IndexUnreachable, IndexUnwritable, RecipeImpossible
 from chunkd.history import History
 from chunkd.lock import IndexLock
@@ -26,7 +26,10 @@ from chunkd.store import CACHES_KEY, HEAD_KEY, HISTOGRAM_KEY, RULES_KEY, VERIFIE
 
 
 class Index:
-    """An open index. Raises IndexBusy when another process writes it, ParamsMismatch when it was made with others."""
+    """An open index, which belongs to whom its state directory belongs to, also where root has made it.
+
+    Raises IndexBusy when another process writes it, ParamsMismatch when it was made with others.
+    """
 
     def __init__(
         self, state_dir: str, rules: records.Rules, holder: str, clock_ns: Callable[[], int] = time.time_ns
@@ -55,6 +58,7 @@ class Index:
             self._synced = False
             with self.store.guarded(), self.store.env.begin() as txn:
                 self.rules = self.store.check_format(txn, rules.params)
+            give_away(path)
         except BaseException:
             self.close()
             raise
