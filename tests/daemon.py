@@ -83,6 +83,17 @@ def until(
         time.sleep(ASK_EVERY_S)
 
 
+def state_of(pid: int) -> str:
+    """The letter of a process or a thread in proc(5): R, S, D, T for stopped, Z for dead.
+
+    Raises ProcessLookupError when it is gone.
+    """
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        raise ProcessLookupError from None
+
+
 def land(source: Path, folder: Path, name: str = "") -> Path:
     """Copy a file into a cache as a careful writer does: under another name beside the cache, then renamed."""
     partial = folder.parent / f"partial-{source.name[:16]}"
@@ -156,6 +167,24 @@ class Daemon:
             with contextlib.suppress(OSError):
                 found += [int(pid) for pid in (task / "children").read_text().split()]
         return found
+
+    @contextlib.contextmanager
+    def halted(self) -> Iterator[None]:
+        """It stands still meanwhile. Each of its threads does, as a stop takes its time: one may go on for a while."""
+
+        def states() -> set[str]:
+            found = set()
+            for task in Path(f"/proc/{self.pid}/task").iterdir():
+                with contextlib.suppress(ProcessLookupError):
+                    found.add(state_of(int(task.name)))
+            return found
+
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            until(states, lambda found: found == {"T"}, "every thread is stopped")
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it; its exit code (negative for a signal)."""

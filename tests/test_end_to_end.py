@@ -750,16 +750,15 @@ def test_an_overflow_of_the_kernels_queue_leads_to_a_scan(home: Home) -> None:
     _, counted = write_blob(folder, gz(layer(99, 60_000)))
     daemon = home.start(cache, environ=NEVER)
     daemon.until(lambda stats: stats["layers"] == 1 and stats["settled"], "watched")
-    daemon.process.send_signal(signal.SIGSTOP)
-    for number in range(room // 3 + 1):  # created, closed, deleted
-        junk = folder / f"junk{number}"
-        junk.touch()
-        junk.unlink()
-    small_layers(folder, 4)
-    garbage = folder / "garbage"
-    garbage.write_bytes(b"garbage")
-    garbage.rename(counted)  # no event tells that a counted blob holds other bytes
-    daemon.process.send_signal(signal.SIGCONT)
+    with daemon.halted():
+        for number in range(room // 3 + 1):  # created, closed, deleted
+            junk = folder / f"junk{number}"
+            junk.touch()
+            junk.unlink()
+        small_layers(folder, 4)
+        garbage = folder / "garbage"
+        garbage.write_bytes(b"garbage")
+        garbage.rename(counted)  # no event tells that a counted blob holds other bytes
     daemon.until_log("the kernel's event queue overflowed")
     daemon.until(lambda stats: stats["layers"] == 4 and stats["settled"], "found by a scan")
     assert "found: listed by a scan" in daemon.log

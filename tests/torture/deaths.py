@@ -20,7 +20,7 @@ from chunkd.errors import IndexMissing
 from chunkd.records import digest_key, place_from_key, unpack_blob, unpack_held
 from chunkd.recount import recount
 from chunkd.store import Store, reading
-from daemon import BRISK, Daemon, Home, Stats, until
+from daemon import BRISK, Daemon, Home, Stats, state_of, until
 
 NEVER = BRISK | {"CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400"}
 # A step gives one event; it may have a place read, another one of that digest after it, and either of them once more
@@ -230,14 +230,6 @@ class Deaths:
             suspect = store.get(txn, "suspects", digest_key(held.digest)) is not None
             if held.state == "verified" and not due and not suspect and (roots[place.cache] / place.path).exists():
                 yield held.digest.hex
-
-
-def state_of(pid: int) -> str:
-    """Its letter in proc(5): R, S, D, T for stopped, Z for dead. Raises ProcessLookupError when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        raise ProcessLookupError from None
 
 
 def reading_now(pid: int) -> str:

@@ -9,7 +9,6 @@ import hashlib
 import os
 import random
 import shutil
-import signal
 import subprocess
 import textwrap
 from collections.abc import Iterator
@@ -112,14 +111,11 @@ def deaf(daemon: Daemon, folder: Path) -> Iterator[None]:
     """Whatever happens meanwhile gives no event: a watched folder fills the kernel's queue, and nobody reads it."""
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     told = daemon.log.count(OVERFLOWED)
-    daemon.process.send_signal(signal.SIGSTOP)
-    try:
+    with daemon.halted():
         for number in range(most // 2 + 1):  # created and closed, and no two alike in a row
             (folder / f"filler-{number % 2}").touch()
             (folder / f"filler-{number % 2}").unlink()
         yield
-    finally:
-        daemon.process.send_signal(signal.SIGCONT)
     daemon.until(lambda _: daemon.log.count(OVERFLOWED) > told, "it notices the overflow")
 
 
@@ -151,13 +147,12 @@ def test_sixty_thousand_files_overflow_the_queue(home: Home, tell: Tell) -> None
     put_small(folder, 0)
     settled(daemon, len(layers) + 1)
 
-    daemon.process.send_signal(signal.SIGSTOP)
-    for number in range(1, 60_000):
-        put_small(folder, number)
-    for path in layers[:5]:
-        path.unlink()
-    layers[5].write_bytes(blobs.noise(layers[5].stat().st_size))  # other bytes under a counted name
-    daemon.process.send_signal(signal.SIGCONT)
+    with daemon.halted():
+        for number in range(1, 60_000):
+            put_small(folder, number)
+        for path in layers[:5]:
+            path.unlink()
+        layers[5].write_bytes(blobs.noise(layers[5].stat().st_size))  # other bytes under a counted name
 
     stats = daemon.until(
         lambda stats: stats["blobs"] == 60_014 and stats["settled"], "all are found", patience_s=4 * PATIENCE_S
