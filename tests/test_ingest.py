@@ -566,6 +566,49 @@ def test_a_mount_below_a_root_that_goes_away_is_no_removal(world: World, mounted
     assert (cache.mounts, world.scanner.problems) == ({}, {})
 
 
+def test_a_mount_whose_blobs_came_by_events_and_that_goes_away_is_no_removal(world: World, mounted: set[Path]) -> None:
+    """No listing has found a blob there."""
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    path = oci(world.roots[0], LAYER, "library/one")
+    world.settle()
+    cache = world.cache_of(path)
+    assert cache.mounts == {}
+    land(path, LAYER.stored)
+    world.heard(path)
+    world.run()
+    assert cache.mounts == {"library": cache.device + 1}
+
+    mounted.clear()
+    shutil.rmtree(library / "one")
+    world.restart()
+    world.heard(path, "deleted (event)")
+    for verify in (False, True):
+        world.settle(verify=verify)
+        world.holds_exactly(LAYER)
+    world.heard(land(oci(world.roots[0], OTHER, "library/one"), OTHER.stored))
+    world.settle()
+    world.holds_exactly(LAYER, OTHER)
+    assert world.cache_of(path).mounts == {"library": cache.device + 1}, "what lies there meanwhile tells nothing"
+
+
+def test_another_file_system_where_a_mount_was_does_not_take_its_place(world: World, mounted: set[Path]) -> None:
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.settle()
+    cache = world.cache_of(path)
+    cache.mounts = {"library": cache.device + 2}  # so what is there now is not what was
+    path.unlink()
+    world.heard(path, "deleted (event)")
+    world.heard(land(oci(world.roots[0], OTHER, "library"), OTHER.stored))
+    world.settle(verify=True)
+    world.holds_exactly(LAYER, OTHER)
+    world.scan(accept=True)
+    world.holds_exactly(OTHER)
+    assert cache.mounts == {"library": cache.device + 1}
+
+
 def test_a_mount_below_a_root_is_there_again(world: World, mounted: set[Path]) -> None:
     library = world.roots[0] / "library"
     mounted.add(library)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ class ServedCache:
 
     While `stale` says why, its figures are kept and nothing of it is added or subtracted. `polled` says why no events
     come; `unwatched` why a watch could not be set. `mounts` has the devices of what is mounted below the root and holds
-    blobs, by folder; it is replaced and never changed, since several threads read it.
+    blobs, by folder; it is replaced and never changed, since several threads read it, and add to it by `note_mount`.
     """
 
     number: int
@@ -33,6 +34,7 @@ class ServedCache:
     layerless: bool = False
     mounts: dict[str, int] = field(default_factory=dict)
     warned: tuple[str, ...] = ()
+    _noting: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def check_root(self) -> os.stat_result | None:
         """Look at the root; None, with `stale` set, when it is not the one whose blobs are in the index."""
@@ -75,16 +77,24 @@ class ServedCache:
     def note_mount(self, folder: str) -> None:
         """Record where that is mounted which holds the blobs of this folder, unless that is known.
 
-        Nothing is told by a root that is not the recorded one: it went meanwhile, or no scan has recorded it yet.
+        Nothing is told by a root that is not the recorded one: it went meanwhile, or no scan has recorded it yet. Nor
+        by what lies where a mount is away.
         """
         with contextlib.suppress(OSError):
             device = os.stat(os.path.join(self.path, folder)).st_dev
             known = self.mount_of(folder)
             if device in (self.device, self.mounts.get(known)) or os.stat(self.path).st_dev != self.device:
                 return
+            if self.away(folder):
+                return
             while (parent := os.path.dirname(folder)) and os.stat(os.path.join(self.path, parent)).st_dev == device:
                 folder = parent
-            self.mounts = self.mounts | {folder: device}
+            with self._noting:
+                self.mounts = self.mounts | {folder: device}
+
+    def forget_mounts(self) -> None:
+        with self._noting:
+            self.mounts = {}
 
     def record(self) -> records.Cache:
         mounts = tuple(sorted(self.mounts.items()))

@@ -81,6 +81,9 @@ class Looker:
             return
         at.change.unignore(place)
         cache.layouts.add(found[1])
+        if held is None:
+            # Its folder may be listed only when what is mounted there is away, and it with that.
+            cache.note_mount(os.path.dirname(place.path))
         self._look_at_file(at, hint, found[0], status, held, task)
 
     def _wait_no_longer(self, place: Place) -> None:

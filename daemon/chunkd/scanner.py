@@ -134,7 +134,7 @@ class Scanner:
             watcher.leave(cache.number)
         cache.accept(status)
         if request.accept:
-            cache.mounts = {}
+            cache.forget_mounts()
         self._refused.discard(cache.number)
         # Of what was out of sight meanwhile, names prove nothing.
         complete = self._walk(cache, "", request.verify or other)
