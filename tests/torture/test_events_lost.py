@@ -454,7 +454,10 @@ def test_a_cache_is_unmounted_and_mounted_again(home: Home, tell: Tell) -> None:
     tell("unmounted and mounted again 3 times")
 
 
-def test_a_folder_below_a_cache_is_unmounted_and_mounted_again(home: Home, tell: Tell) -> None:
+@pytest.mark.parametrize(("found_by", "rounds"), [("a listing", 3), ("events", 1)])
+def test_a_folder_below_a_cache_is_unmounted_and_mounted_again(
+    home: Home, tell: Tell, found_by: str, rounds: int
+) -> None:
     cache = home.cache()
     below = cache / "library"
     below.mkdir()
@@ -463,10 +466,13 @@ def test_a_folder_below_a_cache_is_unmounted_and_mounted_again(home: Home, tell:
     daemon = home.start(cache, environ=DAY, under=mounted(home, below))
     disk_seen = seen(daemon, disk)
     folder = disk_seen / "blobs" / "sha256"
+    if found_by == "events":
+        folder.mkdir(parents=True)
+        daemon.settled_after_scan()  # it is watched, and no listing will have a blob
     paths = put(folder, *range(10))
     there = [disk_seen, cache / "blobs"]
     holds_what_is_there(daemon, *there)
-    for number in range(3):
+    for number in range(rounds):
         inside(daemon, "umount", below)
         until_health(daemon, f"{below}: what was mounted there is away")
         before = figures(daemon.settled_after_scan())
@@ -489,4 +495,4 @@ def test_a_folder_below_a_cache_is_unmounted_and_mounted_again(home: Home, tell:
     daemon.settled_after_scan(accept=True)
     settled(daemon, 1)
     until_health(daemon)
-    tell("a mount below the root, unmounted and mounted again 3 times")
+    tell(f"a mount below the root with blobs found by {found_by}, unmounted and mounted again, {rounds} rounds")
