@@ -25,7 +25,7 @@ from chunkd import __version__, cli, plain, records
 from chunkd.model import ChunkParams
 from chunkd.settings import SETTINGS
 from chunkd.store import CACHES_KEY, DATABASES, FORMAT_KEY, HEAD_KEY, RULES_KEY
-from daemon import ASK_EVERY_S, PATIENCE_S, Home, figures, opened, until, without_rights
+from daemon import ASK_EVERY_S, Home, figures, opened, until, without_rights
 
 COMMANDS = ("run", "scan", "stats", "blobs", "check", "rebuild", "health", "config")
 
@@ -407,7 +407,7 @@ def test_watch_shows_the_figures_as_they_change(home: Home) -> None:
             until(layers, lambda seen: seen[-1:] == [1], "the next")
         finally:
             watcher.terminate()
-            watcher.wait(PATIENCE_S)
+            watcher.wait(10)
 
 
 def imported_by(home: Home, *args: str) -> set[str]:

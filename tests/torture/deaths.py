@@ -20,7 +20,7 @@ from chunkd.errors import IndexMissing
 from chunkd.records import digest_key, place_from_key, unpack_blob, unpack_held
 from chunkd.recount import recount
 from chunkd.store import Store, reading
-from daemon import BRISK, PATIENCE_S, Daemon, Home, Stats, state_of, until
+from daemon import BRISK, Daemon, Home, Stats, state_of, until
 
 NEVER = BRISK | {"CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400"}
 # A step gives one event; it may have a place read, another one of that digest after it, and either of them once more
@@ -92,7 +92,7 @@ class Deaths:
         with contextlib.suppress(subprocess.TimeoutExpired):
             daemon.process.wait(self.rng.random() * 0.1)
         daemon.process.kill()
-        daemon.process.wait(PATIENCE_S)
+        daemon.process.wait(10)
         self.counts["daemon at a random moment"] += 1
 
     def kill_a_worker(self, daemon: Daemon) -> None:
