@@ -592,6 +592,64 @@ def test_a_mount_whose_blobs_came_by_events_and_that_goes_away_is_no_removal(wor
     assert world.cache_of(path).mounts == {"library": cache.device + 1}, "what lies there meanwhile tells nothing"
 
 
+def test_a_mount_that_is_there_is_not_forgotten_when_others_are_accepted(
+    world: World, mounted: set[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.settle()
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if b"library" in os.fsencode(path):
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", scandir)
+        world.scan(accept=True)
+    mounted.clear()
+    shutil.rmtree(library / "blobs")
+    world.settle(verify=True)
+    world.holds_exactly(LAYER)
+
+
+def test_what_is_accepted_where_a_mount_was_is_compared(world: World, mounted: set[Path]) -> None:
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.settle()
+    cache = world.cache_of(path)
+    cache.mounts = {"library": cache.device + 2}  # so another disk is there now
+    path.unlink()
+    path.write_bytes(wrong(LAYER))
+    world.scan(accept=True)
+    world.rest()
+    world.holds_exactly(failed=[LAYER.digest])
+
+
+@pytest.mark.parametrize("kind", ["partial", "symlink"])
+def test_what_lies_at_a_place_whose_mount_is_away_says_nothing_of_it(
+    world: World, mounted: set[Path], kind: str
+) -> None:
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.settle()
+    mounted.clear()
+    shutil.rmtree(library / "blobs")
+    world.settle(verify=True)
+    path.parent.mkdir(parents=True)
+    if kind == "partial":
+        path.write_bytes(LAYER.stored[:50])
+    else:
+        path.symlink_to("nowhere")
+    world.heard(path, "written (event)")
+    world.rest()
+    world.holds_exactly(LAYER)
+
+
 def test_another_file_system_where_a_mount_was_does_not_take_its_place(world: World, mounted: set[Path]) -> None:
     library = world.roots[0] / "library"
     mounted.add(library)

@@ -35,7 +35,9 @@ class Backlog:
         """Look at this place soon. Never waits and never raises: watchers' threads call it."""
         with self._lock:
             if hint.place in self._hints or len(self._hints) < self._max_hints:
-                self._hints.setdefault(hint.place, hint.why)
+                waiting = Hint(hint.place, self._hints.setdefault(hint.place, hint.why))
+                if hint.by_event and not waiting.by_event:  # an event tells more than a doubt
+                    self._hints[hint.place] = hint.why
             else:
                 self._overflow()
         self.ring()

@@ -93,8 +93,10 @@ class ServedCache:
                 self.mounts = self.mounts | {folder: device}
 
     def forget_mounts(self) -> None:
+        """Those that are away: it is meant."""
+        away = {mount for mount in self.mounts if self.away(mount)}
         with self._noting:
-            self.mounts = {}
+            self.mounts = {mount: device for mount, device in self.mounts.items() if mount not in away}
 
     def record(self) -> records.Cache:
         mounts = tuple(sorted(self.mounts.items()))

@@ -69,6 +69,9 @@ class Looker:
             at.effects.later.append((hint, UNREADABLE_S))
             return
         self.expected.pop(place, None)
+        if held is not None and cache.away(place.path):
+            self._wait_no_longer(place)  # this is another file, which hides where the blob was
+            return
         found = layouts.identify(cache.path, place.path)
         if found is None or not stat.S_ISREG(status.st_mode):
             self.unsettled.pop(place, None)
@@ -104,11 +107,13 @@ class Looker:
         if cache.check_root() is None or (held is not None and cache.away(place.path)):
             self._wait_no_longer(place)
             return
+        if at.mark(place) is not None:  # its root was away and is back, or a blob came a moment ago
+            at.effects.hints.append(hint)
+            return
         self.unsettled.pop(place, None)
         at.change.unignore(place)
         if held is not None:
             at.forget(place, held, f"removed, {hint.why}")
-            return
         delay_s = self.expected.pop(place, FIRST_LOOK_S / 2)
         if hint.why.startswith("folder") and delay_s < SETTLE_S and os.path.isdir(os.path.dirname(at.path(place))):
             # Its folder was made a moment ago; the blob is moved in or written within milliseconds.
@@ -123,10 +128,8 @@ class Looker:
             self.unsettled.pop(place, None)
             linked = status.st_nlink > 1 and (held is None or held.mark != mark)
             kin = self._kin(at, digest, mark) if linked else None
-            if held is None:
-                # A link changes the file's ctime, and so may hide that its bytes changed with it: 0 is for "unknown".
-                unsure = mark if kin in (None, mark) else mark._replace(ctime_ns=0)
-                at.change.hold(place, Held(digest, "untested" if kin is None else "verified", unsure))
+            if held is None or (held.state != "verified" and held.mark != mark):
+                at.change.hold(place, self._held_as(digest, mark, kin))
             elif held.state == "verified":
                 if kin == mark:
                     at.change.hold(place, Held(digest, "verified", mark))
@@ -135,8 +138,6 @@ class Looker:
                         at.task(digest, place, hint.why, mark.stored_bytes, counted=True)
                     else:
                         self._join(task, hint)
-            elif held.mark != mark:
-                at.change.hold(place, Held(digest, "untested", mark))
             if task is None and at.change.is_suspect(digest):
                 at.task(digest, place, hint.why, mark.stored_bytes, counted=True)
             return
@@ -151,20 +152,28 @@ class Looker:
                     at.change.hold(place, Held(digest, held.state if held else "untested", mark))
                 self.unsettled.pop(place, None)
                 return
-            if held is not None and held.mark == mark and not _by_event(hint):
+            if held is not None and held.mark == mark and not hint.by_event:
                 self.unsettled.pop(place, None)
                 return
         waits = self.unsettled.get(place)
-        if waits is not None and not _by_event(hint) and not self._ripe(at, hint, waits, mark):
+        if waits is not None and not hint.by_event and not self._ripe(at, hint, waits, mark):
             return
         at.task(digest, place, hint.why, mark.stored_bytes, counted=False)
+
+    @staticmethod
+    def _held_as(digest: Digest, mark: FileMark, kin: FileMark | None) -> Held:
+        """How a further place of a counted digest is held, which may be a link of what was verified as `kin`."""
+        if kin is None:
+            return Held(digest, "untested", mark)
+        # A link changes the file's ctime, and so may hide that its bytes changed with it: 0 is for "unknown".
+        return Held(digest, "verified", mark if kin == mark else mark._replace(ctime_ns=0))
 
     def _join(self, task: Task, hint: Hint) -> None:
         """The digest is being worked on: this place is looked at when that is done, unless it is the one worked on.
 
         That one too when an event names it after it was given to a worker, which may have read it before.
         """
-        seen_to = hint.place == task.place and not (task.given and _by_event(hint))
+        seen_to = hint.place == task.place and not (task.given and hint.by_event)
         if not seen_to and hint.place not in task.others:
             task.others.append(hint.place)
 
@@ -284,11 +293,6 @@ class Looker:
         # Subtracted. It may be a writer at work: pending until it has come to rest.
         self.unsettled[place] = Unsettled(digest, read, now, at.now_s)
         at.effects.later.append((Hint(place, "looked at again, as it did not match its name"), FIRST_LOOK_S))
-
-
-def _by_event(hint: Hint) -> bool:
-    """Whether an event named this place just now, and not only once, before something else."""
-    return hint.why.endswith("(event)")
 
 
 def _at_rest(at: Holdings, mark: FileMark, since_s: float) -> bool:

@@ -37,6 +37,11 @@ class Hint(NamedTuple):
     place: Place
     why: str
 
+    @property
+    def by_event(self) -> bool:
+        """Whether an event named this place just now, and not only once, before something else."""
+        return self.why.endswith("(event)")
+
 
 class FileMark(NamedTuple):
     """What a file's metadata says of its bytes: while none of these changes, neither do they.

@@ -107,7 +107,8 @@ class Scanner:
     def _scan(self, request: Request) -> None:
         log.info("scan %d: %s", request.number, request.why)
         self.running = True
-        self.backlog.take_folders()
+        if request.verify:
+            self.backlog.take_folders()  # they are compared with all the rest
         complete = True
         for cache in list(self.caches.values()):
             complete &= self._scan_cache(cache, request)
@@ -137,14 +138,16 @@ class Scanner:
             cache.forget_mounts()
         self._refused.discard(cache.number)
         # Of what was out of sight meanwhile, names prove nothing.
-        complete = self._walk(cache, "", request.verify or other)
-        if watcher is not None and cache.number not in self._refused:
+        complete = self._walk(cache, "", request.verify or request.accept or other)
+        if watcher is not None and cache.number not in self._refused and cache.unwatched:
             cache.unwatched = ""
+            if not request.verify:
+                self.request(f"{cache.path} is watched again", verify=True)
         return complete
 
     def _scan_folder(self, hint: Hint) -> None:
         cache = self.caches.get(hint.place.cache)
-        if cache is not None and cache.check_root() is not None:
+        if cache is not None and not cache.stale and cache.check_root() is not None:
             log.debug("cache %s: listing %r: %s", cache.path, hint.place.path, hint.why)
             self._walk(cache, hint.place.path, verify=True)
 

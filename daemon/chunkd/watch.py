@@ -138,16 +138,20 @@ if sys.platform == "linux":
                 return
             if known is not None:
                 self._drop(known)
-            watched = _Folder(self, cache, root, folder, mark)
+                # Whoever lists it now may be going by names alone.
+                self.backlog.put_folder(Hint(place, "another folder took its place"))
+            # Known before it is watched: it may be removed, and its watch with it, before this thread goes on.
+            watched = self._folders[place] = _Folder(self, cache, root, folder, mark)
             try:
                 watched.descriptor = self._inotify.add_callback(
                     os.fsencode(path), _MASK, watched, CallbackId(id(watched))
                 )
             except OSError as error:
+                self.forget(watched)
                 raise OSError(error.errno, f"{error.strerror}: {path}") from error
             if watched.descriptor == -1:  # watchdog swallows EACCES
+                self.forget(watched)
                 raise PermissionError(13, f"permission denied: {path}")
-            self._folders[place] = watched
 
         def check(self) -> None:
             for place, watched in list(self._folders.items()):

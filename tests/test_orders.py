@@ -1,0 +1,209 @@
+"""Orders of events in which something was learnt on one way and not on another: what the disk holds is what counts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from chunkd.backlog import Backlog
+from chunkd.holdings import Holdings
+from chunkd.model import Hint, Place
+from chunkd.scanner import Request
+from chunkd.service import Service
+from chunkd.watch import InotifyWatcher
+from ingesting import LAYER, OTHER, World, distribution, land, oci, touch, world_in, write_in_place, wrong
+from test_watch import LINUX, PATIENCE_S
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with world_in(tmp_path) as made:
+        yield made
+
+
+def check_roots(world: World) -> None:
+    """As the daemon does every few seconds."""
+    Service.check_roots(cast("Service", SimpleNamespace(ingest=world.ingest, scanner=world.scanner, _watcher=None)))
+
+
+def test_a_folder_of_a_blob_that_is_removed_and_made_anew_is_waited_for(world: World) -> None:
+    """In distribution's layout, pushed again before the writer took the first event."""
+    path = land(distribution(world.roots[0], LAYER), LAYER.stored)
+    world.settle()
+    shutil.rmtree(path.parent)
+    world.event(path.parent, "deleted (event)", folder=True)
+    path.parent.mkdir()
+    world.event(path.parent, "created (event)", folder=True)
+    world.run()
+    path.write_bytes(LAYER.stored)  # its folder is not watched: no event
+    world.rest()
+    world.holds_exactly(LAYER)
+
+
+def test_a_scan_of_names_leaves_the_folders_that_are_to_be_compared(world: World) -> None:
+    library = world.roots[0] / "library"
+    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.settle()
+    shutil.rmtree(library)
+    write_in_place(path, wrong(LAYER))
+    world.event(library, "moved in (event)", folder=True)
+    world.scan()
+    world.rest()
+    world.holds_exactly(failed=[LAYER.digest])
+
+
+def test_a_root_that_is_back_is_noticed_though_a_folder_below_it_was_listed_first(world: World) -> None:
+    root = world.roots[0]
+    land(oci(root, LAYER), LAYER.stored)
+    world.settle()
+    away = root.rename(root.with_name("away"))
+    new = oci(root, OTHER)
+    land(away / new.relative_to(root), OTHER.stored)
+    world.heard(new)  # its watch goes by inode
+    assert world.ingest.caches[1].stale
+    away.rename(root)
+    (root / "library" / "blobs" / "sha256").mkdir(parents=True)
+    world.event(root / "library", "created (event)", folder=True)
+    world.run()
+    check_roots(world)
+    world.rest()
+    world.holds_exactly(LAYER, OTHER)
+
+
+def test_a_root_that_is_back_between_two_looks_is_no_removal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = world.roots[0]
+    path = land(oci(root, LAYER), LAYER.stored)
+    world.settle()
+    away = root.rename(root.with_name("away"))
+    real = Holdings.status
+
+    def status(self: Holdings, place: Place) -> os.stat_result:
+        try:
+            return real(self, place)
+        finally:
+            if away.exists():
+                away.rename(root)
+
+    monkeypatch.setattr(Holdings, "status", status)
+    world.heard(path, "written (event)")
+    check_roots(world)
+    world.rest()
+    world.holds_exactly(LAYER)
+
+
+def test_a_link_over_a_copy_is_a_link_of_what_was_verified(world: World) -> None:
+    paths = [land(oci(world.roots[0], LAYER, name), LAYER.stored) for name in ("a", "b")]
+    world.settle()
+    states = {held.state: path for path in paths if (held := world.held(path)) is not None}
+    verified, untested = states["verified"], states["untested"]
+    untested.unlink()
+    os.link(verified, untested)
+    world.heard(untested, "created (event)")
+    world.rest()
+    world.pass_s(1)
+    untested.write_bytes(wrong(LAYER))  # both names' bytes
+    world.heard(untested, "written (event)")
+    world.rest()
+    world.holds_exactly(failed=[LAYER.digest])
+
+
+def test_what_is_watched_again_is_compared(world: World) -> None:
+    class Full:
+        """A watcher without room, until it has some."""
+
+        alive, full = True, True
+
+        def enter(self, *_: object) -> None:
+            if self.full:
+                raise OSError(28, "limit")
+
+        def leave(self, _: int) -> None: ...
+        def check(self) -> None: ...
+        def close(self) -> None: ...
+
+    watcher = Full()
+    world.scanner.watcher = lambda: watcher
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.settle()
+    assert world.ingest.caches[1].unwatched
+    path.write_bytes(wrong(LAYER))  # nobody tells
+    watcher.full = False
+    world.scanner._scan_cache(world.ingest.caches[1], Request("polled"))  # noqa: SLF001
+    assert not world.ingest.caches[1].unwatched
+    world.run()
+    world.rest()
+    world.holds_exactly(failed=[LAYER.digest])
+
+
+def test_an_event_is_not_lost_in_a_doubt_that_waits(world: World) -> None:
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.settle()
+    touch(path)
+    world.pool.held = True
+    world.heard(path, "created (event)")
+    world.pool.read()  # the same, and changed so lately that its ctime proves nothing
+    world.backlog.put(Hint(world.place(path), "verify"))
+    path.write_bytes(wrong(LAYER))
+    world.event(path, "written (event)")
+    world.run_turns(2)
+    world.pool.held = False
+    world.run()
+    world.rest()
+    world.holds_exactly(failed=[LAYER.digest])
+
+
+@pytest.fixture
+def watching() -> Iterator[tuple[Backlog, InotifyWatcher]]:
+    backlog = Backlog()
+    watcher = InotifyWatcher(backlog)
+    yield backlog, watcher
+    watcher.close()
+    backlog.close()
+
+
+@LINUX
+def test_a_folder_that_goes_while_its_watch_is_set_is_not_taken_for_watched(
+    watching: tuple[Backlog, InotifyWatcher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backlog, watcher = watching
+    folder = tmp_path / "blobs" / "sha256"
+    folder.mkdir(parents=True)
+    real = watcher._inotify.add_callback  # noqa: SLF001
+
+    def add(*of: Any) -> Any:
+        descriptor = real(*of)
+        folder.rmdir()
+        deadline = time.monotonic() + PATIENCE_S
+        while not len(backlog):  # watchdog's thread tells of it
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return descriptor
+
+    with monkeypatch.context() as patched:
+        patched.setattr(watcher._inotify, "add_callback", add)  # noqa: SLF001
+        watcher.enter(1, str(tmp_path), "blobs/sha256")
+    assert watcher._folders == {}  # noqa: SLF001
+
+
+@LINUX
+def test_another_folder_in_its_place_is_told_by_whoever_enters_it_first(
+    watching: tuple[Backlog, InotifyWatcher], tmp_path: Path
+) -> None:
+    """A scan that goes by names may be the first."""
+    backlog, watcher = watching
+    folder = tmp_path / "blobs"
+    folder.mkdir()
+    watcher.enter(1, str(tmp_path), "blobs")
+    watcher.enter(1, str(tmp_path), "blobs")
+    assert backlog.take_folders() == []
+    folder.rename(tmp_path / "kept")  # so that its inode is not given again
+    folder.mkdir()
+    watcher.enter(1, str(tmp_path), "blobs")
+    assert Hint(Place(1, "blobs"), "another folder took its place") in backlog.take_folders()
