@@ -650,6 +650,21 @@ def test_what_lies_at_a_place_whose_mount_is_away_says_nothing_of_it(
     world.holds_exactly(LAYER)
 
 
+@pytest.mark.parametrize("event", ["library", "library/blobs"])
+def test_a_link_to_a_folder_on_another_device_is_no_mount(world: World, mounted: set[Path], event: str) -> None:
+    library = world.roots[0] / "library"
+    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.settle()
+    library.rename(world.folder / "elsewhere")
+    library.symlink_to(world.folder / "elsewhere")
+    mounted.add(library)
+    world.event(world.roots[0] / event, "deleted (event)", folder=True)
+    world.run()
+    world.rest()
+    world.holds_exactly()
+    assert world.cache_of(path).mounts == {}
+
+
 def test_another_file_system_where_a_mount_was_does_not_take_its_place(world: World, mounted: set[Path]) -> None:
     library = world.roots[0] / "library"
     mounted.add(library)

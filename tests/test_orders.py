@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from chunkd import mounts
 from chunkd.backlog import Backlog
 from chunkd.holdings import Holdings
 from chunkd.model import Hint, Place
@@ -114,20 +115,40 @@ def test_a_link_over_a_copy_is_a_link_of_what_was_verified(world: World) -> None
     world.holds_exactly(failed=[LAYER.digest])
 
 
+class Full:
+    """A watcher without room, until it has some."""
+
+    alive, full = True, True
+
+    def enter(self, *_: object) -> None:
+        if self.full:
+            raise OSError(28, "limit")
+
+    def leave(self, _: int) -> None: ...
+    def check(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def test_what_is_mounted_late_from_another_host_is_polled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = "ext4"
+    monkeypatch.setattr(mounts, "file_system", lambda _: kind)
+    watcher = Full()
+    watcher.full = False
+    world.scanner.watcher = lambda: watcher
+    root = world.roots[0]
+    world.scan()
+    for kind, reason in (("nfs4", "events do not come from nfs4"), ("ext4", "")):
+        away = root.rename(root.with_name(f"before {kind}"))
+        check_roots(world)
+        assert world.ingest.caches[1].stale
+        assert away.exists()
+        root.mkdir()
+        check_roots(world)
+        world.run()
+        assert world.ingest.caches[1].polled == reason
+
+
 def test_what_is_watched_again_is_compared(world: World) -> None:
-    class Full:
-        """A watcher without room, until it has some."""
-
-        alive, full = True, True
-
-        def enter(self, *_: object) -> None:
-            if self.full:
-                raise OSError(28, "limit")
-
-        def leave(self, _: int) -> None: ...
-        def check(self) -> None: ...
-        def close(self) -> None: ...
-
     watcher = Full()
     world.scanner.watcher = lambda: watcher
     path = land(oci(world.roots[0], LAYER), LAYER.stored)

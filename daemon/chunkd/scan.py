@@ -84,6 +84,10 @@ def walk(root: str, folder: str, enter: Callable[[str], None]) -> Iterator[Listi
     """List `folder` below `root` and all that may hold blobs below it. `enter` is called with a folder's path before it
     is listed, so that a watch can be set before. Symbolic links are not followed, except for the root itself.
     """
+    parts = folder.split("/")
+    if any(os.path.islink(os.path.join(root, *parts[:end])) for end in range(1, len(parts) + 1) if folder):
+        yield Listing(folder)  # what has come in its place, or above it, is no folder
+        return
     pending = [folder]
     while pending:
         folder = pending.pop()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from chunkd import mounts
 from chunkd.backlog import Backlog
 from chunkd.caches import ServedCache
 from chunkd.model import Hint
@@ -134,6 +135,9 @@ class Scanner:
         if watcher is not None and cache.inode and cache.inode != status.st_ino:
             watcher.leave(cache.number)
         cache.accept(status)
+        if watcher is not None and other and cache.polled != (polled := mounts.polled_because(cache.path) or ""):
+            cache.polled = polled
+            log.info("cache %s: %s", cache.path, f"polled: {polled}" if polled else "its events come now")
         if request.accept:
             cache.forget_mounts()
         self._refused.discard(cache.number)
