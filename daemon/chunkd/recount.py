@@ -61,7 +61,7 @@ def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: 
         tally.compare("totals", name, value, getattr(head.totals, name))
     for row, (expected, found) in enumerate(zip(tally.histogram, store.histogram(txn), strict=True)):
         tally.compare("histogram", f"row {row}", expected, found)
-    tally.bad |= tally.unmeasured
+    tally.bad |= tally.doubtful
     tally.compare("totals", "dead_chunks", tally.dead_chunks, head.dead_chunks)
     tally.compare("totals", "young_entries", tally.young_entries, head.young_entries)
     return tally
@@ -145,15 +145,15 @@ def _window(
     recorded = (slots["use"] >> blocks.LENGTH_BITS).astype(np.int64)
     for at in np.flatnonzero((recorded != copies) | ((copies > 0) & (lengths == 0)))[:MAX_DIFFERENCES].tolist():
         tally.differ("chunks", int(window[at]), f"{copies[at]} copies", f"{recorded[at]} copies of {lengths[at]} bytes")
-    _hashes(tally, window, slots, copies)
-    _entries(store, txn, tally, window, slots, copies)
+    doubtful = _hashes(tally, window, slots, copies)
+    doubtful |= _entries(store, txn, tally, window, slots, copies)
     count_histogram(tally, lengths, copies, rules.params.max_bytes)
-    unmeasured = count_measured(store, txn, tally, window, slots, copies, rules.measure)
-    for key, blob in layers.items() if unmeasured.any() else ():
+    doubtful |= count_measured(store, txn, tally, window, slots, copies, rules.measure)
+    for key, blob in layers.items() if doubtful.any() else ():
         numbers = _numbers(store, txn, tally, key, blob)
         own = numbers[(numbers >= window[0]) & (numbers <= window[-1])] - window[0]
-        if unmeasured[own].any():
-            tally.unmeasured.add(key)
+        if doubtful[own].any():
+            tally.doubtful.add(key)
 
 
 def _beyond(store: Store, txn: lmdb.Transaction, tally: Tally, next_number: int) -> None:
@@ -185,14 +185,18 @@ def read_slots(store: Store, txn: lmdb.Transaction, window: Numbers, tally: Tall
     return slots[int(window[0]) - first * blocks.SLOTS :][: len(window)]
 
 
-def _hashes(tally: Tally, window: Numbers, slots: NDArray[np.void], copies: Numbers) -> None:
-    """No two live chunks of a window have one hash."""
+def _hashes(tally: Tally, window: Numbers, slots: NDArray[np.void], copies: Numbers) -> NDArray[np.bool_]:
+    """No two live chunks of a window have one hash. Returns which do."""
+    shared = np.zeros(len(window), bool)
     live = np.flatnonzero(copies > 0)
     order = np.lexsort((slots["high"][live], slots["low"][live]))
     low, high = slots["low"][live][order], slots["high"][live][order]
-    for at in np.flatnonzero((low[1:] == low[:-1]) & (high[1:] == high[:-1]))[:MAX_DIFFERENCES].tolist():
+    twice = np.flatnonzero((low[1:] == low[:-1]) & (high[1:] == high[:-1]))
+    shared[live[order[twice]]] = shared[live[order[twice + 1]]] = True
+    for at in twice[:MAX_DIFFERENCES].tolist():
         pair = window[live[order[at : at + 2]]].tolist()
         tally.differ("chunks", pair[1], "a hash of its own", f"that of chunk {pair[0]}")
+    return shared
 
 
 def _tables(store: Store, txn: lmdb.Transaction) -> Iterator[tuple[str, bytes, bytes]]:
@@ -203,10 +207,14 @@ def _tables(store: Store, txn: lmdb.Transaction) -> Iterator[tuple[str, bytes, b
 
 def _entries(
     store: Store, txn: lmdb.Transaction, tally: Tally, window: Numbers, slots: NDArray[np.void], copies: Numbers
-) -> None:
-    """Each live chunk has one look-up entry, with the prefix of its hash; a dead one has at most one."""
+) -> NDArray[np.bool_]:
+    """Each live chunk has one look-up entry, with the prefix of its hash; a dead one has at most one.
+
+    Returns which chunks have an entry with another prefix: it may be the hash that is wrong.
+    """
     prefixes = prefixes_of(slots["low"])
     seen = np.zeros(len(window), np.int64)
+    misfiled = np.zeros(len(window), bool)
     for table, key, value in _tables(store, txn):
         try:
             entries = unpack_entries(value)
@@ -216,6 +224,7 @@ def _entries(
         own = np.flatnonzero((numbers >= window[0]) & (numbers <= window[-1]))
         at = numbers[own] - window[0]
         np.add.at(seen, at, 1)
+        misfiled[at[entries.prefixes[own] != prefixes[at]]] = True
         wrong = own[(entries.prefixes[own] != prefixes[at]) | (slots["use"][at] == 0)]
         for entry in wrong[:MAX_DIFFERENCES].tolist():
             tally.differ(
@@ -226,6 +235,7 @@ def _entries(
             )
     for at in np.flatnonzero((seen > 1) | ((copies > 0) & (seen == 0)))[:MAX_DIFFERENCES].tolist():
         tally.differ("look-up", f"chunk {int(window[at])}", "1 entry", f"{seen[at]} entries")
+    return misfiled
 
 
 def _entries_in_order(store: Store, txn: lmdb.Transaction, tally: Tally) -> None:

@@ -25,8 +25,8 @@ class Tally:
     )
     differences: list[Difference] = field(default_factory=list)
     bad: set[bytes] = field(default_factory=set)
-    # Blobs of which a chunk's recompressed length is missing or impossible: nothing but reading them can tell it.
-    unmeasured: set[bytes] = field(default_factory=set)
+    # Blobs with a chunk of whose hash or recompressed length nothing but reading them can tell the truth.
+    doubtful: set[bytes] = field(default_factory=set)
 
     def differ(self, record: str, key: object, expected: object, found: object) -> None:
         if len(self.differences) < MAX_DIFFERENCES:
