@@ -220,6 +220,22 @@ def harmless(whole: Whole, now: Records) -> bool:
     return told(whole.records) == told(now)
 
 
+def hashes_altered_beyond_their_prefix(whole: Whole) -> int:
+    """Of how many chunks with copies, in the index as it lies there. It may be too damaged to tell: then of none."""
+
+    def count() -> int:
+        now = records_of(whole.state)["chunks"]
+        return sum(
+            old[at : at + 4] == now[key][at : at + 4] and old[at + 4 : at + 16] != now[key][at + 4 : at + 16]
+            for key, old in whole.records["chunks"].items()
+            for at in range(0, len(old), 24)
+            if any(old[at + 19 : at + 24]) and len(now.get(key, b"")) == len(old)
+        )
+
+    what, found = apart(count)
+    return found if what == "fine" and isinstance(found, int) else 0
+
+
 def judge(whole: Whole, counts: Counter[str], rebuild: bool) -> str:
     """Ask, check, mend: what became of the damage that lies in the state directory. Fails for a wrong answer."""
     damaged = (whole.state / "index" / "data.mdb").read_bytes()
@@ -263,16 +279,19 @@ def judge(whole: Whole, counts: Counter[str], rebuild: bool) -> str:
             assert apart(lambda: scanned(whole)) == ("fine", whole.figures)
             assert apart(lambda: differing(whole)) == ("fine", [])
             return "nothing that a figure is made of"
+    believed = hashes_altered_beyond_their_prefix(whole)
     what, words = apart(lambda: differing(whole, repair=True, read=read))
     assert (what, words) == ("fine", said) or "`chunkd rebuild`" in str(words), f"repair: {what} {words}"
     mended, mend = ("repair and a scan", scanned) if what == "fine" else ("rebuild", rebuilt)
     last = apart(lambda: mend(whole))
     if not read and last != ("fine", whole.figures):
-        # A recompressed length that is possible, or a chunk's hash beyond the look-up's prefix, was taken for true: the
-        # chunk is counted once more where a blob that has it was read again. Nothing else can have been.
+        # A recompressed length that is possible was taken for true, or a chunk's hash beyond the look-up's prefix: the
+        # chunk is counted once more when a blob that has it was read again. Nothing else can have been.
         assert isinstance(last[1], dict), last
-        believed = {*SAVING, "unique_chunks", "unique_bytes"}
-        assert {name for name, value in whole.figures.items() if last[1][name] != value} <= believed, last
+        wrong = {name for name, value in whole.figures.items() if last[1][name] != value}
+        assert wrong <= {*SAVING, "unique_chunks", "unique_bytes"}, last
+        assert 0 <= last[1]["unique_chunks"] - whole.figures["unique_chunks"] <= believed, (last, believed)
+        assert ("unique_chunks" in wrong) == ("unique_bytes" in wrong), last
         read = True
         assert apart(lambda: differing(whole, read=True)) != ("fine", [])
         assert apart(lambda: differing(whole, repair=True, read=True))[0] == "fine"
