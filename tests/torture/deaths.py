@@ -49,6 +49,8 @@ class Deaths:
         # What workers that were killed in this life had in hand, and how often that could not be told.
         self.in_hand: Counter[str] = Counter()
         self.unknown = 0
+        # What was failed when somebody asked for that to be read again: what is no whole stream is too, at each place.
+        self.asked_for: Counter[str] = Counter()
         # Blobs that have failed of two such deaths.
         self.excused: set[str] = set()
         self.counts: Counter[str] = Counter()
@@ -182,8 +184,10 @@ class Deaths:
 
     def _try_again(self, daemon: Daemon) -> None:
         """A blob whose worker died twice has failed, and is tried again later, or when asked for."""
-        died = {blob["digest"].removeprefix("sha256:") for blob in daemon.blobs(failed=True) if DIED in blob["reason"]}
+        failed = {blob["digest"].removeprefix("sha256:"): blob["reason"] for blob in daemon.blobs(failed=True)}
+        died = {name for name, reason in failed.items() if DIED in reason}
         if died:
+            self.asked_for.update({name: len(self.caches) for name in failed})
             self._died_twice(died)
             self.counts["blobs that failed of two deaths and counted later"] += len(died)
             daemon.settled_after_scan(retry_failed=True)
@@ -204,7 +208,7 @@ class Deaths:
         excess = {}
         for name, count in opens.items():
             known = 0 if name in self.sure else len(self.caches)
-            allowed = known + OPENS_A_STEP * touched[name] + self.in_hand[name]
+            allowed = known + OPENS_A_STEP * touched[name] + self.in_hand[name] + self.asked_for[name]
             if count > allowed:
                 excess[name] = (count, allowed)
         wasted = sum(count - allowed for count, allowed in excess.values())
@@ -218,6 +222,7 @@ class Deaths:
             places = [*self.churn.places, *self.churn.spoilt]
             self.sure = set(self._known(store, txn)) & {path.name for path in places}
         self.in_hand.clear()
+        self.asked_for.clear()
         self.unknown = 0
 
     def _known(self, store: Store, txn: lmdb.Transaction) -> Iterator[str]:
