@@ -21,7 +21,8 @@ class QuietFile(FileIO):
     """A file for reading from its begin to its end by `readinto`, and nothing else.
 
     A stretch counts as having been in the page cache when the byte in its middle was before the first read. Where that
-    can't be told (by RWF_NOWAIT of preadv(2): Linux 4.14, and not every file system) nothing is given back.
+    can't be told (by RWF_NOWAIT of preadv(2): Linux 4.14, and not every file system) nothing is given back. To ask is
+    to have the kernel begin to read: where a device answers at once the stretch seems to have been there, and stays.
     """
 
     def __init__(self, path: str, opener: Callable[[str, int], int]) -> None:
