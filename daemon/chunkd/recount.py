@@ -145,8 +145,8 @@ def _window(
     recorded = (slots["use"] >> blocks.LENGTH_BITS).astype(np.int64)
     for at in np.flatnonzero((recorded != copies) | ((copies > 0) & (lengths == 0)))[:MAX_DIFFERENCES].tolist():
         tally.differ("chunks", int(window[at]), f"{copies[at]} copies", f"{recorded[at]} copies of {lengths[at]} bytes")
-    doubtful = _hashes(tally, window, slots, copies)
-    doubtful |= _entries(store, txn, tally, window, slots, copies)
+    _hashes(tally, window, slots, copies)
+    doubtful = _entries(store, txn, tally, window, slots, copies)
     count_histogram(tally, lengths, copies, rules.params.max_bytes)
     doubtful |= count_measured(store, txn, tally, window, slots, copies, rules.measure)
     for key, blob in layers.items() if doubtful.any() else ():
@@ -185,18 +185,14 @@ def read_slots(store: Store, txn: lmdb.Transaction, window: Numbers, tally: Tall
     return slots[int(window[0]) - first * blocks.SLOTS :][: len(window)]
 
 
-def _hashes(tally: Tally, window: Numbers, slots: NDArray[np.void], copies: Numbers) -> NDArray[np.bool_]:
-    """No two live chunks of a window have one hash. Returns which do."""
-    shared = np.zeros(len(window), bool)
+def _hashes(tally: Tally, window: Numbers, slots: NDArray[np.void], copies: Numbers) -> None:
+    """No two live chunks of a window have one hash."""
     live = np.flatnonzero(copies > 0)
     order = np.lexsort((slots["high"][live], slots["low"][live]))
     low, high = slots["low"][live][order], slots["high"][live][order]
-    twice = np.flatnonzero((low[1:] == low[:-1]) & (high[1:] == high[:-1]))
-    shared[live[order[twice]]] = shared[live[order[twice + 1]]] = True
-    for at in twice[:MAX_DIFFERENCES].tolist():
+    for at in np.flatnonzero((low[1:] == low[:-1]) & (high[1:] == high[:-1]))[:MAX_DIFFERENCES].tolist():
         pair = window[live[order[at : at + 2]]].tolist()
         tally.differ("chunks", pair[1], "a hash of its own", f"that of chunk {pair[0]}")
-    return shared
 
 
 def _tables(store: Store, txn: lmdb.Transaction) -> Iterator[tuple[str, bytes, bytes]]:

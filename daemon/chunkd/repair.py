@@ -1,7 +1,8 @@
 """`chunkd check --repair`: the counters from the recipes, and the look-up from the chunk records.
 
-What the recipes themselves get wrong is not guessed at: such a blob is taken out with its places, so that the next scan
-finds and reads it anew; so are the records of all chunks that then have no copies.
+What the recipes themselves get wrong is not guessed at, nor what a blob's bytes alone can tell of its chunks: such a
+blob is taken out with its places, so that the next scan finds and reads it anew; so are the records of all chunks that
+then have no copies.
 """
 
 from __future__ import annotations
