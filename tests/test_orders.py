@@ -12,14 +12,14 @@ from typing import Any, cast
 
 import pytest
 
-from chunkd import mounts
+from chunkd import mounts, worker
 from chunkd.backlog import Backlog
 from chunkd.holdings import Holdings
 from chunkd.model import Hint, Place
 from chunkd.scanner import Request
 from chunkd.service import Service
 from chunkd.watch import InotifyWatcher
-from ingesting import LAYER, OTHER, World, distribution, land, oci, touch, world_in, write_in_place, wrong
+from ingesting import BROKEN, LAYER, OTHER, World, distribution, land, oci, touch, world_in, write_in_place, wrong
 from test_watch import LINUX, PATIENCE_S
 
 
@@ -148,6 +148,27 @@ def test_what_is_mounted_late_from_another_host_is_polled(world: World, monkeypa
         assert world.ingest.caches[1].polled == reason
 
 
+def test_what_is_mounted_late_with_the_root_that_is_known_is_polled(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its file system mounts a second time with the device number of before."""
+    kind = "ext4"
+    monkeypatch.setattr(mounts, "file_system", lambda _: kind)
+    watcher = Full()
+    watcher.full = False
+    world.scanner.watcher = lambda: watcher
+    root = world.roots[0]
+    world.scan()
+    away = root.rename(root.with_name("away"))
+    check_roots(world)
+    assert world.ingest.caches[1].stale
+    away.rename(root)
+    kind = "nfs4"
+    check_roots(world)
+    world.scan()
+    assert world.ingest.caches[1].polled == "events do not come from nfs4"
+
+
 def test_what_is_watched_again_is_compared(world: World) -> None:
     watcher = Full()
     world.scanner.watcher = lambda: watcher
@@ -163,13 +184,20 @@ def test_what_is_watched_again_is_compared(world: World) -> None:
     world.holds_exactly(failed=[LAYER.digest])
 
 
+def read_at_once(world: World) -> None:
+    """What is in hand, which has changed so lately that its ctime proves nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "_CTIME_TICK_NS", 3_600_000_000_000)
+        world.pool.read()
+
+
 def test_an_event_is_not_lost_in_a_doubt_that_waits(world: World) -> None:
     path = land(oci(world.roots[0], LAYER), LAYER.stored)
     world.settle()
     touch(path)
     world.pool.held = True
     world.heard(path, "created (event)")
-    world.pool.read()  # the same, and changed so lately that its ctime proves nothing
+    read_at_once(world)  # the same
     world.backlog.put(Hint(world.place(path), "verify"))
     path.write_bytes(wrong(LAYER))
     world.event(path, "written (event)")
@@ -178,6 +206,36 @@ def test_an_event_is_not_lost_in_a_doubt_that_waits(world: World) -> None:
     world.run()
     world.rest()
     world.holds_exactly(failed=[LAYER.digest])
+
+
+def test_an_event_of_a_place_that_takes_over_is_not_lost(world: World) -> None:
+    paths = [land(oci(world.roots[0], LAYER, name), LAYER.stored) for name in ("a", "b")]
+    world.settle()
+    states = {held.state: path for path in paths if (held := world.held(path)) is not None}
+    verified, untested = states["verified"], states["untested"]
+    world.pool.held = True
+    verified.unlink()
+    world.heard(verified, "deleted (event)")
+    read_at_once(world)  # the other place, the same
+    untested.write_bytes(wrong(LAYER))
+    world.event(untested, "written (event)")
+    world.run_turns(2)
+    world.pool.held = False
+    world.run()
+    world.rest()
+    world.holds_exactly(failed=[LAYER.digest])
+
+
+@pytest.mark.parametrize("event_first", [False, True])
+def test_an_event_does_not_take_a_retry_away(world: World, event_first: bool) -> None:
+    path = land(oci(world.roots[0], BROKEN), BROKEN.stored)
+    world.settle()
+    before = len(world.pool.decoded)
+    hints = [Hint(world.place(path), "retry"), Hint(world.place(path), "written (event)")]
+    for hint in reversed(hints) if event_first else hints:
+        world.backlog.put(hint)
+    world.rest()
+    assert len(world.pool.decoded) == before + 1
 
 
 @pytest.fixture
@@ -228,3 +286,32 @@ def test_another_folder_in_its_place_is_told_by_whoever_enters_it_first(
     folder.mkdir()
     watcher.enter(1, str(tmp_path), "blobs")
     assert Hint(Place(1, "blobs"), "another folder took its place") in backlog.take_folders()
+
+
+@LINUX
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_no_folder_in_a_watched_folders_place_is_not_told_for_ever_and_no_lack_of_watches(
+    world: World, watching: tuple[Backlog, InotifyWatcher], kind: str
+) -> None:
+    backlog, watcher = watching
+    world.scanner.watcher = lambda: watcher
+    root = world.roots[0]
+    land(oci(root, LAYER, "library"), LAYER.stored)
+    world.settle()
+    (root / "library").rename(world.folder / "moved")
+    if kind == "link":
+        (world.folder / "another").mkdir()
+        (root / "library").symlink_to(world.folder / "another")
+    else:
+        (root / "library").touch()
+    told = []
+    for _ in range(5):  # every few seconds, for ever
+        watcher.check()
+        hints = backlog.take_folders()
+        told.append(hints.count(Hint(Place(1, "library"), "another folder took its place")))
+        for hint in hints:
+            world.scanner._scan_folder(hint)  # noqa: SLF001
+    assert told[2:] == [0, 0, 0]
+    assert world.ingest.caches[1].unwatched == ""
+    world.run()
+    world.holds_exactly()

@@ -35,12 +35,18 @@ class Backlog:
         """Look at this place soon. Never waits and never raises: watchers' threads call it."""
         with self._lock:
             if hint.place in self._hints or len(self._hints) < self._max_hints:
-                waiting = Hint(hint.place, self._hints.setdefault(hint.place, hint.why))
-                if hint.by_event and not waiting.by_event:  # an event tells more than a doubt
-                    self._hints[hint.place] = hint.why
+                self._hint(hint)
             else:
                 self._overflow()
         self.ring()
+
+    def _hint(self, hint: Hint) -> None:
+        """Of two reasons for a place that stays which tells more: an event more than a doubt, a retry more than it."""
+        waiting = Hint(hint.place, self._hints.setdefault(hint.place, hint.why))
+        if waiting.retry or hint.retry:
+            self._hints[hint.place] = "retry (event)" if waiting.by_event or hint.by_event else "retry"
+        elif hint.by_event and not waiting.by_event:
+            self._hints[hint.place] = hint.why
 
     def put_later(self, hint: Hint, delay_s: float) -> None:
         """Look at this place after a while."""
@@ -75,7 +81,7 @@ class Backlog:
             now = self._clock()
             while self._later and self._later[0][0] <= now and len(self._hints) < self._max_hints:
                 _, place, why = heapq.heappop(self._later)
-                self._hints.setdefault(place, why)
+                self._hint(Hint(place, why))
             places = [place for place, _ in zip(self._hints, range(most), strict=False)]
             return [Hint(place, self._hints.pop(place)) for place in places]
 

@@ -93,10 +93,10 @@ class ServedCache:
                 self.mounts = self.mounts | {folder: device}
 
     def forget_mounts(self) -> None:
-        """Those that are away: it is meant."""
-        away = {mount for mount in self.mounts if self.away(mount)}
+        """Those that are away, which is meant, and those on the device that the root itself is on now."""
+        gone = {mount for mount, device in self.mounts.items() if device == self.device or self.away(mount)}
         with self._noting:
-            self.mounts = {mount: device for mount, device in self.mounts.items() if mount not in away}
+            self.mounts = {mount: device for mount, device in self.mounts.items() if mount not in gone}
 
     def record(self) -> records.Cache:
         mounts = tuple(sorted(self.mounts.items()))

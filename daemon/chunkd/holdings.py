@@ -75,6 +75,12 @@ class Holdings:
                 raise NotADirectoryError
         return os.stat(self.path(place), follow_symlinks=False)
 
+    def hidden(self, place: Place, held: Held | None) -> bool:
+        """Whether what a counted blob lies on is away: another file at its place says nothing of it."""
+        if held is None or not self.caches[place.cache].away(place.path):
+            return False
+        return self.change.blob(held.digest) is not None
+
     def task(self, digest: Digest, place: Place, why: str, stored_bytes: int, *, counted: bool, tries: int = 0) -> None:
         job = Job(digest, self.path(place), decode=not counted)
         self.effects.tasks.append(Task(job, place, why, stored_bytes, counted, tries))
@@ -97,28 +103,35 @@ class Holdings:
         """A place of a counted digest no longer holds it. Keeps it by another, or subtracts it.
 
         `lost` is the mark of a file that was verified and is gone: a hard link of it needs no hashing. None when the
-        bytes themselves are in doubt.
+        bytes themselves are in doubt. While its other places can't be listed it stays, and is hashed when they can.
         """
         candidate: tuple[Place, Held] | None = None
+        out_of_sight = False
         for count, (place, held) in enumerate(self.change.holders(digest)):
             if held.state == "verified":
                 return
             if count >= MAX_KIN and candidate is not None:
                 break
             if held.state == "untested" and candidate is None:
-                candidate = place, held
+                cache = self.caches[place.cache]
+                if cache.stale or cache.away(place.path):
+                    out_of_sight = True
+                else:
+                    candidate = place, held
             if held.state == "untested" and lost is not None and held.mark[:3] == lost[:3]:
                 mark = self.mark(place)
                 if mark is not None and mark[:3] == lost[:3]:
                     # Unlinking changed its ctime, behind which a change of its bytes may hide.
                     self.change.hold(place, Held(digest, "verified", mark._replace(ctime_ns=0)))
                     return
-        if candidate is None:
+        if candidate is not None:
+            self.change.suspect(digest)
+            place, held = candidate
+            self.task(digest, place, f"its verified place is gone ({why})", held.mark.stored_bytes, counted=True)
+        elif out_of_sight:
+            self.change.suspect(digest)  # until that can be listed again
+        else:
             self.subtract(digest, why)
-            return
-        self.change.suspect(digest)
-        place, held = candidate
-        self.task(digest, place, f"its verified place is gone ({why})", held.mark.stored_bytes, counted=True)
 
     def subtract(self, digest: Digest, why: str) -> None:
         """No place holds the digest any longer."""

@@ -69,7 +69,7 @@ class Looker:
             at.effects.later.append((hint, UNREADABLE_S))
             return
         self.expected.pop(place, None)
-        if held is not None and cache.away(place.path):
+        if at.hidden(place, held):
             self._wait_no_longer(place)  # this is another file, which hides where the blob was
             return
         found = layouts.identify(cache.path, place.path)
@@ -128,24 +128,19 @@ class Looker:
             self.unsettled.pop(place, None)
             linked = status.st_nlink > 1 and (held is None or held.mark != mark)
             kin = self._kin(at, digest, mark) if linked else None
-            if held is None or (held.state != "verified" and held.mark != mark):
+            unsure = held is not None and held.state == "verified" and held.mark != mark != kin
+            if held is None or (held.mark != mark and not unsure):
                 at.change.hold(place, self._held_as(digest, mark, kin))
-            elif held.state == "verified":
-                if kin == mark:
-                    at.change.hold(place, Held(digest, "verified", mark))
-                elif held.mark != mark:
-                    if task is None:
-                        at.task(digest, place, hint.why, mark.stored_bytes, counted=True)
-                    else:
-                        self._join(task, hint)
-            if task is None and at.change.is_suspect(digest):
+            if task is not None and (unsure or place == task.place):
+                self._join(task, hint)
+            elif task is None and (unsure or at.change.is_suspect(digest)):
                 at.task(digest, place, hint.why, mark.stored_bytes, counted=True)
             return
         if task is not None:
             self._join(task, hint)
             return
         failed = at.change.failed(digest)
-        if failed is not None and hint.why != "retry":
+        if failed is not None and not hint.retry:
             if failed.retry_at == 0:
                 # Its bytes are known to be no whole stream, wherever they lie.
                 if held is None or held.mark != mark:
@@ -216,7 +211,8 @@ class Looker:
         """A worker has read a blob. The disk, looked at now that the work is done, says whether it still holds."""
         digest, place = task.job.digest, task.place
         now = at.mark(place)
-        if at.caches[place.cache].stale or (now is None and at.caches[place.cache].check_root() is None):
+        held, cache = at.change.held(place), at.caches[place.cache]
+        if cache.stale or (now is None and cache.check_root() is None) or at.hidden(place, held):
             self._wait_no_longer(place)
             return
         if now is None or finding.kind in ("gone", "ignored"):
@@ -230,7 +226,6 @@ class Looker:
             mark = mark._replace(ctime_ns=0)
             if finding.kind in ("layer", "other", "matched") and finding.mark and finding.mark.ctime_ns:
                 at.effects.hints.append(Hint(place, "changed while it was read"))
-        held = at.change.held(place)
         waits = self.unsettled.pop(place, None)
         if finding.kind in ("layer", "other"):
             self._count(at, task, finding, mark, now.ctime_ns)

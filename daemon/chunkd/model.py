@@ -42,6 +42,11 @@ class Hint(NamedTuple):
         """Whether an event named this place just now, and not only once, before something else."""
         return self.why.endswith("(event)")
 
+    @property
+    def retry(self) -> bool:
+        """Whether a blob that failed is to be read again, whatever is known of it."""
+        return self.why in ("retry", "retry (event)")
+
 
 class FileMark(NamedTuple):
     """What a file's metadata says of its bytes: while none of these changes, neither do they.

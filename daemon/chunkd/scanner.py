@@ -135,17 +135,18 @@ class Scanner:
         if watcher is not None and cache.inode and cache.inode != status.st_ino:
             watcher.leave(cache.number)
         cache.accept(status)
-        if watcher is not None and other and cache.polled != (polled := mounts.polled_because(cache.path) or ""):
+        # Of what was out of sight meanwhile, names prove nothing.
+        doubtful = request.verify or request.accept or other
+        if watcher is not None and doubtful and cache.polled != (polled := mounts.polled_because(cache.path) or ""):
             cache.polled = polled
             log.info("cache %s: %s", cache.path, f"polled: {polled}" if polled else "its events come now")
         if request.accept:
             cache.forget_mounts()
         self._refused.discard(cache.number)
-        # Of what was out of sight meanwhile, names prove nothing.
-        complete = self._walk(cache, "", request.verify or request.accept or other)
+        complete = self._walk(cache, "", doubtful)
         if watcher is not None and cache.number not in self._refused and cache.unwatched:
             cache.unwatched = ""
-            if not request.verify:
+            if not doubtful and not cache.polled:
                 self.request(f"{cache.path} is watched again", verify=True)
         return complete
 
@@ -203,7 +204,7 @@ class Scanner:
             return
         try:
             watcher.enter(cache.number, cache.path, folder)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             pass  # gone meanwhile, which the listing will find
         except OSError as error:
             if not cache.unwatched:

@@ -97,6 +97,8 @@ if sys.platform == "linux":
         def __init__(self, owner: InotifyWatcher, cache: int, root: str, folder: str, mark: tuple[int, int]) -> None:
             self.owner, self.cache, self.root, self.folder, self.mark = owner, cache, root, folder, mark
             self.descriptor = WatchDescriptor(-1)
+            # What was last told to have taken its place: a link or a file is never entered, and so this stays known.
+            self.told = mark
 
         def on_event(self, event: InotifyEvent) -> None:
             if event.mask & InotifyConstants.IN_MOVE_SELF:
@@ -157,7 +159,9 @@ if sys.platform == "linux":
             for place, watched in list(self._folders.items()):
                 with contextlib.suppress(OSError):
                     status = os.stat(os.path.join(watched.root, watched.folder))
-                    if (status.st_dev, status.st_ino) != watched.mark:
+                    seen, before = (status.st_dev, status.st_ino), watched.told
+                    watched.told = seen
+                    if seen not in (watched.mark, before):
                         self.backlog.put_folder(Hint(place, "another folder took its place"))
 
         def leave(self, cache: int) -> None:

@@ -1,0 +1,305 @@
+"""A folder below a root on which another device is mounted: what goes with it is no removal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from stat import S_ISDIR
+from typing import Any
+
+import pytest
+
+from ingesting import LAYER, LIKE_IT, OTHER, PLAIN, World, land, oci, touch, world_in, wrong
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with world_in(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def mounted(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+    """Folders of which the kernel is made to say that they lie on another device."""
+    folders: set[Path] = set()
+    real = os.stat
+
+    def stat(path: Any, **flags: Any) -> os.stat_result:
+        status = real(path, **flags)
+        own = Path(os.fsdecode(path))
+        if not S_ISDIR(status.st_mode) or folders.isdisjoint((own, *own.parents)):
+            return status
+        fields = list(status)
+        fields[2] += 1
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(os, "stat", stat)
+    return folders
+
+
+def test_a_mount_below_a_root_that_goes_away_is_no_removal(world: World, mounted: set[Path]) -> None:
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    own = land(oci(world.roots[0], OTHER), OTHER.stored)
+    paths = [land(oci(world.roots[0], content, "library/one"), content.stored) for content in (LAYER, LIKE_IT)]
+    world.settle()
+    cache = world.cache_of(own)
+    assert cache.mounts == {"library": cache.device + 1}
+    scanned_at_ns = world.scanned_at_ns
+
+    mounted.clear()
+    shutil.rmtree(library / "one")
+    world.event(paths[0], "deleted (event)")
+    world.run()
+    world.restart()
+    cache = world.cache_of(own)
+    for verify in (False, True):
+        world.settle(verify=verify)
+        world.holds_exactly(LAYER, LIKE_IT, OTHER)
+    assert "library: what was mounted there is away" in " ".join(world.scanner.problems.values())
+    assert world.scanned_at_ns == scanned_at_ns, "a scan that could not see all of it is not complete"
+    own.unlink()  # beside it all goes on
+    land(oci(world.roots[0], PLAIN, "library/two"), PLAIN.stored)
+    world.settle()
+    world.holds_exactly(LAYER, LIKE_IT, PLAIN)
+
+    world.scan(accept=True)
+    world.holds_exactly(PLAIN)
+    assert (cache.mounts, world.scanner.problems) == ({}, {})
+
+
+def test_a_mount_whose_blobs_came_by_events_and_that_goes_away_is_no_removal(world: World, mounted: set[Path]) -> None:
+    """No listing has found a blob there."""
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    path = oci(world.roots[0], LAYER, "library/one")
+    world.settle()
+    cache = world.cache_of(path)
+    assert cache.mounts == {}
+    land(path, LAYER.stored)
+    world.heard(path)
+    world.run()
+    assert cache.mounts == {"library": cache.device + 1}
+
+    mounted.clear()
+    shutil.rmtree(library / "one")
+    world.restart()
+    world.heard(path, "deleted (event)")
+    for verify in (False, True):
+        world.settle(verify=verify)
+        world.holds_exactly(LAYER)
+    world.heard(land(oci(world.roots[0], OTHER, "library/one"), OTHER.stored))
+    world.settle()
+    world.holds_exactly(LAYER, OTHER)
+    assert world.cache_of(path).mounts == {"library": cache.device + 1}, "what lies there meanwhile tells nothing"
+
+
+def test_a_mount_that_is_there_is_not_forgotten_when_others_are_accepted(
+    world: World, mounted: set[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.settle()
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if b"library" in os.fsencode(path):
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", scandir)
+        world.scan(accept=True)
+    mounted.clear()
+    shutil.rmtree(library / "blobs")
+    world.settle(verify=True)
+    world.holds_exactly(LAYER)
+
+
+def test_what_is_accepted_where_a_mount_was_is_compared(world: World, mounted: set[Path]) -> None:
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.settle()
+    cache = world.cache_of(path)
+    cache.mounts = {"library": cache.device + 2}  # so another disk is there now
+    path.unlink()
+    path.write_bytes(wrong(LAYER))
+    world.scan(accept=True)
+    world.rest()
+    world.holds_exactly(failed=[LAYER.digest])
+
+
+@pytest.mark.parametrize("kind", ["partial", "symlink"])
+def test_what_lies_at_a_place_whose_mount_is_away_says_nothing_of_it(
+    world: World, mounted: set[Path], kind: str
+) -> None:
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.settle()
+    mounted.clear()
+    shutil.rmtree(library / "blobs")
+    world.settle(verify=True)
+    path.parent.mkdir(parents=True)
+    if kind == "partial":
+        path.write_bytes(LAYER.stored[:50])
+    else:
+        path.symlink_to("nowhere")
+    world.heard(path, "written (event)")
+    world.rest()
+    world.holds_exactly(LAYER)
+
+
+@pytest.mark.parametrize("event", ["library", "library/blobs"])
+def test_a_link_to_a_folder_on_another_device_is_no_mount(world: World, mounted: set[Path], event: str) -> None:
+    library = world.roots[0] / "library"
+    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.settle()
+    library.rename(world.folder / "elsewhere")
+    library.symlink_to(world.folder / "elsewhere")
+    mounted.add(library)
+    world.event(world.roots[0] / event, "deleted (event)", folder=True)
+    world.run()
+    world.rest()
+    world.holds_exactly()
+    assert world.cache_of(path).mounts == {}
+
+
+def test_another_file_system_where_a_mount_was_does_not_take_its_place(world: World, mounted: set[Path]) -> None:
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.settle()
+    cache = world.cache_of(path)
+    cache.mounts = {"library": cache.device + 2}  # so what is there now is not what was
+    path.unlink()
+    world.heard(path, "deleted (event)")
+    world.heard(land(oci(world.roots[0], OTHER, "library"), OTHER.stored))
+    world.settle(verify=True)
+    world.holds_exactly(LAYER, OTHER)
+    world.scan(accept=True)
+    world.holds_exactly(OTHER)
+    assert cache.mounts == {"library": cache.device + 1}
+
+
+def test_a_mount_below_a_root_is_there_again(world: World, mounted: set[Path]) -> None:
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    paths = [land(oci(world.roots[0], content, "library"), content.stored) for content in (LAYER, LIKE_IT)]
+    world.settle()
+    mounted.clear()
+    hidden = library.rename(world.folder / "hidden")
+    world.settle()
+    world.holds_exactly(LAYER, LIKE_IT)
+    hidden.rename(library)
+    mounted.add(library)
+    paths[0].unlink()
+    world.settle()
+    world.holds_exactly(LIKE_IT)
+    assert world.scanner.problems == {}
+
+
+def test_a_folder_that_is_listed_before_the_first_scan_is_no_mount(world: World) -> None:
+    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.event(world.roots[0] / "library", "created (event)", folder=True)
+    world.run()
+    assert world.cache_of(path).mounts == {}
+    world.settle()
+    shutil.rmtree(world.roots[0] / "library")
+    world.settle()
+    world.holds_exactly()
+
+
+def test_an_accepted_root_on_a_mounts_own_device_has_no_mount_there(world: World, mounted: set[Path]) -> None:
+    root = world.roots[0]
+    library = root / "library"
+    mounted.add(library)
+    land(oci(root, LAYER, "library"), LAYER.stored)
+    world.settle()
+    mounted.add(root)  # the whole cache was moved to the disk that the library lay on
+    world.scan()
+    assert world.ingest.caches[1].stale
+    world.scan(accept=True)
+    world.rest()
+    world.holds_exactly(LAYER)
+    assert world.ingest.caches[1].mounts == {}
+    shutil.rmtree(library)
+    world.settle(verify=True)
+    world.holds_exactly()
+
+
+def test_what_fails_where_a_mount_is_away_is_counted_when_it_is_whole(world: World, mounted: set[Path]) -> None:
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.settle()
+    mounted.clear()
+    shutil.rmtree(library / "blobs")
+    world.settle(verify=True)
+    path = oci(world.roots[0], OTHER, "library")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(OTHER.stored[:5])
+    world.heard(path, "created (event)")
+    world.rest()
+    world.holds_exactly(LAYER, failed=[OTHER.digest])
+    path.write_bytes(OTHER.stored)
+    world.heard(path, "written (event)")
+    world.rest()
+    world.holds_exactly(LAYER, OTHER)
+
+
+def test_what_was_read_where_a_mount_went_away_meanwhile_says_nothing(world: World, mounted: set[Path]) -> None:
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.settle()
+    touch(path)
+    world.pool.held = True
+    world.heard(path, "written (event)")
+    mounted.clear()
+    path.unlink()
+    path.write_bytes(LAYER.stored[:50])  # what was hidden below the mount
+    world.pool.held = False
+    world.run()
+    world.rest()
+    world.holds_exactly(LAYER)
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_what_lies_where_a_mount_is_away_does_not_take_over(world: World, mounted: set[Path], back: bool) -> None:
+    library = world.roots[0] / "library"
+    mounted.add(library)
+    own = land(oci(world.roots[0], LAYER, "own"), LAYER.stored)
+    world.settle()
+    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.settle()
+    held = world.held(path)
+    assert held is not None
+    assert held.state == "untested"
+    mounted.clear()
+    below = path.rename(world.folder / "below the mount's own blob")
+    path.write_bytes(LAYER.stored[:50])  # what was hidden below the mount
+    world.settle(verify=True)
+    own.unlink()
+    before = len(world.pool.decoded)
+    world.heard(own, "deleted (event)")
+    world.rest()
+    world.pass_s(100)
+    world.holds_exactly(LAYER)  # the disk that is away has it
+    assert world.suspects() == 1
+    assert len(world.pool.decoded) == before
+    below.rename(path)
+    if back:
+        mounted.add(library)
+        world.settle(verify=True)
+        world.holds_exactly(LAYER)
+    else:
+        path.unlink()
+        world.scan(accept=True)
+        world.rest()
+        world.holds_exactly()
+    assert world.suspects() == 0
