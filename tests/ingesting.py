@@ -195,7 +195,7 @@ class World:
         self.roots = [folder / name for name in names or ("cache",)]
         for root in self.roots:
             root.mkdir(parents=True, exist_ok=True)
-        self.ahead_s = 0.0
+        self.begun_s, self.ahead_s = time.time(), 0.0
         self.start(caps, decoder)
 
     # --- the daemon's life ----------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ class World:
     def serve(self) -> None:
         """A writer and a scanner for these roots, on the index that is open."""
         caches = serve_exactly(self.index, tuple(map(str, self.roots)))
-        self.backlog = Backlog(clock=lambda: time.monotonic() + self.ahead_s)
+        self.backlog = Backlog(clock=self.clock_s)
         listings: queue.Queue[Listed | ScanEnd] = queue.Queue()
         self.pool = HerePool(self, self.index.rules.caps)
         self.ingest = Ingest(self.index, self.pool, self.backlog, caches, listings, clock_s=self.clock_s)
@@ -228,7 +228,7 @@ class World:
     # --- time -----------------------------------------------------------------------------------------------------
 
     def clock_s(self) -> float:
-        return time.time() + self.ahead_s
+        return self.begun_s + self.ahead_s
 
     def pass_s(self, seconds: float) -> None:
         """Time passes, and the writer does what has become due."""

@@ -237,6 +237,6 @@ def test_figures_are_the_same_at_any_rate(home: Home) -> None:
     started_s = time.monotonic()
     done = home.command("scan", "--json", cache, *limit)
     assert time.monotonic() - started_s > 1 - BURST_S
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr  # where it tells now and then how far it is
     assert figures(json.loads(done.stdout)) == home.fresh(cache)
     home.check("--read")
