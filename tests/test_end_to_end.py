@@ -116,7 +116,8 @@ def test_sigterm_commits_what_was_read_and_ends_within_seconds(home: Home) -> No
     folder = oci(cache)
     for path in layers:
         shutil.copyfile(path, folder / path.name)
-    daemon = home.start(cache, environ={"CHUNKD_WORKERS": "1"})
+    # Paced, so that it is not done before it is told to end.
+    daemon = home.start(cache, environ={"CHUNKD_WORKERS": "1", "CHUNKD_READ_BYTES_PER_S": "5000000"})
     seen = daemon.until(lambda stats: stats["layers"] >= 3, "three layers")
     daemon.process.send_signal(signal.SIGTERM)
     assert daemon.process.wait(10) == 0
@@ -774,7 +775,7 @@ def test_an_overflow_of_the_kernels_queue_leads_to_a_scan(home: Home) -> None:
 def test_a_blob_whose_worker_dies_is_tried_once_more_and_then_failed(home: Home) -> None:
     cache = home.cache()
     large = tar({"noise": noise(3_000_000, 1)})
-    paced = {"CHUNKD_WORKERS": "1", "CHUNKD_READ_BYTES_PER_S": "2000000"}  # long enough to be caught at it
+    paced = {"CHUNKD_WORKERS": "1", "CHUNKD_READ_BYTES_PER_S": "500000"}  # 6 s: long enough to be caught at it
     daemon = home.start(cache, environ=NEVER | paced)
     digest, path = write_blob(cache, large)
     os.kill(reader_of(daemon, digest), signal.SIGKILL)
@@ -802,11 +803,12 @@ def test_a_blob_whose_worker_dies_is_tried_once_more_and_then_failed(home: Home)
 @linux_only
 def test_sigterm_lets_a_blob_that_is_being_read_come_to_its_end(home: Home) -> None:
     cache = home.cache()
-    daemon = home.start(cache, environ=NEVER | {"CHUNKD_WORKERS": "1", "CHUNKD_READ_BYTES_PER_S": "2000000"})
+    daemon = home.start(cache, environ=NEVER | {"CHUNKD_WORKERS": "1", "CHUNKD_READ_BYTES_PER_S": "1200000"})
+    # 2.5 s: to be caught at it, and what is left ends in the 5 s that it is given.
     digest, _ = write_blob(cache, tar({"noise": noise(3_000_000, 1)}))
-    write_blob(cache, gz(layer(1)))
     worker = reader_of(daemon, digest)
     os.kill(worker, signal.SIGSTOP)
+    write_blob(cache, gz(layer(1)))
     daemon.process.send_signal(signal.SIGTERM)
     daemon.until_log("stopping: SIGTERM")
     os.kill(worker, signal.SIGCONT)

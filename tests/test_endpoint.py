@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -305,20 +306,21 @@ def test_a_client_that_does_not_wait_for_its_answer_is_no_error(
     "said", [b"", b"G", b"GET /v1/stats HTTP/1.1\r\nX", b"POST /v1/scan HTTP/1.1\r\nContent-Length: 2\r\n\r\n{"]
 )
 def test_a_client_that_falls_silent_is_let_go(path: Path, said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_module, "REQUEST_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(endpoint_module, "REQUEST_TIMEOUT_S", 3.0 if said else 0.1)
     reply = exchange(path, said)
     assert (parsed(reply)[0] == 408) if said else (reply == b"")
 
 
 @pytest.mark.usefixtures("served")
 def test_dripping_bytes_do_not_put_off_the_deadline(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_module, "REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(endpoint_module, "REQUEST_TIMEOUT_S", 3.0)
     with connect(path) as connection:
         connection.settimeout(0.02)
         reply = b""
         for _ in range(int(PATIENCE_S / 0.02)):
             try:
-                connection.send(b"G")
+                with contextlib.suppress(ConnectionError):  # it has closed since the last look: the reply is there
+                    connection.send(b"G")
                 reply = connection.recv(65536)
             except TimeoutError:
                 continue

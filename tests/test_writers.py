@@ -12,7 +12,6 @@ import re
 import shutil
 import socket
 import subprocess
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,7 +159,7 @@ def registry(home: Home, store: Path) -> Iterator[tuple[str, Path]]:
 
         def answers() -> bool:
             assert process.poll() is None, (home.root / "registry.log").read_text()
-            with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(f"http://{address}/v2/", timeout=5):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{address}/v2/", timeout=5):
                 return True
             return False
 
