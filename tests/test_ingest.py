@@ -9,11 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import blobs
-from chunkd import ingest, rounds
+from chunkd import compare, ingest, rounds
+from chunkd.counts import Counts
 from chunkd.errors import IndexDamaged, IndexUnwritable
 from chunkd.index import Change, Index
 from chunkd.scan import Listed, ScanEnd
@@ -749,6 +751,84 @@ def test_a_folder_is_listed_when_it_appears(world: World) -> None:
             "library/blobs/sha256",
         ]
         assert scanning.scanner.turns > 0
+
+
+def test_a_folder_that_appears_as_a_scan_is_asked_for_is_not_waited_for(world: World) -> None:
+    class Stirred(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            left.append(len(world.backlog) and not self.is_set())
+            return super().wait(timeout)
+
+    left: list[int] = []
+    world.backlog.stirred = Stirred()
+    world.event(world.roots[0] / "library", "created (event)", folder=True)
+    scanning = Scanning(world)
+    scanning.scanner.request("a test")
+    with scanning:
+        scanning.scan()
+        assert scanning.one().listing.folder == "library"
+        scanning.move(0)
+    assert not any(left)
+
+
+def test_the_scanner_is_busy_from_when_it_is_stirred_until_all_is_handed_over(world: World) -> None:
+    class Noting:
+        alive = True
+
+        def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
+            seen.append(scanning.scanner.busy)
+
+        def leave(self, cache: int) -> None: ...
+
+        def check(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    seen: list[bool] = []
+    land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    scanning = Scanning(world, Noting())
+    assert not scanning.scanner.busy
+    world.event(world.roots[0] / "library", "created (event)", folder=True)
+    assert scanning.scanner.busy
+    with scanning:
+        for _ in range(3):
+            world.ingest.listings.get(timeout=20)
+        deadline = time.monotonic() + 20
+        while scanning.scanner.busy:
+            assert time.monotonic() < deadline
+    assert seen == [True] * 3
+
+
+def test_the_writer_is_busy_while_what_it_took_is_in_no_queue(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def noting(real: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **named: Any) -> Any:
+            seen.append((world.ingest.working, world.ingest.busy))
+            return real(*args, **named)
+
+        return noted
+
+    land(oci(world.roots[0], LAYER), LAYER.stored)
+    monkeypatch.setattr(ingest, "differences", noting(compare.differences))
+    monkeypatch.setattr(Counts, "take", noting(Counts.take))
+    world.event(world.roots[0] / "blobs", "created (event)", folder=True)
+    world.run()
+    assert not world.ingest.busy
+    assert (False, True) in seen, "a moment at which no queue had it"
+    assert {busy for _, busy in seen[:-1]} == {True}
+    world.holds_exactly(LAYER)
+
+
+def test_the_writer_is_busy_if_a_turn_begins_while_that_is_asked(world: World) -> None:
+    class Unsettled(dict[Any, Any]):
+        def __bool__(self) -> bool:
+            world.ingest.progress.turns += 1
+            return False
+
+    assert not world.ingest.busy
+    world.ingest.looker.unsettled = Unsettled()
+    assert world.ingest.busy
 
 
 def test_a_scan_is_complete_once_its_blobs_are_read(world: World) -> None:

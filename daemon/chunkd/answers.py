@@ -139,14 +139,15 @@ class DaemonAnswers:
         return list(self._ingest.caches.values())
 
     def stats(self) -> dict[str, Any]:
-        caches = self._caches()
-        watching = self._watching and bool(caches) and all(cache.state == "watched" for cache in caches)
-        stats = read_stats(self._ingest.index.store, caches, self._ingest.pending(), watching).to_json()
-        return stats | {
+        # Before the figures are read: what was done by now is in them, what is done meanwhile may not be.
+        progress = {
             "scanning": self._scanner.running,
             "scans": self._ingest.progress.scans,
-            "settled": not (self._ingest.busy or self._scanner.running),
+            "settled": not (self._scanner.busy or self._ingest.busy),
         }
+        caches = self._caches()
+        watching = self._watching and bool(caches) and all(cache.state == "watched" for cache in caches)
+        return read_stats(self._ingest.index.store, caches, self._ingest.pending(), watching).to_json() | progress
 
     def histogram(self) -> dict[str, Any]:
         return read_histogram(self._ingest.index.store)

@@ -88,6 +88,7 @@ class Ingest:
     _paused_until: float = 0.0
     _retry_at: float = 0.0
     _tidy_at: float = 0.0
+    _in_hand: bool = False
     sweep: Sweep = field(init=False)
     round: Round = field(init=False)
 
@@ -118,7 +119,10 @@ class Ingest:
     @property
     def busy(self) -> bool:
         """Whether work is left, or a file is still being waited for. Safe to call from any thread."""
-        return bool(self.working or self.looker.unsettled or self.looker.expected)
+        turns = self.progress.turns
+        busy = self._in_hand or self.working or self.looker.unsettled or self.looker.expected
+        # A turn that began meanwhile may have moved something from what was not looked at yet to what was.
+        return bool(busy) or turns != self.progress.turns
 
     # --- a turn ---------------------------------------------------------------------------------------------------
 
@@ -133,12 +137,15 @@ class Ingest:
 
     def turn(self, timeout_s: float) -> None:
         """Wait for something to do, at most so long, and do it. Raises BadIndex when the index is damaged."""
-        self.progress.turns += 1
         self._results += self.pool.collect(self._wait_s(timeout_s), self.backlog)
         self.backlog.hush()
-        if self._waits(self._paused_until, PAUSE_S):
+        # What is taken out of one queue is in none for a while. Told before the turn counts, for who compares both.
+        self._in_hand = not self._waits(self._paused_until, PAUSE_S)
+        self.progress.turns += 1
+        if not self._in_hand:
             return
         self._gather()
+        self._in_hand = self.working or self._gathered()
         try:
             due = self._due() or not self._waits(self._retry_at, RETRY_EVERY_S)
             if due:
@@ -154,6 +161,7 @@ class Ingest:
             return
         self.progress.paused = ""
         self._give()
+        self._in_hand = False
 
     def _waits(self, until_s: float, most_s: float) -> bool:
         """Whether a moment is still to come; not when the clock was set back since, and it would be too far away."""

@@ -71,6 +71,11 @@ class Scanner:
         self.backlog.stirred.set()
         return number
 
+    @property
+    def busy(self) -> bool:
+        """Whether folders are being listed, or are to be now. Safe to call from any thread."""
+        return self.backlog.stirred.is_set() or self.running
+
     def stop(self) -> None:
         self._stopping.set()
         self.backlog.stirred.set()
@@ -83,6 +88,8 @@ class Scanner:
             self.turns += 1
             due_s = min(scanned + self.intervals.scan_s, polled + self.intervals.polled_s)
             self.backlog.stirred.wait(max(0.0, min(1.0, due_s - self.clock_s())))
+            # Set before that is cleared: at any moment one of the two tells of what is to be listed.
+            self.running = True
             self.backlog.stirred.clear()
             if doubt := self.backlog.take_doubt():
                 self.request(doubt, verify=True)
@@ -91,7 +98,7 @@ class Scanner:
             if (request := self._next()) is not None:
                 self._scan(request)
                 scanned = polled = self.clock_s()
-                continue
+            # Also after a scan: what stirred for these and what stirred for it may have been one.
             for hint in self.backlog.take_folders():
                 self._scan_folder(hint)
             if self.clock_s() >= polled + self.intervals.polled_s:
@@ -99,6 +106,7 @@ class Scanner:
                     if cache.polled or cache.unwatched or cache.stale or self._problem_below(f"{cache.path}/"):
                         self._scan_cache(cache, Request("polled"))
                 polled = self.clock_s()
+            self.running = False
 
     def _next(self) -> Request | None:
         with self._lock:
@@ -107,14 +115,12 @@ class Scanner:
 
     def _scan(self, request: Request) -> None:
         log.info("scan %d: %s", request.number, request.why)
-        self.running = True
         if request.verify:
             self.backlog.take_folders()  # they are compared with all the rest
         complete = True
         for cache in list(self.caches.values()):
             complete &= self._scan_cache(cache, request)
         self._put(ScanEnd(request.number, complete, time.time_ns(), request.retry_failed))
-        self.running = False
 
     def _scan_cache(self, cache: ServedCache, request: Request) -> bool:
         """List a whole cache; whether that was possible to the end."""
