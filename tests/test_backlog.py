@@ -132,6 +132,25 @@ def test_doubt_stirs_and_says_why(backlog: Backlog) -> None:
     assert backlog.take_doubt() == "events were lost"
 
 
+def test_what_is_taken_by_the_scanner_is_never_there_before_it_has_stirred(backlog: Backlog) -> None:
+    """Else there is a moment at which what was heard of is neither waiting nor done."""
+
+    class Stirred(threading.Event):
+        def set(self) -> None:
+            assert backlog._lock.locked()  # noqa: SLF001
+            super().set()
+            sets.append(True)
+
+    sets: list[bool] = []
+    backlog.stirred = Stirred()
+    backlog.doubt("events were lost")
+    for number in range(6):
+        backlog.put_folder(hint(number))
+        backlog.put(hint(number))
+        backlog.put_later(hint(number), 1)
+    assert len(sets) == 1 + 6 + 3 * 2
+
+
 def test_the_bell_rings_at_a_hint_and_can_be_hushed(backlog: Backlog) -> None:
     assert not rung(backlog)
     backlog.put(hint(1))

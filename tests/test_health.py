@@ -125,21 +125,3 @@ def test_what_is_polled_is_well(inside: Inside) -> None:
     inside.watcher.alive = False  # nobody watches it
     assert inside.health()["state"] == "ok"
     inside.cache.polled, inside.watcher.alive = "", True
-
-
-def test_figures_that_are_told_as_settled_were_read_after_it(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the last commit may come between, and the answer has the figures before it."""
-
-    def read_stats(*args: Any) -> Any:
-        inside.ingest.busy = False
-        inside.ingest.progress.scans = 1
-        return real(*args)
-
-    real = module.read_stats
-    inside.ingest.busy, inside.ingest.progress.scans, inside.ingest.pending = True, 0, lambda: (0, 0)
-    inside.scanner.busy = inside.scanner.running = False
-    monkeypatch.setattr(module, "read_stats", read_stats)
-    stats = inside.answers.stats()
-    assert (stats["settled"], stats["scans"]) == (False, 0)
-    stats = inside.answers.stats()
-    assert (stats["settled"], stats["scans"]) == (True, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import threading
 import time
@@ -14,8 +15,7 @@ from typing import Any
 import pytest
 
 import blobs
-from chunkd import compare, ingest, rounds
-from chunkd.counts import Counts
+from chunkd import ingest, rounds
 from chunkd.errors import IndexDamaged, IndexUnwritable
 from chunkd.index import Change, Index
 from chunkd.scan import Listed, ScanEnd
@@ -799,36 +799,63 @@ def test_the_scanner_is_busy_from_when_it_is_stirred_until_all_is_handed_over(wo
     assert seen == [True] * 3
 
 
-def test_the_writer_is_busy_while_what_it_took_is_in_no_queue(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[bool, bool]] = []
+def test_a_folder_that_a_scan_of_everything_could_not_reach_is_listed_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a scan that lists everything anew and for which what appeared meanwhile would be listed twice."""
 
-    def noting(real: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(*args: Any, **named: Any) -> Any:
-            seen.append((world.ingest.working, world.ingest.busy))
-            return real(*args, **named)
+    def scandir(path: Any) -> Any:
+        if os.fsencode(path).endswith(b"/library"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
 
-        return noted
-
-    land(oci(world.roots[0], LAYER), LAYER.stored)
-    monkeypatch.setattr(ingest, "differences", noting(compare.differences))
-    monkeypatch.setattr(Counts, "take", noting(Counts.take))
-    world.event(world.roots[0] / "blobs", "created (event)", folder=True)
-    world.run()
-    assert not world.ingest.busy
-    assert (False, True) in seen, "a moment at which no queue had it"
-    assert {busy for _, busy in seen[:-1]} == {True}
-    world.holds_exactly(LAYER)
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    land(oci(world.roots[0], LAYER, "library/alpine"), LAYER.stored)
+    land(oci(world.roots[1], OTHER, "there"), OTHER.stored)
+    world.event(world.roots[0] / "library" / "alpine", "created (event)", folder=True)
+    world.event(world.roots[1] / "there", "created (event)", folder=True)
+    world.scan(verify=True)
+    world.holds_exactly(LAYER, OTHER)
 
 
-def test_the_writer_is_busy_if_a_turn_begins_while_that_is_asked(world: World) -> None:
-    class Unsettled(dict[Any, Any]):
-        def __bool__(self) -> bool:
-            world.ingest.progress.turns += 1
-            return False
+def test_a_folder_is_listed_once_by_a_scan_of_everything_that_reaches_it(world: World) -> None:
+    land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.event(world.roots[0] / "library", "created (event)", folder=True)
+    scanning = Scanning(world)
+    scanning.scanner.request("a test", verify=True)
+    with scanning:
+        listed, _ = scanning.scan()
+        assert [item.listing.folder for item in listed].count("library") == 1
+        scanning.move(0)
+        assert world.ingest.listings.empty()
 
-    assert not world.ingest.busy
-    world.ingest.looker.unsettled = Unsettled()
-    assert world.ingest.busy
+
+def test_a_scanner_that_is_stopped_lists_no_folder_more(world: World) -> None:
+    class Stopping:
+        alive = True
+
+        def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
+            entered.append(folder)
+            for name in ("a", "b"):
+                world.event(world.roots[0] / name, "created (event)", folder=True)
+            scanning.scanner.stop()
+
+        def leave(self, cache: int) -> None: ...
+
+        def check(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    entered: list[str] = []
+    for name in ("a", "b"):
+        (world.roots[0] / name).mkdir()
+    scanning = Scanning(world, Stopping())
+    scanning.scanner.request("a test")
+    with scanning:
+        scanning.thread.join(20)
+    # One of each cache: what is under way is not cut off.
+    assert [folder for folder in entered if folder] == []
 
 
 def test_a_scan_is_complete_once_its_blobs_are_read(world: World) -> None:

@@ -7,6 +7,7 @@ import datetime as dt
 import itertools
 import time
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import lmdb
@@ -116,6 +117,15 @@ def _ignored_row(path: str, reason: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def settled(scanner: Scanner, ingest: Ingest) -> bool:
+    """Whether at one moment of this call nothing was left to be done. Figures that are read after it have all that was
+    known at its begin.
+    """
+    turns = scanner.turns
+    # The writer may have the scanner list everything, and gets the listings from it.
+    return not (scanner.busy or ingest.busy or scanner.busy) and turns == scanner.turns
+
+
 class DaemonAnswers:
     """The answers of a running daemon; called from the endpoint's threads."""
 
@@ -140,14 +150,13 @@ class DaemonAnswers:
 
     def stats(self) -> dict[str, Any]:
         # Before the figures are read: what was done by now is in them, what is done meanwhile may not be.
-        progress = {
-            "scanning": self._scanner.running,
-            "scans": self._ingest.progress.scans,
-            "settled": not (self._scanner.busy or self._ingest.busy),
-        }
+        progress = {"scanning": self._scanner.running, "scans": self._ingest.progress.scans}
+        at_rest = settled(self._scanner, self._ingest)
         caches = self._caches()
         watching = self._watching and bool(caches) and all(cache.state == "watched" for cache in caches)
-        return read_stats(self._ingest.index.store, caches, self._ingest.pending(), watching).to_json() | progress
+        blobs, stored_bytes = self._ingest.pending()
+        stats = read_stats(self._ingest.index.store, caches, (blobs, stored_bytes), watching).to_json()
+        return stats | progress | {"settled": at_rest and not blobs}
 
     def histogram(self) -> dict[str, Any]:
         return read_histogram(self._ingest.index.store)
@@ -164,9 +173,10 @@ class DaemonAnswers:
     def metrics(self, accept: str) -> tuple[str, bytes]:
         from chunkd.metrics import exposed  # takes a fifth of a second, which is for who asks
 
-        progress = self._ingest.progress
+        # First what the writer changes last: so what is counted is in the figures.
+        counts, progress = deepcopy(self._ingest.counts), self._ingest.progress
         read = progress.done_blobs, progress.done_bytes
-        return exposed(self.stats(), len(list(self._reasons())), self._ingest.counts, read, accept)
+        return exposed(self.stats(), len(list(self._reasons())), counts, read, accept)
 
     def health(self) -> dict[str, Any]:
         reasons = list(self._reasons())

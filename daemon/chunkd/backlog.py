@@ -63,13 +63,13 @@ class Backlog:
                 self._folders.setdefault(hint.place, hint.why)
             else:
                 self._overflow()
-        self.stirred.set()
+            self.stirred.set()
 
     def doubt(self, why: str) -> None:
         """Events may have been lost: everything must be listed again."""
         with self._lock:
             self._overflowed = why
-        self.stirred.set()
+            self.stirred.set()
 
     def _overflow(self) -> None:
         self._overflowed = "the backlog was full"

@@ -112,8 +112,8 @@ class Ingest:
     def working(self) -> bool:
         """Whether anything is left to be done now. Safe to call from any thread."""
         return bool(
-            self._waiting or self._running or self._results or self._hints or self._found or self._ends or self._scans
-            or len(self.backlog) or not self.listings.empty()
+            self._waiting or self._running or self._results or self._hints or self._found or self._ignored
+            or self._ends or self._scans or len(self.backlog) or not self.listings.empty()
         )  # fmt: skip
 
     @property
@@ -145,9 +145,9 @@ class Ingest:
         if not self._in_hand:
             return
         self._gather()
-        self._in_hand = self.working or self._gathered()
+        due = self._due() or not self._waits(self._retry_at, RETRY_EVERY_S)
+        self._in_hand = due or self.working
         try:
-            due = self._due() or not self._waits(self._retry_at, RETRY_EVERY_S)
             if due:
                 self._commit()
             idle = not (due or self.working)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from chunkd import client, records
-from chunkd.answers import read_stats
+from chunkd.answers import read_stats, settled
 from chunkd.beside import discard
 from chunkd.caches import check_usable, idle_state
 from chunkd.config import Config
@@ -78,7 +78,7 @@ def scan_here(config: Config, asked: Mapping[str, bool], replace: bool) -> dict[
         ingest, scanner = service.ingest, service.scanner
         number = scanner.request("chunkd scan", **asked)
         service.start()
-        only_unsettled_since = time.monotonic()
+        only_unsettled_since, at_rest = time.monotonic(), False
         while not service.stopping.wait(POLL_S):
             if not came.empty():
                 raise Interrupted(ingest.progress.done_blobs, ingest.pending()[0])
@@ -89,7 +89,7 @@ def scan_here(config: Config, asked: Mapping[str, bool], replace: bool) -> dict[
             show(done_bytes + ingest.pool.read_bytes, done_bytes + pending_bytes, blobs)
             if ingest.progress.scans < number or ingest.working:
                 only_unsettled_since = time.monotonic()
-            elif not ingest.busy or time.monotonic() - only_unsettled_since > UNSETTLED_S:
+            elif (at_rest := settled(scanner, ingest)) or time.monotonic() - only_unsettled_since > UNSETTLED_S:
                 break
         service.check()
         states = tuple(
@@ -99,7 +99,7 @@ def scan_here(config: Config, asked: Mapping[str, bool], replace: bool) -> dict[
             for cache in ingest.caches.values()
         )
         stats = read_stats(service.index.store, states, ingest.pending()).to_json()
-        return stats | {"scanning": False, "scans": number, "settled": not ingest.busy}
+        return stats | {"scanning": False, "scans": number, "settled": at_rest}
 
 
 def rebuild_index(config: Config, named: bool) -> dict[str, Any]:

@@ -99,8 +99,7 @@ class Scanner:
                 self._scan(request)
                 scanned = polled = self.clock_s()
             # Also after a scan: what stirred for these and what stirred for it may have been one.
-            for hint in self.backlog.take_folders():
-                self._scan_folder(hint)
+            self._scan_folders(self.backlog.take_folders())
             if self.clock_s() >= polled + self.intervals.polled_s:
                 for cache in list(self.caches.values()):
                     if cache.polled or cache.unwatched or cache.stale or self._problem_below(f"{cache.path}/"):
@@ -115,11 +114,13 @@ class Scanner:
 
     def _scan(self, request: Request) -> None:
         log.info("scan %d: %s", request.number, request.why)
-        if request.verify:
-            self.backlog.take_folders()  # they are compared with all the rest
+        # They are compared with all the rest, as far as that can be reached from its root.
+        folders = self.backlog.take_folders() if request.verify else []
         complete = True
         for cache in list(self.caches.values()):
             complete &= self._scan_cache(cache, request)
+        if not complete:
+            self._scan_folders(folders)
         self._put(ScanEnd(request.number, complete, time.time_ns(), request.retry_failed))
 
     def _scan_cache(self, cache: ServedCache, request: Request) -> bool:
@@ -155,6 +156,12 @@ class Scanner:
             if not doubtful and not cache.polled:
                 self.request(f"{cache.path} is watched again", verify=True)
         return complete
+
+    def _scan_folders(self, hints: list[Hint]) -> None:
+        for hint in hints:
+            if self._stopping.is_set():
+                return
+            self._scan_folder(hint)
 
     def _scan_folder(self, hint: Hint) -> None:
         cache = self.caches.get(hint.place.cache)
