@@ -29,6 +29,7 @@ from ingesting import (
     OTHER,
     PLAIN,
     Content,
+    Deaf,
     World,
     distribution,
     land,
@@ -693,17 +694,9 @@ def test_scans_that_are_asked_for_together_are_one(world: World) -> None:
 
 
 def test_a_polled_cache_is_listed_each_minute_and_never_watched(world: World) -> None:
-    class NoWatcher:
-        alive = True
-
+    class NoWatcher(Deaf):
         def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
             assert cache == 1
-
-        def check(self) -> None: ...
-
-        def leave(self, cache: int) -> None: ...
-
-        def close(self) -> None: ...
 
     world.ingest.caches[2].polled = "events do not come from nfs"
     with Scanning(world, NoWatcher()) as scanning:
@@ -717,18 +710,10 @@ def test_a_polled_cache_is_listed_each_minute_and_never_watched(world: World) ->
 def test_a_watch_that_cannot_be_set_makes_a_cache_unwatched_and_listed_on_a_timer(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Full:
-        alive = True
-
+    class Full(Deaf):
         def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
             if cache == 1:
                 raise OSError(28, "inotify watch limit reached")
-
-        def check(self) -> None: ...
-
-        def leave(self, cache: int) -> None: ...
-
-        def close(self) -> None: ...
 
     with Scanning(world, Full()) as scanning:
         scanning.scanner.request("a test")
@@ -772,17 +757,9 @@ def test_a_folder_that_appears_as_a_scan_is_asked_for_is_not_waited_for(world: W
 
 
 def test_the_scanner_is_busy_from_when_it_is_stirred_until_all_is_handed_over(world: World) -> None:
-    class Noting:
-        alive = True
-
+    class Noting(Deaf):
         def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
             seen.append(scanning.scanner.busy)
-
-        def leave(self, cache: int) -> None: ...
-
-        def check(self) -> None: ...
-
-        def close(self) -> None: ...
 
     seen: list[bool] = []
     land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
@@ -832,20 +809,12 @@ def test_a_folder_is_listed_once_by_a_scan_of_everything_that_reaches_it(world: 
 
 
 def test_a_scanner_that_is_stopped_lists_no_folder_more(world: World) -> None:
-    class Stopping:
-        alive = True
-
+    class Stopping(Deaf):
         def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
             entered.append(folder)
             for name in ("a", "b"):
                 world.event(world.roots[0] / name, "created (event)", folder=True)
             scanning.scanner.stop()
-
-        def leave(self, cache: int) -> None: ...
-
-        def check(self) -> None: ...
-
-        def close(self) -> None: ...
 
     entered: list[str] = []
     for name in ("a", "b"):
@@ -854,7 +823,7 @@ def test_a_scanner_that_is_stopped_lists_no_folder_more(world: World) -> None:
     scanning.scanner.request("a test")
     with scanning:
         scanning.thread.join(20)
-    # One of each cache: what is under way is not cut off.
+    # The folder that is under way is entered to its end, and that is the root.
     assert [folder for folder in entered if folder] == []
 
 

@@ -19,7 +19,7 @@ from chunkd.model import Hint, Place
 from chunkd.scanner import Request
 from chunkd.service import Service
 from chunkd.watch import InotifyWatcher
-from ingesting import BROKEN, LAYER, OTHER, World, distribution, land, oci, touch, world_in, write_in_place, wrong
+from ingesting import BROKEN, LAYER, OTHER, Deaf, World, distribution, land, oci, touch, world_in, write_in_place, wrong
 from test_watch import LINUX, PATIENCE_S
 
 
@@ -115,18 +115,14 @@ def test_a_link_over_a_copy_is_a_link_of_what_was_verified(world: World) -> None
     world.holds_exactly(failed=[LAYER.digest])
 
 
-class Full:
+class Full(Deaf):
     """A watcher without room, until it has some."""
 
-    alive, full = True, True
+    full = True
 
-    def enter(self, *_: object) -> None:
+    def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
         if self.full:
             raise OSError(28, "limit")
-
-    def leave(self, _: int) -> None: ...
-    def check(self) -> None: ...
-    def close(self) -> None: ...
 
 
 def test_what_is_mounted_late_from_another_host_is_polled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

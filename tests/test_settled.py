@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -136,6 +137,19 @@ def test_two_threads_that_hand_over_to_each_other(scanner: Any, writer: Any, *, 
     assert answers.settled(scanner, writer) is settled
 
 
+def test_a_scan_is_never_asked_for_before_it_has_stirred(world: World) -> None:
+    class Stirred(threading.Event):
+        def set(self) -> None:
+            held.append(world.scanner._lock.locked())  # noqa: SLF001
+            super().set()
+
+    held: list[bool] = []
+    world.backlog.stirred = Stirred()
+    world.scanner.request("a test")
+    assert held == [True]
+    world.run()
+
+
 @pytest.fixture
 def quiet(world: World) -> DaemonAnswers:
     """The answers of a daemon in which nothing happens but by the test."""
@@ -160,8 +174,7 @@ def test_figures_that_are_told_as_settled_were_read_after_it(
     world.scanner.request("a test")
     world.backlog.stirred.clear()
     world.event(land(oci(world.roots[0], LAYER), LAYER.stored))
-    scans = quiet.stats()["scans"]
-    assert scans == 1
+    assert quiet.stats()["scans"] == 1
     world.event(land(oci(world.roots[0], LAYER, "two"), LAYER.stored))
     stats = quiet.stats()
     assert (stats["settled"], stats["scans"]) == (False, 2)

@@ -119,7 +119,7 @@ def _ignored_row(path: str, reason: str) -> dict[str, Any]:
 
 def settled(scanner: Scanner, ingest: Ingest) -> bool:
     """Whether at one moment of this call nothing was left to be done. Figures that are read after it have all that was
-    known at its begin.
+    known when it was called.
     """
     turns = scanner.turns
     # The writer may have the scanner list everything, and gets the listings from it.
@@ -154,9 +154,8 @@ class DaemonAnswers:
         at_rest = settled(self._scanner, self._ingest)
         caches = self._caches()
         watching = self._watching and bool(caches) and all(cache.state == "watched" for cache in caches)
-        blobs, stored_bytes = self._ingest.pending()
-        stats = read_stats(self._ingest.index.store, caches, (blobs, stored_bytes), watching).to_json()
-        return stats | progress | {"settled": at_rest and not blobs}
+        stats = read_stats(self._ingest.index.store, caches, self._ingest.pending(), watching).to_json()
+        return stats | progress | {"settled": at_rest and not stats["pending_blobs"]}
 
     def histogram(self) -> dict[str, Any]:
         return read_histogram(self._ingest.index.store)

@@ -150,10 +150,9 @@ class Ingest:
         try:
             if due:
                 self._commit()
-            idle = not (due or self.working)
-            if idle or not self._waits(self._tidy_at, TIDY_EVERY_S):
+            if not self._in_hand or not self._waits(self._tidy_at, TIDY_EVERY_S):
                 self._tidy()
-            if idle:
+            if not self._in_hand:
                 self._look_at_kinds()
         except IndexUnwritable as error:
             self._retry_at = 0.0  # what a round of retries found is not known any longer

@@ -67,9 +67,8 @@ class Scanner:
             self._requested.verify |= verify
             self._requested.accept |= accept
             self._requested.retry_failed |= retry_failed
-            number = self._number
-        self.backlog.stirred.set()
-        return number
+            self.backlog.stirred.set()
+            return self._number
 
     @property
     def busy(self) -> bool:
