@@ -57,7 +57,7 @@ dist: .venv/dev ## build the sdist, and from it the wheel
 	$(VENV_PYTHON) -m build
 
 clean: ## remove whatever was made here
-	rm -rf .venv .run .cache build dist daemon/*.egg-info daemon/chunkd/_cgear*.so daemon/chunkd/_cgear.c
+	rm -rf .venv .run .cache build dist daemon/*.egg-info daemon/chunkd/chunkers/_cgear*.so daemon/chunkd/chunkers/_cgear.c
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -25,10 +25,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chunkd.courtesy import Courtesy, share
 from chunkd.model import Caps, ChunkParams, Digest, Job
-from chunkd.pool import Pool
-from chunkd.spawn import core_count, spawn_worker
+from chunkd.worker.pool import Pool
+from chunkd.worker.priority import Courtesy, share
+from chunkd.worker.spawn import core_count, spawn_worker
 from measure import save, table, take_turns
 from running import environ
 

@@ -23,8 +23,8 @@ from unittest import mock
 
 import numpy as np
 
-from chunkd import sweep
-from chunkd.blocks import Numbers
+from chunkd.index import compaction
+from chunkd.index.blocks import Numbers
 from made_up import Cost, Grown, Layer, grown, in_runs
 from measure import RESULTS, Bar, of_runs, save
 
@@ -118,8 +118,8 @@ def swept(made: Grown, landed: list[Layer]) -> list[tuple[float, float]]:
     for place in random.permutation(len(landed))[: -(-len(landed) // DEAD_PART)].tolist():
         made.remove(landed[place])
     slices = []
-    with mock.patch.multiple(sweep, WORTH_PART=2 * DEAD_PART, WORTH_CHUNKS=1):
-        sweeper, more = sweep.Sweep(made.index), True
+    with mock.patch.multiple(compaction, WORTH_PART=2 * DEAD_PART, WORTH_CHUNKS=1):
+        sweeper, more = compaction.Sweep(made.index), True
         while more:
             wall_s, cpu_s = time.perf_counter(), time.process_time()
             more = sweeper.turn()

@@ -13,8 +13,8 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from chunkd._cgear import ffi
-from chunkd.chunker import KERNELS, gear_table, kernels
+from chunkd.chunkers._cgear import ffi
+from chunkd.chunkers.gear import KERNELS, gear_table, kernels
 from chunkd.model import ChunkParams
 from measure import of_runs, save, table, take_turns
 

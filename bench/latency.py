@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from chunkd.spawn import core_count
+from chunkd.worker.spawn import core_count
 from layers import layers_of
 from measure import Bar, of_runs, save
 from parts import job

@@ -28,7 +28,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from chunkd.spawn import core_count
+from chunkd.worker.spawn import core_count
 from demo_images import Descriptor, Layer, Sink, begin_layout, contents, files_below, land, land_image, land_layer, zstd
 
 # Raised when other layers come of the same files: those of an older version are made anew.

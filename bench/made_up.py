@@ -18,12 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkd.blocks import Numbers, picked
-from chunkd.index import Change, Index
-from chunkd.model import Blob, Digest, FileMark, Place, Recipe, Totals
-from chunkd.records import Cache, Held, Rules
-from chunkd.recount import recount
-from chunkd.saving import MeasureRule
+from chunkd.check.recount import recount
+from chunkd.index.blocks import Numbers, picked
+from chunkd.index.index import Change, Index
+from chunkd.index.records import Held, Rules
+from chunkd.model import Blob, Cache, Digest, FileMark, MeasureRule, Place, Recipe, Totals
 
 STORED_BYTES = 10**9
 

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from chunkd.decode import decoder_rule
-from chunkd.index import Index
-from chunkd.model import Blob, Digest, FileMark, Place
-from chunkd.records import Cache, Held, Rules
-from chunkd.spawn import core_count
+from chunkd.index.index import Index
+from chunkd.index.records import Held, Rules
+from chunkd.model import Blob, Cache, Digest, FileMark, Place
+from chunkd.worker.decode import decoder_rule
+from chunkd.worker.spawn import core_count
 from layers import layers_of
 from made_up import STORED_BYTES, lengths_of, recipe_of
 from measure import Bar, save
@@ -80,7 +80,7 @@ def status_bytes(pid: int) -> dict[str, int]:
 @contextlib.contextmanager
 def waiting_interpreter() -> Iterator[int]:
     """The process id of a Python that has imported what a worker does."""
-    command = [sys.executable, "-P", "-c", "import sys, chunkd.worker; print(flush=True); sys.stdin.read()"]
+    command = [sys.executable, "-P", "-c", "import sys, chunkd.worker.examine; print(flush=True); sys.stdin.read()"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with process:
         assert process.stdout

@@ -23,11 +23,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from chunkd.chunker import Chunker
-from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams, Digest, Job
-from chunkd.recompress import Recompressor
-from chunkd.saving import MeasureRule
-from chunkd.worker import examine
+from chunkd.chunkers.gear import Chunker
+from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams, Digest, Job, MeasureRule
+from chunkd.worker.examine import examine
+from chunkd.worker.recompress import Recompressor
 from demo_images import zstd
 from layers import layers_of
 from measure import Bar, of_runs, save

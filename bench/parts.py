@@ -1,6 +1,6 @@
 """The parts of the work on one layer, each to be timed alone; run in processes of a pool.
 
-The chunks that are found here come of one call over all of a layer's bytes, and not of `chunkd.chunker`.
+The chunks that are found here come of one call over all of a layer's bytes, and not of `chunkd.chunkers.gear`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from typing import BinaryIO, cast
 from blake3 import blake3
 from isal import igzip
 
-from chunkd._cgear import ffi
-from chunkd.chunker import KERNELS, gear_table, kernels
-from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams, Digest, Job
-from chunkd.recompress import Recompressor
-from chunkd.saving import MeasureRule
-from chunkd.worker import examine
+from chunkd.chunkers._cgear import ffi
+from chunkd.chunkers.gear import KERNELS, gear_table, kernels
+from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams, Digest, Job, MeasureRule
+from chunkd.worker.examine import examine
+from chunkd.worker.recompress import Recompressor
 from demo_images import zstd
 from measure import take_turns
 

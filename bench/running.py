@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chunkd import client
+from chunkd.client import http
 from chunkd.errors import NoDaemon, SocketUnusable
 
 PATIENCE_S = 300.0
@@ -46,7 +46,7 @@ class Daemon:
     log_path: Path
 
     def stats(self) -> Stats:
-        return client.ask(str(self.socket), "GET", "/v1/stats")
+        return http.ask(str(self.socket), "GET", "/v1/stats")
 
     def until(self, holds: Callable[[Stats], object], what: str, every_s: float = ASK_EVERY_S) -> Stats:
         """Ask until it holds. Exits, with the log's end, when the daemon has ended or patience has."""
@@ -63,7 +63,7 @@ class Daemon:
 
     def scan(self, unasked_s: float = 0.0, **asked: bool) -> Stats:
         """The figures when a scan asked for now, and all that follows from it, is done; not asked for `unasked_s`."""
-        number = client.ask(str(self.socket), "POST", "/v1/scan", asked)["scan"]
+        number = http.ask(str(self.socket), "POST", "/v1/scan", asked)["scan"]
         time.sleep(unasked_s)
         # An answer is a millisecond of a processor: asked seldom enough to take a hundredth of the time.
         every_s = max(ASK_EVERY_S, unasked_s / 50)

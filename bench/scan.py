@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chunkd.model import CHUNK_HASH_BYTES
-from chunkd.spawn import core_count
+from chunkd.worker.spawn import core_count
 from layers import layers_of
 from measure import Bar, of_runs, save, take_turns
 from parts import NEXT_TO_NOTHING, PARTS, best_buffer_bytes, codec, hashed_chunks, inflate, job, parts

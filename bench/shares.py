@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from chunkd import shares
+from chunkd.queries import layer_shares
 from made_up import Grown, grown, in_runs
 from measure import Bar, of_runs, save
 
@@ -35,7 +35,7 @@ def read_all(index: Grown, stop: threading.Event | None = None) -> tuple[int, in
     after, entries, parts, slowest_s = "", 0, 0, 0.0
     while not (stop and stop.is_set()):
         began = time.perf_counter()
-        page = shares.read_layers(index.index.store, after, 1000)
+        page = layer_shares.read_layers(index.index.store, after, 1000)
         slowest_s = max(slowest_s, time.perf_counter() - began)
         for layer in page["layers"]:
             entries += layer["chunks"]

@@ -26,13 +26,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chunkd.compare import differences
-from chunkd.index import Index
-from chunkd.model import Blob, Digest, FileMark, Place, Recipe, Totals
-from chunkd.records import Cache, Held, Rules
-from chunkd.recount import recount
-from chunkd.scan import walk
-from chunkd.store import reading
+from chunkd.check.recount import recount
+from chunkd.index.index import Index
+from chunkd.index.records import Held, Rules
+from chunkd.index.storage.environment import reading
+from chunkd.ingest.diff import differences
+from chunkd.model import Blob, Cache, Digest, FileMark, Place, Recipe, Totals
+from chunkd.sources.listing import walk
 from measure import of_runs, save, take_turns
 from running import PATIENCE_S, environ
 

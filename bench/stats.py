@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from chunkd import __version__
-from chunkd.model import Totals
-from chunkd.records import Cache
+from chunkd.model import Cache, Totals
 from made_up import grown
 from measure import of_runs, save, take_turns
 from running import daemon, environ

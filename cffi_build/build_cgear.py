@@ -1,4 +1,4 @@
-"""Builds `chunkd._cgear` from cgear.c and cgear.cdef, in cffi's API mode. Run by setup.py, from the project's folder.
+"""Builds `chunkd.chunkers._cgear` from cgear.c and cgear.cdef, in cffi's API mode. setup.py runs it in its folder.
 
 cgear.c, the names of cgear.cdef, its declarations and cffi's wrappers are compiled as one unit: a symbol that cgear.c
 lacks, or declares with another type, is a compiler's error.
@@ -17,7 +17,7 @@ NAMES_EXIST = "".join(f"    (void){name};\n" for name in re.findall(r"\b(cgear_\
 ffibuilder = FFI()
 ffibuilder.cdef(CDEF)
 ffibuilder.set_source(
-    "chunkd._cgear",
+    "chunkd.chunkers._cgear",
     f'#include "cgear.c"\n\nstatic inline void names_exist(void)\n{{\n{NAMES_EXIST}}}\n\n{CDEF}',
     include_dirs=["."],
     depends=["cgear.c", "cffi_build/cgear.cdef"],

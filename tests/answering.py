@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from chunkd.endpoint import Endpoint
+from chunkd.api.server import Endpoint
 
 PATIENCE_S = 20.0  # for what must come; a test that waits so long has failed
 STATS = {"layers": 3, "caches": [{"path": "/caf\u00e9\udc80"}]}

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from chunkd import client
+from chunkd.client import http
 from chunkd.errors import NoDaemon, RequestRefused, SocketUnusable
 
 PATIENCE_S = 60.0
@@ -121,7 +121,7 @@ class Daemon:
     def get(self, target: str) -> dict[str, Any]:
         assert self.process.poll() is None, f"the daemon has ended:\n{self.log}"
         try:
-            return client.ask(str(self.socket), "GET", target)
+            return http.ask(str(self.socket), "GET", target)
         except RequestRefused as error:
             raise AssertionError(f"{error}:\n{self.log}") from error
 
@@ -154,7 +154,7 @@ class Daemon:
 
     def settled_after_scan(self, **asked: bool) -> Stats:
         """Ask for a scan and wait for its end and for all that follows from it."""
-        number = client.ask(str(self.socket), "POST", "/v1/scan", asked)["scan"]
+        number = http.ask(str(self.socket), "POST", "/v1/scan", asked)["scan"]
         return self.until(lambda stats: stats["scans"] >= number and stats["settled"], f"scan {number} settled")
 
     def until_log(self, text: str, patience_s: float = PATIENCE_S) -> str:

@@ -16,13 +16,13 @@ import lmdb
 import pytest
 
 import oracle
-from chunkd import chunks as chunks_module
-from chunkd import lookup
-from chunkd import recount as recount_module
-from chunkd.index import Change, Index
-from chunkd.model import Blob, Digest, FileMark, Place, Recipe, Totals
-from chunkd.records import Cache, Held, Rules
-from chunkd.store import DATABASES, Store
+from chunkd.check import recount as recount_module
+from chunkd.index.chunks import lookup
+from chunkd.index.chunks import table as chunks_module
+from chunkd.index.index import Change, Index
+from chunkd.index.records import Held, Rules
+from chunkd.index.storage.environment import DATABASES, Store
+from chunkd.model import Blob, Cache, Digest, FileMark, Place, Recipe, Totals
 
 Chunk = tuple[bytes, int]
 

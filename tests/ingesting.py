@@ -20,20 +20,22 @@ from unittest import mock
 
 import blobs
 import oracle
-from chunkd import store, watch, worker
-from chunkd.backlog import Backlog
-from chunkd.caches import ServedCache
+from chunkd.check.recount import recount
 from chunkd.errors import ChunkdError
-from chunkd.holdings import Holdings, Task
-from chunkd.index import Index
-from chunkd.ingest import Ingest
+from chunkd.index.index import Index
+from chunkd.index.records import Held, Rules
+from chunkd.index.storage import environment
+from chunkd.ingest.adopt import adopt_rules, serve_exactly
+from chunkd.ingest.places import Holdings, Task
+from chunkd.ingest.writer import Ingest
 from chunkd.model import Blob, Caps, ChunkParams, Digest, Finding, Hint, Job, Place, Totals
-from chunkd.pool import Pool, Result, Worker
-from chunkd.records import Held, Rules
-from chunkd.recount import recount
-from chunkd.scan import Listed, ScanEnd
-from chunkd.scanner import Intervals, Scanner
-from chunkd.setup import adopt_rules, serve_exactly
+from chunkd.sources import watch
+from chunkd.sources.cache import ServedCache
+from chunkd.sources.hints import Backlog
+from chunkd.sources.listing import Listed, ScanEnd
+from chunkd.sources.scanner import Intervals, Scanner
+from chunkd.worker import examine
+from chunkd.worker.pool import Pool, Result, Wakeup, Worker
 
 # So small that blobs of a few kilobytes have many chunks.
 PARAMS = ChunkParams(min_bytes=64, mask_bits=6, max_bytes=1024)
@@ -157,11 +159,11 @@ class HerePool(Pool):
 
     def _examine(self, job: Job, meanwhile: Callable[[Job], None]) -> Finding:
         # The worker's clock is the world's.
-        tick_ns = worker._CTIME_TICK_NS - int(self.world.ahead_s * 1e9)  # noqa: SLF001
-        with mock.patch.multiple(worker, _CTIME_TICK_NS=tick_ns, _PROGRESS_S=0.0):
-            return worker.examine(job, PARAMS, self.caps, lambda _: meanwhile(job))
+        tick_ns = examine._CTIME_TICK_NS - int(self.world.ahead_s * 1e9)  # noqa: SLF001
+        with mock.patch.multiple(examine, _CTIME_TICK_NS=tick_ns, _PROGRESS_S=0.0):
+            return examine.examine(job, PARAMS, self.caps, lambda _: meanwhile(job))
 
-    def collect(self, timeout_s: float, bell: Backlog | None = None) -> list[Result]:  # noqa: ARG002
+    def collect(self, timeout_s: float, bell: Wakeup | None = None) -> list[Result]:  # noqa: ARG002
         if self.held:
             return []
         self.read()
@@ -216,7 +218,7 @@ class World:
 
     def start(self, caps: Caps = CAPS, decoder: str = "1") -> None:
         rules = Rules(PARAMS, caps, decoder)
-        with mock.patch.object(store, "MAP_BYTES", 1 << 28):  # address space runs out when many are open
+        with mock.patch.object(environment, "MAP_BYTES", 1 << 28):  # address space runs out when many are open
             self.index = Index(str(self.folder / "state"), rules, "a test")
         adopt_rules(self.index, rules)
         self.serve()

@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 import pytest
 
-from chunkd.cli import main
-from chunkd.model import Caps, ChunkParams, Stats, Totals
-from chunkd.settings import SETTINGS, Setting
+from chunkd.cli.main import main
+from chunkd.figures.stats import Stats
+from chunkd.model import Caps, ChunkParams, Totals
+from chunkd.settings.table import SETTINGS, Setting
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text()

@@ -1,10 +1,14 @@
-"""The house's order, read from its imports: they only go down, and each dependency has few doors."""
+"""The order of the house, read from its imports: wings know only those below them, and each dependency has few doors.
+
+`python tests/test_layering.py` prints the wings with their lines and the imports between them.
+"""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,74 +17,65 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "daemon" / "chunkd"
 
-# From the ground up: a module imports from the rows beneath its own, never from its own row. A new module goes into
-# the lowest row above all that it imports; if that takes an import that goes up, something is in the wrong module.
-ROWS: tuple[tuple[str, ...], ...] = (
-    (
-        "__init__",
-        "caps",
-        "counts",
-        "courtesy",
-        "disk",
-        "errors",
-        "figures",
-        "histogram",
-        "logs",
-        "mounts",
-        "pace",
-        "quiet",
-        "relay",
-        "saving",
-        "text",
-    ),
-    ("audit", "client", "directories", "gate", "markup", "metrics", "model", "svg"),
-    ("backlog", "chunker", "confine", "decode", "plots", "recompress", "settings", "tally"),
-    ("given", "layouts", "listener", "lock", "records", "routes", "wire"),
-    ("blocks", "caches", "endpoint", "moments", "options", "pool", "scan", "store", "watch", "worker"),
-    ("config", "counting", "create", "entries", "history", "measured", "recount_figures", "recount_places"),
-    ("beside", "compare", "lookup", "recount", "spawn"),
-    ("chunks",),
-    ("numbering", "shares"),
-    ("index",),
-    ("holdings", "repair", "rounds", "sweep"),
-    ("look", "setup"),
-    ("ingest",),
-    ("scanner",),
-    ("answers",),
-    ("asking", "service"),
-    ("checking", "listing", "material", "once", "plain"),
-    ("page", "remeasure"),
-    ("report",),
-    ("cli",),
+# From the top down: a wing imports from the levels below its own, never from its own level or from one above.
+LEVELS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
+    ("cli",),
+    ("service", "report"),
+    ("client",),
+    ("check", "queries", "ingest"),
+    ("index", "worker"),
+    ("settings", "figures", "sources", "chunkers"),
+    ("api",),
+    ("model",),
+    ("defaults", "errors"),
+    ("__init__",),
 )
+LEVEL_OF = {wing: level for level, wings in enumerate(LEVELS) for wing in wings}
+
+# What a wing must not know though it may stand above it, as its `__init__` says.
+FORBIDDEN: dict[str, set[str]] = {
+    "api": {"index"},
+    "check": {"chunkd.index.chunks.table", "chunkd.index.chunks.numbering", "chunkd.index.chunks.growth"},
+    "client": {"api", "worker", "sources", "chunkers"},
+    "report": {"worker", "sources", "ingest", "service"},
+    "worker": {"sources", "settings", "lmdb"},
+}
 
 # Who may import what is not of the standard library. A dependency that is not named here is new: that is a decision.
 DOORS: dict[str, set[str]] = {
-    "_cgear": {"chunker"},
-    "backports": {"decode", "recompress"},
-    "blake3": {"chunker"},
-    "click": {"cli", "listing", "options", "report"},
-    "compression": {"decode", "recompress"},  # of the standard library from Python 3.14 on
-    "isal": {"decode"},
+    "_cgear": {"chunkers.gear"},
+    "backports": {"worker.decode", "worker.recompress"},
+    "blake3": {"chunkers.gear"},
+    "click": {"cli.lists", "cli.main", "cli.options", "cli.report"},
+    "compression": {"worker.decode", "worker.recompress"},  # of the standard library from Python 3.14 on
+    "isal": {"worker.decode"},
     "lmdb": {
-        *("answers", "audit", "checking", "chunks", "compare", "index", "lookup", "measured", "numbering"),
-        *("recount", "recount_figures", "recount_places", "shares", "store"),
+        *("check.check", "check.recount", "check.recount_figures", "check.recount_places"),
+        *("index.chunks.lookup", "index.chunks.measured", "index.chunks.numbering", "index.chunks.table"),
+        *("index.index", "index.storage.environment", "index.storage.page_audit"),
+        *("ingest.diff", "queries.history", "queries.layer_shares", "queries.read"),
     },
-    "matplotlib": {"plots"},
+    "matplotlib": {"report.plots"},
     "numpy": {
-        *("blocks", "checking", "chunks", "counting", "entries", "index", "lookup", "measured", "numbering"),
-        *("recount", "recount_figures", "repair", "shares", "sweep"),
+        *("check.check", "check.recount", "check.recount_figures", "check.repair"),
+        *("index.blocks", "index.chunks.entries", "index.chunks.growth", "index.chunks.lookup"),
+        *("index.chunks.measured", "index.chunks.numbering", "index.chunks.table"),
+        *("index.compaction", "index.index", "queries.layer_shares"),
     },
-    "prometheus_client": {"metrics"},
-    "psutil": {"courtesy"},
-    "rich": {"once"},
-    "watchdog": {"watch"},
+    "prometheus_client": {"service.openmetrics"},
+    "psutil": {"worker.priority"},
+    "rich": {"cli.progress"},
+    "watchdog": {"sources.watch"},
 }
+
+# Who may make threads and worker processes.
+THREADS = {"service.daemon", "api.server", "worker.pipeline"}
+PROCESSES = {"worker.spawn", "index.storage.environment", "sources.filesystems"}
 
 HEAVY = {
     "blake3",
-    "chunkd._cgear",
+    "chunkd.chunkers._cgear",
     "isal",
     "lmdb",
     "matplotlib",
@@ -90,21 +85,15 @@ HEAVY = {
     "rich",
     "watchdog",
 }
-# A process that asks a daemon takes twice the time of an idle Python; each of these would add a fifth to that, or more.
-SLOW = HEAVY | {"asyncio", "click", "contextlib", "dataclasses", "http", "inspect", "logging", "tomllib", "typing"}
 # What is imported where speed or safety counts, and what must not come with it.
 LIGHT: dict[str, set[str]] = {
-    "__main__": SLOW,  # `chunkd stats` and `chunkd health` where a daemon answers
-    "cli": HEAVY,  # `chunkd --help`
-    "answers": HEAVY - {"lmdb"},  # `chunkd stats` where none does
-    "worker": HEAVY - {"blake3", "chunkd._cgear", "isal"},  # it reads hostile bytes, and has no index at hand
+    "cli.main": HEAVY,  # `chunkd --help`, and `chunkd stats` where a daemon answers
+    "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
+    "worker.examine": HEAVY - {"blake3", "chunkd.chunkers._cgear", "isal"},  # reads hostile bytes, has no index
 }
 
-MOST_LINES = 300
-# A module that has outgrown that, the reason, and where even it ends.
-LONG: dict[str, tuple[int, str]] = {
-    "ingest": (400, "the one writer's turn; what it looks at and holds is in look and holdings"),
-}
+MOST_LINES_A_MODULE = 400
+MOST_LINES_A_WING = 3000
 
 
 @dataclass
@@ -113,6 +102,15 @@ class Imports:
 
     own: set[str] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
+
+
+def name_of(path: Path) -> str:
+    """`index.chunks.table`; of a folder's `__init__` the folder's."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+PATHS = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def statements(tree: ast.AST, *, typing_only: bool = False) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
@@ -134,50 +132,91 @@ def imports_of(source: str) -> Imports:
         else:
             assert node.level == 0, "imports are absolute"
             module = node.module or ""
-            names = [f"chunkd.{alias.name}" for alias in node.names] if module == "chunkd" else [module]
+            wholes = [f"{module}.{alias.name}" for alias in node.names]
+            names = [whole if whole.removeprefix("chunkd.") in PATHS else module for whole in wholes]
         for name in names:
             package, _, rest = name.partition(".")
-            if package == "chunkd" and rest and not rest.startswith("_"):
-                found.own.add(rest)
-            elif package == "chunkd" and rest.partition(".")[0] == "_cgear":
+            if package == "chunkd" and rest.partition(".")[2].partition(".")[0] == "_cgear":
                 found.others.add("_cgear")
-            elif (
-                not typing_only and package != "chunkd" and (package not in sys.stdlib_module_names or package in DOORS)
-            ):
+            elif package == "chunkd":
+                found.own.add(rest or "__init__")
+            elif not typing_only and (package not in sys.stdlib_module_names or package in DOORS):
                 found.others.add(package)
     return found
 
 
-MODULES = {path.stem: imports_of(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.glob("*.py"))}
-ROW_OF = {module: row for row, modules in enumerate(ROWS) for module in modules}
+MODULES = {name: imports_of(path.read_text(encoding="utf-8")) for name, path in PATHS.items()}
+
+
+def wing_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def lines_of(wing: str) -> int:
+    return sum(len(path.read_text().splitlines()) for name, path in PATHS.items() if wing_of(name) == wing)
+
+
+def between_wings() -> dict[tuple[str, str], int]:
+    """How many modules of one wing import from another, for each pair."""
+    found = {(wing_of(name), wing_of(own), name) for name, imports in MODULES.items() for own in imports.own}
+    return Counter((above, below) for above, below, _ in found if above != below)
 
 
 def test_the_reading_of_imports_sees_them_all() -> None:
     found = imports_of(
-        "import lmdb, os\nfrom chunkd import records, __version__\nfrom chunkd.model import Blob\n"
-        "from chunkd._cgear import lib\ntry:\n    from isal import igzip\nexcept ImportError: pass\n"
+        "import lmdb, os\nfrom chunkd import __version__\nfrom chunkd.index import records\n"
+        "from chunkd.model import Blob\nfrom chunkd.chunkers._cgear import lib\n"
+        "try:\n    from isal import igzip\nexcept ImportError: pass\n"
         "def late():\n    if late:\n        import numpy.typing\n"
-        "if TYPE_CHECKING:\n    from chunkd.ingest import Ingest\n    import rich\n"
+        "if TYPE_CHECKING:\n    from chunkd.ingest.writer import Ingest\n    import rich\n"
     )
-    assert found == Imports({"records", "model", "ingest"}, {"lmdb", "_cgear", "isal", "numpy"})
-    assert len(MODULES) > 30
+    own = {"__init__", "index.records", "model", "ingest.writer"}
+    assert found == Imports(own, {"lmdb", "_cgear", "isal", "numpy"})
+    assert len(MODULES) > 60
 
 
-def test_every_module_has_its_row() -> None:
-    unknown, gone = set(MODULES) - set(ROW_OF), set(ROW_OF) - set(MODULES)
-    assert not unknown, f"{sorted(unknown)}: put it into the lowest row of ROWS above all that it imports"
-    assert not gone, f"{sorted(gone)}: there is no such module any longer, take it out of ROWS"
-    assert len(ROW_OF) == sum(map(len, ROWS)), "a module stands in two rows"
-
-
-def test_a_package_has_no_folders_in_it() -> None:
-    assert [path.name for path in PACKAGE.glob("*/*.py")] == []
+def test_every_wing_has_its_level() -> None:
+    assert {wing_of(name) for name in MODULES} == set(LEVEL_OF)
+    assert len(LEVEL_OF) == sum(map(len, LEVELS)), "a wing stands on two levels"
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_only_go_down(module: str) -> None:
-    upwards = {name for name in MODULES[module].own if ROW_OF[name] >= ROW_OF[module]}
-    assert not upwards, f"{module} imports {sorted(upwards)}, which stand(s) no lower in ROWS"
+    wing = wing_of(module)
+    upwards = {own for own in MODULES[module].own if wing_of(own) != wing and LEVEL_OF[wing_of(own)] <= LEVEL_OF[wing]}
+    assert not upwards, f"{module} imports {sorted(upwards)}, which stand(s) no lower in LEVELS"
+
+
+def test_no_wing_has_a_cycle() -> None:
+    """Within a wing a module may import another, as long as there is an order."""
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " -> ".join((*above, module))
+        if module not in done:
+            for own in MODULES[module].own & set(MODULES):
+                visit(own, (*above, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("wing", sorted(FORBIDDEN))
+def test_a_wing_does_not_know_what_it_must_not(wing: str) -> None:
+    for module, imports in MODULES.items():
+        if wing_of(module) == wing:
+            known = imports.others | {wing_of(own) for own in imports.own} | {f"chunkd.{own}" for own in imports.own}
+            assert not known & FORBIDDEN[wing], module
+
+
+@pytest.mark.parametrize("wing", sorted({wing_of(name) for name in MODULES} - {"__init__", "__main__"}))
+def test_a_wing_says_what_it_is_and_what_it_must_not_know(wing: str) -> None:
+    path = PACKAGE / wing / "__init__.py"
+    if path.exists():
+        said = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert "must" in said or "may" in said, path
+        assert len(said.splitlines()) <= 3, path
 
 
 def test_each_dependency_comes_in_by_its_doors() -> None:
@@ -186,6 +225,29 @@ def test_each_dependency_comes_in_by_its_doors() -> None:
         for package in imports.others:
             doors.setdefault(package, set()).add(module)
     assert doors == DOORS
+
+
+def makers(*names: str) -> set[str]:
+    """The modules that call one of these: `threading.Thread`, say."""
+    return {
+        module
+        for module, path in PATHS.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in names
+    }
+
+
+def test_threads_and_processes_are_made_in_few_places() -> None:
+    assert makers("threading.Thread", "Thread", "ThreadingMixIn") <= THREADS
+    assert makers("subprocess.Popen", "subprocess.run", "Process", "multiprocessing.Process") <= PROCESSES
+
+
+@pytest.mark.parametrize("wing", ["figures", "model", "chunkers"])
+def test_what_does_no_io_imports_nothing_that_does(wing: str) -> None:
+    for module, path in PATHS.items():
+        if wing_of(module) == wing:
+            names = {node.names[0].name for node, _ in statements(ast.parse(path.read_text())) if node.names}
+            assert not names & {"os", "socket", "subprocess", "pathlib", "Path", "shutil"}, module
 
 
 @pytest.mark.parametrize("module", sorted(LIGHT))
@@ -212,7 +274,20 @@ assert set(os.listdir("/dev/fd")) == before
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_no_module_is_too_long(module: str) -> None:
-    lines = len((PACKAGE / f"{module}.py").read_text(encoding="utf-8").splitlines())
-    most, _ = LONG.get(module, (MOST_LINES, ""))
-    assert lines <= most, f"{module} has {lines} lines: what of it is a thing of its own?"
-    assert module not in LONG or lines > MOST_LINES, f"{module} is short again, take it out of LONG"
+    lines = len(PATHS[module].read_text(encoding="utf-8").splitlines())
+    assert lines <= MOST_LINES_A_MODULE, f"{module} has {lines} lines: where does its meaning part?"
+
+
+@pytest.mark.parametrize("wing", sorted(LEVEL_OF))
+def test_no_wing_is_too_large(wing: str) -> None:
+    assert lines_of(wing) <= MOST_LINES_A_WING
+
+
+if __name__ == "__main__":
+    for level, wings in enumerate(LEVELS):
+        for wing in wings:
+            below = ", ".join(
+                f"{to} {count}" for (above, to), count in sorted(between_wings().items()) if above == wing
+            )
+            print(f"{level:>2}  {wing:<10} {lines_of(wing):>6} lines  imports {below or 'nothing'}")
+    print(f"{sum(map(lines_of, LEVEL_OF)):,} lines, {len(MODULES)} modules, {len(between_wings())} pairs of wings")

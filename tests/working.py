@@ -6,8 +6,8 @@ import select
 import subprocess
 
 from chunkd.model import Finding, Job
-from chunkd.pool import Worker
-from chunkd.wire import DaemonsEnd
+from chunkd.worker.pool import Worker
+from chunkd.worker.protocol import DaemonsEnd
 
 PATIENCE_S = 60.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from chunkd import plain
+from chunkd.cli import plain
 from chunkd.errors import ChunkdError, OutputUnwritable
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     try:
         answer = plain.answer(sys.argv[1:]) if in_utf8 else None
         if answer is None:
-            from chunkd.cli import main as every_command  # only here: click takes longer than a plain question
+            from chunkd.cli.main import main as every_command  # only here: click takes longer than a plain question
 
             every_command(prog_name="chunkd")
         else:

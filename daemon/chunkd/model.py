@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from chunkd import caps, saving
+from chunkd import defaults
 
 HEX_DIGITS = {"sha256": 64, "sha512": 128}
 CHUNK_HASH_BYTES = 16
@@ -90,9 +88,9 @@ class ChunkParams:
 class Caps:
     """How far a hostile blob may go before it is failed. Each is a setting, and all are stored in the index."""
 
-    uncompressed_bytes: int = caps.UNCOMPRESSED_BYTES
-    ratio: int = caps.RATIO
-    zstd_window_bytes: int = caps.ZSTD_WINDOW_BYTES
+    uncompressed_bytes: int = defaults.UNCOMPRESSED_BYTES
+    ratio: int = defaults.RATIO
+    zstd_window_bytes: int = defaults.ZSTD_WINDOW_BYTES
 
     # The ratio says nothing of small blobs: a file of zeros is one, and harms nobody.
     RATIO_FROM_BYTES = 1 << 30
@@ -226,60 +224,11 @@ class Totals:
     measured_yy: int = 0
 
     @property
-    def sample(self) -> saving.Sample:
-        return saving.Sample(
+    def sample(self) -> Sample:
+        return Sample(
             self.measured_chunks, self.measured_bytes, self.measured_recompressed_bytes,
             self.measured_xx, self.measured_xy, self.measured_yy,
         )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """The figures and how fresh they are: a read-only snapshot. Times are RFC 3339 in UTC."""
-
-    totals: Totals
-    pending_blobs: int
-    pending_bytes: int
-    as_of: str | None
-    scanned_at: str | None
-    watching: bool
-    index_bytes: int
-    params: ChunkParams
-    caps: Caps
-    caches: tuple[CacheState, ...]
-    measure: saving.MeasureRule = saving.MeasureRule()
-    warnings: tuple[str, ...] = ()
-    changes: Mapping[str, Mapping[str, Any] | None] = field(default_factory=lambda: {"day": None, "week": None})
-
-    def to_json(self) -> dict[str, Any]:
-        """The one object of `stats --json`, `GET /v1/stats` and `scan --json`; names as DESIGN.md has them."""
-        totals = self.totals
-        return {
-            "blobs": totals.layers + totals.others,
-            "layers": totals.layers,
-            "stored_bytes": totals.stored_bytes,
-            "layer_stored_bytes": totals.layer_stored_bytes,
-            "uncompressed_bytes": totals.uncompressed_bytes,
-            "chunks": totals.chunks,
-            "unique_chunks": totals.unique_chunks,
-            "unique_bytes": totals.unique_bytes,
-            "redundancy": 1 - totals.unique_bytes / totals.uncompressed_bytes if totals.uncompressed_bytes else None,
-            "mean_chunk_bytes": totals.uncompressed_bytes / totals.chunks if totals.chunks else None,
-            **saving.figures(totals),
-            "pending_blobs": self.pending_blobs,
-            "pending_bytes": self.pending_bytes,
-            "failed_blobs": totals.failed_blobs,
-            "failed_bytes": totals.failed_bytes,
-            "as_of": self.as_of,
-            "scanned_at": self.scanned_at,
-            "watching": self.watching,
-            "index_bytes": self.index_bytes,
-            "params": dataclasses.asdict(self.params)
-            | {"caps": dataclasses.asdict(self.caps), "measure": dataclasses.asdict(self.measure)},
-            "caches": [dataclasses.asdict(cache) for cache in self.caches],
-            "warnings": list(self.warnings),
-            "changes": dict(self.changes),
-        }
 
 
 class Difference(NamedTuple):
@@ -292,3 +241,55 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.record} {self.key}: expected {self.expected}, found {self.found}"
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureRule:
+    """Which chunks are recompressed, and how: `level` is zstd's, `library` names the version that makes the frames.
+
+    A chunk is picked when the last 16 bits of its hash, little-endian, are below `threshold`: it alone decides, by bits
+    that the look-up does not sort by.
+    """
+
+    one_in: int = 16
+    level: int = 3
+    library: str = ""
+
+    @property
+    def threshold(self) -> int:
+        return -(-(1 << 16) // self.one_in)
+
+    def picks(self, chunk_hash: bytes) -> bool:
+        return int.from_bytes(chunk_hash[14:16], "little") < self.threshold
+
+    def __str__(self) -> str:
+        which = f"1 chunk in {self.one_in}" if self.one_in > 1 else "every chunk"
+        return f"{which} at level {self.level} of {self.library or 'zstd'}"
+
+
+class Sample(NamedTuple):
+    """Exact sums over the measured unique chunks: their number, x their lengths, y their recompressed lengths."""
+
+    chunks: int = 0
+    x: int = 0
+    y: int = 0
+    xx: int = 0
+    xy: int = 0
+    yy: int = 0
+
+
+# LMDB's keys end at 511 bytes: 65 for the longest digest and 4 for the cache's number leave this much for a path.
+MAX_PATH_BYTES = 440
+
+
+class Cache(NamedTuple):
+    """A cache as the index knows it. `device` and `inode` are its root's, 0 while it was never listed. `mounts` are the
+    folders below it, with their devices, where something was mounted that holds blobs.
+    """
+
+    path: str
+    device: int = 0
+    inode: int = 0
+    layouts: tuple[str, ...] = ()
+    layerless: bool = False
+    mounts: tuple[tuple[str, int], ...] = ()

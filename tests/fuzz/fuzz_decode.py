@@ -15,9 +15,9 @@ import zlib
 import fuzzing
 
 with fuzzing.instrumented():
-    from chunkd import decode, relay
     from chunkd.errors import BlobUndecodable
     from chunkd.model import Caps
+    from chunkd.worker import decode, pipeline
 
 from isal import isal_zlib
 
@@ -54,7 +54,7 @@ def outcome_however_read(data: bytes, most: int) -> tuple[str, str, bytes]:
     Only where the data is over the cap and not whole either, each way may have met the other fault first.
     """
     found = outcome(data, decode.BUFFER_BYTES, sys.maxsize)
-    other = outcome(data, relay.RELAY_BUFFER_BYTES, most)
+    other = outcome(data, pipeline.RELAY_BUFFER_BYTES, most)
     if OVER not in (found[1], other[1]) or not (found[1] and other[1]):
         assert found == other, "it depends on how it is read"
     return found

@@ -12,9 +12,9 @@ import numpy as np
 import fuzzing
 
 with fuzzing.instrumented():
-    from chunkd import blocks, records
-    from chunkd.entries import ENTRY_BYTES, join_entries, unpack_entries
-    from chunkd.model import Blob, Digest, FileMark, Place
+    from chunkd.index import blocks, records
+    from chunkd.index.chunks.entries import ENTRY_BYTES, join_entries, unpack_entries
+    from chunkd.model import Blob, Cache, Digest, FileMark, Place
 
 Found = TypeVar("Found")
 
@@ -113,7 +113,7 @@ def seeds() -> list[bytes]:
         bytes(range(3 * ENTRY_BYTES)),
         records.pack_head(records.Head())[records.SEAL_BYTES :],
         records.pack_rules(records.Rules())[records.SEAL_BYTES :],
-        records.pack_caches({7: records.Cache("/cache", 1, 2, ("flat",), True)})[records.SEAL_BYTES :],
+        records.pack_caches({7: Cache("/cache", 1, 2, ("flat",), True)})[records.SEAL_BYTES :],
         records.pack_format()[records.SEAL_BYTES :],
     ]
     return [bytes([kind]) + value for kind, value in enumerate(written)]

@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import churn
 import lmdb
-from churn import Churn, Made, Opens
 
+import churn
+from chunkd.check.recount import recount
 from chunkd.errors import IndexMissing
-from chunkd.records import digest_key, place_from_key, unpack_blob, unpack_held
-from chunkd.recount import recount
-from chunkd.store import Store, reading
+from chunkd.index.records import digest_key, place_from_key, unpack_blob, unpack_held
+from chunkd.index.storage.environment import Store, reading
+from churn import Churn, Made, Opens
 from daemon import BRISK, Daemon, Home, Stats, state_of, until
 
 NEVER = BRISK | {"CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400"}

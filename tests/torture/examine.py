@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from chunkd.check.recount import recount
 from chunkd.errors import ChunkdError, IndexMissing
-from chunkd.index import Index
-from chunkd.records import Rules
-from chunkd.recount import recount
-from chunkd.store import DATABASES, Store, reading
+from chunkd.index.index import Index
+from chunkd.index.records import Rules
+from chunkd.index.storage.environment import DATABASES, Store, reading
 
 
 def contents(store: Store) -> dict[str, Any]:

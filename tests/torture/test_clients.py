@@ -21,7 +21,7 @@ import pytest
 
 import blobs
 from answering import PATIENCE_S, connect, short_directory
-from chunkd import client
+from chunkd.client import http
 from chunkd.errors import ChunkdError
 from daemon import BRISK, Daemon, Home, opened, until
 
@@ -102,7 +102,7 @@ def ask(path: Path) -> tuple[float, int]:
     begun = time.monotonic()
     for tries in range(1, 1000):
         try:
-            assert client.ask(str(path), "GET", "/v1/stats")["layers"] >= 0
+            assert http.ask(str(path), "GET", "/v1/stats")["layers"] >= 0
         except ChunkdError:
             assert time.monotonic() - begun < PATIENCE_S, f"no figure in {PATIENCE_S:.0f} s"
             continue

@@ -20,13 +20,15 @@ from pathlib import Path
 import pytest
 
 from blobs import gz, layer, noise, tar, text, write_blob, zst
-from chunkd import records
-from chunkd.answers import read_stats
-from chunkd.checking import check_index
-from chunkd.config import Config, load
+from chunkd.check.check import check_index
+from chunkd.cli.progress import progress
+from chunkd.cli.scan import scan_once
 from chunkd.errors import BadIndex
-from chunkd.once import rebuild_index, scan_once
-from chunkd.store import reading
+from chunkd.index import records
+from chunkd.index.storage.environment import reading
+from chunkd.queries.read import read_stats
+from chunkd.service.oneshot import rebuild_index
+from chunkd.settings.config import Config, load
 from conftest import Tell
 from daemon import SAVING, figures
 from indexing import edit, records_of, small_bounds
@@ -137,7 +139,7 @@ def scanned(whole: Whole) -> dict[str, int]:
 
 
 def rebuilt(whole: Whole) -> dict[str, int]:
-    return figures(rebuild_index(whole.config, named=False))
+    return figures(rebuild_index(whole.config, named=False, progress=progress))
 
 
 # --- damages --------------------------------------------------------------------------------------------------------

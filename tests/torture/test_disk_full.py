@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from preloading import Preload
 
 import blobs
 from conftest import Tell
 from daemon import PATIENCE_S, Daemon, Home, figures, land, opened, until
+from preloading import Preload
 
 ROUNDS = 8
 SMALL_BYTES = 4 << 20

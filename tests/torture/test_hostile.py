@@ -17,8 +17,8 @@ import pytest
 import blobs
 import fuzz_decode
 from blobs import gz, skippable, zst
-from chunkd import decode, worker
 from chunkd.model import Caps, ChunkParams, Digest, Finding, Job
+from chunkd.worker import decode, examine
 from conftest import Tell
 from daemon import BRISK, NPM_TOTALS, Home, figures, npm_layers, opened
 
@@ -35,7 +35,7 @@ GIB = 1 << 30
 
 
 def examined(digest: Digest, path: Path) -> Finding:
-    return worker.examine(Job(digest, str(path)), ChunkParams(), Caps(), lambda _: None)
+    return examine.examine(Job(digest, str(path)), ChunkParams(), Caps(), lambda _: None)
 
 
 def decoded(data: bytes) -> tuple[str, str, bytes]:

@@ -16,20 +16,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import churn
 import pytest
-from churn import Made
-from deaths import NEVER, Deaths
 
 import blobs
+import churn
 import indexing
 import oracle
 from answering import short_directory
+from chunkd.check.recount import recount
 from chunkd.errors import IndexMissing
-from chunkd.recount import recount
-from chunkd.store import reading
+from chunkd.index.storage.environment import reading
+from churn import Made
 from conftest import Tell
 from daemon import FIGURES, Home, opened
+from deaths import NEVER, Deaths
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, preloads, and counts by inotify")
 

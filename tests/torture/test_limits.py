@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from chunkd import confine
-from chunkd.chunker import gear_table
+from chunkd.chunkers.gear import gear_table
 from chunkd.model import Caps, ChunkParams
+from chunkd.worker import sandbox
 from daemon import BRISK, opened, until
 
 if sys.version_info >= (3, 14):
@@ -76,7 +76,7 @@ def test_as_many_chunks_as_a_blob_can_have_fit_into_a_workers_memory(tmp_path: P
             {"layers": 1, "chunks": expected, "unique_chunks": expected, "uncompressed_bytes": CAPS.RATIO_FROM_BYTES},
             patience_s=180,
         )
-        limit_bytes = confine.memory_bytes(path.stat().st_size, PARAMS, CAPS)
+        limit_bytes = sandbox.memory_bytes(path.stat().st_size, PARAMS, CAPS)
         tell(
             f"{expected:,} chunks of {PARAMS.min_bytes} bytes from {path.stat().st_size:,} stored with a window of"
             f" {CAPS.zstd_window_bytes // MIB} MiB: the worker's peak was {peak_bytes(worker) // MIB} MiB where"

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import churn
 import pytest
-from churn import Churn, Made
 
 import blobs
+import churn
 from answering import short_directory
+from churn import Churn, Made
 from conftest import Tell
 from daemon import BRISK, FIGURES, Daemon, Home, figures, opened, until
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disk_model import META_BYTES, META_OFFSETS, SECTOR_BYTES, Disk, File, Kind, Operation, read_journal
-from preloading import Preload
 
 import blobs
 from conftest import Tell
 from daemon import Daemon, Home, figures, land, opened
+from disk_model import META_BYTES, META_OFFSETS, SECTOR_BYTES, Disk, File, Kind, Operation, read_journal
+from preloading import Preload
 
 HERE = Path(__file__).parent
 CUTS = 300

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_writers import NEVER, all_is_indexed, copy, delete_image, make_image, need, on_disk, registry
 
 from answering import short_directory
 from blobs import noise, tar, text
 from conftest import Tell
 from daemon import PATIENCE_S, ZEROS, Daemon, Home, figures, opened, until
-from test_writers import NEVER, all_is_indexed, copy, delete_image, make_image, need, on_disk, registry
 
 IMAGES = 30
 BASES = 3

@@ -1,0 +1,154 @@
+"""`chunkd check`: the recount as a command, with reading every blob again and with repair where that is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+import numpy as np
+
+from chunkd.check.recount import recount
+from chunkd.check.repair import repair_index
+from chunkd.errors import IndexMissing, Unrepairable
+from chunkd.index import blocks, records
+from chunkd.index.index import Index
+from chunkd.index.storage.environment import Store, reading
+from chunkd.model import Difference, Digest, Finding, Job
+from chunkd.settings.config import Config
+from chunkd.worker import decode, recompress
+from chunkd.worker.spawn import courtesy_of, make_pool
+
+
+def check_index(config: Config, states: list[str], *, repair: bool, read: bool) -> list[Difference]:
+    """What differs, at most 1,000 differences. With `repair` it is put right, and a second recount shows that it is.
+
+    Raises Unrepairable when it does not, IndexMissing when there is no index, IndexBusy when a repair is asked for
+    while a daemon runs, IndexDamaged for what no recount can read.
+    """
+    state_dir = next((state for state in states if _there(Path(state, "index", "data.mdb"))), None)
+    if state_dir is None:
+        raise IndexMissing(", ".join(states))
+    with reading(state_dir, audit=True) as store, store.guarded(), store.env.begin() as txn:
+        tally = recount(store, txn, _tell)
+        differences, bad = list(tally.differences), set(tally.bad)
+        if read:
+            for digest, difference in _read_again(store, txn, config, bad):
+                differences.append(difference)
+                bad.add(records.digest_key(digest))
+    if repair and differences:
+        rules = records.Rules(caps=config.caps, decoder=decode.decoder_rule())
+        index = Index(state_dir, rules, "chunkd check --repair")
+        try:
+            left = repair_index(index, bad)
+        finally:
+            index.close()
+        if left:
+            raise Unrepairable(state_dir, str(left[0]))
+    return differences
+
+
+def _there(data: Path) -> bool:
+    try:
+        return data.exists()
+    except PermissionError:
+        return True  # opening it will say so
+
+
+def _tell(what: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[Kcounting {what}", end="", file=sys.stderr, flush=True)
+
+
+def _read_again(
+    store: Store, txn: lmdb.Transaction, config: Config, bad: set[bytes]
+) -> Iterator[tuple[Digest, Difference]]:
+    """Decode every layer and hash every other blob again, and hold what comes out against the recipes.
+
+    What is gone or can't be read says nothing of the index: it is counted on stderr, and is for a scan to find.
+    """
+    rules = store.check_format(txn, None)
+    roots = {number: cache.path for number, cache in store.caches(txn).items()}
+    unread = 0
+    settings = config.workers, config.nice, config.io_priority, config.read_bytes_per_s
+    pool = make_pool(*courtesy_of(*settings), rules.params, rules.caps, rules.measure)
+    todo = (blob.digest for blob in store.blobs(txn, "blobs") if records.digest_key(blob.digest) not in bad)
+    try:
+        while True:
+            while pool.idle and (digest := next(todo, None)) is not None:
+                pool.give(Job(digest, _path(store, txn, roots, digest)))
+            if not pool.jobs():
+                return
+            for result in pool.collect(1.0):
+                digest, finding = result.job.digest, result.finding
+                if finding is None or finding.kind in ("gone", "unreadable", "ignored"):
+                    unread += 1
+                elif found := _compare(store, txn, digest, finding) or _compare_measured(
+                    store, txn, rules, digest, finding
+                ):
+                    yield digest, Difference("blobs", str(digest), "what its bytes say", found)
+    finally:
+        pool.close()
+        if unread:
+            print(f"{unread} blobs could not be read, and were not compared", file=sys.stderr)
+
+
+def _path(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: Digest) -> str:
+    """A place of the blob, one that was verified if there is one."""
+    best = ""
+    for place in store.holders(txn, digest):
+        value = store.get(txn, "places", records.place_key(place))
+        verified = value is not None and records.unpack_held(value).state == "verified"
+        if verified or not best:
+            best = os.path.join(roots.get(place.cache, ""), place.path)
+        if verified:
+            break
+    return best
+
+
+def _compare(store: Store, txn: lmdb.Transaction, digest: Digest, finding: Finding) -> str:
+    """What differs between the index and a blob that was read again, `""` for nothing."""
+    key = records.digest_key(digest)
+    blob = records.unpack_blob(digest, store.get(txn, "blobs", key) or b"")
+    if finding.kind != blob.state:
+        return f"{finding.kind} {finding.reason}".strip()
+    if (finding.uncompressed_bytes, finding.codec, len(finding.recipe)) != (
+        blob.uncompressed_bytes,
+        blob.codec,
+        blob.chunks,
+    ):
+        return f"{finding.codec} of {finding.uncompressed_bytes} bytes in {len(finding.recipe)} chunks"
+    numbers = blocks.unpack_recipe(store.get(txn, "recipes", key) or b"", blob.chunks)
+    wanted = np.frombuffer(finding.recipe.hashes, "<u8").reshape(-1, 2)
+    lengths = np.frombuffer(finding.recipe.lengths, "<u4")
+    for block in np.unique(numbers // blocks.SLOTS).tolist():
+        rows = np.flatnonzero(numbers // blocks.SLOTS == block)
+        value = store.get(txn, "chunks", blocks.block_key(block)) or bytes(blocks.BLOCK_BYTES)
+        slots = np.frombuffer(value, blocks.SLOT)[numbers[rows] % blocks.SLOTS]
+        same = (slots["low"] == wanted[rows, 0]) & (slots["high"] == wanted[rows, 1])
+        same &= (slots["use"] & blocks.LENGTH_MASK) == lengths[rows]
+        if not same.all():
+            return f"another chunk at position {int(rows[np.argmin(same)])}"
+    return ""
+
+
+def _compare_measured(
+    store: Store, txn: lmdb.Transaction, rules: records.Rules, digest: Digest, finding: Finding
+) -> str:
+    """What differs in the recompressed lengths of a blob that is else the same, where the rule's library is at hand."""
+    if rules.measure.library != recompress.library():
+        return ""
+    packed = store.get(txn, "recipes", records.digest_key(digest)) or b""
+    numbers = blocks.unpack_recipe(packed, len(finding.recipe))
+    high = np.frombuffer(finding.recipe.hashes, "<u8").reshape(-1, 2)[:, 1]
+    wanted, first = np.unique(numbers[blocks.picked(high, rules.measure.threshold)], return_index=True)
+    found = np.frombuffer(finding.recipe.measured, "<u4")[first]
+    touched = np.unique(wanted // blocks.SLOTS).tolist()
+    values = [store.get(txn, "measured", blocks.block_key(block)) or b"" for block in touched]
+    held, lengths = blocks.unpack_measured(touched, values)
+    own = np.isin(held, wanted)
+    if not np.array_equal(held[own], wanted) or not np.array_equal(lengths[own], found):
+        return "other recompressed lengths"
+    return ""

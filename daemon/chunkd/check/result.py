@@ -1,0 +1,37 @@
+"""What a recount finds: the figures that are true, and each difference as a value."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from chunkd.figures import histogram
+from chunkd.model import Difference, Totals
+
+MAX_DIFFERENCES = 1000
+
+
+@dataclass
+class Tally:
+    """What the recount found: the figures that are true, the differences, and the blobs whose own records are bad."""
+
+    totals: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys((f.name for f in dataclasses.fields(Totals)), 0)
+    )
+    dead_chunks: int = 0
+    young_entries: int = 0
+    histogram: list[list[int]] = field(
+        default_factory=lambda: [[0] * len(histogram.COLUMNS) for _ in range(histogram.ROWS)]
+    )
+    differences: list[Difference] = field(default_factory=list)
+    bad: set[bytes] = field(default_factory=set)
+    # Blobs with a chunk of whose hash or recompressed length nothing but reading them can tell the truth.
+    doubtful: set[bytes] = field(default_factory=set)
+
+    def differ(self, record: str, key: object, expected: object, found: object) -> None:
+        if len(self.differences) < MAX_DIFFERENCES:
+            self.differences.append(Difference(record, str(key), str(expected), str(found)))
+
+    def compare(self, record: str, key: object, expected: object, found: object) -> None:
+        if expected != found:
+            self.differ(record, key, expected, found)

@@ -1,0 +1,91 @@
+"""What a chunk store of the same layers would take: which chunks tell it, and the arithmetic over the totals, exact.
+
+The sum of recompressed lengths over all unique chunks is estimated from those that were measured, by the ratio
+estimator and its linearised variance (Cochran, "Sampling Techniques", 3rd edition, 1977, sections 6.2 to 6.4).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, Protocol
+
+from chunkd.model import Sample
+
+# What a store keeps of each unique chunk beside its bytes, after restic: an entry of a pack's header is type 1, length
+# 4, uncompressed length 4 and SHA-256 32 bytes (its doc/design.rst, "Pack Format").
+STORE_BYTES_A_UNIQUE_CHUNK = 41
+# And of each chunk of each layer, after casync: an entry of a .caibx is offset 8 and hash 32 bytes (its caformat.h).
+STORE_BYTES_A_CHUNK = 40
+# Of a normal distribution, 95 % lie within so many standard deviations.
+DEVIATIONS_95 = 1.96
+# With fewer measured the interval would mean nothing (Cochran, section 6.4: more than 30 in the sample).
+LEAST_MEASURED = 31
+
+
+class Estimate(NamedTuple):
+    """`error_bytes` is half of a 95 % interval. None for what too few measured chunks say nothing of."""
+
+    recompressed_bytes: int | None
+    error_bytes: int | None
+
+
+def estimate(sample: Sample, unique_chunks: int, unique_bytes: int) -> Estimate:
+    """The recompressed bytes of all unique chunks: `unique_bytes * y / x`, exact when every chunk was measured.
+
+    The variance is `(X / x)^2 * n * (1 - n / N) * s^2` with `s^2` the sum of `(y - R x)^2` over `n - 1`, `R = y / x`:
+    N chunks of X bytes, of which n of x bytes were measured. In whole integers up to the root: no digit cancels.
+    """
+    n, x, y, xx, xy, yy = sample
+    if n == unique_chunks:
+        return Estimate(y, 0)
+    if not n:
+        return Estimate(None, None)
+    recompressed_bytes = (2 * unique_bytes * y + x) // (2 * x)
+    if n < LEAST_MEASURED:
+        return Estimate(recompressed_bytes, None)
+    squares = yy * x * x - 2 * x * y * xy + y * y * xx  # the sum of (y - R x)^2, times x^2
+    variance = unique_bytes**2 * n * (unique_chunks - n) * squares // (x**4 * unique_chunks * (n - 1))
+    return Estimate(recompressed_bytes, math.ceil(DEVIATIONS_95 * math.sqrt(variance)))
+
+
+class Sums(Protocol):
+    """Of `model.Totals`, what is needed here."""
+
+    @property
+    def layer_stored_bytes(self) -> int: ...
+    @property
+    def uncompressed_bytes(self) -> int: ...
+    @property
+    def chunks(self) -> int: ...
+    @property
+    def unique_chunks(self) -> int: ...
+    @property
+    def unique_bytes(self) -> int: ...
+    @property
+    def sample(self) -> Sample: ...
+
+
+def figures(totals: Sums) -> dict[str, Any]:
+    """The figures of the net saving by name; None for what can't be told, as nothing was measured or there is nothing.
+
+    `break_even_unique` is the share of unique bytes at which `net_bytes` would be 0 with this ratio and this index.
+    """
+    found = estimate(totals.sample, totals.unique_chunks, totals.unique_bytes)
+    overhead_bytes = STORE_BYTES_A_UNIQUE_CHUNK * totals.unique_chunks + STORE_BYTES_A_CHUNK * totals.chunks
+    net_bytes = net = break_even = None
+    if found.recompressed_bytes is not None:
+        net_bytes = totals.layer_stored_bytes - found.recompressed_bytes - overhead_bytes
+        if totals.layer_stored_bytes:
+            net = net_bytes / totals.layer_stored_bytes
+        if found.recompressed_bytes:
+            room_bytes = totals.layer_stored_bytes - overhead_bytes
+            break_even = room_bytes * totals.unique_bytes / (found.recompressed_bytes * totals.uncompressed_bytes)
+    return {
+        "recompressed_bytes": found.recompressed_bytes,
+        "recompressed_error_bytes": found.error_bytes,
+        "index_overhead_bytes": overhead_bytes,
+        "net_bytes": net_bytes,
+        "net": net,
+        "break_even_unique": break_even,
+        "measured_chunks": totals.sample.chunks,
+    }

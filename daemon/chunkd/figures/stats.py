@@ -1,0 +1,60 @@
+"""The figures of one moment and how fresh they are, as the one JSON object of `stats`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from chunkd.figures import net_saving
+from chunkd.model import CacheState, Caps, ChunkParams, MeasureRule, Totals
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The figures and how fresh they are: a read-only snapshot. Times are RFC 3339 in UTC."""
+
+    totals: Totals
+    pending_blobs: int
+    pending_bytes: int
+    as_of: str | None
+    scanned_at: str | None
+    watching: bool
+    index_bytes: int
+    params: ChunkParams
+    caps: Caps
+    caches: tuple[CacheState, ...]
+    measure: MeasureRule = MeasureRule()
+    warnings: tuple[str, ...] = ()
+    changes: Mapping[str, Mapping[str, Any] | None] = field(default_factory=lambda: {"day": None, "week": None})
+
+    def to_json(self) -> dict[str, Any]:
+        """The one object of `stats --json`, `GET /v1/stats` and `scan --json`; names as DESIGN.md has them."""
+        totals = self.totals
+        return {
+            "blobs": totals.layers + totals.others,
+            "layers": totals.layers,
+            "stored_bytes": totals.stored_bytes,
+            "layer_stored_bytes": totals.layer_stored_bytes,
+            "uncompressed_bytes": totals.uncompressed_bytes,
+            "chunks": totals.chunks,
+            "unique_chunks": totals.unique_chunks,
+            "unique_bytes": totals.unique_bytes,
+            "redundancy": 1 - totals.unique_bytes / totals.uncompressed_bytes if totals.uncompressed_bytes else None,
+            "mean_chunk_bytes": totals.uncompressed_bytes / totals.chunks if totals.chunks else None,
+            **net_saving.figures(totals),
+            "pending_blobs": self.pending_blobs,
+            "pending_bytes": self.pending_bytes,
+            "failed_blobs": totals.failed_blobs,
+            "failed_bytes": totals.failed_bytes,
+            "as_of": self.as_of,
+            "scanned_at": self.scanned_at,
+            "watching": self.watching,
+            "index_bytes": self.index_bytes,
+            "params": dataclasses.asdict(self.params)
+            | {"caps": dataclasses.asdict(self.caps), "measure": dataclasses.asdict(self.measure)},
+            "caches": [dataclasses.asdict(cache) for cache in self.caches],
+            "warnings": list(self.warnings),
+            "changes": dict(self.changes),
+        }

@@ -1,0 +1,138 @@
+"""The figures as people read them: pure functions from the JSON objects of `routes.Answers` to lines.
+
+A line is at most 100 columns wide, unless a path or a digest alone is wider. What comes from files (paths, reasons)
+is shown with control characters escaped: a terminal obeys them.
+"""
+
+from __future__ import annotations
+
+import textwrap
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+COLUMNS = 100
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+LABEL_COLUMNS = 20
+
+
+def daemon_source(socket: str, as_of: str | None) -> str:
+    return f"from the daemon at {shown(socket)}, {_as_of(as_of)}"
+
+
+def index_source(path: str, as_of: str | None) -> str:
+    return f"from the index at {shown(path)}, no daemon runs; {_as_of(as_of)}"
+
+
+def caution_sentence(stats: Mapping[str, Any]) -> str:
+    """What must hold for a chunk store to save anything. There must be a chunk."""
+    unique_bytes, layer_stored_bytes = stats["unique_bytes"], stats["layer_stored_bytes"]
+    caution = "A chunk store nets storage only if its unique chunks, recompressed, stay below what the layers take now"
+    if unique_bytes <= layer_stored_bytes:
+        return f"{caution}: here they do even without compression."
+    # Rounded down: at the percentage that is printed, the chunks do stay below.
+    permille = 1000 * layer_stored_bytes // unique_bytes
+    return f"{caution}: here, compressed to at most {permille / 10:.1f} % of their size."
+
+
+def saving_sentence(stats: Mapping[str, Any]) -> str:
+    """What a store would save, in a sentence for who decides on it; `net` must be known."""
+    stored_bytes = stats["layer_stored_bytes"]
+    as_chunks_bytes = stored_bytes - stats["net_bytes"]
+    percent = 100 * stats["net"]
+    words = (
+        f"As chunks, each recompressed, these layers would take {bytes_text(as_chunks_bytes)} with the store's index,"
+    )
+    words += f" instead of {bytes_text(stored_bytes)}: {abs(percent):.1f} % {'less' if percent >= 0 else 'more'}"
+    error_bytes = stats["recompressed_error_bytes"]
+    if error_bytes is None:
+        return f"{words}, as far as the few chunks tell that were measured ({stats['measured_chunks']:,})."
+    return words + (f", give or take {100 * error_bytes / stored_bytes:.1f} %." if error_bytes else ".")
+
+
+def changes(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(label, words) of each span over which it is known how the figures have changed."""
+    for span, grown in stats.get("changes", {}).items():
+        if grown is None:
+            continue
+        parts = [_grown(grown["layers"], f"{abs(grown['layers']):,}", "layers")]
+        for name, what in (("layer_stored_bytes", "on disk"), ("unique_bytes", "unique")):
+            parts.append(_grown(grown[name], bytes_text(abs(grown[name])), what))
+        for name in ("redundancy", "net"):
+            if grown[name] is not None:
+                points = round(100 * grown[name], 1)
+                parts.append(_grown(points, f"{abs(points):.1f} points", name))
+        said = ", ".join(filter(None, parts))
+        yield f"over a {span}", said or "none of the figures above has changed"
+
+
+def _grown(step: float, size: str, what: str) -> str:
+    return f"{'+' if step > 0 else '-'}{size} {what}" if step else ""
+
+
+def remarks(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(label, words) of whatever makes the figures less than the whole truth."""
+    if stats["pending_blobs"]:
+        yield "pending", _blobs(stats["pending_blobs"], stats["pending_bytes"], "not counted yet")
+    if stats["failed_blobs"]:
+        why = "in no figure; `chunkd blobs --failed` says why"
+        yield "failed", _blobs(stats["failed_blobs"], stats["failed_bytes"], why)
+    if stats["scanned_at"] is None:
+        yield "not scanned", "no scan has been completed: there may be more blobs than these"
+    for warning in stats["warnings"]:
+        yield "warning", shown(warning)
+    for cache in stats["caches"]:
+        state = cache["state"]
+        if state in ("stale", "polled", "unwatched"):
+            meaning = {
+                "stale": "its figures are kept as they were last known",
+                "polled": "no events come from it; it is listed on a timer",
+                "unwatched": "its events do not come; it is listed on a timer",
+            }[state]
+            reason = f": {cache['reason']}" if cache["reason"] else ""
+            yield state, shown(f"{cache['path']}{reason} ({meaning})")
+        for warning in cache["warnings"]:
+            yield "warning", shown(f"{cache['path']}: {warning}")
+
+
+def range_text(least: int, most: int) -> str:
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def bytes_text(size_bytes: int) -> str:
+    """With a binary unit and one decimal: `815 bytes`, `61.2 MiB`. What rounds to 1024 takes the next unit."""
+    value, unit = float(size_bytes), 0
+    while unit + 1 < len(UNITS) and (round(value, 1) if unit else value) >= 1024:
+        value, unit = value / 1024, unit + 1
+    if unit == 0:
+        return f"{size_bytes} byte{'s' * (size_bytes != 1)}"
+    return f"{value:.1f} {UNITS[unit]}"
+
+
+def _blobs(blobs: int, size_bytes: int, remark: str) -> str:
+    count = f"{blobs:,} blob{'s' * (blobs != 1)}"
+    return f"{count:<12}  {bytes_text(size_bytes)}, {remark}"
+
+
+def _wrapped(words: str, label: str = "") -> list[str]:
+    indent = " " * LABEL_COLUMNS if label else ""
+    first = f"{label:<{LABEL_COLUMNS}}" if label else ""
+    return textwrap.wrap(
+        words,
+        COLUMNS,
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _as_of(as_of: str | None) -> str:
+    return f"as of {shown(as_of)}" if as_of else "nothing indexed yet"
+
+
+def shown(text: str) -> str:
+    """With what a terminal obeys, and what is no text, written out: what others wrote may hold anything."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -1,0 +1,45 @@
+"""The recompressed lengths of live chunks, kept for those alone that the index's rule picks.
+
+One record for each block of chunk records that has any. It is written when such a chunk comes to life or dies, and by
+no further copy; which chunks have a length is told by their hashes and copies, so that a recount can tell as well.
+"""
+
+from __future__ import annotations
+
+import lmdb
+import numpy as np
+
+from chunkd.index import blocks, records
+from chunkd.index.blocks import Numbers
+
+
+class MeasuredRecords:
+    """The table `measured` within the writer's transaction."""
+
+    def __init__(self, txn: lmdb.Transaction, table: lmdb._Database) -> None:
+        self._txn, self._table = txn, table
+
+    def change(self, born: Numbers, lengths: Numbers, died: Numbers) -> Numbers:
+        """Keep the lengths of chunks that came to life, drop those of chunks that died and return them.
+
+        `born` and `died` are sorted chunk numbers. Raises Damaged when one that died has none, or one born has.
+        """
+        touched = np.unique(np.concatenate((born, died)) // blocks.SLOTS).tolist()
+        values = [self._txn.get(blocks.block_key(block), b"", db=self._table) for block in touched]
+        held, held_lengths = blocks.unpack_measured(touched, values)
+        at = held.searchsorted(died)
+        if (at == len(held)).any() or (held[at] != died).any():
+            raise records.Damaged(f"of {len(died)} chunks that died, one has no recompressed length")
+        keep = np.ones(len(held), bool)
+        keep[at] = False
+        numbers = np.concatenate((held[keep], born))
+        order = np.argsort(numbers)
+        numbers, kept = numbers[order], np.concatenate((held_lengths[keep], lengths))[order]
+        if (numbers[1:] == numbers[:-1]).any():
+            raise records.Damaged(f"of {len(born)} chunks that came to life, one has a recompressed length")
+        for block, value in zip(touched, blocks.pack_measured(touched, numbers, kept), strict=True):
+            if value:
+                self._txn.put(blocks.block_key(block), value, db=self._table)
+            else:
+                self._txn.delete(blocks.block_key(block), db=self._table)
+        return held_lengths[at]

@@ -1,0 +1,208 @@
+"""The chunk records within the writer's transaction: chunks get their numbers, and their copies are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkd.errors import CopiesOverflow, RecipeImpossible
+from chunkd.index import blocks, records
+from chunkd.index.blocks import Numbers
+from chunkd.index.chunks.entries import Entries, Prefixes, prefixes_of
+from chunkd.index.chunks.growth import Growth
+from chunkd.index.chunks.lookup import Lookup
+from chunkd.index.chunks.measured import MeasuredRecords
+from chunkd.model import Recipe
+
+# Blocks that are held in memory at once: 16 MiB.
+BATCH_BLOCKS = 4096
+
+Words = NDArray[np.uint64]
+Batch = tuple[slice, NDArray[np.void], list[int], Numbers]
+
+
+class Numbered(NamedTuple):
+    """A recipe's chunk numbers, its recompressed lengths (0 where there is none), and how many chunks are new."""
+
+    numbers: Numbers
+    recompressed: Numbers
+    new: int
+
+
+class ChunkRecords:
+    """The tables `chunks` and `measured` with their look-up, by an index's rules.
+
+    `doomed` are blocks that a sweep will delete: what revives leaves it.
+    """
+
+    def __init__(
+        self,
+        txn: lmdb.Transaction,
+        table: lmdb._Database,
+        lookup: Lookup,
+        measured: MeasuredRecords,
+        rules: records.Rules,
+        doomed: set[int],
+    ) -> None:
+        self._txn, self._table, self._lookup, self._measured = txn, table, lookup, measured
+        self._max_bytes, self._threshold, self._doomed = rules.params.max_bytes, rules.measure.threshold, doomed
+
+    def number(self, recipe: Recipe, next_number: int) -> Numbered:
+        """The number of each chunk of a recipe; those never seen get the numbers from `next_number` on, in order, and
+        records at 0 copies.
+
+        Raises RecipeImpossible, with nothing changed, when no chunker makes such a recipe, or a chunk is known with
+        another length: whether it is the record that is damaged, `recount` tells.
+        """
+        hashes = np.frombuffer(recipe.hashes, "<u8").reshape(-1, 2)
+        lengths = np.frombuffer(recipe.lengths, "<u4").astype(np.uint64)
+        if len(hashes) != len(lengths):
+            raise RecipeImpossible(f"{len(hashes)} hashes and {len(lengths)} lengths")
+        if not len(lengths):
+            return Numbered(np.empty(0, np.int64), np.empty(0, np.int64), 0)
+        if not 0 < lengths.min() <= lengths.max() <= self._max_bytes:
+            raise RecipeImpossible(f"chunks of {lengths.min()} to {lengths.max()} bytes")
+        first, which = _distinct(hashes)
+        if (lengths[first][which] != lengths).any():
+            raise RecipeImpossible("one hash with two lengths")
+        recompressed = self._recompressed(recipe, hashes, lengths)
+        if (recompressed[first][which] != recompressed).any():
+            raise RecipeImpossible("one hash with two recompressed lengths")
+        low, high, lengths = hashes[first, 0], hashes[first, 1], lengths[first]
+        prefixes = prefixes_of(low)
+        numbers = self._find(low, high, lengths, prefixes)
+        new = np.flatnonzero(numbers < 0)
+        if len(new):
+            in_order = new[np.argsort(first[new])]
+            numbers[in_order] = next_number + np.arange(len(new))
+            self._append(numbers[in_order], low[in_order], high[in_order], lengths[in_order])
+            self._lookup.insert(self._txn, Entries.of(prefixes[new], numbers[new]))
+        return Numbered(numbers[which], recompressed, len(new))
+
+    def is_measured(self, recipe: Recipe) -> bool:
+        """Whether a recipe has as many recompressed lengths as chunks that the rule picks."""
+        high = np.frombuffer(recipe.hashes, "<u8")[1::2]
+        return len(recipe.measured) == 4 * np.count_nonzero(blocks.picked(high, self._threshold))
+
+    def _recompressed(self, recipe: Recipe, hashes: Words, lengths: Words) -> Numbers:
+        """The recompressed length of each chunk, 0 where the rule picks it not."""
+        own = np.flatnonzero(blocks.picked(hashes[:, 1], self._threshold))
+        measured = np.frombuffer(recipe.measured, "<u4").astype(np.int64)
+        if len(measured) != len(own):
+            raise RecipeImpossible(f"{len(measured)} recompressed lengths for {len(own)} chunks")
+        least, most = blocks.frame_bounds(lengths[own].astype(np.int64))
+        if ((measured < least) | (measured > most)).any():
+            raise RecipeImpossible("a chunk recompressed to what no frame of it is long")
+        recompressed = np.zeros(len(lengths), np.int64)
+        recompressed[own] = measured
+        return recompressed
+
+    def _find(self, low: Words, high: Words, lengths: Words, prefixes: Prefixes) -> Numbers:
+        """The number of each chunk, -1 where it has none."""
+        numbers = np.full(len(low), -1, np.int64)
+        at, candidates = self._lookup.candidates(self._txn, prefixes)
+        by_number = np.argsort(candidates)
+        at, candidates = at[by_number], candidates[by_number]
+        for rows, slots, _, within in self._blocks(candidates):
+            found, wanted = slots[within], at[rows]
+            same = (found["low"] == low[wanted]) & (found["high"] == high[wanted])
+            found, wanted = found[same], wanted[same]
+            if (found["use"] & blocks.LENGTH_MASK != lengths[wanted]).any():
+                raise RecipeImpossible("a chunk is known with another length")
+            numbers[wanted] = candidates[rows][same]
+        return numbers
+
+    def _append(self, numbers: Numbers, low: Words, high: Words, lengths: Words) -> None:
+        """Write the records of new chunks, which have the next numbers, at 0 copies."""
+        for rows, slots, batch, within in self._blocks(numbers):
+            slots["low"][within], slots["high"][within], slots["use"][within] = low[rows], high[rows], lengths[rows]
+            self._put(batch, slots)
+
+    def count(self, numbers: Numbers, steps: Numbers, recompressed: Numbers) -> Growth:
+        """Change the copies of these chunks; by how much the figures grew.
+
+        `numbers` are sorted and distinct; of chunks that come to life `recompressed` are the lengths. Raises
+        CopiesOverflow, and Damaged when a record can't be right.
+        """
+        growth = Growth(self._max_bytes)
+        for rows, slots, batch, within in self._blocks(numbers):
+            use = slots["use"][within]
+            lengths = (use & blocks.LENGTH_MASK).astype(np.int64)
+            before = (use >> blocks.LENGTH_BITS).astype(np.int64)
+            after = before + steps[rows]
+            if (after > blocks.MAX_COPIES).any():
+                raise CopiesOverflow(int(numbers[rows][np.argmax(after)]), int(after.max()))
+            if (after < 0).any() or not lengths.all():
+                number = int(numbers[rows][np.argmin(after)])
+                raise records.Damaged(f"chunk {number}: the record of its copies is wrong")
+            turned = growth.turn(lengths, before, after)
+            turned[~blocks.picked(slots["high"][within], self._threshold)] = 0
+            if turned.any():
+                born, died = turned > 0, turned < 0
+                new = recompressed[rows][born]
+                old = self._measured.change(numbers[rows][born], new, numbers[rows][died])
+                growth.measure(lengths[born], new, +1)
+                growth.measure(lengths[died], old, -1)
+            slots["use"][within] = (after.astype(np.uint64) << blocks.LENGTH_BITS) | lengths.astype(np.uint64)
+            self._doomed.difference_update(batch)
+            self._put(batch, slots)
+        return growth
+
+    def put(self, block: int, slots: NDArray[np.void]) -> None:
+        """Write a whole block."""
+        self._txn.put(blocks.block_key(block), slots.tobytes(), db=self._table)
+
+    def _put(self, batch: list[int], slots: NDArray[np.void]) -> None:
+        for position, block in enumerate(batch):
+            self.put(block, slots[position * blocks.SLOTS :][: blocks.SLOTS])
+
+    def _blocks(self, numbers: Numbers) -> Iterator[Batch]:
+        return batches(self._txn, self._table, numbers)
+
+
+def batches(txn: lmdb.Transaction, table: lmdb._Database, numbers: Numbers) -> Iterator[Batch]:
+    """The records of sorted chunk numbers, a bounded batch at a time.
+
+    Yields (the rows of `numbers` in this batch, a writable copy of their blocks' slots, the blocks' numbers, where
+    in the slots each row's is). A block that is not there reads as zeros.
+    """
+    block_of = numbers // blocks.SLOTS
+    begins = np.concatenate(([True], block_of[1:] != block_of[:-1]))[: len(numbers)]
+    starts = np.flatnonzero(begins)
+    # Where each row's slot would be if all blocks stood side by side.
+    within = numbers - (block_of - (np.cumsum(begins) - 1)) * blocks.SLOTS
+    for first in range(0, len(starts), BATCH_BLOCKS):
+        own = starts[first : first + BATCH_BLOCKS]
+        following = starts[first + BATCH_BLOCKS :][:1]
+        rows = slice(int(own[0]), int(following[0]) if len(following) else len(numbers))
+        batch = block_of[own].tolist()
+        values = [txn.get(blocks.block_key(block), db=table) for block in batch]
+        packed = bytearray().join(bytes(blocks.BLOCK_BYTES) if value is None else value for value in values)
+        if len(packed) != len(batch) * blocks.BLOCK_BYTES:
+            raise records.Damaged(f"a block of chunks near {batch[0]} has a wrong size")
+        yield rows, np.frombuffer(packed, blocks.SLOT), batch, within[rows] - first * blocks.SLOTS
+
+
+def _distinct(hashes: NDArray[np.uint64]) -> tuple[Numbers, Numbers]:
+    """(where each hash occurs first, which of these each is), the first sorted as the hashes' bytes are."""
+    leading, rest = hashes[:, 0].byteswap(), hashes[:, 1]
+    order = np.argsort(leading)
+    same, other = _neighbours(leading[order]), _neighbours(rest[order])
+    if (same & ~other).any():
+        # Hashes that part only in their second half. Two keys take ten times as long to sort by as one.
+        order = np.lexsort((rest, leading))
+        same, other = _neighbours(leading[order]), _neighbours(rest[order])
+    begins = np.concatenate(([True], ~(same & other)))
+    which = np.empty(len(order), np.int64)
+    which[order] = np.cumsum(begins) - 1
+    return np.minimum.reduceat(order, np.flatnonzero(begins)), which
+
+
+def _neighbours(sorted_: Words) -> NDArray[np.bool_]:
+    """Whether each but the first is equal to the one before."""
+    same: NDArray[np.bool_] = sorted_[1:] == sorted_[:-1]
+    return same

@@ -1,0 +1,130 @@
+"""Freeing what removed blobs leave: blocks of chunk records in which no chunk lives, and their look-up entries.
+
+A chunk without copies keeps its record, counts in no figure, and revives if it lands again, so removing a blob writes
+little. When the dead are many, whole blocks of them go, in slices that leave room for other work in between. Between
+two slices a doomed block may come to life again: `Index.doomed` loses it then, and it stays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chunkd.index import blocks
+from chunkd.index.blocks import Numbers
+from chunkd.index.index import Index
+
+log = logging.getLogger(__name__)
+
+# Sweeping is worth it from so many dead chunks on, and when they are this part of all.
+WORTH_CHUNKS = 100_000
+WORTH_PART = 4
+BLOCKS_A_SLICE = 4096
+TABLE_VALUES_A_SLICE = 64
+
+
+class Sweep:
+    """One sweep at a time, a slice a turn: find the dead blocks, drop their look-up entries, delete them."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._stage = ""
+        self._at = -1
+        # How things stood when the last sweep began: another one finds nothing while they do.
+        self._swept = (-1, -1)
+
+    def turn(self) -> bool:
+        """Do the next slice, if there is one to do; whether there was. Raises IndexUnwritable and BadIndex."""
+        try:
+            return self._turn()
+        except BaseException:
+            # What this slice did is undone; what it noted for the next ones is not true.
+            self._stage = ""
+            self._index.doomed.clear()
+            raise
+
+    def _turn(self) -> bool:
+        if self._stage == "find":
+            self._find()
+        elif self._stage in ("young", "dense"):
+            self._drop_entries()
+        elif self._stage == "delete":
+            self._delete()
+        else:
+            with self._index.snapshot() as txn:
+                head = self._index.store.head(txn)
+            worth = max(WORTH_CHUNKS, (head.dead_chunks + head.totals.unique_chunks) // WORTH_PART)
+            if head.dead_chunks < worth or self._swept == (head.next_number, head.dead_chunks):
+                return False
+            self._index.doomed.clear()
+            self._stage, self._at = "find", -1
+        return True
+
+    def _find(self) -> None:
+        """Note the blocks in which no chunk lives. The newest is left out: it is still being filled."""
+        store = self._index.store
+        seen = 0
+        # Buffers, so that of most blocks no more than their first slot is read.
+        with store.guarded(), store.env.begin(buffers=True) as txn, txn.cursor(db=store.databases["chunks"]) as cursor:
+            newest = store.head(txn).next_number // blocks.SLOTS
+            there = cursor.set_range(blocks.block_key(self._at + 1))
+            for key, value in itertools.islice(cursor, BLOCKS_A_SLICE if there else 0):
+                seen += 1
+                self._at = int.from_bytes(key, "big")
+                if self._at < newest and not _alive(value):
+                    self._index.doomed.add(self._at)
+        if seen == BLOCKS_A_SLICE:
+            return
+        if self._index.doomed:
+            self._stage, self._at = "young", -1
+        else:
+            self._end()
+
+    def _drop_entries(self) -> None:
+        doomed = np.zeros(max(self._index.doomed, default=-1) + 2, bool)
+        doomed[list(self._index.doomed)] = True
+
+        def dead(numbers: Numbers) -> NDArray[np.bool_]:
+            # What lies behind the last doomed block is as the one after it: not doomed.
+            return doomed[np.minimum(numbers // blocks.SLOTS, len(doomed) - 1)]
+
+        with self._index.transaction() as change:
+            for _ in range(TABLE_VALUES_A_SLICE):
+                self._at, dropped = change.lookup.sweep(change.txn, self._stage == "dense", self._at, dead)
+                if self._stage == "young":
+                    change.head = dataclasses.replace(change.head, young_entries=change.head.young_entries - dropped)
+                if self._at < 0:
+                    self._stage = "dense" if self._stage == "young" else "delete"
+                    return
+
+    def _delete(self) -> None:
+        """Delete blocks that are still dead; what has revived since has left `doomed`."""
+        freed = 0
+        with self._index.transaction() as change:
+            slice_ = sorted(self._index.doomed)[:BLOCKS_A_SLICE]
+            for block in slice_:
+                value = change.store.get(change.txn, "chunks", blocks.block_key(block))
+                if value is not None and not _alive(value):
+                    change.txn.delete(blocks.block_key(block), db=change.store.databases["chunks"])
+                    freed += int(np.count_nonzero(np.frombuffer(value, blocks.SLOT)["use"]))
+            change.head = dataclasses.replace(change.head, dead_chunks=change.head.dead_chunks - freed)
+        self._index.doomed.difference_update(slice_)
+        log.info("swept %d chunk records that no blob uses any longer", freed)
+        if not self._index.doomed:
+            self._end()
+
+    def _end(self) -> None:
+        self._stage = ""
+        with self._index.snapshot() as txn:
+            head = self._index.store.head(txn)
+        self._swept = head.next_number, head.dead_chunks
+
+
+def _alive(block: bytes | memoryview) -> bool:
+    slots = np.frombuffer(block, blocks.SLOT)
+    # Mostly the first slot tells.
+    return bool(slots["use"][0] >> blocks.LENGTH_BITS) or bool((slots["use"] >> blocks.LENGTH_BITS).any())

@@ -1,0 +1,158 @@
+"""The totals over time: a row for each minute in which they changed, and they stood so until the next row.
+
+A quiet cache writes nothing, and how it stood at any time is what the last row before tells. Rows are thinned with
+age: the last of each hour is kept after a day, and the last of each day after a month.
+
+Clocks jump. The rows that a clock ahead of time has written lie in the future when it is put right: those of the next
+day are dropped by the next change, others are not shown until their time comes. A clock ahead also makes every row look
+old; therefore a row thins two at most, and an hour with a wrong clock costs 120 rows and not all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from chunkd.index.records import Damaged, seal, unseal
+from chunkd.model import Totals
+
+if TYPE_CHECKING:
+    import lmdb
+
+    from chunkd.index.storage.environment import Store
+
+MINUTE_NS = 60 * 10**9
+KEY_BYTES = 4
+# The last minute of the year 9999, which is the last that dates are written of.
+LAST_MINUTE = 4_223_371_679
+# Of each total: a sum of squares would not fit into 8.
+TOTAL_BYTES = 16
+HOUR, DAY = 60, 1440
+MONTH = 31 * DAY
+# Beyond so many the oldest is dropped: those of days are 130 years by then.
+MOST_ROWS = 50_000
+ROWS_A_SLICE = 512
+DROPS_A_SLICE = 2
+
+
+class History:
+    """The writer's end. `note` is called in the transaction that changes the totals."""
+
+    def __init__(self, table: lmdb._Database) -> None:
+        self._table = table
+        # Where thinning goes on. The first look is at all rows: a scan on a timer ends after a row, and has no other.
+        self._hand, self._slice_rows = 0, MOST_ROWS
+
+    def note(self, txn: lmdb.Transaction, now_ns: int, totals: Totals) -> None:
+        """Keep the totals as those of this minute, in place of what it had before; with a new row, thin a slice."""
+        now = minute_of(now_ns)
+        is_new = txn.get(moment_key(now), db=self._table) is None
+        txn.put(moment_key(now), pack_moment(totals), db=self._table)
+        self._drop_ahead(txn, now)
+        if is_new:
+            self._thin(txn, now)
+
+    def _drop_ahead(self, txn: lmdb.Transaction, now: int) -> None:
+        """Drop the rows of the next day: they were written before this one, by a clock that was put back since."""
+        with txn.cursor(db=self._table) as cursor:
+            there = cursor.set_range(moment_key(min(now + 1, LAST_MINUTE)))
+            while there and now < _minute(cursor.key()) <= now + DAY:
+                there = cursor.delete()
+
+    def _thin(self, txn: lmdb.Transaction, now: int) -> None:
+        with txn.cursor(db=self._table) as cursor:
+            if txn.stat(self._table)["entries"] > MOST_ROWS and cursor.first():
+                cursor.delete()
+            there = cursor.set_range(moment_key(self._hand))
+            keys = cursor.iternext(values=False) if there else iter(())
+            minutes = [_minute(key) for key in itertools.islice(keys, self._slice_rows)]
+        old = [minute for minute, following in itertools.pairwise(minutes) if _surplus(minute, following, now)]
+        for minute in old[:DROPS_A_SLICE]:
+            txn.delete(moment_key(minute), db=self._table)
+        if len(old) >= DROPS_A_SLICE:
+            self._hand = old[DROPS_A_SLICE - 1]
+        else:
+            self._hand = minutes[-1] if len(minutes) == self._slice_rows else 0
+        self._slice_rows = ROWS_A_SLICE
+
+
+def kept(store: Store) -> list[tuple[bytes, bytes]]:
+    """Every record of the history, for `inherit`."""
+    with store.guarded(), store.env.begin() as txn:
+        return list(store.walk(txn, "history"))
+
+
+def inherit(store: Store, records: list[tuple[bytes, bytes]], now_ns: int) -> None:
+    """Make these records the history of another index, in place of its own, and how that one stands the last row.
+
+    Raises IndexUnwritable, with nothing changed.
+    """
+    table = store.databases["history"]
+    store.resync()
+    with store.guarded():
+        with store.env.begin(write=True) as txn:
+            txn.drop(table, delete=False)
+            for key, value in records:
+                txn.put(key, value, db=table)
+            History(table).note(txn, now_ns, store.head(txn).totals)
+        store.env.sync(True)
+
+
+def _surplus(minute: int, following: int, now: int) -> bool:
+    """Whether a row tells no more than the one that follows it, by what is kept of its age."""
+    age = now - minute
+    kept = 1 if age <= DAY else HOUR if age <= MONTH else DAY
+    return minute // kept == following // kept
+
+
+def _minute(key: bytes | memoryview) -> int:
+    # The writer's transactions give buffers. What is no minute is for `recount` to tell.
+    return int.from_bytes(bytes(key), "big")
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def check_history(store: Store, txn: lmdb.Transaction) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong) of each row that is none."""
+    for key, value in store.walk(txn, "history"):
+        try:
+            moment_from_key(key)
+            unpack_moment(value)
+        except Damaged as error:
+            yield key.hex(), str(error)
+
+
+# --- a row as bytes, both ways: the totals as they stood at the end of a minute
+
+
+def minute_of(time_ns: int) -> int:
+    """The minute since the epoch that a time lies in; the nearest that there is for times before and after all."""
+    return min(max(time_ns // MINUTE_NS, 0), LAST_MINUTE)
+
+
+def moment_key(minute: int) -> bytes:
+    return minute.to_bytes(KEY_BYTES, "big")
+
+
+def moment_from_key(key: bytes) -> int:
+    minute = int.from_bytes(key, "big")
+    if len(key) != KEY_BYTES or minute > LAST_MINUTE:
+        raise Damaged(f"{key.hex()} is no minute")
+    return minute
+
+
+def pack_moment(totals: Totals) -> bytes:
+    """Sealed: each of the totals, in the order of `model.Totals`, in 16 bytes."""
+    numbers = dataclasses.astuple(totals)
+    return seal(b"".join(number.to_bytes(TOTAL_BYTES, "little") for number in numbers))
+
+
+def unpack_moment(value: bytes) -> Totals:
+    payload = unseal(value)
+    starts = range(0, len(payload), TOTAL_BYTES)
+    if len(payload) != len(dataclasses.fields(Totals)) * TOTAL_BYTES:
+        raise Damaged(f"{len(payload)} bytes are no totals")
+    return Totals(*(int.from_bytes(payload[start : start + TOTAL_BYTES], "little") for start in starts))

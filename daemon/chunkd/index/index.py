@@ -1,0 +1,301 @@
+"""The index's one writer: transactions in which recipes, counts and totals change together, and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import lmdb
+import numpy as np
+
+from chunkd.errors import IndexDamaged, IndexUnreachable, IndexUnwritable, RecipeImpossible
+from chunkd.figures import histogram
+from chunkd.index import blocks, records
+from chunkd.index.blocks import Numbers
+from chunkd.index.chunks.lookup import Lookup
+from chunkd.index.chunks.measured import MeasuredRecords
+from chunkd.index.chunks.numbering import Numbering
+from chunkd.index.chunks.table import ChunkRecords
+from chunkd.index.history import History
+from chunkd.index.storage.create import create, give_away, is_there
+from chunkd.index.storage.environment import CACHES_KEY, HEAD_KEY, HISTOGRAM_KEY, RULES_KEY, VERIFIED_KEY, Store
+from chunkd.index.storage.lock import IndexLock
+from chunkd.model import Blob, Cache, Digest, Place, Recipe
+
+
+class Index:
+    """An open index, which belongs to whom its state directory belongs to, also where root has made it.
+
+    Raises IndexBusy when another process writes it, ParamsMismatch when it was made with others.
+    """
+
+    def __init__(
+        self, state_dir: str, rules: records.Rules, holder: str, clock_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        try:
+            Path(state_dir).mkdir(mode=0o750, parents=True, exist_ok=True)
+        except OSError as error:
+            raise IndexUnreachable(state_dir, f"{error.strerror}; name another with `--state DIR`") from error
+        self._lock = IndexLock(state_dir, exclusive=True, holder=holder)
+        path = Path(state_dir, "index")
+        try:
+            if not is_there(path):
+                create(path, rules)
+            # A writer that did not end by itself may have met a damaged page: then another one would end there too.
+            self.store = Store(str(path), readonly=False, audit=bool(self._lock.left))
+        except BaseException:
+            self._lock.close()
+            raise
+        try:
+            self._clock_ns = clock_ns
+            self.lookup = Lookup(self.store.databases["young"], self.store.databases["dense"])
+            # Blocks without a live chunk that a sweep is about to drop; a chunk that revives takes its block out.
+            self.doomed: set[int] = set()
+            self._history = History(self.store.databases["history"])
+            # Whether the newest commit is on disk: of the process before, nobody knows.
+            self._synced = False
+            with self.store.guarded(), self.store.env.begin() as txn:
+                self.rules = self.store.check_format(txn, rules.params)
+            give_away(path)
+        except BaseException:
+            self.close()
+            raise
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Change]:
+        """All of what is done with the `Change`, committed and synced; or nothing of it, when anything is raised.
+
+        Raises IndexUnwritable when the disk would not take it (the index is as before), IndexDamaged for damage.
+        """
+        try:
+            if not self._synced:
+                self.store.resync()
+                self._synced = True
+            with self.store.guarded(), self.store.env.begin(write=True, buffers=True) as txn:
+                change = Change(self, txn)
+                yield change
+                now_ns = self._clock_ns()
+                change.write_head(now_ns)
+                if change.totals_changed:
+                    self._history.note(txn, now_ns, change.head.totals)
+        except BaseException as error:
+            self._synced &= not isinstance(error, IndexUnwritable)
+            self.lookup.forget()
+            raise
+        self.rules = change.rules
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[lmdb.Transaction]:
+        with self.store.guarded(), self.store.env.begin() as txn:
+            yield txn
+
+    def close(self) -> None:
+        self.store.close()
+        self._lock.close()
+
+
+class Change:
+    """One write transaction."""
+
+    def __init__(self, index: Index, txn: lmdb.Transaction) -> None:
+        self.index, self.store, self.txn = index, index.store, txn
+        self.lookup = index.lookup
+        self.rules = index.rules
+        self.head = self._head = self.store.head(txn)
+        measured = MeasuredRecords(txn, self.store.databases["measured"])
+        self.chunks = ChunkRecords(
+            txn, self.store.databases["chunks"], index.lookup, measured, index.rules, index.doomed
+        )
+        self.numbering = Numbering(txn, self.chunks, index.lookup)
+        # By how much the histogram will have grown: its record is written once, with the head.
+        self._grown = np.zeros((histogram.ROWS, len(histogram.COLUMNS)), np.int64)
+
+    @property
+    def totals_changed(self) -> bool:
+        return self.head.totals != self._head.totals
+
+    # --- what is there --------------------------------------------------------------------------------------------
+
+    def blob(self, digest: Digest) -> Blob | None:
+        """The counted blob of that digest."""
+        return self._blob("blobs", digest)
+
+    def failed(self, digest: Digest) -> Blob | None:
+        return self._blob("failed", digest)
+
+    def _blob(self, database: str, digest: Digest) -> Blob | None:
+        value = self.store.get(self.txn, database, records.digest_key(digest))
+        return None if value is None else records.unpack_blob(digest, value)
+
+    def held(self, place: Place) -> records.Held | None:
+        value = self.store.get(self.txn, "places", records.place_key(place))
+        return None if value is None else records.unpack_held(value)
+
+    def holders(self, digest: Digest) -> Iterator[tuple[Place, records.Held]]:
+        """Every place of a digest. Don't change places while walking."""
+        for place in self.store.holders(self.txn, digest):
+            held = self.held(place)
+            if held is None or held.digest != digest:
+                raise records.Damaged(f"{digest} is said to be at {place.path!r}, whose record says otherwise")
+            yield place, held
+
+    def caches(self) -> dict[int, Cache]:
+        return self.store.caches(self.txn)
+
+    # --- places ---------------------------------------------------------------------------------------------------
+
+    def hold(self, place: Place, held: records.Held) -> None:
+        self._put("places", records.place_key(place), records.pack_held(held))
+        self._put("holders", records.holder_key(held.digest, place), b"")
+
+    def release(self, place: Place, digest: Digest) -> None:
+        self._delete("places", records.place_key(place))
+        self._delete("holders", records.holder_key(digest, place))
+
+    def ignore(self, place: Place, reason: str) -> bool:
+        """True when this is news."""
+        key = records.place_key(place)
+        if self.store.get(self.txn, "ignored", key) == reason.encode():
+            return False
+        self._put("ignored", key, reason.encode())
+        return True
+
+    def unignore(self, place: Place) -> None:
+        self.txn.delete(records.place_key(place), db=self.store.databases["ignored"])
+
+    def suspect(self, digest: Digest) -> None:
+        """Note that a counted digest has lost its verified place: another one must be hashed before it is kept."""
+        self._put("suspects", records.digest_key(digest), b"")
+
+    def is_suspect(self, digest: Digest) -> bool:
+        return self.store.get(self.txn, "suspects", records.digest_key(digest)) is not None
+
+    def acquit(self, digest: Digest) -> None:
+        self.txn.delete(records.digest_key(digest), db=self.store.databases["suspects"])
+
+    # --- what is not derived from blobs ---------------------------------------------------------------------------
+
+    def set_caches(self, caches: dict[int, Cache]) -> None:
+        self._put("meta", CACHES_KEY, records.pack_caches(caches))
+
+    def set_rules(self, rules: records.Rules) -> None:
+        self._put("meta", RULES_KEY, records.pack_rules(rules))
+        self.rules = rules
+
+    def scanned(self, at_ns: int) -> None:
+        self.head = replace(self.head, scanned_at_ns=at_ns)
+
+    def verified(self, at_s: float) -> None:
+        """Every place has been compared."""
+        self._put("meta", VERIFIED_KEY, records.seal(int(at_s).to_bytes(8, "little")))
+
+    def fail(self, blob: Blob) -> None:
+        """Record a failed blob, in place of what its record said before."""
+        self.pardon(blob.digest)
+        self._put("failed", records.digest_key(blob.digest), records.pack_blob(blob))
+        self._add_totals(failed_blobs=1, failed_bytes=blob.stored_bytes)
+
+    def pardon(self, digest: Digest) -> None:
+        """Remove the record of a failure, if there is one."""
+        old = self.failed(digest)
+        if old is not None:
+            self._delete("failed", records.digest_key(digest))
+            self._add_totals(failed_blobs=-1, failed_bytes=-old.stored_bytes)
+
+    # --- blobs: the rule of truth ---------------------------------------------------------------------------------
+
+    def foresee(self, recipes: dict[Digest, Recipe]) -> None:
+        """Number the chunks of blobs that are likely to be added, at once. Those that are not leave dead chunks."""
+        self.head = self.numbering.foresee(self.head, recipes)
+
+    def add(self, blob: Blob, recipe: Recipe) -> int:
+        """Count a blob; how many of its chunks were never seen before. Its failure, if any, is forgotten.
+
+        Raises RecipeImpossible, with nothing changed, when the recipe is none or not that of the blob.
+        """
+        uncompressed_bytes = int(np.frombuffer(recipe.lengths, "<u4").sum(dtype=np.int64))
+        if (len(recipe), uncompressed_bytes) != (blob.chunks, blob.uncompressed_bytes):
+            raise RecipeImpossible(f"{len(recipe)} chunks of {uncompressed_bytes} bytes in all")
+        self.head, (numbers, recompressed, new) = self.numbering.number(self.head, blob.digest, recipe)
+        self.pardon(blob.digest)
+        self.apply(blob, numbers, +1, recompressed)
+        return new
+
+    def remove(self, digest: Digest) -> None:
+        """Subtract a counted blob."""
+        blob = self.blob(digest)
+        packed = self.store.get(self.txn, "recipes", records.digest_key(digest)) or b""
+        if blob is None:
+            raise records.Damaged(f"{digest} is to be removed and is not there")
+        numbers = blocks.unpack_recipe(packed, blob.chunks)
+        self.apply(blob, numbers, -1, np.zeros_like(numbers))
+        self.acquit(digest)
+
+    def apply(self, blob: Blob, numbers: Numbers, sign: int, recompressed: Numbers) -> None:
+        """Count one recipe in (+1) or out (-1): the record, its chunks' copies, the totals and the histogram, in one
+        breath. `recompressed` are the lengths of its chunks that the rule picks, for those that come to life.
+        """
+        key = records.digest_key(blob.digest)
+        if (self.blob(blob.digest) is None) != (sign > 0):
+            raise records.Damaged(f"{blob.digest} can't be counted {'in' if sign > 0 else 'out'} twice")
+        if not blob.counted or len(numbers) != blob.chunks or (blob.state == "layer") != (blob.chunks > 0):
+            raise records.Damaged(
+                f"{blob.digest} is a {blob.state} of {blob.chunks} chunks, its recipe has {len(numbers)}"
+            )
+        distinct, first, copies = np.unique(numbers, return_index=True, return_counts=True)
+        growth = self.chunks.count(distinct, sign * copies, recompressed[first])
+        if growth.totals["uncompressed_bytes"] != sign * blob.uncompressed_bytes:
+            raise records.Damaged(f"the chunks of {blob.digest} do not add up to {blob.uncompressed_bytes} bytes")
+        if sign > 0:
+            self._put("blobs", key, records.pack_blob(blob))
+            if blob.state == "layer":
+                self._put("recipes", key, blocks.pack_recipe(numbers))
+        else:
+            self._delete("blobs", key)
+            if blob.state == "layer":
+                self._delete("recipes", key)
+        layer = blob.state == "layer"
+        self._add_totals(
+            layers=sign * layer,
+            others=sign * (not layer),
+            stored_bytes=sign * blob.stored_bytes,
+            layer_stored_bytes=sign * blob.stored_bytes * layer,
+            chunks=sign * len(numbers),
+            **growth.totals,
+        )
+        self.head = replace(self.head, dead_chunks=self.head.dead_chunks - growth.totals["unique_chunks"])
+        self._grown += growth.table
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def _add_totals(self, **steps: int) -> None:
+        grown = {name: getattr(self.head.totals, name) + step for name, step in steps.items()}
+        short = [name for name, value in grown.items() if value < 0]
+        if short:
+            raise records.Damaged(f"the totals {', '.join(short)} would be negative")
+        self.head = replace(self.head, totals=replace(self.head.totals, **grown))
+
+    def set_histogram(self, rows: list[list[int]]) -> None:
+        self._put("meta", HISTOGRAM_KEY, records.seal(histogram.pack(rows)))
+
+    def _put(self, database: str, key: bytes, value: bytes) -> None:
+        self.txn.put(key, value, db=self.store.databases[database])
+
+    def _delete(self, database: str, key: bytes) -> None:
+        if not self.txn.delete(key, db=self.store.databases[database]):
+            raise IndexDamaged(self.store.path, f"a record of {database!r} is missing")
+
+    def write_head(self, now_ns: int) -> None:
+        """Write what all changes together make of the head and of the histogram."""
+        if self._grown.any():
+            rows = np.array(self.store.histogram(self.txn), np.int64) + self._grown
+            if (rows < 0).any():
+                raise records.Damaged("a row of the histogram would be negative")
+            self.set_histogram(rows.tolist())
+            self._grown[:] = 0
+        if self.head != self._head:
+            self.head = replace(self.head, as_of_ns=max(now_ns, 1))
+            self._put("meta", HEAD_KEY, records.pack_head(self.head))

@@ -1,0 +1,246 @@
+"""The index's records as bytes, both ways. No LMDB here, so that `recount` may share it with `index`.
+
+Keys are compared as bytes, so every integer in a key is big-endian; values are little-endian. What decides how all the
+rest is read (format, parameters, caches, totals) is sealed: a checksum that is tested at each read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import struct
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from chunkd.model import (
+    CODECS,
+    HEX_DIGITS,
+    Blob,
+    Cache,
+    Caps,
+    ChunkParams,
+    Digest,
+    FileMark,
+    MeasureRule,
+    Place,
+    Totals,
+)
+
+FORMAT = 2
+
+ALGORITHMS = ("sha256", "sha512")
+STATES = ("layer", "other", "failed")
+
+SEAL_BYTES = 8
+BLOB = struct.Struct("<BBHIQQQQ")
+PLACE = struct.Struct("<B7sQQQQ")
+_SPARE = bytes(7)
+HEAD_BYTES = 16  # of each figure: a sum of squares may not fit into 8
+
+
+class Damaged(ValueError):
+    """The bytes are no such record. Whoever reads knows where they came from, and says so."""
+
+
+def seal(payload: bytes) -> bytes:
+    return hashlib.blake2b(payload, digest_size=SEAL_BYTES).digest() + payload
+
+
+def unseal(value: bytes) -> bytes:
+    payload = value[SEAL_BYTES:]
+    if seal(payload) != value:
+        raise Damaged("its checksum does not match")
+    return payload
+
+
+# --- keys ---------------------------------------------------------------------------------------------------------
+
+
+def digest_key(digest: Digest) -> bytes:
+    """1 byte for the algorithm (1 sha256, 2 sha512), then the digest itself."""
+    return bytes([ALGORITHMS.index(digest.algorithm) + 1]) + bytes.fromhex(digest.hex)
+
+
+def digest_from_key(key: bytes) -> Digest:
+    if not key or not 1 <= key[0] <= len(ALGORITHMS):
+        raise Damaged(f"{key[:1].hex() or 'nothing'} names no digest algorithm")
+    digest = Digest(ALGORITHMS[key[0] - 1], key[1:].hex())
+    if len(digest.hex) != HEX_DIGITS[digest.algorithm]:
+        raise Damaged(f"{len(key) - 1} bytes are no {digest.algorithm}")
+    return digest
+
+
+def place_key(place: Place) -> bytes:
+    """4 bytes for the cache's number, then the path. A prefix of a path is a prefix of its key."""
+    return place.cache.to_bytes(4, "big") + os.fsencode(place.path)
+
+
+def place_from_key(key: bytes) -> Place:
+    if len(key) < 5 or 0 in key[4:]:
+        raise Damaged(f"{key[4:]!r} is no path")
+    return Place(int.from_bytes(key[:4], "big"), os.fsdecode(key[4:]))
+
+
+def holder_key(digest: Digest, place: Place) -> bytes:
+    """The digest's key, then the place's: all places of a digest stand side by side."""
+    return digest_key(digest) + place_key(place)
+
+
+# --- blobs and places ---------------------------------------------------------------------------------------------
+
+
+def pack_blob(blob: Blob) -> bytes:
+    """State, codec, 2 spare bytes, tries; stored, uncompressed bytes, chunks, retry_at; then the reason in UTF-8."""
+    head = BLOB.pack(
+        STATES.index(blob.state), CODECS.index(blob.codec), 0, blob.tries,
+        blob.stored_bytes, blob.uncompressed_bytes, blob.chunks, blob.retry_at,
+    )  # fmt: skip
+    return head + blob.reason.encode(errors="backslashreplace")
+
+
+def unpack_blob(digest: Digest, value: bytes) -> Blob:
+    if len(value) < BLOB.size:
+        raise Damaged(f"{len(value)} bytes are no blob record")
+    state, codec, spare, tries, stored, uncompressed, chunks, retry_at = BLOB.unpack_from(value)
+    if state >= len(STATES) or codec >= len(CODECS) or spare:
+        raise Damaged(f"state {state}, codec {codec}, spare {spare} are none of a blob's")
+    try:
+        reason = value[BLOB.size :].decode()
+    except UnicodeDecodeError as error:
+        raise Damaged(f"its reason is no text: {error.reason}") from error
+    return Blob(digest, STATES[state], stored, uncompressed, chunks, CODECS[codec], reason, tries, retry_at)
+
+
+class Held(NamedTuple):
+    """What is known of one place: `verified` if its bytes were hashed and matched, `untested`, or `bad`."""
+
+    digest: Digest
+    state: str
+    mark: FileMark
+
+
+HELD_STATES = ("verified", "untested", "bad")
+
+
+def pack_held(held: Held) -> bytes:
+    """State, 7 spare bytes, device, inode, stored bytes, ctime in ns; then the digest's key."""
+    # A file system may give times before 1970: unknown, as 0 is.
+    mark = held.mark._replace(ctime_ns=max(held.mark.ctime_ns, 0))
+    return PLACE.pack(HELD_STATES.index(held.state), _SPARE, *mark) + digest_key(held.digest)
+
+
+def unpack_held(value: bytes) -> Held:
+    if len(value) < PLACE.size:
+        raise Damaged(f"{len(value)} bytes are no place record")
+    state, spare, *mark = PLACE.unpack_from(value)
+    if state >= len(HELD_STATES) or spare != _SPARE:
+        raise Damaged(f"state {state}, spare {spare.hex()} are none of a place's")
+    return Held(digest_from_key(value[PLACE.size :]), HELD_STATES[state], FileMark(*mark))
+
+
+# --- the sealed records of `meta` ---------------------------------------------------------------------------------
+
+
+def _fields(value: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(unseal(value))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Damaged("it is no JSON") from error
+    if not isinstance(fields, dict):
+        raise Damaged("it is no JSON object")
+    return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The totals with what must change in the same breath. Times are ns since the epoch, 0 for never.
+
+    `next_number` is the number of the next new chunk, `dead_chunks` how many slots have no copies, `young_entries` and
+    `hand` belong to the look-up: how many entries wait in `young`, and which of its slices is merged next.
+    """
+
+    totals: Totals = Totals()
+    next_number: int = 0
+    dead_chunks: int = 0
+    young_entries: int = 0
+    hand: int = 0
+    as_of_ns: int = 0
+    scanned_at_ns: int = 0
+
+
+def pack_head(head: Head) -> bytes:
+    """Integers of 16 bytes: the totals in the order of `model.Totals`, then the head's own six fields in theirs."""
+    figures = [getattr(head.totals, field.name) for field in dataclasses.fields(Totals)]
+    own = [getattr(head, field.name) for field in dataclasses.fields(Head)[1:]]
+    return seal(b"".join(number.to_bytes(HEAD_BYTES, "little") for number in (*figures, *own)))
+
+
+def unpack_head(value: bytes) -> Head:
+    payload = unseal(value)
+    totals = len(dataclasses.fields(Totals))
+    if len(payload) != (totals + len(dataclasses.fields(Head)) - 1) * HEAD_BYTES:
+        raise Damaged(f"{len(payload)} bytes are no totals")
+    numbers = [
+        int.from_bytes(payload[start : start + HEAD_BYTES], "little") for start in range(0, len(payload), HEAD_BYTES)
+    ]
+    return Head(Totals(*numbers[:totals]), *numbers[totals:])
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What every figure depends on beside the blobs: the chunker's parameters, the caps, the decoders' versions, and
+    which chunks are recompressed and how. `asked` is the rule for that which the settings name, where it is another.
+    """
+
+    params: ChunkParams = ChunkParams()
+    caps: Caps = Caps()
+    decoder: str = ""
+    measure: MeasureRule = MeasureRule()
+    asked: MeasureRule | None = None
+
+    @property
+    def unlike(self) -> str:
+        """What is to be said where another measuring rule is asked for than the one in force; else nothing."""
+        if self.asked is None:
+            return ""
+        return (
+            f"recompressed is {self.measure}, and not {self.asked} as the settings ask for:"
+            " `chunkd scan --remeasure` takes that over"
+        )
+
+
+def pack_rules(rules: Rules) -> bytes:
+    return seal(json.dumps(dataclasses.asdict(rules), sort_keys=True).encode())
+
+
+def unpack_rules(value: bytes) -> Rules:
+    fields = _fields(value)
+    asked = fields["asked"] and MeasureRule(**fields["asked"])
+    measure = MeasureRule(**fields["measure"])
+    return Rules(ChunkParams(**fields["params"]), Caps(**fields["caps"]), fields["decoder"], measure, asked or None)
+
+
+def pack_caches(caches: dict[int, Cache]) -> bytes:
+    return seal(json.dumps({str(number): cache for number, cache in caches.items()}).encode())
+
+
+def unpack_caches(value: bytes) -> dict[int, Cache]:
+    return {
+        int(number): Cache(path, device, inode, tuple(layouts), layerless, tuple((at, on) for at, on in mounts))
+        for number, (path, device, inode, layouts, layerless, mounts) in _fields(value).items()
+    }
+
+
+def unpack_paths(value: bytes) -> tuple[str, ...]:
+    """The paths of the caches alone, which every format has had first of all that is known of one."""
+    return tuple(path for path, *_ in _fields(value).values())
+
+
+def pack_format() -> bytes:
+    return seal(FORMAT.to_bytes(4, "little"))
+
+
+def unpack_format(value: bytes) -> int:
+    return int.from_bytes(unseal(value), "little")

@@ -1,0 +1,110 @@
+"""An index that is made beside another one, and takes its place when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+
+from chunkd.errors import BadIndex, IndexBusy, IndexUnreachable, IndexUnwritable
+from chunkd.index import history
+from chunkd.index.storage import durability
+from chunkd.index.storage.environment import Store
+from chunkd.index.storage.lock import IndexLock
+
+log = logging.getLogger(__name__)
+
+
+def state_beside(state_dir: str) -> str:
+    """The state directory of the index that is made."""
+    return os.path.join(state_dir, "remeasured")
+
+
+def give_away(state_dir: str) -> None:
+    """Let who owns the old index own what root has made beside it, and so be able to take it over."""
+    beside = Path(state_beside(state_dir))
+    durability.give_away((beside, *beside.rglob("*")), Path(state_dir, "index", "data.mdb").stat())
+
+
+def mark_whole(state_dir: str) -> None:
+    """Nothing is left to be done to the index beside but to take it over. Raises IndexBusy when another process has
+    begun to write it.
+    """
+    beside = Path(state_beside(state_dir))
+    with IndexLock(str(beside), exclusive=True, holder="chunkd scan --remeasure"):
+        (beside / "whole").touch()
+        give_away(state_dir)
+        durability.sync_folder(str(beside))
+
+
+def mark_unfinished(state_dir: str) -> None:
+    """There is more to be done to it. To be called by who holds its lock."""
+    Path(state_beside(state_dir), "whole").unlink(missing_ok=True)
+
+
+def discard(state_dir: str) -> None:
+    """Remove the index beside, whole or not. Raises IndexBusy while another process writes it."""
+    beside = state_beside(state_dir)
+    if os.path.exists(beside):
+        with IndexLock(beside, exclusive=True, holder="chunkd"):
+            shutil.rmtree(beside)
+
+
+def take_over(state_dir: str) -> bool:
+    """Put the index beside in the place of the old one, where it is whole, with the old one's history; whether that
+    was so.
+
+    One rename decides: a crash leaves the old index or the new one. Raises IndexBusy while another process writes
+    either, as a daemon does, IndexUnwritable when the disk would not take the history, BadIndex and IndexUnreachable
+    when the one beside can't be used.
+    """
+    beside, index = Path(state_beside(state_dir)), Path(state_dir, "index")
+    if not os.path.exists(beside / "whole"):
+        return False
+    made = beside / "index" / "data.mdb"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(IndexLock(str(beside), exclusive=True, holder="chunkd"))
+        there = made.exists()
+        # Opened before the old one's lock is taken, which forgets how its last writer ended.
+        store = stack.enter_context(contextlib.closing(Store(str(made.parent), readonly=False))) if there else None
+        lock = stack.enter_context(IndexLock(state_dir, exclusive=True, holder="chunkd"))
+        if store is not None:
+            index.mkdir(mode=0o750, exist_ok=True)
+            history.inherit(store, _history_of(str(index), audit=bool(lock.left)), time.time_ns())
+            store.close()
+            # Who still reads the old index keeps its files. LMDB's lock file tells of one data file: each has its own.
+            with contextlib.suppress(FileNotFoundError):
+                (index / "lock.mdb").unlink()
+            made.rename(index / "data.mdb")
+            durability.sync_folder(str(index))
+        shutil.rmtree(beside)
+    return there
+
+
+def _history_of(index: str, *, audit: bool) -> list[tuple[bytes, bytes]]:
+    """The records of an index's history; none of one that can't be read, which may be why it is replaced."""
+    try:
+        with contextlib.closing(Store(index, readonly=True, lock=False, audit=audit)) as store:
+            return history.kept(store)
+    except BadIndex as error:
+        log.warning("the history begins anew, as the old one can't be read: %s", error)
+        return []
+
+
+def take_over_at_start(state_dir: str) -> None:
+    """As `take_over`; what another process writes is left to it, and opening the index says so. On a full disk, and
+    where the one beside can't be used, the old index goes on.
+    """
+    with contextlib.suppress(IndexBusy):
+        try:
+            if take_over(state_dir):
+                log.info("the index that was made beside is taken over: every layer has been measured anew")
+        except IndexUnwritable as error:
+            log.warning("the index that was made beside is not taken over yet: %s", error)
+        except (BadIndex, IndexUnreachable) as error:
+            log.error(
+                "the index that was made beside can't be used; `chunkd scan --remeasure` makes another: %s", error
+            )

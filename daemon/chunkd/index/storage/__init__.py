@@ -1,0 +1,1 @@
+"""The environment itself: opened, locked, made durable and checked page by page."""

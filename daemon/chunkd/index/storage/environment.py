@@ -1,0 +1,304 @@
+"""The LMDB environment under the index: who may open it, what must be true of it, and reading its figures.
+
+Neither numpy nor the look-up is imported here, so that `chunkd stats` can read an index quickly when no daemon runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar, cast
+
+import lmdb
+
+from chunkd.errors import (
+    FormatMismatch,
+    IndexBusy,
+    IndexDamaged,
+    IndexMissing,
+    IndexUnreachable,
+    IndexUnwritable,
+    ParamsMismatch,
+)
+from chunkd.figures import histogram
+from chunkd.index import records
+from chunkd.index.storage import durability
+from chunkd.index.storage.lock import IndexLock, as_whom
+from chunkd.index.storage.page_audit import audit_pages, cut_short, problem_of
+from chunkd.model import Blob, Cache, ChunkParams, Digest, Place
+
+# The map is address space and nothing else: the file is as long as its used pages.
+MAP_BYTES = 1 << 40
+DATABASES = (
+    "meta", "blobs", "failed", "places", "holders", "ignored", "suspects", "recipes", "chunks", "measured", "young",
+    "dense",
+    "history",
+)  # fmt: skip
+MAX_READERS = 126
+SLICE_KEYS = 64
+Record = TypeVar("Record")
+
+FORMAT_KEY, RULES_KEY, HEAD_KEY, CACHES_KEY, VERIFIED_KEY = b"format", b"rules", b"head", b"caches", b"verified"
+HISTOGRAM_KEY = b"histogram"
+
+
+class Store:
+    """One open environment with its named databases. Checked for format and rules before anything else is read."""
+
+    def __init__(
+        self, path: str, *, readonly: bool, lock: bool = True, audit: bool = False, any_format: bool = False
+    ) -> None:
+        """With `audit` every page is looked at before any is used. With `any_format` there is `meta` and nothing else,
+        of which `caches` has begun alike in every format. Raises FormatMismatch otherwise.
+        """
+        self.path, self.readonly = path, readonly
+        data = Path(path, "data.mdb")
+        # A file without a byte is what LMDB leaves when it finds the disk full as it begins.
+        if readonly and not (data.exists() and data.stat().st_size):
+            raise IndexMissing(path)
+        try:
+            if not readonly:
+                Path(path).mkdir(mode=0o750, parents=True, exist_ok=True)
+                durability.write_out_lock(path)
+            self.env = lmdb.open(
+                path, map_size=MAP_BYTES, max_dbs=len(DATABASES), max_readers=MAX_READERS, mode=0o640,
+                readonly=readonly, lock=lock, create=not readonly, metasync=False, max_spare_txns=2,
+            )  # fmt: skip
+        except lmdb.Error as error:
+            raise self._unopened(error) from error
+        except OSError as error:
+            raise IndexUnreachable(path, durability.said(path, error.errno, str(error.strerror))) from error
+        try:
+            with self.guarded():
+                if audit or cut_short(self.env, self.index_bytes()):
+                    audit_pages(self.env, path)
+                self.databases = {"meta": self._database("meta")}
+                if not any_format:
+                    with self.env.begin() as txn:
+                        if txn.get(FORMAT_KEY, db=self.databases["meta"]) is not None:  # it is not being made
+                            self._check_format(txn)
+                    self.databases = {name: self._database(name) for name in DATABASES}
+        except BaseException:
+            self.env.close()
+            raise
+
+    def _database(self, name: str) -> lmdb._Database:
+        try:
+            return self.env.open_db(name.encode(), create=not self.readonly)
+        except (lmdb.NotFoundError, lmdb.ReadonlyError):
+            raise IndexDamaged(self.path, f"it has no database {name!r}") from None
+
+    def _unopened(self, error: lmdb.Error) -> Exception:
+        """Why the environment could not be opened, as one of chunkd's errors."""
+        # The map is as large as the file says that it must be, if that is more.
+        claimed = isinstance(error, (lmdb.MemoryError, lmdb.InvalidParameterError)) and self.index_bytes() > 0
+        if claimed and (problem := problem_of(self.path)):
+            return IndexDamaged(self.path, problem)
+        if isinstance(error, lmdb.MemoryError):
+            return IndexUnreachable(
+                self.path,
+                f"no address space for its map of {MAP_BYTES >> 40} TiB, of which only its pages take memory;"
+                " lift the limit (`ulimit -v`, LimitAS= of systemd, vm.overcommit_memory=2)",
+            )
+        named = self._named(error)
+        return IndexUnreachable(self.path, named.reason) if isinstance(named, IndexUnwritable) else named
+
+    def _named(self, error: lmdb.Error) -> Exception:
+        """LMDB's error as one of chunkd's: what can be waited for, what is damage; a bug stays what it is."""
+        text = str(error)
+        if isinstance(error, lmdb.PanicError):
+            return IndexUnreachable(self.path, "LMDB gave up after an I/O error; start chunkd again")
+        if isinstance(error, lmdb.MapFullError):
+            return IndexUnwritable(self.path, f"it has grown to {MAP_BYTES >> 40} TiB, the most it can be")
+        for number in durability.UNWRITABLE:
+            if os.strerror(number) in text or (isinstance(error, lmdb.DiskError) and number == errno.ENOSPC):
+                return IndexUnwritable(self.path, durability.said(self.path, number, os.strerror(number)))
+        if any(os.strerror(number) in text for number in (errno.EACCES, errno.EPERM)):
+            return IndexUnreachable(self.path, text)
+        # A transaction goes bad when an operation in it met a page that it could not use; a cursor is full where pages
+        # go in a circle. No index outgrows the map.
+        damage = (
+            lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError,
+            lmdb.BadTxnError, lmdb.MapResizedError, lmdb.CursorFullError,
+        )  # fmt: skip
+        # The binding has no error of its own for a version that neither of LMDB's engines writes.
+        if isinstance(error, damage) or "data format" in text:
+            return IndexDamaged(self.path, text)
+        return error
+
+    def resync(self) -> None:
+        """Have the newest commit on disk for certain. To be called before the first transaction of a process, and
+        before the next one after one has failed. Raises IndexUnwritable, or IndexUnreachable when it is lost.
+
+        A commit is final once the sync of the next one has its meta page on disk, before LMDB uses pages again that the
+        state before needs. If that sync fails, the page is clean in memory and not on disk, no later sync will write
+        it, and a power cut would find the state before with its pages overwritten. So it is written once more.
+        """
+        with self.guarded():
+            try:
+                durability.rewrite(str(Path(self.path, "data.mdb")), 2 * self.env.stat()["psize"])
+            except OSError as error:
+                raise IndexUnwritable(
+                    self.path, durability.said(self.path, error.errno, str(error.strerror))
+                ) from error
+            with self.env.begin() as txn:
+                if txn.id() != self.env.info()["last_txnid"]:
+                    # Some file systems (btrfs) put back what is on disk when a sync fails.
+                    raise IndexUnreachable(self.path, "an I/O error took back its last commit; start chunkd again")
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Whatever LMDB or a record codec raises inside comes out as an error with a name."""
+        try:
+            yield
+        except lmdb.Error as error:
+            raise self._named(error) from error
+        except records.Damaged as error:
+            raise IndexDamaged(self.path, str(error)) from error
+
+    def get(self, txn: lmdb.Transaction, database: str, key: bytes) -> bytes | None:
+        value = txn.get(key, db=self.databases[database])
+        return None if value is None else bytes(value)
+
+    def sealed(self, txn: lmdb.Transaction, key: bytes, unpack: Callable[[bytes], Record]) -> Record:
+        """A record of `meta`. Raises IndexDamaged when it is not there or its checksum does not match."""
+        value = self.get(txn, "meta", key)
+        if value is None:
+            raise IndexDamaged(self.path, f"the record {key.decode()!r} is missing")
+        try:
+            return unpack(value)
+        except (ValueError, KeyError, TypeError, struct.error) as error:
+            raise IndexDamaged(self.path, f"the record {key.decode()!r}: {error}") from error
+
+    def check_format(self, txn: lmdb.Transaction, params: ChunkParams | None) -> records.Rules:
+        """The stored rules. Raises FormatMismatch, and ParamsMismatch when `params` are given and are others."""
+        self._check_format(txn)
+        rules = self.sealed(txn, RULES_KEY, records.unpack_rules)
+        if params is not None and rules.params != params:
+            raise ParamsMismatch(self.path, str(rules.params), str(params))
+        return rules
+
+    def _check_format(self, txn: lmdb.Transaction) -> None:
+        found = self.sealed(txn, FORMAT_KEY, records.unpack_format)
+        if found != records.FORMAT:
+            raise FormatMismatch(self.path, found, records.FORMAT)
+
+    def head(self, txn: lmdb.Transaction) -> records.Head:
+        return self.sealed(txn, HEAD_KEY, records.unpack_head)
+
+    def histogram(self, txn: lmdb.Transaction) -> list[list[int]]:
+        """The rows of `chunkd.figures.histogram`."""
+        return self.sealed(txn, HISTOGRAM_KEY, lambda value: histogram.unpack(records.unseal(value)))
+
+    def caches(self, txn: lmdb.Transaction) -> dict[int, Cache]:
+        return self.sealed(txn, CACHES_KEY, records.unpack_caches)
+
+    def verified_s(self, txn: lmdb.Transaction) -> int | None:
+        """When the last round that compares every place came to its end, in seconds since the epoch."""
+        if self.get(txn, "meta", VERIFIED_KEY) is None:
+            return None
+        return self.sealed(txn, VERIFIED_KEY, lambda value: int.from_bytes(records.unseal(value), "little"))
+
+    def blobs(self, txn: lmdb.Transaction, database: str, after: bytes = b"") -> Iterator[Blob]:
+        """The records of `blobs` or `failed` whose key comes after the given one, in key order."""
+        for key, value in self.walk(txn, database, after):
+            yield records.unpack_blob(records.digest_from_key(key), value)
+
+    def holders(self, txn: lmdb.Transaction, digest: Digest) -> Iterator[Place]:
+        """Every place of a digest, in key order."""
+        prefix = records.digest_key(digest)
+        for key, _ in self.walk(txn, "holders", prefix):
+            if not key.startswith(prefix):
+                return
+            yield records.place_from_key(key[len(prefix) :])
+
+    def ignored(self, txn: lmdb.Transaction, after: bytes = b"") -> Iterator[tuple[Place, str]]:
+        for key, value in self.walk(txn, "ignored", after):
+            yield records.place_from_key(key), value.decode(errors="replace")
+
+    def walk(self, txn: lmdb.Transaction, database: str, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        with txn.cursor(db=self.databases[database]) as cursor:
+            if cursor.set_range(after) if after else cursor.first():
+                for key, value in cursor:
+                    if key != after:
+                        yield bytes(key), bytes(value)
+
+    def kinds(self, txn: lmdb.Transaction, cache: int) -> Iterator[str]:
+        """The state (`layer`, `other`) of each counted blob that has a place in a cache."""
+        for place in self.under(txn, "places", cache, ""):
+            held = records.unpack_held(self.get(txn, "places", records.place_key(place)) or b"")
+            value = self.get(txn, "blobs", records.digest_key(held.digest))
+            if value is not None:
+                yield records.unpack_blob(held.digest, value).state
+
+    def children(self, txn: lmdb.Transaction, database: str, cache: int, folder: str) -> set[bytes]:
+        """The names right below a folder that lead to a record of `places` or `ignored`, a folder's with a slash."""
+        prefix = records.place_key(Place(cache, f"{folder}/" if folder else ""))
+        start = len(prefix)
+        names: set[bytes] = set()
+        with txn.cursor(db=self.databases[database]) as cursor:
+            there = cursor.set_range(prefix)
+            while there:
+                # By the slice: a folder may hold every blob there is.
+                keys = cast("list[bytes]", list(itertools.islice(cursor.iternext(values=False), SLICE_KEYS)))
+                if not keys[-1].startswith(prefix):
+                    keys = [key for key in keys if key.startswith(prefix)]
+                below = [key[start:] for key in keys]
+                if b"/" in b"".join(below):
+                    below = [name[: name.find(b"/") + 1 or None] for name in below]
+                names.update(below)
+                if len(keys) < SLICE_KEYS:
+                    break
+                # "0" is what follows "/": on to the first key that is not below the last name.
+                after = prefix + below[-1][:-1] + b"0" if below[-1].endswith(b"/") else keys[-1] + b"\0"
+                there = cursor.set_range(after)
+        return names
+
+    def under(self, txn: lmdb.Transaction, database: str, cache: int, path: str) -> Iterator[Place]:
+        """Every place that is `path` or lies below it; all places of the cache for `""`."""
+        exact = records.place_key(Place(cache, path))
+        if path and txn.get(exact, db=self.databases[database]) is not None:
+            yield Place(cache, path)
+        prefix = exact + b"/" if path else exact
+        for key, _ in self.walk(txn, database, prefix):
+            if not key.startswith(prefix):
+                return
+            yield records.place_from_key(key)
+
+    def index_bytes(self) -> int:
+        """The size of the index's file on disk."""
+        return Path(self.path, "data.mdb").stat().st_size
+
+    def close(self) -> None:
+        self.env.close()
+
+
+@contextlib.contextmanager
+def reading(state_dir: str, *, audit: bool = False, any_format: bool = False) -> Iterator[Store]:
+    """The index of a state directory, to be read: beside its writer if there is one, and else with nobody starting to
+    write meanwhile. Raises IndexMissing, IndexUnreachable, IndexDamaged.
+    """
+    path = str(Path(state_dir, "index"))
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(IndexLock(state_dir, exclusive=False))
+            # Nobody writes and nobody can begin to: no right to write LMDB's own lock file is needed.
+            lock = False
+        except IndexBusy:
+            lock = True
+        except IndexMissing:
+            if not os.path.exists(os.path.join(path, "data.mdb")):
+                raise
+            lock = False  # a copy without its lock file, which no writer has ever opened
+        try:
+            store = Store(path, readonly=True, lock=lock, audit=audit, any_format=any_format)
+        except IndexUnreachable as error:
+            # Beside a writer a reader writes too: in LMDB's own lock file, where it says what it is reading.
+            raise IndexUnreachable(path, f"{error.reason}; {as_whom(state_dir)}") from error
+        stack.callback(store.close)
+        yield store

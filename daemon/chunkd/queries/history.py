@@ -1,0 +1,109 @@
+"""The history as it is asked for: rows from a time on, and the changes over a day and a week."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import lmdb
+
+from chunkd.errors import UsageError
+from chunkd.figures.names import KEPT
+from chunkd.figures.stats import Stats
+from chunkd.index.history import DAY, HOUR, minute_of, moment_from_key, moment_key, unpack_moment
+from chunkd.index.storage.environment import Store
+from chunkd.model import Caps, ChunkParams, Totals
+
+WEEK = 7 * DAY
+
+
+SPANS = {"m": 1, "h": HOUR, "d": DAY, "w": WEEK}
+
+
+def rows(store: Store, txn: lmdb.Transaction, since: int, until: int) -> Iterator[tuple[int, Totals]]:
+    """The minutes from `since` to `until` that have a row, with the totals."""
+    with txn.cursor(db=store.databases["history"]) as cursor:
+        there = cursor.set_range(moment_key(since))
+        for key, value in cursor if there else ():
+            minute = moment_from_key(bytes(key))
+            if minute > until:
+                return
+            yield minute, unpack_moment(bytes(value))
+
+
+def stood(store: Store, txn: lmdb.Transaction, at: int) -> Totals | None:
+    """The totals as they were at the end of a minute, None where that was before the first row."""
+    with txn.cursor(db=store.databases["history"]) as cursor:
+        there = cursor.prev() if cursor.set_range(moment_key(max(at, 0) + 1)) else cursor.last()
+        return unpack_moment(bytes(cursor.value())) if there and at >= 0 else None
+
+
+def changes(store: Store, txn: lmdb.Transaction, now_ns: int, totals: Totals) -> dict[str, dict[str, Any] | None]:
+    """By how much each figure grew over a day and over a week; None where the history does not reach back so far."""
+    now, today = minute_of(now_ns), figures_of(totals)
+    grown: dict[str, dict[str, Any] | None] = {}
+    for name, minutes in (("day", DAY), ("week", WEEK)):
+        before = stood(store, txn, now - minutes)
+        grown[name] = None if before is None else _difference(today, figures_of(before))
+    return grown
+
+
+def _difference(now: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if value is None or before[name] is None else value - before[name] for name, value in now.items()
+    }
+
+
+def figures_of(totals: Totals) -> dict[str, Any]:
+    """Those of the figures of `stats` that the totals alone tell, by the names of `figures.KEPT`."""
+    whole = Stats(totals, 0, 0, None, None, False, 0, ChunkParams(), Caps(), ()).to_json()
+    return {name: whole[name] for name in KEPT}
+
+
+def read_history(store: Store, since: str, limit: int, now_ns: int) -> dict[str, Any]:
+    """A page of the history: at most `limit` rows from the time that `since` names, and the `since` of the page behind.
+
+    The first is the row before that time, where there is none of that very minute: so it stood then. Raises UsageError
+    for what names no time.
+    """
+    now = minute_of(now_ns)
+    start = min(since_minute(since, now), now)
+    page: list[dict[str, Any]] = []
+    with store.guarded(), store.env.begin() as txn:
+        store.check_format(txn, None)
+        for minute, totals in rows(store, txn, _last_before(store, txn, start), now):
+            if len(page) == limit:
+                return {"history": page, "next": shown(minute)}
+            page.append({"at": shown(minute)} | figures_of(totals))
+    return {"history": page, "next": None}
+
+
+def _last_before(store: Store, txn: lmdb.Transaction, start: int) -> int:
+    """The last minute until then that has a row; the one asked for where none has."""
+    with txn.cursor(db=store.databases["history"]) as cursor:
+        if cursor.set_range(moment_key(start)) and moment_from_key(bytes(cursor.key())) == start:
+            return start
+        there = cursor.prev() if cursor.key() else cursor.last()
+        return moment_from_key(bytes(cursor.key())) if there else start
+
+
+def since_minute(text: str, now: int) -> int:
+    """`7d` (so many minutes, hours, days or weeks ago: m, h, d, w), `2026-01-31`, or `2026-01-31T12:00Z`, in UTC."""
+    span = re.fullmatch("([0-9]{1,9})([mhdw])", text, re.ASCII)
+    if span:
+        return max(now - int(span[1]) * SPANS[span[2]], 0)
+    if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}(:[0-9]{2})?Z)?", text, re.ASCII):
+        try:
+            at = dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+            return minute_of(int(at.timestamp()) * 10**9)
+        except ValueError:
+            pass
+    raise UsageError(f"since {text[:100]!r}: is no time; write 7d (m, h, d, w), 2026-01-31 or 2026-01-31T12:00Z")
+
+
+def shown(minute: int) -> str:
+    """RFC 3339, in UTC."""
+    at = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(minutes=minute)
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ").rjust(20, "0")

@@ -1,0 +1,111 @@
+"""What the daemon answers: the figures, the blobs, its health. Reads only, each in a short transaction of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import lmdb
+
+from chunkd.errors import UsageError
+from chunkd.figures import histogram
+from chunkd.figures.stats import Stats
+from chunkd.index import records
+from chunkd.index.storage.environment import Store
+from chunkd.model import CacheState, Digest
+from chunkd.queries.history import changes
+from chunkd.sources.cache import idle_state
+
+
+def moment(time_ns: int) -> str | None:
+    """RFC 3339 in UTC to the millisecond, None for never."""
+    if not time_ns:
+        return None
+    at = dt.datetime.fromtimestamp(time_ns // 1_000_000 / 1000, dt.UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def read_stats(
+    store: Store,
+    caches: tuple[CacheState, ...] | None = None,
+    pending: tuple[int, int] = (0, 0),
+    watching: bool = False,
+    now_ns: int | None = None,
+) -> Stats:
+    """The figures of one snapshot. Without `caches` (no daemon) they are shown as the index has them."""
+    with store.guarded(), store.env.begin() as txn:
+        rules = store.check_format(txn, None)
+        head = store.head(txn)
+        grown = changes(store, txn, time.time_ns() if now_ns is None else now_ns, head.totals)
+        if caches is None:
+            caches = tuple(idle_state(cache) for cache in store.caches(txn).values())
+    return Stats(
+        head.totals, *pending, moment(head.as_of_ns), moment(head.scanned_at_ns), watching, store.index_bytes(),
+        rules.params, rules.caps, caches, rules.measure, (rules.unlike,) if rules.unlike else (), grown,
+    )  # fmt: skip
+
+
+def read_histogram(store: Store) -> dict[str, Any]:
+    """The tables of one snapshot, with the time of its commit."""
+    with store.guarded(), store.env.begin() as txn:
+        rules = store.check_format(txn, None)
+        rows = histogram.to_json(store.histogram(txn), rules.params.max_bytes)
+        return rows | {"as_of": moment(store.head(txn).as_of_ns)}
+
+
+def read_blobs(store: Store, after: str, limit: int, failed: bool) -> dict[str, Any]:
+    """A page of blobs in the order of their keys; with `failed` only those that failed, and then what was ignored."""
+    with store.guarded(), store.env.begin() as txn:
+        store.check_format(txn, None)
+        roots = {number: cache.path for number, cache in store.caches(txn).items()}
+        page: list[dict[str, Any]] = []
+        for cursor, row in _rows(store, txn, roots, after, failed):
+            if len(page) == limit:
+                return {"blobs": page, "next": page[-1]["cursor"]}
+            page.append(row | {"cursor": cursor})
+    return {"blobs": page, "next": None}
+
+
+def _rows(
+    store: Store, txn: lmdb.Transaction, roots: dict[int, str], after: str, failed: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where to go on, row). A cursor is the database and the record's key in hex."""
+    database, _, key = after.partition(":")
+    tables = ["failed", "ignored"] if failed else ["blobs", "failed"]
+    if after and database not in tables:
+        raise UsageError(f"`after` {after!r} is no `next` of a page before")
+    try:
+        start = bytes.fromhex(key)
+    except ValueError:
+        raise UsageError(f"`after` {after!r} is no `next` of a page before") from None
+    for table in tables[tables.index(database) if after else 0 :]:
+        if table == "ignored":
+            for place, reason in store.ignored(txn, start):
+                path = f"{roots.get(place.cache)}/{place.path}"
+                yield f"{table}:{records.place_key(place).hex()}", _ignored_row(path, reason)
+        else:
+            for blob in store.blobs(txn, table, start):
+                row = dataclasses.asdict(blob) | {
+                    "digest": str(blob.digest),
+                    "retry_at": moment(blob.retry_at * 1_000_000_000),
+                    "places": _places(store, txn, roots, blob.digest) if table == "failed" else [],
+                }
+                yield f"{table}:{records.digest_key(blob.digest).hex()}", row
+        start = b""
+
+
+def _places(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: Digest) -> list[str]:
+    """Up to ten paths of a blob."""
+    places = itertools.islice(store.holders(txn, digest), 10)
+    return [f"{roots.get(place.cache)}/{place.path}" for place in places]
+
+
+def _ignored_row(path: str, reason: str) -> dict[str, Any]:
+    return {
+        "digest": path, "state": "ignored", "codec": "", "stored_bytes": 0, "uncompressed_bytes": 0, "chunks": 0,
+        "reason": reason, "retry_at": None, "tries": 0, "places": [path],
+    }  # fmt: skip

@@ -1,0 +1,117 @@
+"""What a report is made of: all that there is to ask, brought down to what a page has room for."""
+
+from __future__ import annotations
+
+import datetime as dt
+import heapq
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from chunkd.client import ask
+from chunkd.index.history import minute_of
+from chunkd.queries.history import shown as shown_minute
+from chunkd.queries.history import since_minute
+
+LAYERS_SHOWN = 10
+POINTS_SHOWN = 300
+
+Row = dict[str, Any]
+
+
+class Layers(NamedTuple):
+    """Of all layers those that share most, and those that share the smallest part of their bytes.
+
+    The first are at most ten with a shared byte. `alone` are those without one, `alone_stored_bytes` what they take.
+    """
+
+    most: list[Row]
+    least: list[Row]
+    alone: int
+    alone_stored_bytes: int
+
+
+class Material(NamedTuple):
+    """`moments` are rows of the history with the `times` at which each begins, and the time at which the last ends.
+
+    `moved` says that the index changed while it was asked, so that the parts show different moments.
+    """
+
+    stats: Row
+    source: str
+    histogram: Row
+    moments: list[Row]
+    times: list[dt.datetime]
+    layers: Layers
+    made_at: dt.datetime
+    moved: bool
+
+
+def gathered(flags: Mapping[str, object], since: str) -> Material:
+    """From the daemon, or from the index where none answers. Raises as `asking.ask`; UsageError for a bad `since`."""
+    now = dt.datetime.fromtimestamp(int(time.time()), dt.UTC)
+    start = _time(shown_minute(since_minute(since, minute_of(int(now.timestamp()) * 10**9))))
+    before = ask.stats(flags)
+    histogram = ask.histogram(flags).content
+    history = list(thinned(ask.history(flags, since), start, now))
+    layers = chosen(row for page in ask.layers(flags) for row in page["layers"])
+    answer = ask.stats(flags)
+    return Material(
+        answer.content, answer.source, histogram, history, _times(history, start, known_until(answer, now)), layers,
+        now, moved=before.content["as_of"] != answer.content["as_of"],
+    )  # fmt: skip
+
+
+def thinned(rows: Iterable[Row], start: dt.datetime, end: dt.datetime) -> Iterator[Row]:
+    """At most 300 of them: of each part of the time the last, for it is how things stood until the next part.
+
+    The time begins at `start`, or with the first row if that is later.
+    """
+    rest = iter(rows)
+    for first in rest:
+        begin = max(_time(first["at"]), start)
+        part = max((end - begin) / POINTS_SHOWN, dt.timedelta(minutes=1))
+        kept: dict[int, Row] = {}
+        for row in itertools.chain([first], rest):
+            # What a clock ahead of time wrote belongs to the last part.
+            kept[min(max(_time(row["at"]) - begin, dt.timedelta()) // part, POINTS_SHOWN - 1)] = row
+        yield from kept.values()
+
+
+def chosen(layers: Iterable[Row]) -> Layers:
+    """Those that a report names, in one pass."""
+    most: list[Row] = []
+    least: list[Row] = []
+    alone = alone_stored_bytes = 0
+    rest = iter(layers)
+    while some := list(itertools.islice(rest, 1000)):
+        lonely = [layer for layer in some if not layer["shared_bytes"]]
+        alone += len(lonely)
+        alone_stored_bytes += sum(layer["stored_bytes"] for layer in lonely)
+        sharing = [layer for layer in some if layer["shared_bytes"]]
+        most = heapq.nsmallest(LAYERS_SHOWN, [*most, *sharing], lambda layer: (-layer["shared_bytes"], layer["digest"]))
+        least = heapq.nsmallest(LAYERS_SHOWN, [*least, *some], _by_part_shared)
+    return Layers(most, least, alone, alone_stored_bytes)
+
+
+def _by_part_shared(layer: Row) -> tuple[float, int, str]:
+    part = layer["shared_bytes"] / layer["uncompressed_bytes"]
+    return part, -layer["uncompressed_bytes"], layer["digest"]
+
+
+def known_until(answer: ask.Answer, now: dt.datetime) -> dt.datetime:
+    """Where the history's last row ends: without a daemon nobody knows how it stands now."""
+    if answer.socket:
+        return now
+    said = [answer.content["as_of"], answer.content["scanned_at"]]
+    return max((_time(at) for at in said if at), default=now)
+
+
+def _times(history: list[Row], start: dt.datetime, end: dt.datetime) -> list[dt.datetime]:
+    begins = [max(_time(row["at"]), start) for row in history]
+    return [*begins, max([end, *begins])]
+
+
+def _time(at: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(at)

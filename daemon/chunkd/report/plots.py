@@ -1,0 +1,265 @@
+"""The plots of a report: SVG to stand inside a page, in the colours that its style sheet names.
+
+matplotlib is imported when a plot is drawn. It draws without a window and without pyplot. Text stays text, so that it
+can be searched and read aloud, and its sizes are for a plot as wide as a phone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import Element
+
+from chunkd.errors import ChunkdError
+from chunkd.figures import words
+from chunkd.report.svg import FIRST, GRID, INK, SECOND, THIRD, tidied
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+
+WIDTH_INCHES = 4.8
+BAR_INCHES = 0.3
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10.5,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "figure.constrained_layout.use": True,
+    "grid.color": GRID,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.handlelength": 1.2,
+    "lines.linewidth": 1.8,
+    "timezone": "UTC",
+}
+SHARES = (("exclusive", FIRST), ("shared", SECOND), ("repeated", THIRD))
+
+
+class MatplotlibMissing(ChunkdError):
+    def __init__(self) -> None:
+        super().__init__(
+            "plots: matplotlib is not installed beside chunkd; `pip install 'matplotlib>=3.8'` into its environment,"
+            " where pipx made that `pipx inject chunkd matplotlib`, or install it as `chunkd[report]`"
+        )
+
+
+def needed() -> None:
+    """Raises MatplotlibMissing where nothing can be drawn."""
+    try:
+        import matplotlib as mpl  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        raise MatplotlibMissing from None
+
+
+# --- the plots ----------------------------------------------------------------------------------------------------
+
+
+def saving(stats: Mapping[str, Any]) -> Element:
+    """What the layers take now, above what they would take as chunks; `net` must be known."""
+    now_bytes = stats["layer_stored_bytes"]
+    chunks_bytes, index_bytes = stats["recompressed_bytes"], stats["index_overhead_bytes"]
+    unit_bytes, unit = _unit(max(now_bytes, chunks_bytes + index_bytes))
+    with _drawing(1.9) as (figure, axes):
+        for place, size_bytes, start_bytes, colour, label in (
+            ("now", now_bytes, 0, SECOND, "layers"),
+            ("as chunks", chunks_bytes, 0, FIRST, "chunks"),
+            ("as chunks", index_bytes, chunks_bytes, THIRD, "the store's index"),
+        ):
+            axes.barh([place], [size_bytes / unit_bytes], left=[start_bytes / unit_bytes], color=colour, label=label)
+        axes.invert_yaxis()
+        if error_bytes := stats["recompressed_error_bytes"]:
+            axes.errorbar(
+                [(chunks_bytes + index_bytes) / unit_bytes], ["as chunks"], xerr=[error_bytes / unit_bytes],
+                color=INK, capsize=4, linewidth=1.2,
+            )  # fmt: skip
+        axes.set_xlabel(f"on disk, {unit}")
+        axes.grid(axis="x")
+        _legend(figure, axes)
+        said = f"Now {words.bytes_text(now_bytes)}; as chunks {words.bytes_text(chunks_bytes)} and an index of "
+        return _finished(
+            figure, "saving", "What the layers take, as layers and as chunks", said + words.bytes_text(index_bytes)
+        )
+
+
+def sizes_over_time(rows: Rows, times: Sequence[dt.datetime]) -> Element:
+    """What the layers took, and what they would have taken as chunks. The last time is the end of the last row."""
+    now = [row["layer_stored_bytes"] for row in rows]
+    chunks = [None if row["net_bytes"] is None else row["layer_stored_bytes"] - row["net_bytes"] for row in rows]
+    unit_bytes, unit = _unit(max(*now, *(size for size in chunks if size is not None), 1))
+    with _drawing(3.0) as (figure, axes):
+        _steps(axes, times, now, 1 / unit_bytes, color=SECOND, label="as layers", linestyle="--")
+        _steps(axes, times, chunks, 1 / unit_bytes, color=FIRST, label="as chunks, with index")
+        axes.set_ylabel(f"on disk, {unit}")
+        axes.set_ylim(bottom=0)
+        _over_time(figure, axes)
+        said = (
+            f"From {_minute(times[0])} to {_minute(times[-1])}, UTC. At the end: as layers {words.bytes_text(now[-1])}"
+        )
+        said += "." if chunks[-1] is None else f", as chunks {words.bytes_text(chunks[-1])}."
+        return _finished(figure, "sizes-over-time", "What the layers take on disk, over time", said)
+
+
+def shares_over_time(rows: Rows, times: Sequence[dt.datetime]) -> Element:
+    """Redundancy and net saving in percent. The last time is the end of the last row."""
+    redundancy, net = ([row[name] for row in rows] for name in ("redundancy", "net"))
+    with _drawing(3.0) as (figure, axes):
+        _steps(axes, times, redundancy, 100, color=SECOND, label="redundancy", linestyle="--")
+        _steps(axes, times, net, 100, color=FIRST, label="net saving")
+        axes.set_ylabel("%")
+        lowest = min((part for part in net if part is not None), default=0)
+        axes.set_ylim(top=100)
+        if lowest >= 0:
+            axes.set_ylim(bottom=0)
+        _over_time(figure, axes)
+        said = [f"From {_minute(times[0])} to {_minute(times[-1])}, UTC. At the end:"]
+        named = (("redundancy", redundancy[-1]), ("net saving", net[-1]))
+        said += [f"{name} {100 * part:.1f} %" for name, part in named if part is not None]
+        return _finished(figure, "shares-over-time", "Redundancy and net saving, over time", " ".join(said))
+
+
+def copies(rows: Rows, labels: Sequence[str]) -> Element:
+    """For each row of the histogram by copies its bytes in all layers, and of each of its chunks once."""
+    unit_bytes, unit = _unit(max(row["uncompressed_bytes"] for row in rows))
+    places = range(len(rows))
+    with _drawing(1.1 + 1.3 * BAR_INCHES * len(rows)) as (figure, axes):
+        for name, label, colour, shift in _twice(-0.2, 0.2):
+            axes.barh(
+                [place + shift for place in places], [row[name] / unit_bytes for row in rows],
+                height=0.4, color=colour, label=label,
+            )  # fmt: skip
+        axes.set_yticks(places, labels=labels)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_ylabel("copies of a chunk")
+        axes.set_xlabel(f"uncompressed, {unit}")
+        axes.grid(axis="x")
+        _legend(figure, axes)
+        return _finished(figure, "copies", "Bytes by how often their chunk occurs", "The table has the same figures.")
+
+
+def sizes(rows: Rows) -> Element:
+    """The same by size of chunk."""
+    unit_bytes, unit = _unit(max(row["uncompressed_bytes"] for row in rows))
+    width = (rows[0]["to_bytes"] - rows[0]["from_bytes"] + 1) / 1024
+    with _drawing(3.0) as (figure, axes):
+        for name, label, colour, shift in _twice(0.25, 0.75):
+            axes.bar(
+                [width * (place + shift) for place in range(len(rows))], [row[name] / unit_bytes for row in rows],
+                width=0.5 * width, color=colour, label=label,
+            )  # fmt: skip
+        axes.set_xticks([width * place for place in range(0, len(rows) + 1, 4)])
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("size of a chunk, KiB")
+        axes.set_ylabel(f"uncompressed, {unit}")
+        axes.grid(axis="y")
+        _legend(figure, axes)
+        return _finished(figure, "sizes", "Bytes by the size of their chunk", "The table has the same figures.")
+
+
+def layers(found: Rows, labels: Sequence[str], name: str) -> Element:
+    """The three parts of what each of these layers decompresses to."""
+    unit_bytes, unit = _unit(max(layer["uncompressed_bytes"] for layer in found))
+    ends = [0.0] * len(found)
+    places = range(len(found))
+    with _drawing(1.1 + BAR_INCHES * len(found)) as (figure, axes):
+        for part, colour in SHARES:
+            widths = [layer[f"{part}_bytes"] / unit_bytes for layer in found]
+            axes.barh(places, widths, height=0.7, left=ends, color=colour, label=part)
+            ends = [end + width for end, width in zip(ends, widths, strict=True)]
+        axes.set_yticks(places, labels=labels)
+        axes.set_ylim(len(found) - 0.4, -0.6)
+        axes.set_xlabel(f"uncompressed, {unit}")
+        axes.grid(axis="x")
+        _legend(figure, axes)
+        title = "What these layers have alone, share with others, and repeat"
+        return _finished(figure, name, title, "The table has the same figures.")
+
+
+def _twice(first: float, second: float) -> tuple[tuple[str, str, str, float], ...]:
+    return ("uncompressed_bytes", "in all layers", SECOND, first), ("unique_bytes", "unique", FIRST, second)
+
+
+def _unit(most_bytes: float) -> tuple[int, str]:
+    """The unit in which so many bytes are a number of few digits."""
+    unit = 0
+    while unit + 1 < len(words.UNITS) and most_bytes >= 1024 ** (unit + 1):
+        unit += 1
+    return 1024**unit, words.UNITS[unit]
+
+
+def _minute(time: dt.datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M}"
+
+
+def _steps(
+    axes: Axes, times: Sequence[dt.datetime], values: Sequence[float | None], times_what: float, **look: Any
+) -> None:
+    """Each value stands until the next. One that is unknown leaves a gap."""
+    shown = [float("nan") if value is None else value * times_what for value in values]
+    axes.step(times, [*shown, shown[-1]], where="post", **look)  # type: ignore[arg-type]  # it takes times too
+
+
+def _over_time(figure: Figure, axes: Axes) -> None:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator(minticks=3, maxticks=6)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.set_xlabel("time, UTC")
+    axes.margins(x=0)
+    axes.grid(axis="y")
+    _legend(figure, axes)
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Above the plot, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
+
+
+# --- the frame ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _drawing(height_inches: float) -> Iterator[tuple[Figure, Axes]]:
+    """A figure with its axes, in our style alone: nothing of the user's own matplotlibrc."""
+    # It warns where there is no home to keep its list of fonts in.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        figure = Figure(figsize=(WIDTH_INCHES, height_inches))
+        yield figure, figure.add_subplot()
+
+
+def _finished(figure: Figure, name: str, title: str, said: str) -> Element:
+    """The figure as `svg.tidied` has it. `name` is its own among the plots of a page."""
+    import matplotlib as mpl
+
+    written = io.StringIO()
+    mpl.rcParams["svg.hashsalt"] = name  # its ids are hashes with this: no two plots have the same
+    figure.savefig(written, format="svg")
+    return tidied(written.getvalue(), title, said)

@@ -1,0 +1,104 @@
+"""A scan by this process itself, and a rebuild: the service without a watcher, until all is counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from chunkd.errors import BadIndex, Halted, IndexMissing, Interrupted
+from chunkd.index import records
+from chunkd.index.replacement import discard
+from chunkd.index.storage.environment import CACHES_KEY, Store
+from chunkd.index.storage.lock import IndexLock
+from chunkd.queries.read import read_stats
+from chunkd.service.daemon import Service, signals
+from chunkd.service.live import settled
+from chunkd.settings.config import Config
+from chunkd.sources.cache import check_usable, idle_state
+
+POLL_S = 0.1
+# A blob that is still being written holds a scan up for so long and no longer.
+UNSETTLED_S = 15.0
+
+# (stored bytes done, stored bytes known, blobs pending)
+Show = Callable[[int, int, int], None]
+Progress = Callable[[], AbstractContextManager[Show]]
+
+
+def scan_here(config: Config, asked: Mapping[str, bool], replace: bool, progress: Progress) -> dict[str, Any]:
+    """The figures after a scan by this process, which `progress` shows.
+
+    Raises Interrupted, Halted, and what `Service` raises.
+    """
+    with signals() as came, Service(config, "chunkd scan", watch=False, replace=replace) as service, progress() as show:
+        ingest, scanner = service.ingest, service.scanner
+        number = scanner.request("chunkd scan", **asked)
+        service.start()
+        only_unsettled_since, at_rest = time.monotonic(), False
+        while not service.stopping.wait(POLL_S):
+            if not came.empty():
+                raise Interrupted(ingest.progress.done_blobs, ingest.pending()[0])
+            blobs, pending_bytes = ingest.pending()
+            if ingest.progress.paused:
+                raise Halted(ingest.progress.paused, blobs)
+            done_bytes = ingest.progress.done_bytes
+            show(done_bytes + ingest.pool.read_bytes, done_bytes + pending_bytes, blobs)
+            if ingest.progress.scans < number or ingest.working:
+                only_unsettled_since = time.monotonic()
+            elif (at_rest := settled(scanner, ingest)) or time.monotonic() - only_unsettled_since > UNSETTLED_S:
+                break
+        service.check()
+        states = tuple(
+            dataclasses.replace(
+                idle_state(cache.record()), state="stale" if cache.stale else "idle", reason=cache.stale or None
+            )
+            for cache in ingest.caches.values()
+        )
+        stats = read_stats(service.index.store, states, ingest.pending()).to_json()
+        return stats | {"scanning": False, "scans": number, "settled": at_rest}
+
+
+def rebuild_index(config: Config, named: bool, progress: Progress) -> dict[str, Any]:
+    """Move the index aside and scan anew the caches named, else those that it served as far as it can still be read.
+
+    Raises CacheUnusable, with the index left where it is, and IndexBusy while another process writes it.
+    """
+    old = Path(config.index_dir)
+    with IndexLock(config.state_dir, exclusive=True, holder="chunkd rebuild"):
+        if not old.exists():
+            raise IndexMissing(str(old))
+        caches = config.caches if named else served_by(config.state_dir) or config.caches
+        for cache in caches:
+            check_usable(cache)
+        aside = Path(f"{old}.bad-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
+        # What was read for it is as old as the index itself.
+        discard(config.state_dir)
+        old.rename(aside)
+    print(f"the index was moved to {aside}, with its history; remove it when it is no longer of use", file=sys.stderr)
+    return scan_here(dataclasses.replace(config, caches=caches), {}, replace=False, progress=progress)
+
+
+def served_by(state_dir: str) -> tuple[str, ...]:
+    """The caches of an index, of whatever format, as far as it can be read. To be called by who holds its lock."""
+    try:
+        store = Store(str(Path(state_dir, "index")), readonly=True, lock=False, any_format=True)
+    except BadIndex:
+        return ()
+    try:
+        return caches_in(store)
+    except BadIndex:
+        return ()
+    finally:
+        store.close()
+
+
+def caches_in(store: Store) -> tuple[str, ...]:
+    """The paths of an index's caches. Raises IndexDamaged."""
+    with store.guarded(), store.env.begin() as txn:
+        return store.sealed(txn, CACHES_KEY, records.unpack_paths)

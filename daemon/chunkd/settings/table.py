@@ -1,0 +1,209 @@
+"""The one table of settings, and how a value given for one is checked.
+
+A setting's key in a file is its name, its variable is `CHUNKD_` and the name in capitals, its flag is the name with
+hyphens (`--state`, without `-dir`, and the arguments CACHE... for `caches`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from chunkd import defaults
+from chunkd.errors import SettingInvalid
+from chunkd.settings.paths import normal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Literal
+
+YEAR_S = 366 * 86400
+UNIT_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+# A host, or an IPv6 address in brackets, and a port.
+ADDRESS = r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+):([0-9]{1,5})"
+
+
+class Setting:
+    """One row. `least` and `most` bound an int or bytes; a default of None is worked out, as `help` says."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: Literal["paths", "path", "address", "int", "bytes", "choice"],
+        default: int | str | None,
+        help: str,  # noqa: A002
+        least: int = 0,
+        most: int = 0,
+        power_of_two: bool = False,
+        choices: tuple[str, ...] = (),
+    ) -> None:
+        self.name, self.kind, self.default, self.help = name, kind, default, help
+        self.least, self.most, self.power_of_two, self.choices = least, most, power_of_two, choices
+
+    @property
+    def env(self) -> str:
+        return "CHUNKD_" + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        return "CACHE..." if self.kind == "paths" else "--" + self.name.removesuffix("_dir").replace("_", "-")
+
+
+SETTINGS = {
+    setting.name: setting
+    for setting in (
+        Setting(
+            "caches",
+            "paths",
+            None,
+            "the caches to serve, colon-separated in the environment;"
+            " by default $HOME/.local/supermachine-layer-cache/registry/blobs/sha256",
+        ),
+        Setting(
+            "state_dir",
+            "path",
+            None,
+            "holds the index; by default $STATE_DIRECTORY, else /var/lib/chunkd for root and"
+            " $XDG_STATE_HOME/chunkd for a user (~/Library/Application Support/chunkd on macOS)",
+        ),
+        Setting(
+            "socket",
+            "path",
+            None,
+            "where the daemon answers; by default chunkd.sock in a state_dir given by flag or environment, else in"
+            " $RUNTIME_DIRECTORY, /run/chunkd for root, $XDG_RUNTIME_DIR/chunkd for a user, or state_dir",
+        ),
+        Setting(
+            "metrics_address",
+            "address",
+            None,
+            "where /metrics alone is also served over TCP, such as 127.0.0.1:9464, to whoever can reach it; by default"
+            " nowhere",
+        ),
+        Setting("workers", "int", 0, "worker processes; 0 for one per core", 0, 1024),
+        Setting(
+            "nice",
+            "int",
+            19,
+            "how far workers stand back for whatever else wants the processor: from 0, not at all, to 19",
+            0,
+            19,
+        ),
+        Setting(
+            "io_priority",
+            "choice",
+            "idle",
+            "idle: workers read from the disk only what nobody else keeps it from; normal: they read like everybody",
+            choices=("idle", "normal"),
+        ),
+        Setting(
+            "read_bytes_per_s",
+            "bytes",
+            0,
+            "what all workers together may read in a second, each an equal part of it; 0 for no limit",
+            0,
+            1 << 40,
+        ),
+        Setting("scan_interval_s", "int", 600, "seconds between scans where events come", 1, YEAR_S),
+        Setting("polled_scan_interval_s", "int", 60, "seconds between scans where no events come", 1, YEAR_S),
+        Setting("verify_interval_s", "int", 86400, "seconds in which every counted blob is compared once", 60, YEAR_S),
+        Setting(
+            "max_uncompressed_bytes",
+            "bytes",
+            defaults.UNCOMPRESSED_BYTES,
+            "a blob that decompresses to more is failed",
+            1,
+            1 << 50,
+        ),
+        Setting(
+            "max_ratio",
+            "int",
+            defaults.RATIO,
+            "a blob above 1 GiB that decompresses to more than so many times its size is failed",
+            1,
+            1_000_000,
+        ),
+        Setting(
+            "max_zstd_window_bytes",
+            "bytes",
+            defaults.ZSTD_WINDOW_BYTES,
+            "a zstd blob that asks for a larger window is failed; a power of two",
+            1 << 10,
+            1 << 31,
+            power_of_two=True,
+        ),
+        Setting(
+            "measure_one_in",
+            "int",
+            16,
+            "of so many unique chunks one is recompressed, to tell what a chunk store would save; 1 for every chunk",
+            1,
+            4096,
+        ),
+        Setting("measure_level", "int", 3, "the zstd level of that", 1, 19),
+        Setting("log_level", "choice", "info", "what is logged", choices=("debug", "info", "warning", "error")),
+    )
+}
+
+
+def from_text(setting: Setting, text: str) -> object:
+    """What a variable or flag spells, for `checked` to judge: a number, several paths, or the text as it is."""
+    if setting.kind == "paths":
+        return text.split(":")
+    return int(text) if setting.kind in ("int", "bytes") and re.fullmatch("[0-9]{1,18}", text) else text
+
+
+def checked(setting: Setting, value: object, source: str) -> int | str | tuple[str, ...]:
+    """The value as `Config` holds it. Raises SettingInvalid, with `source`, for a wrong type or one out of range."""
+
+    def wrong(problem: str) -> SettingInvalid:
+        return SettingInvalid(setting.name, source, problem)
+
+    if setting.kind == "paths":
+        if not isinstance(value, (list, tuple)) or not value:
+            raise wrong(f"{value!r} is not a list of paths")
+        return _apart([checked_path(setting.name, path, source) for path in value], source)
+    if setting.kind == "path":
+        return checked_path(setting.name, value, source)
+    if setting.kind == "address":
+        match = re.fullmatch(ADDRESS, value) if isinstance(value, str) else None
+        if match is None or int(match[1]) > 65535:
+            raise wrong(f"{value!r} is not HOST:PORT, such as 127.0.0.1:9464 or [::1]:9464")
+        return str(value)
+    if setting.kind == "choice":
+        if value not in setting.choices:
+            raise wrong(f"{value!r} is none of {', '.join(setting.choices)}")
+        return str(value)
+    if setting.kind == "bytes" and isinstance(value, str):
+        match = re.fullmatch("([0-9]{1,18}) ?([KMGT]iB|B)", value)
+        value = int(match[1]) * UNIT_BYTES[match[2]] if match else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        such = " of bytes, such as 1048576 or 256GiB" if setting.kind == "bytes" else ""
+        raise wrong(f"{value!r} is not a whole number{such or f' from {setting.least} to {setting.most}'}")
+    if not setting.least <= value <= setting.most:
+        raise wrong(f"{value} is not from {setting.least} to {setting.most}")
+    if setting.power_of_two and value & (value - 1):
+        raise wrong(f"{value} is not a power of two")
+    return value
+
+
+def checked_path(name: str, path: object, source: str) -> str:
+    """The path, absolute and normalised. Raises SettingInvalid."""
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise SettingInvalid(name, source, f"{path!r} is not a path")
+    # No shell expands what a service manager passes on; a folder named ~ is never meant.
+    if path.startswith("~"):
+        raise SettingInvalid(name, source, f"{path!r} begins with ~, which is not expanded here: write the whole path")
+    return normal(path)
+
+
+def _apart(paths: Sequence[str], source: str) -> tuple[str, ...]:
+    for number, path in enumerate(paths):
+        for other in paths[:number]:
+            if path == other:
+                raise SettingInvalid("caches", source, f"{path} is named twice")
+            inner, outer = (path, other) if len(path) > len(other) else (other, path)
+            if os.path.commonpath((inner, outer)) == outer:
+                raise SettingInvalid("caches", source, f"{inner} lies inside {outer}; name one of them")
+    return tuple(paths)

@@ -1,0 +1,1 @@
+"""Where blobs lie: layouts, listings, events and file systems. It must not know the index."""

@@ -1,0 +1,207 @@
+"""One blob to its finding: read, decode, cut and verify in one pass. A pure function of the file.
+
+`python -m chunkd.worker.examine FD PARAMS CAPS MEASURE BYTES_PER_S` serves jobs over the connection FD. A decoder that
+crashes or runs out of memory ends this process and costs one blob, not the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from chunkd.chunkers.gear import Chunker
+from chunkd.errors import BlobUndecodable
+from chunkd.model import Caps, ChunkParams, FileMark, Finding, Job, MeasureRule
+from chunkd.worker import protocol, sandbox
+from chunkd.worker.decode import BUFFER_BYTES, Source, buffers
+from chunkd.worker.page_cache import QuietFile
+from chunkd.worker.pipeline import Relay
+from chunkd.worker.rate_limit import Pace
+from chunkd.worker.recompress import Recompressor
+
+_PROGRESS_S = 0.5
+
+# From this size on, a blob is worth a second thread for cutting and hashing.
+RELAYED_FROM_BYTES = 1 << 20
+
+# A file system's clock may tick as seldom as this: a change that came sooner after another may bear the same ctime.
+_CTIME_TICK_NS = 50_000_000
+
+_IRREGULAR = {
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFDIR: "directory",
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
+
+
+def examine(
+    job: Job,
+    params: ChunkParams,
+    caps: Caps,
+    progress: Callable[[int], object],
+    pace: Pace | None = None,
+    *,
+    measure: Recompressor | None = None,
+) -> Finding:
+    """What the file at the job's path is, seen in one pass over one descriptor.
+
+    The same whether or not the job is `relayed`, and at whatever `pace` the file is read.
+    Chunks are measured by the rule as it comes unless `measure` has another.
+    `progress` is called with the stored bytes read so far, about twice a second at most; what it raises is passed on
+    unless it is an OSError. Nothing but a regular file is opened. Raises MemoryError when a decoder gets none.
+    """
+    try:
+        # Before the open too, since opening a device can have effects.
+        if reason := _irregular(os.lstat(job.path)):
+            return Finding("ignored", reason=reason)
+        with QuietFile(job.path, _open_itself) as file:
+            before = os.fstat(file.fileno())
+            if reason := _irregular(before):
+                return Finding("ignored", reason=reason)
+            if before.st_size > caps.uncompressed_bytes:
+                return Finding("unreadable", reason=f"larger than the cap of {caps.uncompressed_bytes} bytes")
+
+            def live(read_bytes: int) -> None:
+                if not os.fstat(file.fileno()).st_nlink:
+                    raise FileNotFoundError  # nobody can count what has been unlinked: no need to read on
+                progress(read_bytes)
+
+            report = pace.paced(_seldom(live)) if pace else _seldom(live)
+            return _read(file, before, job, params, measure, caps, report)
+    except (FileNotFoundError, NotADirectoryError):
+        return Finding("gone")
+    except OSError as error:
+        if error.errno is None:  # not the system's: a bug
+            raise
+        return Finding("unreadable", reason=os.strerror(error.errno))
+
+
+def _irregular(status: os.stat_result) -> str:
+    """What the file is when it is no regular one, else nothing."""
+    if stat.S_ISREG(status.st_mode):
+        return ""
+    return _IRREGULAR.get(stat.S_IFMT(status.st_mode), "no regular file")
+
+
+def _open_itself(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def _seldom(progress: Callable[[int], object]) -> Callable[[int], None]:
+    next_s = time.monotonic() + _PROGRESS_S
+
+    def report(read_bytes: int) -> None:
+        nonlocal next_s
+        now_s = time.monotonic()
+        if now_s >= next_s:
+            next_s = now_s + _PROGRESS_S
+            progress(read_bytes)
+
+    return report
+
+
+def _read(
+    file: io.FileIO,
+    before: os.stat_result,
+    job: Job,
+    params: ChunkParams,
+    measure: Recompressor | None,
+    caps: Caps,
+    report: Callable[[int], None],
+) -> Finding:
+    source = Source(file, job.digest.algorithm, report)
+    chunker = Chunker(params, measure=measure or Recompressor(MeasureRule()))
+    buffer = bytearray(BUFFER_BYTES)
+    uncompressed_bytes = 0
+    failure: BlobUndecodable | None = None
+    most_chunks = caps.most_chunks(params)
+    if job.decode:
+        try:
+            with contextlib.ExitStack() as stack:
+                large = job.relayed and before.st_size >= RELAYED_FROM_BYTES
+                relay = stack.enter_context(Relay(chunker.feed)) if large else None
+                take, hand = (relay.take, relay.hand) if relay else ((lambda: buffer), chunker.feed)
+                for data in buffers(source, take, caps, before.st_size):
+                    hand(data)
+                    uncompressed_bytes += len(data)
+                    report(source.read_bytes)
+                    if chunker.chunks > most_chunks:
+                        break
+        except BlobUndecodable as error:
+            failure = error
+    # To the file's end even after a failure: bytes that do not match the name outrank it, as a writer may be busy.
+    source.drain(buffer)
+    after = os.fstat(file.fileno())
+    still = (before.st_size, before.st_ctime_ns) == (after.st_size, after.st_ctime_ns)
+    known = still and time.time_ns() - after.st_ctime_ns >= _CTIME_TICK_NS
+    mark = FileMark(after.st_dev, after.st_ino, source.read_bytes, after.st_ctime_ns if known else 0)
+
+    if source.hexdigest() != job.digest.hex:
+        return Finding("mismatched", mark)
+    if not job.decode:
+        return Finding("matched", mark)
+    if source.grew or source.read_bytes != before.st_size:
+        # The decoder may have met the end of what was there before the writer was done.
+        return Finding("mismatched", mark, reason="changed while it was read")
+    if failure is not None:
+        return Finding("undecodable", mark, codec=failure.codec, reason=failure.reason)
+    if not uncompressed_bytes:
+        return Finding("other", mark)
+    recipe = chunker.finish()
+    if len(recipe) > most_chunks:
+        return Finding("undecodable", mark, codec=source.codec, reason=f"more than {most_chunks} chunks")
+    return Finding("layer", mark, source.codec, uncompressed_bytes, recipe=recipe)
+
+
+@contextlib.contextmanager
+def _daemon() -> Iterator[None]:
+    """Around each word with the daemon: when it has gone, so has the reason to live.
+
+    By SystemExit, which no handler between here and `main` takes for an error of the file.
+    """
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        sys.exit(0)
+
+
+def main(argv: list[str]) -> None:
+    """Serve jobs until the daemon has gone. A bug in `examine` ends the process with its traceback; what it lacked
+    memory for ends it with the exit code that says so, as only a new process has all of its memory again.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides what Ctrl-C means
+    fd, params_json, caps_json, measure_json, bytes_per_s = argv
+    daemon = protocol.WorkersEnd(socket.socket(fileno=int(fd)))
+    params, caps = ChunkParams(**json.loads(params_json)), Caps(**json.loads(caps_json))
+    measure, pace = Recompressor(MeasureRule(**json.loads(measure_json))), Pace(int(bytes_per_s))
+
+    def progress(read_bytes: int) -> None:
+        with _daemon():
+            daemon.send_progress(read_bytes)
+
+    sandbox.give_up_rights()
+    while True:
+        with _daemon():
+            job = daemon.receive_job()
+        sandbox.limit_memory(job.path, params, caps)
+        try:
+            finding = examine(job, params, caps, progress, pace, measure=measure)
+            with _daemon():
+                daemon.send_finding(finding)
+        except MemoryError:
+            os._exit(protocol.NO_MEMORY_EXIT)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

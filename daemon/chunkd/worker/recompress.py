@@ -1,0 +1,49 @@
+"""How long a chunk is when a store compresses it: one zstd frame of its own, with its content size and no checksum."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from chunkd.model import MeasureRule
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+def library() -> str:
+    """The library whose frames these are: another version may make others."""
+    return f"libzstd {zstd.zstd_version}"
+
+
+# Lengths that are remembered, by hash: 1.5 MB. Chunks that repeat do so soon.
+REMEMBERED = 8192
+
+
+class Recompressor:
+    """Measures the chunks that the rule picks. For one thread at a time."""
+
+    def __init__(self, rule: MeasureRule) -> None:
+        self.rule = rule
+        self._compress = zstd.ZstdCompressor(rule.level).compress
+        self._known: dict[bytes, int] = {}
+
+    def length(self, name: bytes, chunk: Buffer) -> int:
+        """The bytes of its frame, which is that of `zstd.compress`; `name` is its hash. Raises MemoryError."""
+        length = self._known.get(name)
+        if length is None:
+            try:
+                # All of a frame in one call: so its size is known, and goes into the header.
+                length = len(self._compress(chunk, zstd.ZstdCompressor.FLUSH_FRAME))
+            except zstd.ZstdError as error:
+                # All that a level which is one and a whole chunk can lack.
+                raise MemoryError(str(error)) from error
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[name] = length
+        return length

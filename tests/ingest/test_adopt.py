@@ -1,0 +1,161 @@
+"""Before the first scan: the caches and the rules that are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import blobs
+from chunkd.ingest import adopt
+from chunkd.ingest.adopt import serve_exactly
+from chunkd.model import Caps
+from ingesting import BROKEN, CAPS, LAYER, LIKE_IT, OTHER, PLAIN, World, land, oci, world_in, wrong
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with world_in(tmp_path, "one", "two", "three") as made:
+        yield made
+
+
+def serve(world: World, *numbers: int) -> None:
+    """A new start with these of the roots, counted from 0."""
+    roots = world.roots
+    world.stop()
+    world.roots = [roots[number] for number in numbers]
+    world.start()
+    assert world.differences() == []
+    world.roots = [roots[number] for number in numbers]
+
+
+def test_caches_keep_their_numbers(world: World) -> None:
+    first = {cache.path: cache.number for cache in world.ingest.caches.values()}
+    assert sorted(first.values()) == [1, 2, 3]
+    roots = world.roots
+    serve(world, 2, 0)
+    assert {cache.path: cache.number for cache in world.ingest.caches.values()} == {
+        str(roots[2]): first[str(roots[2])],
+        str(roots[0]): first[str(roots[0])],
+    }
+
+
+def test_a_cache_that_is_dropped_is_subtracted(world: World) -> None:
+    for root, content in zip(world.roots, (LAYER, OTHER, BROKEN), strict=True):
+        land(oci(root, content), content.stored)
+    (world.roots[1] / "blobs" / "sha256" / "README").write_bytes(b"?")
+    world.settle()
+    roots = world.roots
+    serve(world, 0)
+    world.holds_exactly(LAYER)
+    assert world.ignored() == {}
+    world.roots = roots
+    world.restart()
+    world.settle()
+    world.holds_exactly(LAYER, OTHER, failed=[BROKEN.digest])
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_digest_that_a_dropped_cache_shared_is_hashed_where_it_is_left(world: World, good: bool) -> None:
+    land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.scan()
+    land(oci(world.roots[1], LAYER), LAYER.stored if good else wrong(LAYER))
+    world.scan()
+    serve(world, 1)
+    world.run()
+    world.pass_s(11)
+    assert world.suspects() == 0
+    world.holds_exactly(*([LAYER] if good else []), failed=[] if good else [LAYER.digest])
+
+
+def test_several_caches_that_shared_a_digest_are_dropped_at_once(world: World) -> None:
+    for number, root in enumerate(world.roots):
+        for content in (LAYER, OTHER)[: 2 - (number == 2)]:
+            land(oci(root, content), content.stored)
+        world.scan()
+    serve(world, 2)
+    world.run()
+    world.holds_exactly(LAYER)
+
+
+def test_dropping_goes_on_in_slices(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adopt, "PLACES_AT_ONCE", 2)
+    for content in (LAYER, LIKE_IT, PLAIN, OTHER, BROKEN):
+        land(oci(world.roots[0], content), content.stored)
+    world.settle()
+    serve(world, 1)
+    world.holds_exactly()
+
+
+def test_the_index_is_that_of_exactly_these_caches(world: World) -> None:
+    serve_exactly(world.index, (str(world.roots[0]),))
+    with world.index.snapshot() as txn:
+        assert [cache.path for cache in world.index.store.caches(txn).values()] == [str(world.roots[0])]
+
+
+def test_lower_caps_drop_what_breaks_them(world: World) -> None:
+    for content in (LAYER, LIKE_IT, PLAIN, OTHER):
+        land(oci(world.roots[0], content), content.stored)
+    world.settle()
+    smallest = min((LAYER, LIKE_IT, PLAIN), key=lambda content: len(content.data))
+    small = [content for content in (LAYER, LIKE_IT, PLAIN) if len(content.data) == len(smallest.data)]
+    large = [content for content in (LAYER, LIKE_IT, PLAIN) if content not in small]
+    caps = replace(CAPS, uncompressed_bytes=len(smallest.data))
+    world.restart(caps)
+    assert world.counted() == {content.digest for content in (*small, OTHER)}
+    assert world.differences() == []
+    world.settle()
+    world.holds_exactly(*small, OTHER, failed=[content.digest for content in large])
+    world.restart(CAPS)
+    world.settle()
+    world.holds_exactly(LAYER, LIKE_IT, PLAIN, OTHER)
+
+
+def test_a_lower_window_reads_zstd_again_and_nothing_else(world: World) -> None:
+    for content in (LAYER, LIKE_IT, OTHER):
+        land(oci(world.roots[0], content), content.stored)
+    world.settle()
+    world.restart(replace(CAPS, zstd_window_bytes=1 << 10))
+    world.settle()
+    assert world.pool.decoded == [LIKE_IT.digest]
+
+
+def test_a_lower_ratio_drops_what_breaks_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Caps, "RATIO_FROM_BYTES", 1000)
+    for content in (LAYER, OTHER):
+        land(oci(world.roots[0], content), content.stored)
+    world.settle()
+    world.restart(replace(CAPS, ratio=1))
+    world.settle()
+    world.holds_exactly(OTHER, failed=[LAYER.digest])
+
+
+def test_the_same_rules_read_nothing_again(world: World) -> None:
+    for content in (LAYER, LIKE_IT, OTHER, BROKEN):
+        land(oci(world.roots[0], content), content.stored)
+    world.settle()
+    world.restart()
+    world.settle()
+    assert world.pool.given == []
+
+
+def test_what_failed_is_tried_again_by_other_rules(world: World) -> None:
+    land(oci(world.roots[0], BROKEN), BROKEN.stored)
+    land(oci(world.roots[0], LAYER), wrong(LAYER))
+    world.settle()
+    world.restart(decoder="2")
+    world.run()
+    assert sorted(world.pool.decoded) == sorted([BROKEN.digest, LAYER.digest])
+    world.pass_s(11)
+    world.holds_exactly(failed=[BROKEN.digest, LAYER.digest])
+
+
+def test_blobs_of_both_algorithms_are_dropped(world: World) -> None:
+    digest = blobs.digest_of(OTHER.stored, "sha512")
+    land(world.roots[0] / "blobs" / "sha512" / digest.hex, OTHER.stored)
+    world.settle()
+    assert world.counted() == {digest}
+    serve(world, 1)
+    world.holds_exactly()

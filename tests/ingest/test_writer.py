@@ -1,0 +1,890 @@
+"""The writer: what is worked on, what is lost when something fails, and what a scan compares."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import blobs
+from breaking import breaking
+from chunkd.errors import IndexDamaged, IndexUnwritable
+from chunkd.index.index import Change, Index
+from chunkd.ingest import verify_round, writer
+from chunkd.sources.listing import Listed, ScanEnd
+from chunkd.sources.scanner import Intervals, Scanner
+from chunkd.sources.watch import Watcher
+from ingesting import (
+    BROKEN,
+    CONTENTS,
+    LAYER,
+    LIKE_IT,
+    OTHER,
+    PLAIN,
+    Content,
+    Deaf,
+    World,
+    distribution,
+    land,
+    layer_of,
+    looks,
+    messages,
+    oci,
+    world_in,
+    wrong,
+)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with world_in(tmp_path, "one", "two") as made:
+        yield made
+
+
+@contextlib.contextmanager
+def full_disk(world: World, commits: int = 1_000_000) -> Iterator[list[int]]:
+    """The next so many commits fail as LMDB's do on a full disk. Yields a list with an entry for each that did."""
+    real = Change.write_head
+    failed: list[int] = []
+
+    def refuse(change: Change, now_ns: int) -> None:
+        if len(failed) < commits:
+            failed.append(now_ns)
+            raise IndexUnwritable(world.index.store.path, "No space left on device")
+        real(change, now_ns)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Change, "write_head", refuse)
+        yield failed
+
+
+# --- a full disk ------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_a_pause_and_nothing_is_lost(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    first = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.heard(first)
+    first.unlink()
+    land(oci(world.roots[0], OTHER), OTHER.stored)
+    land(oci(world.roots[1], BROKEN), BROKEN.stored)
+    land(oci(world.roots[1], PLAIN), wrong(PLAIN))
+    (world.roots[1] / "blobs" / "sha256" / "README").write_bytes(b"?")
+    with full_disk(world) as failed:
+        world.scanner.request("a test")
+        for _ in range(30):
+            world.run_turns(1)
+            world.ahead_s += 1
+        assert 3 < len(failed) < 10
+        assert "No space left" in world.ingest.progress.paused
+        world.holds_exactly(LAYER)
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+    world.pass_s(6)
+    assert world.ingest.progress.paused == ""
+    world.pass_s(11)
+    world.holds_exactly(OTHER, failed=[BROKEN.digest, PLAIN.digest])
+    assert list(world.ignored()) == ["blobs/sha256/README"]
+
+
+@pytest.mark.parametrize("commits", [1, 2, 3])
+def test_a_commit_that_fails_at_any_moment_costs_nothing(world: World, commits: int) -> None:
+    """Land, hash again, remove, hand over: each with the first commits of it failing."""
+    first, second = oci(world.roots[0], LAYER), distribution(world.roots[1], LAYER)
+
+    def step() -> None:
+        with full_disk(world, commits):
+            for _ in range(commits + 3):
+                world.run_turns(6)
+                world.ahead_s += 6
+            world.run()
+
+    land(first, LAYER.stored)
+    world.event(first)
+    step()
+    world.holds_exactly(LAYER)
+    land(second, LAYER.stored)
+    world.event(second)
+    step()
+    land(first, LAYER.stored)
+    world.event(first)
+    step()
+    world.holds_exactly(LAYER)
+    assert world.pool.decoded == [LAYER.digest]
+    first.unlink()
+    world.event(first, "deleted (event)")
+    step()
+    world.holds_exactly(LAYER)
+    assert world.held(first) is None
+    assert world.held(second).state == "verified"  # type: ignore[union-attr]
+    second.unlink()
+    world.event(second, "deleted (event)")
+    step()
+    world.holds_exactly()
+
+
+def test_results_are_collected_while_writing_is_paused(world: World) -> None:
+    paths = [land(oci(world.roots[0], content), content.stored) for content in (LAYER, LIKE_IT, OTHER)]
+    world.pool.held = True
+    for path in paths:
+        world.event(path)
+    world.run()
+    world.pool.held = False
+    with full_disk(world):
+        world.ingest.turn(0)
+        world.pool.read()
+        world.ingest.turn(0)
+    assert world.pool.jobs() == []
+    world.pass_s(6)
+    world.holds_exactly(LAYER, LIKE_IT, OTHER)
+    assert len(world.pool.given) == 3
+
+
+def test_ending_on_a_full_disk_leaves_the_rest_to_the_next_start(world: World) -> None:
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.pool.held = True
+    world.heard(path)
+    world.pool.held = False
+    world.pool.read()
+    with full_disk(world) as failed:
+        world.ingest.drain(5)
+    assert len(failed) == 1
+    world.holds_exactly()
+    world.restart()
+    world.settle()
+    world.holds_exactly(LAYER)
+
+
+def test_starting_on_a_full_disk_is_a_pause(world: World) -> None:
+    """What the last run left is taken up when there is room."""
+    first, second = (land(oci(root, LAYER), LAYER.stored) for root in world.roots)
+    world.settle()
+    world.pool.held = True
+    first.unlink()
+    world.heard(first, "deleted (event)")
+    assert world.suspects() == 1
+    world.restart()
+    second.write_bytes(wrong(LAYER))
+    with full_disk(world):
+        world.event(second)
+        world.ingest.turn(0)
+        assert "No space left" in world.ingest.progress.paused
+    world.pass_s(6)
+    assert world.suspects() == 0
+    world.pass_s(11)
+    world.holds_exactly(failed=[LAYER.digest])
+
+
+@pytest.mark.parametrize(("count", "relayed"), [(1, [False] * 3), (2, [True, False, True]), (4, [True, False, False])])
+def test_a_second_core_is_offered_where_it_would_have_nothing_to_do(
+    world: World, count: int, relayed: list[bool]
+) -> None:
+    world.pool.count = count
+    world.pool.held = True
+    contents = [layer_of(str(size), blobs.layer(size, size)) for size in (90_000, 21_000, 20_000)]
+    for content in contents:
+        world.event(land(oci(world.roots[0], content), content.stored))
+    world.ingest.turn(0)
+    world.pool.held = False
+    world.rest()
+    assert [job.digest for job in world.pool.given] == [content.digest for content in contents]
+    assert [job.relayed for job in world.pool.given] == relayed
+
+
+def test_what_is_found_is_committed_together_while_every_worker_is_busy(world: World) -> None:
+    world.pool.count = 1
+
+    def after_one_more_was_read() -> int:
+        """How many blobs are counted or failed in the next turn."""
+        world.pool.held = False
+        world.ingest.turn(0)
+        world.pool.held = True
+        return len(world.counted()) + len(world.failed())
+
+    world.pool.held = True
+    for content in CONTENTS:
+        world.event(land(oci(world.roots[0], content), content.stored))
+    world.ingest.turn(0)
+    assert [after_one_more_was_read(), after_one_more_was_read()] == [0, 0]
+    assert len(world.pool.given) == 3, "a worker waited for a commit"
+    world.ahead_s += writer.GROUP_S
+    assert after_one_more_was_read() == 3
+    assert after_one_more_was_read() == 3
+    assert after_one_more_was_read() == len(CONTENTS), "the worker has nothing to do, and what it found waits"
+    world.pool.held = False
+    world.settle()
+    world.holds_exactly(LAYER, LIKE_IT, PLAIN, OTHER, failed=[BROKEN.digest])
+
+
+def test_a_pause_does_not_outlast_a_clock_that_is_set_back(world: World) -> None:
+    world.ahead_s = 7200
+    with full_disk(world):
+        land(oci(world.roots[0], OTHER), OTHER.stored)
+        world.event(oci(world.roots[0], OTHER))
+        world.run_turns(5)
+    assert world.ingest.progress.paused
+    world.ahead_s = 0
+    world.run()
+    world.holds_exactly(OTHER)
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_blob_whose_worker_died_is_tried_once_more(world: World) -> None:
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.pool.deaths[LAYER.digest] = 1
+    world.heard(path)
+    world.holds_exactly(LAYER)
+    assert world.pool.decoded == [LAYER.digest] * 2
+
+
+def test_a_blob_that_kills_two_workers_is_failed(world: World) -> None:
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.pool.deaths[LAYER.digest] = 2
+    world.heard(path)
+    world.holds_exactly(failed=[LAYER.digest])
+    assert world.failed()[LAYER.digest].reason == "can't be read: its worker died (signal 11)"
+    world.scan()
+    assert len(world.pool.given) == 2
+    world.pass_s(80)
+    world.holds_exactly(LAYER)
+
+
+def test_a_worker_that_dies_of_hashing_again_leaves_the_figures(world: World) -> None:
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.heard(path)
+    land(path, wrong(LAYER))
+    world.pool.deaths[LAYER.digest] = 2
+    world.heard(path)
+    world.holds_exactly(LAYER)
+    world.pass_s(61)
+    world.pass_s(11)
+    world.holds_exactly(failed=[LAYER.digest])
+
+
+def test_no_worker_can_be_started(world: World) -> None:
+    world.pool.give_error = OSError(11, "Resource temporarily unavailable")
+    land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.event(oci(world.roots[0], LAYER))
+    world.run_turns(5)
+    assert "no worker can be started" in world.ingest.progress.paused
+    assert world.ingest.pending() == (1, len(LAYER.stored))
+    world.pool.give_error = None
+    world.pass_s(6)
+    world.holds_exactly(LAYER)
+    assert world.ingest.progress.paused == ""
+
+
+def test_what_is_hashed_again_goes_first_and_then_the_largest(world: World) -> None:
+    world.heard(land(oci(world.roots[0], OTHER), OTHER.stored))
+    world.pool.held = True
+    large = layer_of("LARGE", blobs.tar({"x": blobs.noise(9000)}))
+    for content in (PLAIN, LAYER, large, LIKE_IT):
+        world.event(land(oci(world.roots[0], content), content.stored))
+    world.event(land(oci(world.roots[0], OTHER), OTHER.stored))
+    world.run_turns(1)
+    sizes = sorted((len(content.stored) for content in (PLAIN, LAYER, large, LIKE_IT)), reverse=True)
+    given = world.pool.given[1:]
+    assert given[0].digest == OTHER.digest
+    by_digest = {content.digest: content for content in (*CONTENTS, large)}
+    assert [len(by_digest[job.digest].stored) for job in given[1:]] == sizes[: len(given) - 1]
+    assert len(given) == 4
+    world.pool.held = False
+    world.run()
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+def many(count: int) -> list[Content]:
+    return [Content(f"OTHER{number}", "other", b"%d" % number) for number in range(count)]
+
+
+def test_too_many_blobs_for_the_queue_are_found_by_a_scan(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "MAX_TASKS", 8)
+    contents = many(40)
+    for content in contents:
+        world.event(land(oci(world.roots[0], content), content.stored))
+    world.run()
+    assert world.ingest.progress.scans > 0
+    assert world.counted() == {content.digest for content in contents}
+
+
+def test_more_hand_overs_than_the_queue_holds(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole cache goes, and every blob of it lies in the other one too; then that one goes."""
+    contents = many(40)
+    for content in contents:
+        for root in world.roots:
+            land(oci(root, content), content.stored)
+    world.settle()
+    assert len(world.counted()) == 40
+    monkeypatch.setattr(writer, "MAX_TASKS", 8)
+    for content in contents:
+        oci(world.roots[0], content).unlink()
+        world.event(oci(world.roots[0], content), "deleted (event)")
+    world.run()
+    for _ in range(8):
+        world.pass_s(31)
+    assert world.suspects() == 0
+    assert len(world.counted()) == 40
+    assert world.differences() == []
+    for content in contents:
+        oci(world.roots[1], content).unlink()
+    world.settle()
+    world.holds_exactly()
+
+
+def test_a_backlog_that_overflows_asks_for_a_scan(world: World) -> None:
+    contents = many(40)
+    world.backlog._max_hints = 5  # noqa: SLF001
+    for content in contents:
+        world.event(land(oci(world.roots[0], content), content.stored))
+    world.run()
+    assert len(world.counted()) == 40
+    for content in contents:
+        oci(world.roots[0], content).unlink()
+        world.event(oci(world.roots[0], content), "deleted (event)")
+    world.run()
+    world.holds_exactly()
+
+
+# --- scans ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_scan_that_was_asked_to_verify_finds_lost_changes(world: World) -> None:
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.scan()
+    land(path, wrong(LAYER))
+    world.scan()
+    world.holds_exactly(LAYER)
+    world.scan(verify=True)
+    world.pass_s(11)
+    world.holds_exactly(failed=[LAYER.digest])
+
+
+def test_the_daily_round_compares_every_place(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_round, "PLACES_A_SLICE", 3)
+    contents = many(10)
+    paths = [land(oci(world.roots[0], content), content.stored) for content in contents]
+    world.settle()
+    for path in paths[::2]:
+        land(path, b"x")
+    world.scan()
+    assert len(world.counted()) == 10
+    world.ahead_s += 86401
+    for _ in range(40):
+        world.pass_s(3)
+    assert len(world.counted()) == 5
+
+
+def test_a_place_in_a_folder_that_could_not_be_listed_to_its_end_is_kept(world: World) -> None:
+    root = world.roots[0]
+    paths = [land(oci(root, content), content.stored) for content in (LAYER, LIKE_IT, OTHER)]
+    world.settle()
+    paths[0].unlink()
+    with looks(world) as looked, breaking(paths[0].parent, after=1):
+        world.scan()
+    assert looked == []
+    world.holds_exactly(LAYER, LIKE_IT, OTHER)
+    assert world.scanner.problems
+    with world.index.snapshot() as txn:
+        before = world.index.store.head(txn).scanned_at_ns
+    world.scan()
+    world.holds_exactly(LIKE_IT, OTHER)
+    assert not world.scanner.problems
+    with world.index.snapshot() as txn:
+        assert world.index.store.head(txn).scanned_at_ns > before
+
+
+def test_pending_says_what_is_known_and_not_counted(world: World) -> None:
+    world.pool.held = True
+    for content in (LAYER, OTHER):
+        for root in world.roots:
+            land(oci(root, content), content.stored)
+    world.scan()
+    assert world.ingest.pending() == (2, len(LAYER.stored) + len(OTHER.stored))
+    assert world.ingest.working
+    world.pool.held = False
+    world.run()
+    assert world.ingest.pending() == (0, 0)
+    assert not world.ingest.busy
+
+
+def test_a_full_restart_in_the_middle_loses_nothing(world: World) -> None:
+    for content in CONTENTS:
+        land(oci(world.roots[0], content), content.stored)
+    world.pool.held = True
+    world.scan()
+    world.pool.read()
+    world.ingest.turn(0)
+    world.restart()
+    world.settle()
+    world.holds_exactly(LAYER, LIKE_IT, PLAIN, OTHER, failed=[BROKEN.digest])
+
+
+def test_draining_takes_in_what_was_being_read(world: World) -> None:
+    for content in (LAYER, OTHER):
+        world.event(land(oci(world.roots[0], content), content.stored))
+    world.pool.held = True
+    world.run()
+    world.pool.held = False
+    world.ingest.drain(5)
+    world.holds_exactly(LAYER, OTHER)
+
+
+# --- roots ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [oci, distribution])
+def test_a_scan_sees_to_what_is_waited_for_too(world: World, make: Callable[[Path, Content], Path]) -> None:
+    """When hints were lost, the one that was to look again may be among them, and the file is where none is listed."""
+    path = make(world.roots[0], LAYER)
+    if make is oci:
+        world.heard(land(path, wrong(LAYER)))
+    else:
+        path.parent.mkdir(parents=True)
+        world.event(path.parent, "created (event)", folder=True)
+        world.run()
+    assert world.ingest.busy
+    world.ahead_s += 5
+    assert world.backlog.take(1000)
+    shutil.rmtree(path.parent)
+    world.backlog.doubt("the backlog was full")
+    world.rest()
+    assert world.ingest.pending() == (0, 0)
+
+
+def test_a_root_that_is_gone_keeps_its_figures(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.heard(land(oci(world.roots[1], OTHER), OTHER.stored))
+    world.settle()
+    away = world.roots[0].rename(world.folder / "away")
+    world.event(path, "deleted (event)")
+    world.run()
+    for _ in range(3):
+        world.scan(verify=True)
+    world.holds_exactly(LAYER, OTHER)
+    stale = world.cache_of(path)
+    assert "can't be reached" in stale.stale
+    assert len(messages(caplog.records, "stale")) <= 1
+    away.rename(world.roots[0])
+    world.scan()
+    assert not stale.stale
+    world.holds_exactly(LAYER, OTHER)
+    path.unlink()
+    world.scan()
+    world.holds_exactly(OTHER)
+
+
+def test_a_root_that_is_a_file_is_no_empty_cache(world: World) -> None:
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.settle()
+    world.roots[0].rename(world.folder / "away")
+    world.roots[0].write_bytes(b"")
+    world.event(path, "deleted (event)")
+    world.scan()
+    world.holds_exactly(LAYER)
+    assert world.ingest.caches[1].stale
+
+
+@pytest.mark.parametrize("event", [True, False])
+def test_a_root_on_another_device_is_frozen_until_it_is_accepted(world: World, event: bool) -> None:
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.settle()
+    cache = world.cache_of(path)
+    cache.device += 1  # as if it had been recorded so
+    path.unlink()
+    new = land(oci(world.roots[0], OTHER), OTHER.stored)
+    if event:
+        world.event(path, "deleted (event)")
+        world.run()
+        world.event(new)
+    world.scan()
+    world.holds_exactly(LAYER)
+    assert "another device" in cache.stale
+    world.scan(accept=True)
+    world.holds_exactly(OTHER)
+    assert not cache.stale
+    world.restart()
+    assert world.ingest.caches[1].check_root() is not None
+
+
+def test_a_hand_over_to_a_cache_that_just_went_away_is_no_subtraction(world: World) -> None:
+    first, second = oci(world.roots[0], LAYER), oci(world.roots[1], LAYER)
+    for path in (first, second):
+        land(path, LAYER.stored)
+        world.heard(path)
+    world.pool.held = True
+    first.unlink()
+    world.heard(first, "deleted (event)")
+    away = world.roots[1].rename(world.folder / "away")
+    world.pool.held = False
+    world.run()
+    world.holds_exactly(LAYER)
+    away.rename(world.roots[1])
+    world.scan()
+    world.pass_s(31)
+    world.holds_exactly(LAYER)
+    assert world.suspects() == 0
+    second.unlink()
+    world.scan()
+    world.holds_exactly()
+
+
+def test_a_suspect_is_taken_up_when_its_cache_returns(world: World) -> None:
+    first, second = oci(world.roots[0], LAYER), oci(world.roots[1], LAYER)
+    land(first, LAYER.stored)
+    world.heard(first)
+    land(second, wrong(LAYER))
+    world.heard(second)
+    away = world.roots[1].rename(world.folder / "away")
+    world.scan()
+    first.unlink()
+    world.heard(first, "deleted (event)")
+    world.holds_exactly(LAYER)  # it may well be there
+    away.rename(world.roots[1])
+    world.scan()
+    world.pass_s(31)
+    world.pass_s(31)
+    world.holds_exactly(failed=[LAYER.digest])
+
+
+# --- hostile paths ----------------------------------------------------------------------------------------------------
+
+
+def test_paths_that_the_index_cannot_hold_stop_nothing(world: World) -> None:
+    root = world.roots[0]
+    deep = root.joinpath(*("d" * 200 for _ in range(4)))
+    land(oci(deep, LAYER), LAYER.stored)
+    land(oci(root / ("e" * 250) / ("f" * 100), LIKE_IT), LIKE_IT.stored)
+    strange = root / ("g" * 200) / ("h" * 180) / "blobs" / "sha256"
+    strange.mkdir(parents=True)
+    (strange / ("i" * 250)).write_bytes(b"")
+    world.event(strange / ("i" * 250))
+    world.event(oci(deep, LAYER))
+    world.event(deep, "created (event)", folder=True)
+    land(oci(root, OTHER), OTHER.stored)
+    for _ in range(2):
+        world.scan()
+    assert OTHER.digest in world.counted()
+    assert LAYER.digest not in world.counted()
+    oci(root, OTHER).unlink()
+    world.scan()
+    assert OTHER.digest not in world.counted()
+
+
+def test_names_that_are_no_text_are_borne(world: World) -> None:
+    folder = world.roots[0] / "caf\udce9\n" / "blobs" / "sha256"
+    folder.mkdir(parents=True)
+    (folder / "\udcff\udcfe").write_bytes(b"?")
+    (folder / f"{LAYER.hex}\n").write_bytes(LAYER.stored)
+    land(folder / OTHER.hex, OTHER.stored)
+    world.event(folder / f"{LAYER.hex}\n")
+    world.settle()
+    world.holds_exactly(OTHER)
+    assert len(world.ignored()) == 2
+
+
+def test_a_damaged_index_is_not_taken_for_a_full_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(index: Index) -> Change:
+        raise IndexDamaged(index.store.path, "a test")
+
+    world.event(land(oci(world.roots[0], OTHER), OTHER.stored))
+    with monkeypatch.context() as patched:
+        patched.setattr(Index, "transaction", damaged)
+        with pytest.raises(IndexDamaged):
+            world.run()
+    world.run()
+    world.holds_exactly(OTHER)
+
+
+# --- the scanner's own loop -------------------------------------------------------------------------------------------
+
+
+class Scanning:
+    """The scanner's thread with a clock that stands still unless it is moved."""
+
+    def __init__(self, world: World, watcher: Watcher | None = None) -> None:
+        self.world, self.now_s = world, 0.0
+        self.scanner = Scanner(
+            world.ingest.caches, world.backlog, world.ingest.listings, Intervals(600, 60), lambda: watcher,
+            clock_s=lambda: self.now_s,
+        )  # fmt: skip
+        self.thread = threading.Thread(target=self.scanner.run)
+
+    def __enter__(self) -> Scanning:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.scanner.stop()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+    def scan(self) -> tuple[list[Listed], ScanEnd]:
+        """What is handed over until a scan of everything ends."""
+        found: list[Listed] = []
+        while isinstance(item := self.world.ingest.listings.get(timeout=20), Listed):
+            found.append(item)
+        return found, item
+
+    def one(self) -> Listed:
+        item = self.world.ingest.listings.get(timeout=20)
+        assert isinstance(item, Listed)
+        assert self.world.ingest.listings.empty()
+        return item
+
+    def move(self, seconds: float) -> None:
+        """Time passes once the thread is back where it waits."""
+        turns, deadline = self.scanner.turns, time.monotonic() + 20
+        while self.scanner.turns < turns + 2:
+            assert time.monotonic() < deadline
+            self.world.backlog.stirred.set()
+        self.now_s += seconds
+        self.world.backlog.stirred.set()
+
+
+def test_a_scan_is_made_when_asked_for_at_a_doubt_and_on_the_timer(world: World) -> None:
+    with Scanning(world) as scanning:
+        number = scanning.scanner.request("a test", verify=True)
+        listed, end = scanning.scan()
+        assert [(item.cache, item.verify) for item in listed] == [(1, True), (2, True)]
+        assert (end.number, end.complete) == (number, True)
+        world.backlog.doubt("a test")
+        scanning.scan()
+        scanning.move(599)
+        scanning.move(0)
+        assert world.ingest.listings.empty()
+        scanning.move(2)
+        assert scanning.scan()[1].number == number + 2
+
+
+def test_a_scan_that_is_asked_for_while_another_begins_has_an_end_of_its_own(world: World) -> None:
+    scanner = world.scanner
+    first = scanner.request("first")
+    request = scanner._next()  # noqa: SLF001
+    second = scanner.request("second", verify=True)
+    assert request is not None
+    scanner._scan(request)  # noqa: SLF001
+    ends = []
+    while not world.ingest.listings.empty():
+        item = world.ingest.listings.get()
+        if isinstance(item, ScanEnd):
+            ends.append(item.number)
+    assert (ends, second) == ([first], first + 1)
+
+
+def test_scans_that_are_asked_for_together_are_one(world: World) -> None:
+    numbers = {
+        world.scanner.request("one"),
+        world.scanner.request("two", verify=True),
+        world.scanner.request("three", retry_failed=True),
+    }
+    assert len(numbers) == 1
+    request = world.scanner._next()  # noqa: SLF001
+    assert request is not None
+    assert (request.why, request.verify, request.accept, request.retry_failed) == ("one", True, False, True)
+
+
+def test_a_polled_cache_is_listed_each_minute_and_never_watched(world: World) -> None:
+    class NoWatcher(Deaf):
+        def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
+            assert cache == 1
+
+    world.ingest.caches[2].polled = "events do not come from nfs"
+    with Scanning(world, NoWatcher()) as scanning:
+        scanning.scanner.request("a test")
+        scanning.scan()
+        scanning.move(61)
+        scanning.move(0)
+        assert scanning.one().cache == 2
+
+
+def test_a_watch_that_cannot_be_set_makes_a_cache_unwatched_and_listed_on_a_timer(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full(Deaf):
+        def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
+            if cache == 1:
+                raise OSError(28, "inotify watch limit reached")
+
+    with Scanning(world, Full()) as scanning:
+        scanning.scanner.request("a test")
+        scanning.scan()
+        assert world.ingest.caches[1].unwatched == "can't be watched: inotify watch limit reached"
+        assert world.ingest.caches[2].unwatched == ""
+        scanning.move(61)
+        assert scanning.one().cache == 1
+    assert len(messages(caplog.records, "limit reached")) == 1
+
+
+def test_a_folder_is_listed_when_it_appears(world: World) -> None:
+    with Scanning(world) as scanning:
+        land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+        world.event(world.roots[0] / "library", "created (event)", folder=True)
+        found = [world.ingest.listings.get(timeout=20) for _ in range(3)]
+        assert [item.listing.folder for item in found if isinstance(item, Listed)] == [
+            "library",
+            "library/blobs",
+            "library/blobs/sha256",
+        ]
+        assert scanning.scanner.turns > 0
+
+
+def test_a_folder_that_appears_as_a_scan_is_asked_for_is_not_waited_for(world: World) -> None:
+    class Stirred(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            left.append(len(world.backlog) and not self.is_set())
+            return super().wait(timeout)
+
+    left: list[int] = []
+    world.backlog.stirred = Stirred()
+    world.event(world.roots[0] / "library", "created (event)", folder=True)
+    scanning = Scanning(world)
+    scanning.scanner.request("a test")
+    with scanning:
+        scanning.scan()
+        assert scanning.one().listing.folder == "library"
+        scanning.move(0)
+    assert not any(left)
+
+
+def test_the_scanner_is_busy_from_when_it_is_stirred_until_all_is_handed_over(world: World) -> None:
+    class Noting(Deaf):
+        def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
+            seen.append(scanning.scanner.busy)
+
+    seen: list[bool] = []
+    land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    scanning = Scanning(world, Noting())
+    assert not scanning.scanner.busy
+    world.event(world.roots[0] / "library", "created (event)", folder=True)
+    assert scanning.scanner.busy
+    with scanning:
+        for _ in range(3):
+            world.ingest.listings.get(timeout=20)
+        deadline = time.monotonic() + 20
+        while scanning.scanner.busy:
+            assert time.monotonic() < deadline
+    assert seen == [True] * 3
+
+
+def test_a_folder_that_a_scan_of_everything_could_not_reach_is_listed_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a scan that lists everything anew and for which what appeared meanwhile would be listed twice."""
+
+    def scandir(path: Any) -> Any:
+        if os.fsencode(path).endswith(b"/library"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    land(oci(world.roots[0], LAYER, "library/alpine"), LAYER.stored)
+    land(oci(world.roots[1], OTHER, "there"), OTHER.stored)
+    world.event(world.roots[0] / "library" / "alpine", "created (event)", folder=True)
+    world.event(world.roots[1] / "there", "created (event)", folder=True)
+    world.scan(verify=True)
+    world.holds_exactly(LAYER, OTHER)
+
+
+def test_a_folder_is_listed_once_by_a_scan_of_everything_that_reaches_it(world: World) -> None:
+    land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.event(world.roots[0] / "library", "created (event)", folder=True)
+    scanning = Scanning(world)
+    scanning.scanner.request("a test", verify=True)
+    with scanning:
+        listed, _ = scanning.scan()
+        assert [item.listing.folder for item in listed].count("library") == 1
+        scanning.move(0)
+        assert world.ingest.listings.empty()
+
+
+def test_a_scanner_that_is_stopped_lists_no_folder_more(world: World) -> None:
+    class Stopping(Deaf):
+        def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
+            entered.append(folder)
+            for name in ("a", "b"):
+                world.event(world.roots[0] / name, "created (event)", folder=True)
+            scanning.scanner.stop()
+
+    entered: list[str] = []
+    for name in ("a", "b"):
+        (world.roots[0] / name).mkdir()
+    scanning = Scanning(world, Stopping())
+    scanning.scanner.request("a test")
+    with scanning:
+        scanning.thread.join(20)
+    # The folder that is under way is entered to its end, and that is the root.
+    assert [folder for folder in entered if folder] == []
+
+
+def test_a_scan_is_complete_once_its_blobs_are_read(world: World) -> None:
+    """What is cut off before must not be taken for the whole truth by who reads the index later."""
+
+    def scanned_at_ns() -> int:
+        with world.index.snapshot() as txn:
+            return world.index.store.head(txn).scanned_at_ns
+
+    world.pool.held = True
+    for content in (LAYER, OTHER):
+        land(oci(world.roots[0], content), content.stored)
+    world.scan()
+    assert world.ingest.progress.scans
+    assert scanned_at_ns() == 0
+    world.pool.held = False
+    world.settle()
+    assert scanned_at_ns() > 0
+    world.holds_exactly(LAYER, OTHER)
+
+
+def test_the_round_goes_by_when_the_last_one_ended_and_not_by_the_start(world: World) -> None:
+    """A daemon that is restarted each night would never compare anything otherwise."""
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.heard(path)
+    world.pass_s(2 * world.ingest.verify_interval_s)
+    world.run_turns(5)
+    with world.index.snapshot() as txn:
+        first_s = world.index.store.verified_s(txn)
+    assert first_s is not None
+    world.pass_s(world.ingest.verify_interval_s / 2)
+    world.restart()
+    world.pass_s(world.ingest.verify_interval_s / 2 + 1)
+    world.run_turns(5)
+    with world.index.snapshot() as txn:
+        second_s = world.index.store.verified_s(txn)
+    assert second_s is not None
+    assert second_s > first_s
+
+
+# --- what has no hurry ------------------------------------------------------------------------------------------------
+
+
+def test_what_has_no_hurry_is_done_though_there_is_always_something_to_do(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry that never rests has removed blobs all the same, and files that were changed behind its back."""
+    path = land(oci(world.roots[0], OTHER), OTHER.stored)
+    world.settle()
+    swept: list[float] = []
+    monkeypatch.setattr(world.ingest.sweep, "turn", lambda: swept.append(world.ahead_s))
+    land(path, wrong(OTHER))
+    land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.pool.held = True
+    world.heard(oci(world.roots[0], LAYER))
+    for _ in range(3 * 86400 // 3600):
+        world.ahead_s += 3600
+        world.run_turns(4)
+        assert world.ingest.working
+    assert len(swept) >= 24
+    assert OTHER.digest in world.pool.hashed_again
+    world.pool.held = False
+    world.run()

@@ -1,0 +1,349 @@
+"""Hints from real events. A test waits for a last event of its own, so that none is awaited in vain."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chunkd.model import Hint, Job, Place
+from chunkd.sources.hints import Backlog
+from chunkd.sources.listing import walk
+from chunkd.sources.watch import RootWatcher, Watcher, start_watcher
+from chunkd.worker.examine import examine
+from ingesting import CAPS, LAYER, LIKE_IT, OTHER, PARAMS, distribution, land, oci, write_in_place
+
+PATIENCE_S = 20.0
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
+
+
+class Watched:
+    """A cache that is watched, and what its events led to."""
+
+    def __init__(self, root: Path, make: Callable[[Backlog], Watcher]) -> None:
+        self.root = root
+        self.backlog = Backlog()
+        self.watcher = make(self.backlog)
+        self.empty = root.parent / "empty"
+        self.empty.write_bytes(b"")
+        self.folders: list[Hint] = []
+        self.ends: list[str] = []
+
+    def enter(self, folder: str = "") -> None:
+        """As a scan does: this folder and all below it."""
+        for _ in walk(str(self.root), folder, lambda entered: self.watcher.enter(1, str(self.root), entered)):
+            pass
+
+    def hints(self) -> dict[str, str]:
+        """What was hinted, by path, once all events up to now have come: the last one is told by its name.
+
+        It is a link, which gives one event alone: a file that is written gives a second, which may come after this.
+        """
+        self.ends.append(f"{len(self.ends):064}")
+        os.link(self.empty, self.root / self.ends[-1])
+        found: dict[str, str] = {}
+        deadline = time.monotonic() + PATIENCE_S
+        while self.ends[-1] not in found:
+            assert time.monotonic() < deadline, found
+            found = {hint.place.path: hint.why for hint in self.backlog.take(1000)} | found
+            self.folders += self.backlog.take_folders()
+        return {path: why for path, why in found.items() if path not in self.ends}
+
+    def until(self, true: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not true():
+            assert time.monotonic() < deadline
+            self.backlog.stirred.wait(0.01)
+
+    def close(self) -> None:
+        self.watcher.close()
+        self.backlog.close()
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    root = tmp_path / "cache"
+    (root / "blobs" / "sha256" / LAYER.hex[:2]).mkdir(parents=True)
+    made = Watched(root, start_watcher)
+    made.enter()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def rooted(tmp_path: Path) -> Iterator[Watched]:
+    root = tmp_path / "cache"
+    # All there before it is watched: watchdog's own thread on Linux may die of folders that come in quick succession.
+    for folder in (".", ".sync/library", "_trash"):
+        (root / folder / "blobs" / "sha256").mkdir(parents=True)
+    before = set(threading.enumerate())
+    made = Watched(root, RootWatcher)
+    made.enter()
+    yield made
+    made.close()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENCE_S)
+
+
+def name(path: Path, root: Path) -> str:
+    return str(path.relative_to(root))
+
+
+@LINUX
+def test_each_way_to_land_and_to_leave_is_hinted(watched: Watched) -> None:
+    root = watched.root
+    moved = land(oci(root, LAYER), LAYER.stored)
+    written = write_in_place(oci(root, LIKE_IT), LIKE_IT.stored)
+    linked = oci(root, OTHER)
+    os.link(moved, linked)
+    assert watched.hints() == {
+        name(moved, root): "moved in (event)",
+        name(written, root): "created (event)",
+        name(linked, root): "created (event)",
+    }
+    with written.open("ab") as file:
+        file.write(b"more")
+    linked.unlink()
+    moved.rename(root.parent / "elsewhere")
+    assert watched.hints() == {
+        name(written, root): "written (event)",
+        name(linked, root): "deleted (event)",
+        name(moved, root): "moved out (event)",
+    }
+    assert watched.folders == []
+
+
+@LINUX
+def test_names_that_are_no_blobs_are_not_hinted(watched: Watched) -> None:
+    write_in_place(watched.root / "blobs" / "sha256" / f"{LAYER.hex}12", b"")
+    write_in_place(watched.root / "index.json", b"")
+    assert watched.hints() == {}
+    assert len(watched.backlog) == 0
+
+
+@LINUX
+def test_our_own_reading_is_not_hinted(watched: Watched) -> None:
+    path = land(oci(watched.root, LAYER), LAYER.stored)
+    watched.hints()
+    assert examine(Job(LAYER.digest, str(path)), PARAMS, CAPS, lambda _: None).kind == "layer"
+    os.stat(path)
+    os.listdir(path.parent)
+    os.chmod(path, 0o444)
+    watched.enter()
+    assert watched.hints() == {}
+
+
+@LINUX
+def test_a_folder_that_appears_is_to_be_listed(watched: Watched) -> None:
+    land(oci(watched.root, LAYER, "library"), LAYER.stored)
+    (watched.root / ".uploads").mkdir()
+    assert watched.hints() == {}
+    assert watched.folders == [Hint(Place(1, "library"), "folder created (event)")]
+    watched.enter("library")
+    path = land(oci(watched.root, OTHER, "library"), OTHER.stored)
+    assert watched.hints() == {name(path, watched.root): "moved in (event)"}
+
+
+@LINUX
+def test_a_blobs_own_folder_is_a_hint_for_the_blob(watched: Watched) -> None:
+    path = land(distribution(watched.root, LAYER), LAYER.stored)
+    assert watched.hints() == {name(path, watched.root): "folder created (event)"}
+    path.unlink()
+    path.parent.rmdir()
+    assert watched.hints() == {name(path, watched.root): "folder deleted (event)"}
+    assert watched.folders == []
+
+
+@LINUX
+@pytest.mark.parametrize("how", ["deleted", "moved out"])
+def test_a_folder_that_goes_is_to_be_listed(watched: Watched, how: str) -> None:
+    folder = watched.root / "blobs" / "sha256" / LAYER.hex[:2]
+    folder.rmdir() if how == "deleted" else folder.rename(watched.root.parent / "away")
+    watched.hints()
+    assert Place(1, name(folder, watched.root)) in [hint.place for hint in watched.folders]
+    assert bool(watched.backlog.take_doubt()) == (how == "moved out")
+
+
+@LINUX
+def test_a_folder_that_comes_again_is_watched_again(watched: Watched) -> None:
+    folder = watched.root / "blobs" / "sha256" / LAYER.hex[:2]
+    for _ in range(3):
+        folder.rmdir()
+        folder.mkdir()
+        watched.hints()
+        watched.enter(name(folder, watched.root))
+        path = folder / LAYER.hex / "data"
+        path.parent.mkdir()
+        assert watched.hints() == {name(path, watched.root): "folder created (event)"}
+        path.parent.rmdir()
+        watched.hints()
+
+
+@LINUX
+def test_a_folder_that_another_took_the_place_of_is_watched(watched: Watched) -> None:
+    folder = watched.root / "blobs" / "sha256"
+    folder.rename(watched.root.parent / "old")
+    folder.mkdir()
+    watched.until(watched.backlog.take_doubt)
+    watched.enter()
+    path = land(folder / OTHER.hex, b"")
+    assert watched.hints()[name(path, watched.root)] == "moved in (event)"
+
+
+@LINUX
+@pytest.mark.parametrize("how", ["renamed", "removed"])
+def test_a_root_that_goes_is_a_doubt(watched: Watched, how: str) -> None:
+    if how == "renamed":
+        watched.root.rename(watched.root.parent / "away")
+    else:
+        for folder in sorted(watched.root.rglob("*"), reverse=True):
+            folder.rmdir()
+        watched.root.rmdir()
+    watched.until(watched.backlog.take_doubt)
+
+
+@LINUX
+def test_a_folder_is_watched_once_however_often_it_is_entered(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added: list[Any] = []
+
+    def add(*of: Any) -> Any:
+        added.append(of)
+        return real(*of)
+
+    inotify = watched.watcher._inotify  # type: ignore[attr-defined]  # noqa: SLF001
+    real = inotify.add_callback
+    monkeypatch.setattr(inotify, "add_callback", add)
+    for _ in range(3):
+        watched.enter()
+    assert added == []
+    (watched.root / "new").mkdir()
+    for _ in range(3):
+        watched.enter()
+    assert len(added) == 1
+
+
+@LINUX
+def test_a_watch_that_cannot_be_set_says_why(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    from watchdog.observers import inotify_c
+
+    new = watched.root / "new"
+    new.mkdir()
+    for code, said in (
+        (errno.ENOSPC, f"inotify watch limit reached: {new}"),
+        (errno.EACCES, f"permission denied: {new}"),
+        (errno.ENOMEM, f"Cannot allocate memory: {new}"),
+    ):
+
+        def refuse(*_: object, code: int = code) -> int:
+            ctypes.set_errno(code)
+            return -1
+
+        with monkeypatch.context() as patched:
+            patched.setattr(inotify_c, "inotify_add_watch", refuse)
+            with pytest.raises(OSError) as caught:  # noqa: PT011
+                watched.watcher.enter(1, str(watched.root), "new")
+        assert caught.value.strerror == said
+    with pytest.raises(FileNotFoundError):
+        watched.watcher.enter(1, str(watched.root), "nothing")
+    watched.watcher.enter(1, str(watched.root), "new")  # the limit was raised
+    (new / "deeper").mkdir()
+    watched.hints()
+    assert Place(1, "new/deeper") in {hint.place for hint in watched.folders}
+
+
+@LINUX
+def test_an_overflow_is_a_doubt(watched: Watched) -> None:
+    from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent, WatchDescriptor
+
+    inotify = watched.watcher._inotify  # type: ignore[attr-defined]  # noqa: SLF001
+    inotify.handle_event(InotifyEvent(WatchDescriptor(-1), InotifyConstants.IN_Q_OVERFLOW, 0, b""))
+    assert watched.backlog.take_doubt() == "the kernel's event queue overflowed"
+    assert watched.watcher.alive
+
+
+@LINUX
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_watcher_whose_thread_died_says_so(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    inotify = watched.watcher._inotify  # type: ignore[attr-defined]  # noqa: SLF001
+    assert watched.watcher.alive
+
+    def die(_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(inotify, "handle_event", die)
+    (watched.root / OTHER.hex).write_bytes(b"")
+    inotify.join(PATIENCE_S)
+    assert not watched.watcher.alive
+
+
+@LINUX
+def test_a_cache_that_is_left_sends_nothing(watched: Watched) -> None:
+    watched.watcher.enter(2, str(watched.root), "")  # the same folder for two caches
+    watched.watcher.leave(1)
+    path = land(watched.root / LAYER.hex, b"")
+    land(oci(watched.root, OTHER), b"")
+    watched.until(lambda: len(watched.backlog))
+    assert watched.backlog.take(9) == [Hint(Place(2, path.name), "moved in (event)")]
+    watched.watcher.leave(2)
+    land(watched.root / OTHER.hex, b"")
+    watched.enter()
+    assert watched.hints() == {}
+
+
+@LINUX
+def test_names_in_any_bytes_come_through(watched: Watched) -> None:
+    (watched.root / "caf\udce9").mkdir()
+    watched.hints()
+    assert [hint.place.path for hint in watched.folders] == ["caf\udce9"]
+
+
+def test_a_root_watcher_hints_at_blobs_and_folders(rooted: Watched) -> None:
+    root = rooted.root
+    moved = land(oci(root, LAYER), LAYER.stored)
+    written = write_in_place(oci(root, OTHER), OTHER.stored)
+    found = rooted.hints()
+    assert set(found) == {name(moved, root), name(written, root)}
+    assert all(why.endswith("(event)") for why in found.values())
+    moved.unlink()
+    written.rename(oci(root, LIKE_IT))
+    found = rooted.hints()
+    assert set(found) == {name(moved, root), name(written, root), name(oci(root, LIKE_IT), root)}
+    (root / "library").mkdir()
+    rooted.hints()
+    assert Place(1, "library") in {hint.place for hint in rooted.folders}
+    assert rooted.watcher.alive
+
+
+def test_a_root_watcher_hints_at_nothing_private(rooted: Watched) -> None:
+    land(oci(rooted.root / ".sync" / "library", LAYER), LAYER.stored)
+    land(oci(rooted.root / "_trash", LAYER), LAYER.stored)
+    assert rooted.hints() == {}
+    assert [hint for hint in rooted.folders if "sync" in hint.place.path or "trash" in hint.place.path] == []
+
+
+def test_a_root_watcher_follows_a_root_that_is_a_link(tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    real.mkdir()
+    (tmp_path / "cache").symlink_to(real)
+    made = Watched(tmp_path / "cache", RootWatcher)
+    try:
+        made.enter()
+        made.enter()
+        land(tmp_path / "cache" / LAYER.hex, b"")
+        assert set(made.hints()) == {LAYER.hex}
+        made.watcher.leave(1)
+        made.watcher.leave(1)
+        assert made.watcher.alive
+    finally:
+        made.close()
+    assert not made.watcher.alive

@@ -1,0 +1,337 @@
+"""The pool with real processes that do as they are told by the path of their job."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Hint, Job, Place, Recipe
+from chunkd.sources.hints import Backlog
+from chunkd.worker import pool as module
+from chunkd.worker import protocol
+from chunkd.worker.pool import Pool, Result, Worker
+
+PATIENCE_S = 20.0
+DIGEST = Digest("sha256", "a" * 64)
+
+# Knows nothing of chunkd: what is on the wire is written out here.
+WORKER = """
+import json, os, signal, socket, sys, time
+connection = socket.socket(fileno=int(sys.argv[1]))
+jobs = connection.makefile("rb")
+while line := jobs.readline():
+    algorithm, digits, path, decode, relayed = json.loads(line)
+    if path == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if path == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path == "exit":
+        sys.exit(3)
+    if path == "no memory":
+        sys.exit(12)
+    if path == "half":
+        connection.sendall(b'{"kind":')
+        os._exit(4)
+    if path == "half and hang":
+        connection.sendall(b'{"kind":')
+        time.sleep(600)
+    if path == "drip":
+        while True:
+            connection.sendall(b" ")
+            time.sleep(0.01)
+    if path == "endless":
+        connection.sendall(b" " * (1 << 20))
+    if path == "talkative":
+        connection.sendall(b'{"read_bytes": 1}\\n' * 1000)
+    if path in ("hang", "progress"):
+        connection.sendall(b'{"read_bytes": 1234}\\n')
+        time.sleep(600)
+    if path == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    head = {"kind": "layer", "mark": [1, 2, 3, 4], "codec": "gzip", "uncompressed_bytes": 9, "reason": str(os.getpid()),
+            "chunks": 1, "measured": 0}
+    head = json.dumps(head).encode() + b"\\n"
+    if path == "piece by piece":
+        for byte in head + b"h" * 16 + b"l" * 3:
+            connection.sendall(bytes([byte]))
+        connection.sendall(b"l")
+    else:
+        connection.sendall(b'{"read_bytes": 5}\\n' + head + b"h" * 16 + b"l" * 4)
+    if path == "unasked":
+        connection.sendall(b'{"read_bytes": 1234}\\n')
+    if path == "leave":
+        sys.exit(0)
+"""
+
+
+class Start:
+    """Starts scripted workers, and remembers them."""
+
+    def __init__(self) -> None:
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.error: OSError | None = None
+
+    def __call__(self) -> Worker:
+        if self.error:
+            raise self.error
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen([sys.executable, "-c", WORKER, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+        self.started.append(process)
+        return Worker(process, protocol.DaemonsEnd(ours, ChunkParams(), Caps()))
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def start() -> Start:
+    return Start()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def pool(start: Start, clock: Clock) -> Iterator[Pool]:
+    made = Pool(start, 2, clock)
+    yield made
+    made.close()
+    assert [process for process in start.started if process.returncode is None] == []
+
+
+def job(path: str) -> Job:
+    return Job(DIGEST, path)
+
+
+def results(pool: Pool, count: int = 1) -> list[Result]:
+    found: list[Result] = []
+    deadline = time.monotonic() + PATIENCE_S
+    while len(found) < count:
+        assert time.monotonic() < deadline
+        found += pool.collect(1.0)
+    assert len(found) == count
+    return found
+
+
+def test_a_job_comes_back_with_its_finding(pool: Pool, start: Start) -> None:
+    assert (pool.idle, pool.jobs(), start.started) == (2, [], [])
+    pool.give(job("fine"))
+    assert (pool.idle, pool.jobs()) == (1, [job("fine")])
+    [result] = results(pool)
+    pid = str(start.started[0].pid)
+    recipe = Recipe(b"h" * 16, b"l" * 4)
+    assert result == Result(job("fine"), Finding("layer", FileMark(1, 2, 3, 4), "gzip", 9, pid, recipe))
+    assert (pool.idle, pool.jobs()) == (2, [])
+
+
+def test_workers_are_started_when_they_are_needed_and_used_again(pool: Pool, start: Start) -> None:
+    for _ in range(3):
+        pool.give(job("fine"))
+        results(pool)
+    assert len(start.started) == 1
+    pool.give(job("one"))
+    pool.give(job("two"))
+    assert pool.idle == 0
+    assert {result.job.path for result in results(pool, 2)} == {"one", "two"}
+    assert len(start.started) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("die", "its worker was killed (signal 9), as the kernel does when memory is short"),
+        ("crash", "its worker died (signal 11)"),
+        ("no memory", "its worker ran out of memory"),
+        ("exit", "its worker died (exit code 3)"),
+        ("half", "its worker died (exit code 4)"),
+    ],
+)
+def test_a_worker_that_dies_costs_its_job_and_is_replaced(pool: Pool, start: Start, path: str, said: str) -> None:
+    pool.give(job(path))
+    assert results(pool) == [Result(job(path), None, said)]
+    assert pool.idle == 2
+    pool.give(job("fine"))
+    assert results(pool)[0].finding is not None
+    assert len(start.started) == 2
+
+
+@pytest.mark.parametrize("path", ["half and hang", "drip"])
+def test_a_worker_that_does_not_end_a_word_holds_nobody_up_and_is_killed(
+    pool: Pool, start: Start, clock: Clock, path: str
+) -> None:
+    pool.give(job(path))
+    pool.give(job("fine"))
+    assert [result.job.path for result in results(pool)] == ["fine"]
+    assert pool.collect(0) == []
+    clock.now_s = module.SILENCE_S + 1
+    assert Result(job(path), None, "no progress in 300 s") in results(pool)
+    assert start.started[0].returncode == -9
+    pool.give(job("fine"))
+    assert results(pool)[0].finding is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("endless", "a line of more than 65536 bytes"), ("talkative", "too many words")],
+)
+def test_a_word_and_their_number_are_bounded(pool: Pool, start: Start, path: str, said: str) -> None:
+    pool.give(job(path))
+    assert results(pool) == [Result(job(path), None, f"its worker said what none does: {said}")]
+    assert start.started[0].returncode == -9
+
+
+def test_words_that_waited_for_a_busy_daemon_are_not_too_many(pool: Pool, clock: Clock) -> None:
+    pool.give(job("talkative"))
+    clock.now_s = 100.0
+    assert results(pool)[0].finding is not None
+
+
+def test_a_word_may_come_in_pieces(pool: Pool) -> None:
+    pool.give(job("piece by piece"))
+    [result] = results(pool)
+    assert result.finding is not None
+    assert result.finding.recipe == Recipe(b"h" * 16, b"l" * 4)
+
+
+def test_a_worker_that_speaks_unasked_loses_no_finding_and_is_replaced(pool: Pool, start: Start) -> None:
+    pool.give(job("unasked"))
+    assert results(pool)[0].finding is not None
+    deadline = time.monotonic() + PATIENCE_S
+    while start.started[0].returncode is None:
+        assert time.monotonic() < deadline
+        assert pool.collect(0.1) == []
+    assert start.started[0].returncode == -9
+    pool.give(job("fine"))
+    assert results(pool)[0].finding is not None
+    assert len(start.started) == 2
+
+
+def test_a_worker_that_can_not_be_ended_holds_its_slot_and_not_the_writer(
+    pool: Pool, start: Start, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that the kernel lets wait for a file system that does not answer."""
+    pool.give(job("hang"))
+    deadline = time.monotonic() + PATIENCE_S
+    while not pool.read_bytes:
+        assert time.monotonic() < deadline
+        pool.collect(1.0)
+    process = start.started[0]
+    with monkeypatch.context() as stuck:
+        stuck.setattr(module, "END_S", 0.01)
+        stuck.setattr(process, "kill", lambda: None)
+        clock.now_s = module.SILENCE_S + 1
+        assert results(pool) == [Result(job("hang"), None, "no progress in 300 s")]
+        assert (pool.idle, pool.undying) == (1, 1)
+        assert pool.collect(0) == []
+        assert pool.undying == 1
+    process.kill()
+    process.wait(PATIENCE_S)
+    assert pool.collect(0) == []
+    assert (pool.idle, pool.undying) == (2, 0)
+
+
+def test_a_worker_that_dies_while_idle_costs_nothing(pool: Pool, start: Start) -> None:
+    pool.give(job("leave"))
+    assert results(pool)[0].finding is not None
+    start.started[0].wait(PATIENCE_S)
+    assert pool.collect(PATIENCE_S) == []
+    pool.give(job("fine"))
+    assert results(pool)[0].finding is not None
+    assert len(start.started) == 2
+
+
+def test_a_job_is_not_given_to_a_dead_worker(pool: Pool, start: Start) -> None:
+    pool.give(job("leave"))
+    results(pool)
+    start.started[0].wait(PATIENCE_S)
+    pool.give(job("fine"))  # before anybody noticed
+    assert results(pool)[0].finding is not None
+    assert len(start.started) == 2
+
+
+def test_a_job_given_to_a_dying_worker_comes_back_as_died(
+    pool: Pool, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.give(job("leave"))
+    results(pool)
+    start.started[0].wait(PATIENCE_S)
+    with monkeypatch.context() as dying:
+        dying.setattr(start.started[0], "poll", lambda: None)
+        pool.give(job("fine"))
+    assert results(pool) == [Result(job("fine"), None, "its worker died (exit code 0)")]
+
+
+def test_progress_is_proof_of_life_and_food_for_the_bar(pool: Pool, clock: Clock) -> None:
+    pool.give(job("progress"))
+    clock.now_s = module.SILENCE_S - 1
+    assert pool.read_bytes == 0
+    deadline = time.monotonic() + PATIENCE_S
+    while not pool.read_bytes:
+        assert time.monotonic() < deadline
+        assert pool.collect(1.0) == []
+    assert pool.read_bytes == 1234
+    clock.now_s += module.SILENCE_S - 1
+    assert pool.collect(0) == []
+    assert pool.jobs() == [job("progress")]
+
+
+def test_a_worker_that_says_nothing_is_killed(pool: Pool, start: Start, clock: Clock) -> None:
+    pool.give(job("hang"))
+    pool.give(job("fine"))
+    deadline = time.monotonic() + PATIENCE_S
+    while not pool.read_bytes:
+        assert time.monotonic() < deadline
+        pool.collect(1.0)
+    clock.now_s = module.SILENCE_S + 1
+    found = pool.collect(0) or results(pool)
+    assert Result(job("hang"), None, "no progress in 300 s") in found
+    assert start.started[0].returncode == -9
+    assert job("hang") not in pool.jobs()
+
+
+def test_an_idle_worker_may_be_silent(pool: Pool, start: Start, clock: Clock) -> None:
+    pool.give(job("fine"))
+    results(pool)
+    clock.now_s = 10 * module.SILENCE_S
+    assert pool.collect(0) == []
+    assert start.started[0].poll() is None
+
+
+def test_the_bell_ends_a_wait(pool: Pool) -> None:
+    pool.give(job("hang"))
+    backlog = Backlog()
+    backlog.put(Hint(Place(1, "a"), "a test"))
+    begun = time.monotonic()
+    while not pool.read_bytes:
+        pool.collect(PATIENCE_S, backlog)
+    assert pool.collect(PATIENCE_S, backlog) == []
+    assert time.monotonic() - begun < PATIENCE_S
+    backlog.close()
+
+
+def test_no_worker_can_be_started(pool: Pool, start: Start) -> None:
+    start.error = OSError(11, "Resource temporarily unavailable")
+    with pytest.raises(OSError, match="temporarily"):
+        pool.give(job("fine"))
+    assert (pool.idle, pool.jobs()) == (2, [])
+
+
+def test_closing_ends_every_worker(pool: Pool, start: Start) -> None:
+    pool.give(job("hang"))
+    pool.give(job("fine"))
+    pool.close()
+    assert [process.returncode for process in start.started] != [None, None]
+    assert pool.jobs() == []
+    pool.close()
