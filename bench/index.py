@@ -1,4 +1,4 @@
-"""What does the index cost as it grows, and what do a further copy, a huge layer and a sweep cost?
+"""What does the index cost as it grows, and what do a further copy, a huge layer and a compaction cost?
 
     python bench/index.py [CHUNKS]     50,000,000 unless said, which take some minutes: the bars are for these
 
@@ -119,7 +119,7 @@ def swept(made: Grown, landed: list[Layer]) -> list[tuple[float, float]]:
         made.remove(landed[place])
     slices = []
     with mock.patch.multiple(compaction, WORTH_PART=2 * DEAD_PART, WORTH_CHUNKS=1):
-        sweeper, more = compaction.Sweep(made.index), True
+        sweeper, more = compaction.Compaction(made.index), True
         while more:
             wall_s, cpu_s = time.perf_counter(), time.process_time()
             more = sweeper.turn()
@@ -158,12 +158,12 @@ def asked(chunks: int, folder: str) -> tuple[dict[str, Any], list[Bar]]:
         bars.append(Bar(f"a layer of {HUGE_CHUNKS:,} new chunks", huge.wall_s, 2, "s"))
         slices = swept(made, landed)
         results["sweep"] = slices
-        bars.append(Bar("a sweep of a tenth", sum(wall_s for wall_s, _ in slices), 6, "s"))
+        bars.append(Bar("a compaction of a tenth", sum(wall_s for wall_s, _ in slices), 6, "s"))
         bars.append(Bar("its longest slice", max(wall_s for wall_s, _ in slices), 0.25, "s"))
         print(
             f"\na layer of {HUGE_CHUNKS:,} new chunks: {huge.cpu_s:.3f} s CPU, {huge.wall_s:.3f} s, "
             f"{huge.written_bytes / 1e6:.1f} MB written\n"
-            f"a sweep of a tenth: {sum(cpu_s for _, cpu_s in slices):.3f} s CPU in {len(slices)} slices"
+            f"a compaction of a tenth: {sum(cpu_s for _, cpu_s in slices):.3f} s CPU in {len(slices)} slices"
         )
         start = time.perf_counter()
         made.recount()

@@ -97,7 +97,7 @@ def connect(path: Path) -> socket.socket:
     while True:
         try:
             connection.connect(str(path))
-        except BlockingIOError:  # the backlog is full: the connections before this one are being taken in
+        except BlockingIOError:  # the hint_queue is full: the connections before this one are being taken in
             continue
         return connection
 

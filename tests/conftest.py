@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def tell(request: pytest.FixtureRequest) -> Tell:
-    """Counts of what was survived, for the table at the end."""
+    """Counters of what was survived, for the table at the end."""
     return lambda what: request.config.stash[TOLD].append((request.node.name, what))
 
 

@@ -26,12 +26,12 @@ from chunkd.index.index import Index
 from chunkd.index.records import Held, Rules
 from chunkd.index.storage import environment
 from chunkd.ingest.adopt import adopt_rules, serve_exactly
-from chunkd.ingest.places import Holdings, Task
+from chunkd.ingest.places import PlaceChanges, Task
 from chunkd.ingest.writer import Ingest
 from chunkd.model import Blob, Caps, ChunkParams, Digest, Finding, Hint, Job, Place, Totals
 from chunkd.sources import watch
 from chunkd.sources.cache import ServedCache
-from chunkd.sources.hints import Backlog
+from chunkd.sources.hints import HintQueue
 from chunkd.sources.listing import Listed, ScanEnd
 from chunkd.sources.scanner import Intervals, Scanner
 from chunkd.worker import examine
@@ -201,7 +201,7 @@ class World:
     """Caches on disk and the daemon's inside, without its threads. `roots` are the caches, by their numbers."""
 
     index: Index
-    backlog: Backlog
+    hint_queue: HintQueue
     pool: HerePool
     ingest: Ingest
     scanner: Scanner
@@ -226,16 +226,16 @@ class World:
     def serve(self) -> None:
         """A writer and a scanner for these roots, on the index that is open."""
         caches = serve_exactly(self.index, tuple(map(str, self.roots)))
-        self.backlog = Backlog(clock=self.clock_s)
+        self.hint_queue = HintQueue(clock=self.clock_s)
         listings: queue.Queue[Listed | ScanEnd] = queue.Queue()
         self.pool = HerePool(self, self.index.rules.caps)
-        self.ingest = Ingest(self.index, self.pool, self.backlog, caches, listings, clock_s=self.clock_s)
-        self.scanner = Scanner(caches, self.backlog, listings, Intervals(600, 60), lambda: None)
+        self.ingest = Ingest(self.index, self.pool, self.hint_queue, caches, listings, clock_s=self.clock_s)
+        self.scanner = Scanner(caches, self.hint_queue, listings, Intervals(600, 60), lambda: None)
 
     def stop(self) -> None:
         """As kill -9 would: what is in memory is lost."""
         self.index.close()
-        self.backlog.close()
+        self.hint_queue.close()
 
     def restart(self, caps: Caps = CAPS, decoder: str = "1") -> None:
         self.stop()
@@ -254,7 +254,7 @@ class World:
     def run(self) -> None:
         """Turns until there is nothing to do at once; while the pool is held, until all is handed to it."""
         for _ in range(TURNS):
-            doubt = self.backlog.take_doubt()
+            doubt = self.hint_queue.take_doubt()
             if doubt:
                 self.scanner.request(doubt, verify=True)
             self._scan_what_is_asked_for()
@@ -269,14 +269,14 @@ class World:
             self.ingest.turn(0.0)
 
     def _all_in_hand(self) -> bool:
-        waits = len(self.backlog) or not self.ingest.listings.empty()
+        waits = len(self.hint_queue) or not self.ingest.listings.empty()
         return not waits and len(self.pool.jobs()) == len(self.ingest._running) > 0  # noqa: SLF001
 
     def _scan_what_is_asked_for(self) -> None:
         request = self.scanner._next()  # noqa: SLF001 - the scanner's thread is this one
         if request is not None:
             self.scanner._scan(request)  # noqa: SLF001
-        for hint in self.backlog.take_folders():
+        for hint in self.hint_queue.take_folders():
             self.scanner._scan_folder(hint)  # noqa: SLF001
 
     def scan(self, *, verify: bool = False, accept: bool = False, retry_failed: bool = False) -> None:
@@ -296,7 +296,7 @@ class World:
             if not self.ingest.busy:
                 return
             self.pass_s(11)
-        raise AssertionError(f"it never settles: {self.ingest.looker.unsettled}, {self.ingest.looker.expected}")
+        raise AssertionError(f"it never settles: {self.ingest.reconciler.unsettled}, {self.ingest.reconciler.expected}")
 
     # --- events ---------------------------------------------------------------------------------------------------
 
@@ -304,7 +304,7 @@ class World:
         """What the watcher would make of an event."""
         cache = self.cache_of(path)
         relative = str(path.relative_to(cache.path))
-        watch.hint_at(self.backlog, cache.number, cache.path, relative, folder, why)
+        watch.hint_at(self.hint_queue, cache.number, cache.path, relative, folder, why)
 
     def heard(self, path: Path, why: str = "moved in (event)") -> None:
         """An event, and all that follows from it at once."""
@@ -388,13 +388,13 @@ def world_in(folder: Path, *names: str, caps: Caps = CAPS) -> Iterator[World]:
 def looks(world: World) -> Iterator[list[Hint]]:
     """Every hint that is looked at meanwhile."""
     looked: list[Hint] = []
-    real = world.ingest.looker.look
+    real = world.ingest.reconciler.look
 
-    def look(at: Holdings, hint: Hint, task: Task | None) -> None:
+    def look(at: PlaceChanges, hint: Hint, task: Task | None) -> None:
         looked.append(hint)
         real(at, hint, task)
 
-    with mock.patch.object(world.ingest.looker, "look", look):
+    with mock.patch.object(world.ingest.reconciler, "look", look):
         yield looked
 
 

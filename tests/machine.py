@@ -345,9 +345,9 @@ class Caches(RuleBasedStateMachine):
     @rule()
     def overflow(self) -> None:
         """Every event that was not seen to yet is lost, and the kernel says so."""
-        lost = len(self.world.backlog.take(1 << 20)) + len(self.world.backlog.take_folders())
+        lost = len(self.world.hint_queue.take(1 << 20)) + len(self.world.hint_queue.take_folders())
         self.count("lose all events" if lost else "overflow")
-        self.world.backlog.doubt("the kernel's event queue overflowed")
+        self.world.hint_queue.doubt("the kernel's event queue overflowed")
 
     # --- what the daemon does -------------------------------------------------------------------------------------
 

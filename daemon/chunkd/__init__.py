@@ -3,7 +3,7 @@
 The path of a blob:
 
     scan, watch    a folder's listing, or an event, says: look at this place        (scanner decides when to list)
-    backlog        the hint waits, one entry a place
+    hint_queue        the hint waits, one entry a place
     compare        a listing that differs from the index gives hints as well
     look           the disk and the index are asked what there is to do             (holdings changes places)
     ingest, pool   a job goes to an idle worker process, which may read and no more (confine; wire: what they say)

@@ -563,7 +563,7 @@ def test_a_suspect_needs_no_verified_place(bench: Bench) -> None:
         change.hold(place_of(LAYER), Held(LAYER, "untested", MARK))
     assert [line.partition(" ")[0] for line in bench.differences()] == ["places"]
     with bench.index.transaction() as change:
-        change.suspect(LAYER)
+        change.require_rehash(LAYER)
     assert bench.differences() == []
 
 
@@ -571,6 +571,6 @@ def test_the_recount_tells_how_far_it_is(bench: Bench) -> None:
     build(bench)
     told: list[str] = []
     with bench.index.snapshot() as txn:
-        tally = recount(bench.index.store, txn, told.append)
+        result = recount(bench.index.store, txn, told.append)
     assert told == ["blobs", "chunks 0 of 500", "look-up", "places"]
-    assert Totals(**tally.totals) == bench.totals
+    assert Totals(**result.totals) == bench.totals

@@ -28,11 +28,11 @@ def test_every_damage_is_repaired(copy: Path, damage: Damage, window: int, monke
     monkeypatch.setattr(repair, "WINDOW", window)
     damaged(copy, damage)
     with reading(str(copy)) as store, store.guarded(), store.env.begin() as txn:
-        tally = recount(store, txn)
-    assert tally.differences
+        result = recount(store, txn)
+    assert result.differences
     index = Index(str(copy), Rules(), "the test")
     try:
-        assert repair.repair_index(index, set(tally.bad)) == []
+        assert repair.repair_index(index, set(result.bad)) == []
         with index.snapshot() as txn:
             assert recount(index.store, txn).differences == []
         read_again(index, plausible=damage.name == "measured-longer")

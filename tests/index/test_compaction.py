@@ -1,4 +1,4 @@
-"""A sweep frees what no blob uses, whatever lands and goes while it is under way."""
+"""A compaction frees what no blob uses, whatever lands and goes while it is under way."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def half_removed(bench: Bench) -> None:
         bench.remove(number)
 
 
-def swept(bench: Bench, sweeper: compaction.Sweep) -> int:
+def swept(bench: Bench, sweeper: compaction.Compaction) -> int:
     slices = 0
     while sweeper.turn():
         slices += 1
@@ -49,13 +49,13 @@ def test_dead_blocks_go_and_the_figures_stay(bench: Bench) -> None:
     half_removed(bench)
     blocks, dead = records(bench)
     before = bench.totals
-    sweeper = compaction.Sweep(bench.index)
+    sweeper = compaction.Compaction(bench.index)
     assert swept(bench, sweeper) > 5
     left_blocks, left_dead = records(bench)
     assert left_blocks <= blocks - LAYERS // 2 * (CHUNKS // 170 - 1)
     assert left_dead == dead - 170 * (blocks - left_blocks)
     assert bench.totals == before
-    assert not sweeper.turn(), "a second sweep would find nothing"
+    assert not sweeper.turn(), "a second compaction would find nothing"
     for number in range(0, LAYERS, 2):
         bench.add(number, layer(number))
     assert bench.totals.unique_chunks == LAYERS * CHUNKS
@@ -65,13 +65,13 @@ def test_few_dead_chunks_are_left_alone(bench: Bench) -> None:
     bench.add(1, layer(1))
     bench.add(2, layer(2))
     bench.remove(1)
-    assert not compaction.Sweep(bench.index).turn()
+    assert not compaction.Compaction(bench.index).turn()
 
 
 @pytest.mark.parametrize("at", range(0, 24, 2))
 def test_what_lands_and_goes_between_two_slices_is_not_swept_away(bench: Bench, at: int) -> None:
     half_removed(bench)
-    sweeper = compaction.Sweep(bench.index)
+    sweeper = compaction.Compaction(bench.index)
     for slices in range(200):
         if slices == at:
             bench.add(2, layer(2))
@@ -86,9 +86,9 @@ def test_what_lands_and_goes_between_two_slices_is_not_swept_away(bench: Bench, 
 
 def test_a_slice_that_could_not_be_written_ends_the_sweep(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     half_removed(bench)
-    sweeper = compaction.Sweep(bench.index)
+    sweeper = compaction.Compaction(bench.index)
     blocks, _ = records(bench)
-    while not bench.index.doomed:
+    while not bench.index.dead_blocks:
         assert sweeper.turn()
 
     def full(*_: object) -> None:
@@ -98,7 +98,7 @@ def test_a_slice_that_could_not_be_written_ends_the_sweep(bench: Bench, monkeypa
         patch.setattr("chunkd.index.index.Change.write_head", full)
         with pytest.raises(IndexUnwritable):
             swept(bench, sweeper)
-    assert not bench.index.doomed
+    assert not bench.index.dead_blocks
     assert records(bench)[0] == blocks
     assert not bench.differences()
     assert swept(bench, sweeper) > 5

@@ -445,7 +445,7 @@ def test_what_is_raised_inside_a_transaction_undoes_all_of_it(bench: Bench) -> N
         add(change, 2, chunks_of(range(200, 900)))
         change.fail(Blob(blob_of(3, []).digest, "failed", 7))
         change.ignore(Place(CACHE, "link"), "a symbolic link")
-        change.suspect(blob_of(2, []).digest)
+        change.require_rehash(blob_of(2, []).digest)
         change.set_caches({})
         change.set_rules(Rules(caps=Caps(ratio=7)))
         change.scanned(99)
@@ -481,7 +481,7 @@ def test_failed_blobs_are_in_no_figure_but_their_own(bench: Bench) -> None:
     bench.add(1, [chunk(1)])
     check(bench, {1: [chunk(1)]})
     with bench.index.transaction() as change:
-        change.pardon(failed.digest)
+        change.clear_failure(failed.digest)
         assert change.failed(failed.digest) is None
     check(bench, {1: [chunk(1)]})
 
@@ -523,14 +523,14 @@ def test_a_suspect_is_one_until_it_is_acquitted_or_removed(bench: Bench) -> None
     bench.add(1, [chunk(1)])
     digest = blob_of(1, []).digest
     with bench.index.transaction() as change:
-        change.suspect(digest)
-        assert change.is_suspect(digest)
-        change.acquit(digest)
-        assert not change.is_suspect(digest)
-        change.suspect(digest)
+        change.require_rehash(digest)
+        assert change.needs_rehash(digest)
+        change.rehashed(digest)
+        assert not change.needs_rehash(digest)
+        change.require_rehash(digest)
     bench.remove(1)
     with bench.index.transaction() as change:
-        assert not change.is_suspect(digest)
+        assert not change.needs_rehash(digest)
 
 
 def test_the_head_says_when_it_was_last_changed(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from typing import Any, cast
 import pytest
 from test_watch import LINUX, PATIENCE_S
 
-from chunkd.ingest.places import Holdings
+from chunkd.ingest.places import PlaceChanges
 from chunkd.model import Hint, Place
 from chunkd.service.daemon import Service
 from chunkd.sources import filesystems
-from chunkd.sources.hints import Backlog
+from chunkd.sources.hints import HintQueue
 from chunkd.sources.scanner import Request
 from chunkd.sources.watch import InotifyWatcher
 from chunkd.worker import examine
@@ -84,16 +84,16 @@ def test_a_root_that_is_back_between_two_looks_is_no_removal(world: World, monke
     path = land(oci(root, LAYER), LAYER.stored)
     world.settle()
     away = root.rename(root.with_name("away"))
-    real = Holdings.status
+    real = PlaceChanges.status
 
-    def status(self: Holdings, place: Place) -> os.stat_result:
+    def status(self: PlaceChanges, place: Place) -> os.stat_result:
         try:
             return real(self, place)
         finally:
             if away.exists():
                 away.rename(root)
 
-    monkeypatch.setattr(Holdings, "status", status)
+    monkeypatch.setattr(PlaceChanges, "status", status)
     world.heard(path, "written (event)")
     check_roots(world)
     world.rest()
@@ -195,7 +195,7 @@ def test_an_event_is_not_lost_in_a_doubt_that_waits(world: World) -> None:
     world.pool.held = True
     world.heard(path, "created (event)")
     read_at_once(world)  # the same
-    world.backlog.put(Hint(world.place(path), "verify"))
+    world.hint_queue.put(Hint(world.place(path), "verify"))
     path.write_bytes(wrong(LAYER))
     world.event(path, "written (event)")
     world.run_turns(2)
@@ -230,25 +230,25 @@ def test_an_event_does_not_take_a_retry_away(world: World, event_first: bool) ->
     before = len(world.pool.decoded)
     hints = [Hint(world.place(path), "retry"), Hint(world.place(path), "written (event)")]
     for hint in reversed(hints) if event_first else hints:
-        world.backlog.put(hint)
+        world.hint_queue.put(hint)
     world.rest()
     assert len(world.pool.decoded) == before + 1
 
 
 @pytest.fixture
-def watching() -> Iterator[tuple[Backlog, InotifyWatcher]]:
-    backlog = Backlog()
-    watcher = InotifyWatcher(backlog)
-    yield backlog, watcher
+def watching() -> Iterator[tuple[HintQueue, InotifyWatcher]]:
+    hint_queue = HintQueue()
+    watcher = InotifyWatcher(hint_queue)
+    yield hint_queue, watcher
     watcher.close()
-    backlog.close()
+    hint_queue.close()
 
 
 @LINUX
 def test_a_folder_that_goes_while_its_watch_is_set_is_not_taken_for_watched(
-    watching: tuple[Backlog, InotifyWatcher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    watching: tuple[HintQueue, InotifyWatcher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backlog, watcher = watching
+    hint_queue, watcher = watching
     folder = tmp_path / "blobs" / "sha256"
     folder.mkdir(parents=True)
     real = watcher._inotify.add_callback  # noqa: SLF001
@@ -257,7 +257,7 @@ def test_a_folder_that_goes_while_its_watch_is_set_is_not_taken_for_watched(
         descriptor = real(*of)
         folder.rmdir()
         deadline = time.monotonic() + PATIENCE_S
-        while not len(backlog):  # watchdog's thread tells of it
+        while not len(hint_queue):  # watchdog's thread tells of it
             assert time.monotonic() < deadline
             time.sleep(0.01)
         return descriptor
@@ -270,27 +270,27 @@ def test_a_folder_that_goes_while_its_watch_is_set_is_not_taken_for_watched(
 
 @LINUX
 def test_another_folder_in_its_place_is_told_by_whoever_enters_it_first(
-    watching: tuple[Backlog, InotifyWatcher], tmp_path: Path
+    watching: tuple[HintQueue, InotifyWatcher], tmp_path: Path
 ) -> None:
     """A scan that goes by names may be the first."""
-    backlog, watcher = watching
+    hint_queue, watcher = watching
     folder = tmp_path / "blobs"
     folder.mkdir()
     watcher.enter(1, str(tmp_path), "blobs")
     watcher.enter(1, str(tmp_path), "blobs")
-    assert backlog.take_folders() == []
+    assert hint_queue.take_folders() == []
     folder.rename(tmp_path / "kept")  # so that its inode is not given again
     folder.mkdir()
     watcher.enter(1, str(tmp_path), "blobs")
-    assert Hint(Place(1, "blobs"), "another folder took its place") in backlog.take_folders()
+    assert Hint(Place(1, "blobs"), "another folder took its place") in hint_queue.take_folders()
 
 
 @LINUX
 @pytest.mark.parametrize("kind", ["link", "file"])
 def test_no_folder_in_a_watched_folders_place_is_not_told_for_ever_and_no_lack_of_watches(
-    world: World, watching: tuple[Backlog, InotifyWatcher], kind: str
+    world: World, watching: tuple[HintQueue, InotifyWatcher], kind: str
 ) -> None:
-    backlog, watcher = watching
+    hint_queue, watcher = watching
     world.scanner.watcher = lambda: watcher
     root = world.roots[0]
     land(oci(root, LAYER, "library"), LAYER.stored)
@@ -304,7 +304,7 @@ def test_no_folder_in_a_watched_folders_place_is_not_told_for_ever_and_no_lack_o
     told = []
     for _ in range(5):  # every few seconds, for ever
         watcher.check()
-        hints = backlog.take_folders()
+        hints = hint_queue.take_folders()
         told.append(hints.count(Hint(Place(1, "library"), "another folder took its place")))
         for hint in hints:
             world.scanner._scan_folder(hint)  # noqa: SLF001

@@ -18,7 +18,7 @@ from chunkd.errors import IndexUnwritable
 from chunkd.index.index import Change, Index
 from chunkd.ingest import diff
 from chunkd.ingest import writer as ingest
-from chunkd.ingest.counters import Counts
+from chunkd.ingest.counters import Counters
 from chunkd.ingest.writer import Ingest
 from chunkd.queries import read
 from chunkd.service import live, oneshot
@@ -48,7 +48,7 @@ def test_the_writer_is_busy_while_what_it_took_is_in_no_queue(world: World, monk
 
     land(oci(world.roots[0], LAYER), LAYER.stored)
     monkeypatch.setattr(ingest, "differences", noting(diff.differences))
-    monkeypatch.setattr(Counts, "take", noting(Counts.take))
+    monkeypatch.setattr(Counters, "take", noting(Counters.take))
     world.event(world.roots[0] / "blobs", "created (event)", folder=True)
     world.run()
     assert not world.ingest.busy
@@ -64,7 +64,7 @@ def test_the_writer_is_busy_if_a_turn_begins_while_that_is_asked(world: World) -
             return False
 
     assert not world.ingest.busy
-    world.ingest.looker.unsettled = Unsettled()
+    world.ingest.reconciler.unsettled = Unsettled()
     assert world.ingest.busy
 
 
@@ -100,9 +100,9 @@ def test_the_writer_is_busy_with_what_only_a_round_of_retries_finds(
     seen: list[tuple[bool, bool]] = []
     follow = Ingest._follow  # noqa: SLF001
 
-    def noted(self: Ingest, effects: Any) -> None:
-        seen.append((bool(effects.tasks), self.busy))
-        follow(self, effects)
+    def noted(self: Ingest, after_commit: Any) -> None:
+        seen.append((bool(after_commit.tasks), self.busy))
+        follow(self, after_commit)
 
     monkeypatch.setattr(Ingest, "_follow", noted)
     world.ingest.turn(0.0)
@@ -150,7 +150,7 @@ def test_a_scan_is_never_asked_for_before_it_has_stirred(world: World) -> None:
             super().set()
 
     held: list[bool] = []
-    world.backlog.stirred = Stirred()
+    world.hint_queue.wake_scanner = Stirred()
     world.scanner.request("a test")
     assert held == [True]
     world.run()
@@ -160,7 +160,7 @@ def test_a_scan_is_never_asked_for_before_it_has_stirred(world: World) -> None:
 def quiet(world: World) -> DaemonAnswers:
     """The answers of a daemon in which nothing happens but by the test."""
     world.settle()
-    world.backlog.stirred.clear()
+    world.hint_queue.wake_scanner.clear()
     made = DaemonAnswers(world.ingest, world.scanner, watching=False)
     assert made.stats()["settled"]
     return made
@@ -178,7 +178,7 @@ def test_figures_that_are_told_as_settled_were_read_after_it(
     real = read.read_stats
     monkeypatch.setattr(read, "read_stats", read_stats)
     world.scanner.request("a test")
-    world.backlog.stirred.clear()
+    world.hint_queue.wake_scanner.clear()
     world.event(land(oci(world.roots[0], LAYER), LAYER.stored))
     assert quiet.stats()["scans"] == 1
     world.event(land(oci(world.roots[0], LAYER, "two"), LAYER.stored))
@@ -220,7 +220,7 @@ def test_what_the_metrics_count_is_in_their_figures(
         monkeypatch.setattr(read, "deepcopy", then(copy.deepcopy))
     else:
         monkeypatch.setattr(quiet, "stats", then(quiet.stats))
-    world.ingest.counts.since_ns = 0
+    world.ingest.counters.since_ns = 0
     world.event(land(oci(world.roots[0], LAYER), LAYER.stored))
     lines = quiet.metrics("")[1].decode().splitlines()
     value = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}

@@ -343,7 +343,7 @@ def test_more_hand_overs_than_the_queue_holds(world: World, monkeypatch: pytest.
 
 def test_a_backlog_that_overflows_asks_for_a_scan(world: World) -> None:
     contents = many(40)
-    world.backlog._max_hints = 5  # noqa: SLF001
+    world.hint_queue._max_hints = 5  # noqa: SLF001
     for content in contents:
         world.event(land(oci(world.roots[0], content), content.stored))
     world.run()
@@ -454,9 +454,9 @@ def test_a_scan_sees_to_what_is_waited_for_too(world: World, make: Callable[[Pat
         world.run()
     assert world.ingest.busy
     world.ahead_s += 5
-    assert world.backlog.take(1000)
+    assert world.hint_queue.take(1000)
     shutil.rmtree(path.parent)
-    world.backlog.doubt("the backlog was full")
+    world.hint_queue.doubt("the hint_queue was full")
     world.rest()
     assert world.ingest.pending() == (0, 0)
 
@@ -614,7 +614,7 @@ class Scanning:
     def __init__(self, world: World, watcher: Watcher | None = None) -> None:
         self.world, self.now_s = world, 0.0
         self.scanner = Scanner(
-            world.ingest.caches, world.backlog, world.ingest.listings, Intervals(600, 60), lambda: watcher,
+            world.ingest.caches, world.hint_queue, world.ingest.listings, Intervals(600, 60), lambda: watcher,
             clock_s=lambda: self.now_s,
         )  # fmt: skip
         self.thread = threading.Thread(target=self.scanner.run)
@@ -646,9 +646,9 @@ class Scanning:
         turns, deadline = self.scanner.turns, time.monotonic() + 20
         while self.scanner.turns < turns + 2:
             assert time.monotonic() < deadline
-            self.world.backlog.stirred.set()
+            self.world.hint_queue.wake_scanner.set()
         self.now_s += seconds
-        self.world.backlog.stirred.set()
+        self.world.hint_queue.wake_scanner.set()
 
 
 def test_a_scan_is_made_when_asked_for_at_a_doubt_and_on_the_timer(world: World) -> None:
@@ -657,7 +657,7 @@ def test_a_scan_is_made_when_asked_for_at_a_doubt_and_on_the_timer(world: World)
         listed, end = scanning.scan()
         assert [(item.cache, item.verify) for item in listed] == [(1, True), (2, True)]
         assert (end.number, end.complete) == (number, True)
-        world.backlog.doubt("a test")
+        world.hint_queue.doubt("a test")
         scanning.scan()
         scanning.move(599)
         scanning.move(0)
@@ -741,11 +741,11 @@ def test_a_folder_is_listed_when_it_appears(world: World) -> None:
 def test_a_folder_that_appears_as_a_scan_is_asked_for_is_not_waited_for(world: World) -> None:
     class Stirred(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
-            left.append(len(world.backlog) and not self.is_set())
+            left.append(len(world.hint_queue) and not self.is_set())
             return super().wait(timeout)
 
     left: list[int] = []
-    world.backlog.stirred = Stirred()
+    world.hint_queue.wake_scanner = Stirred()
     world.event(world.roots[0] / "library", "created (event)", folder=True)
     scanning = Scanning(world)
     scanning.scanner.request("a test")
@@ -875,7 +875,7 @@ def test_what_has_no_hurry_is_done_though_there_is_always_something_to_do(
     path = land(oci(world.roots[0], OTHER), OTHER.stored)
     world.settle()
     swept: list[float] = []
-    monkeypatch.setattr(world.ingest.sweep, "turn", lambda: swept.append(world.ahead_s))
+    monkeypatch.setattr(world.ingest.compaction, "turn", lambda: swept.append(world.ahead_s))
     land(path, wrong(OTHER))
     land(oci(world.roots[0], LAYER), LAYER.stored)
     world.pool.held = True

@@ -37,7 +37,7 @@ def inside(tmp_path: Path, bench: Bench) -> Inside:
     cache = ServedCache(1, str(tmp_path))
     watcher = SimpleNamespace(alive=True)
     ingest: Any = SimpleNamespace(
-        caches={1: cache}, progress=SimpleNamespace(paused=""), pool=SimpleNamespace(undying=0), index=bench.index
+        caches={1: cache}, progress=SimpleNamespace(paused=""), pool=SimpleNamespace(stuck=0), index=bench.index
     )
     scanner: Any = SimpleNamespace(watcher=lambda: watcher, problems={})
     return Inside(cache, watcher, ingest, scanner, DaemonAnswers(ingest, scanner, watching=True))
@@ -90,9 +90,9 @@ def test_a_folder_that_can_not_be_listed(inside: Inside) -> None:
 
 
 def test_workers_that_do_not_end(inside: Inside) -> None:
-    inside.ingest.pool.undying = 2
+    inside.ingest.pool.stuck = 2
     wrong(inside, "2 workers", "do not end")
-    inside.ingest.pool.undying = 0
+    inside.ingest.pool.stuck = 0
 
 
 def test_a_daemon_that_stands_still(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:

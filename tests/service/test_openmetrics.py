@@ -24,7 +24,7 @@ from chunkd.api.unix_socket import TcpListener
 from chunkd.errors import SettingInvalid, SocketUnusable
 from chunkd.figures.names import METRICS
 from chunkd.figures.stats import Stats
-from chunkd.ingest.counters import DELAYS_S, FAILURES, Counts
+from chunkd.ingest.counters import DELAYS_S, FAILURES, Counters
 from chunkd.model import CacheState, Caps, ChunkParams, Totals
 from chunkd.service import openmetrics
 from chunkd.settings.table import SETTINGS, checked
@@ -44,14 +44,14 @@ def stats(totals: Totals = TOTALS) -> dict[str, Any]:
     return found | {"scanning": False, "scans": 4, "settled": False}
 
 
-def counts() -> Counts:
-    found = Counts(since_ns=10**18)
+def counts() -> Counters:
+    found = Counters(since_ns=10**18)
     found.failures["mismatched"] += 3
     return found
 
 
 def samples(
-    accept: str = OPENMETRICS, totals: Totals = TOTALS, counted: Counts | None = None
+    accept: str = OPENMETRICS, totals: Totals = TOTALS, counted: Counters | None = None
 ) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     content_type, content = openmetrics.exposed(stats(totals), 2, counted or counts(), READ, accept)
     parse = parse_openmetrics if content_type.startswith("application/openmetrics-text") else parse_text

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from chunkd.model import Hint, Job, Place
-from chunkd.sources.hints import Backlog
+from chunkd.sources.hints import HintQueue
 from chunkd.sources.listing import walk
 from chunkd.sources.watch import RootWatcher, Watcher, start_watcher
 from chunkd.worker.examine import examine
@@ -28,10 +28,10 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 class Watched:
     """A cache that is watched, and what its events led to."""
 
-    def __init__(self, root: Path, make: Callable[[Backlog], Watcher]) -> None:
+    def __init__(self, root: Path, make: Callable[[HintQueue], Watcher]) -> None:
         self.root = root
-        self.backlog = Backlog()
-        self.watcher = make(self.backlog)
+        self.hint_queue = HintQueue()
+        self.watcher = make(self.hint_queue)
         self.empty = root.parent / "empty"
         self.empty.write_bytes(b"")
         self.folders: list[Hint] = []
@@ -53,19 +53,19 @@ class Watched:
         deadline = time.monotonic() + PATIENCE_S
         while self.ends[-1] not in found:
             assert time.monotonic() < deadline, found
-            found = {hint.place.path: hint.why for hint in self.backlog.take(1000)} | found
-            self.folders += self.backlog.take_folders()
+            found = {hint.place.path: hint.why for hint in self.hint_queue.take(1000)} | found
+            self.folders += self.hint_queue.take_folders()
         return {path: why for path, why in found.items() if path not in self.ends}
 
     def until(self, true: Callable[[], object]) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while not true():
             assert time.monotonic() < deadline
-            self.backlog.stirred.wait(0.01)
+            self.hint_queue.wake_scanner.wait(0.01)
 
     def close(self) -> None:
         self.watcher.close()
-        self.backlog.close()
+        self.hint_queue.close()
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_names_that_are_no_blobs_are_not_hinted(watched: Watched) -> None:
     write_in_place(watched.root / "blobs" / "sha256" / f"{LAYER.hex}12", b"")
     write_in_place(watched.root / "index.json", b"")
     assert watched.hints() == {}
-    assert len(watched.backlog) == 0
+    assert len(watched.hint_queue) == 0
 
 
 @LINUX
@@ -169,7 +169,7 @@ def test_a_folder_that_goes_is_to_be_listed(watched: Watched, how: str) -> None:
     folder.rmdir() if how == "deleted" else folder.rename(watched.root.parent / "away")
     watched.hints()
     assert Place(1, name(folder, watched.root)) in [hint.place for hint in watched.folders]
-    assert bool(watched.backlog.take_doubt()) == (how == "moved out")
+    assert bool(watched.hint_queue.take_doubt()) == (how == "moved out")
 
 
 @LINUX
@@ -192,7 +192,7 @@ def test_a_folder_that_another_took_the_place_of_is_watched(watched: Watched) ->
     folder = watched.root / "blobs" / "sha256"
     folder.rename(watched.root.parent / "old")
     folder.mkdir()
-    watched.until(watched.backlog.take_doubt)
+    watched.until(watched.hint_queue.take_doubt)
     watched.enter()
     path = land(folder / OTHER.hex, b"")
     assert watched.hints()[name(path, watched.root)] == "moved in (event)"
@@ -207,7 +207,7 @@ def test_a_root_that_goes_is_a_doubt(watched: Watched, how: str) -> None:
         for folder in sorted(watched.root.rglob("*"), reverse=True):
             folder.rmdir()
         watched.root.rmdir()
-    watched.until(watched.backlog.take_doubt)
+    watched.until(watched.hint_queue.take_doubt)
 
 
 @LINUX
@@ -267,7 +267,7 @@ def test_an_overflow_is_a_doubt(watched: Watched) -> None:
 
     inotify = watched.watcher._inotify  # type: ignore[attr-defined]  # noqa: SLF001
     inotify.handle_event(InotifyEvent(WatchDescriptor(-1), InotifyConstants.IN_Q_OVERFLOW, 0, b""))
-    assert watched.backlog.take_doubt() == "the kernel's event queue overflowed"
+    assert watched.hint_queue.take_doubt() == "the kernel's event queue overflowed"
     assert watched.watcher.alive
 
 
@@ -292,8 +292,8 @@ def test_a_cache_that_is_left_sends_nothing(watched: Watched) -> None:
     watched.watcher.leave(1)
     path = land(watched.root / LAYER.hex, b"")
     land(oci(watched.root, OTHER), b"")
-    watched.until(lambda: len(watched.backlog))
-    assert watched.backlog.take(9) == [Hint(Place(2, path.name), "moved in (event)")]
+    watched.until(lambda: len(watched.hint_queue))
+    assert watched.hint_queue.take(9) == [Hint(Place(2, path.name), "moved in (event)")]
     watched.watcher.leave(2)
     land(watched.root / OTHER.hex, b"")
     watched.enter()

@@ -369,10 +369,10 @@ def test_a_watcher_that_cannot_be_replaced_is_told_and_done_without(home: Home, 
             if os.path.exists(os.environ["FAULT"]):
                 raise SystemExit
             return found
-        def start_watcher(backlog):
+        def start_watcher(hint_queue):
             if os.path.exists(os.environ["FAULT"]):
                 raise OSError(24, "inotify instance limit reached")
-            return start(backlog)
+            return start(hint_queue)
         InotifyFD.read_events, service.start_watcher = read_events, start_watcher
         """,
     )

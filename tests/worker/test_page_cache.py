@@ -19,7 +19,7 @@ import blobs
 from chunkd.model import Caps, ChunkParams, Job
 from chunkd.worker import page_cache
 from chunkd.worker.examine import examine
-from chunkd.worker.page_cache import QuietFile
+from chunkd.worker.page_cache import CacheNeutralFile
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mincore(2) as it is called here is Linux's")
 
@@ -96,7 +96,7 @@ def cold_file(folder: Path, data: bytes) -> Path:
 
 def read(path: Path, most: int = 1 << 62) -> bytes:
     buffer, out = memoryview(bytearray(100_000)), b""
-    with QuietFile(str(path), os.open) as file:
+    with CacheNeutralFile(str(path), os.open) as file:
         while len(out) < most and (got := file.readinto(buffer)):
             out += buffer[:got]
     return out

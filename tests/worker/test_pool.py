@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Hint, Job, Place, Recipe
-from chunkd.sources.hints import Backlog
+from chunkd.sources.hints import HintQueue
 from chunkd.worker import pool as module
 from chunkd.worker import protocol
 from chunkd.worker.pool import Pool, Result, Worker
@@ -233,13 +233,13 @@ def test_a_worker_that_can_not_be_ended_holds_its_slot_and_not_the_writer(
         stuck.setattr(process, "kill", lambda: None)
         clock.now_s = module.SILENCE_S + 1
         assert results(pool) == [Result(job("hang"), None, "no progress in 300 s")]
-        assert (pool.idle, pool.undying) == (1, 1)
+        assert (pool.idle, pool.stuck) == (1, 1)
         assert pool.collect(0) == []
-        assert pool.undying == 1
+        assert pool.stuck == 1
     process.kill()
     process.wait(PATIENCE_S)
     assert pool.collect(0) == []
-    assert (pool.idle, pool.undying) == (2, 0)
+    assert (pool.idle, pool.stuck) == (2, 0)
 
 
 def test_a_worker_that_dies_while_idle_costs_nothing(pool: Pool, start: Start) -> None:
@@ -311,14 +311,14 @@ def test_an_idle_worker_may_be_silent(pool: Pool, start: Start, clock: Clock) ->
 
 def test_the_bell_ends_a_wait(pool: Pool) -> None:
     pool.give(job("hang"))
-    backlog = Backlog()
-    backlog.put(Hint(Place(1, "a"), "a test"))
+    hint_queue = HintQueue()
+    hint_queue.put(Hint(Place(1, "a"), "a test"))
     begun = time.monotonic()
     while not pool.read_bytes:
-        pool.collect(PATIENCE_S, backlog)
-    assert pool.collect(PATIENCE_S, backlog) == []
+        pool.collect(PATIENCE_S, hint_queue)
+    assert pool.collect(PATIENCE_S, hint_queue) == []
     assert time.monotonic() - begun < PATIENCE_S
-    backlog.close()
+    hint_queue.close()
 
 
 def test_no_worker_can_be_started(pool: Pool, start: Start) -> None:

@@ -32,8 +32,8 @@ def check_index(config: Config, states: list[str], *, repair: bool, read: bool) 
     if state_dir is None:
         raise IndexMissing(", ".join(states))
     with reading(state_dir, audit=True) as store, store.guarded(), store.env.begin() as txn:
-        tally = recount(store, txn, _tell)
-        differences, bad = list(tally.differences), set(tally.bad)
+        result = recount(store, txn, _tell)
+        differences, bad = list(result.differences), set(result.bad)
         if read:
             for digest, difference in _read_again(store, txn, config, bad):
                 differences.append(difference)

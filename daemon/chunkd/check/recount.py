@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from chunkd.check.recount_figures import count_histogram, count_measured, measured_beyond
 from chunkd.check.recount_places import recount_places
-from chunkd.check.result import MAX_DIFFERENCES, Tally
+from chunkd.check.result import MAX_DIFFERENCES, RecountResult
 from chunkd.index import blocks, records
 from chunkd.index.blocks import Numbers
 from chunkd.index.chunks.entries import prefixes_of, unpack_entries
@@ -28,63 +28,63 @@ WINDOW = 25_000 * blocks.SLOTS
 Progress = Callable[[str], None]
 
 
-def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: None) -> Tally:
-    """The tally of one snapshot. At most 1,000 differences are listed.
+def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: None) -> RecountResult:
+    """The result of one snapshot. At most 1,000 differences are listed.
 
     Raises IndexDamaged when the sealed records are (format, rules, totals, caches, the last round's end).
     """
-    tally = Tally()
+    result = RecountResult()
     head = store.head(txn)
     rules = store.check_format(txn, None)
     caches = set(store.caches(txn))
     store.verified_s(txn)
     progress("blobs")
-    layers = _layers(store, txn, tally)
+    layers = _layers(store, txn, result)
     sums: dict[bytes, int] = dict.fromkeys(layers, 0)
     for start in range(0, head.next_number, WINDOW):
         progress(f"chunks {start:,} of {head.next_number:,}")
         window = np.arange(start, min(start + WINDOW, head.next_number))
-        _window(store, txn, tally, layers, sums, window, rules)
-    _beyond(store, txn, tally, head.next_number)
-    measured_beyond(store, txn, tally, head.next_number)
+        _window(store, txn, result, layers, sums, window, rules)
+    _beyond(store, txn, result, head.next_number)
+    measured_beyond(store, txn, result, head.next_number)
     for key, blob in layers.items():
-        if key not in tally.bad and sums[key] != blob.uncompressed_bytes:
-            tally.differ("recipes", blob.digest, f"{blob.uncompressed_bytes} bytes", f"{sums[key]} bytes")
-            tally.bad.add(key)
+        if key not in result.bad and sums[key] != blob.uncompressed_bytes:
+            result.differ("recipes", blob.digest, f"{blob.uncompressed_bytes} bytes", f"{sums[key]} bytes")
+            result.bad.add(key)
     progress("look-up")
-    _entries_in_order(store, txn, tally)
+    _entries_in_order(store, txn, result)
     progress("places")
-    recount_places(store, txn, tally, caches)
+    recount_places(store, txn, result, caches)
     for minute, problem in check_history(store, txn):
-        tally.differ("history", minute, "the totals of a minute", problem)
-    for name, value in tally.totals.items():
-        tally.compare("totals", name, value, getattr(head.totals, name))
-    for row, (expected, found) in enumerate(zip(tally.histogram, store.histogram(txn), strict=True)):
-        tally.compare("histogram", f"row {row}", expected, found)
-    tally.bad |= tally.doubtful
-    tally.compare("totals", "dead_chunks", tally.dead_chunks, head.dead_chunks)
-    tally.compare("totals", "young_entries", tally.young_entries, head.young_entries)
-    return tally
+        result.differ("history", minute, "the totals of a minute", problem)
+    for name, value in result.totals.items():
+        result.compare("totals", name, value, getattr(head.totals, name))
+    for row, (expected, found) in enumerate(zip(result.histogram, store.histogram(txn), strict=True)):
+        result.compare("histogram", f"row {row}", expected, found)
+    result.bad |= result.doubtful
+    result.compare("totals", "dead_chunks", result.dead_chunks, head.dead_chunks)
+    result.compare("totals", "young_entries", result.young_entries, head.young_entries)
+    return result
 
 
-def _layers(store: Store, txn: lmdb.Transaction, tally: Tally) -> dict[bytes, Blob]:
+def _layers(store: Store, txn: lmdb.Transaction, result: RecountResult) -> dict[bytes, Blob]:
     """The layers by key; the other blobs are summed up, and every bad record is told."""
     layers: dict[bytes, Blob] = {}
-    totals = tally.totals
+    totals = result.totals
     for key, value in store.walk(txn, "blobs"):
         try:
             blob = records.unpack_blob(records.digest_from_key(key), value)
         except records.Damaged as error:
-            tally.differ("blobs", key.hex(), "a blob record", error)
-            tally.bad.add(key)
+            result.differ("blobs", key.hex(), "a blob record", error)
+            result.bad.add(key)
             continue
         totals["stored_bytes"] += blob.stored_bytes
         bare = Blob(blob.digest, blob.state, blob.stored_bytes, blob.uncompressed_bytes, blob.chunks, blob.codec)
         if blob != bare or (blob.state == "layer") != bool(blob.codec):
-            tally.differ(
+            result.differ(
                 "blobs", blob.digest, "a layer with its codec, or another blob with none, and no failure", blob
             )
-            tally.bad.add(key)
+            result.bad.add(key)
         if blob.state == "layer":
             layers[key] = blob
             totals["layers"] += 1
@@ -92,18 +92,18 @@ def _layers(store: Store, txn: lmdb.Transaction, tally: Tally) -> dict[bytes, Bl
         elif blob.state == "other" and not blob.chunks and not blob.uncompressed_bytes:
             totals["others"] += 1
         else:
-            tally.differ("blobs", blob.digest, "a layer, or another blob without chunks", blob)
-            tally.bad.add(key)
+            result.differ("blobs", blob.digest, "a layer, or another blob without chunks", blob)
+            result.bad.add(key)
     for key, _ in store.walk(txn, "recipes"):
         if key not in layers:
-            tally.differ("recipes", key.hex(), "the record of a layer", "none")
-            tally.bad.add(key)
+            result.differ("recipes", key.hex(), "the record of a layer", "none")
+            result.bad.add(key)
     return layers
 
 
-def _numbers(store: Store, txn: lmdb.Transaction, tally: Tally, key: bytes, blob: Blob) -> Numbers:
+def _numbers(store: Store, txn: lmdb.Transaction, result: RecountResult, key: bytes, blob: Blob) -> Numbers:
     """The chunk numbers of a recipe; none, and a difference told once, where it can't be read."""
-    if key in tally.bad:
+    if key in result.bad:
         return np.empty(0, np.int64)
     packed = store.get(txn, "recipes", key)
     try:
@@ -111,62 +111,66 @@ def _numbers(store: Store, txn: lmdb.Transaction, tally: Tally, key: bytes, blob
             raise records.Damaged("it is missing")
         return blocks.unpack_recipe(packed, blob.chunks)
     except records.Damaged as error:
-        tally.differ("recipes", blob.digest, f"a recipe of {blob.chunks} chunks", error)
-        tally.bad.add(key)
+        result.differ("recipes", blob.digest, f"a recipe of {blob.chunks} chunks", error)
+        result.bad.add(key)
         return np.empty(0, np.int64)
 
 
 def _window(
     store: Store,
     txn: lmdb.Transaction,
-    tally: Tally,
+    result: RecountResult,
     layers: dict[bytes, Blob],
     sums: dict[bytes, int],
     window: Numbers,
     rules: records.Rules,
 ) -> None:
     """Count the copies of the chunks in a window of numbers and hold them against their records."""
-    slots = read_slots(store, txn, window, tally)
+    slots = read_slots(store, txn, window, result)
     lengths = (slots["use"] & blocks.LENGTH_MASK).astype(np.int64)
     copies = np.zeros(len(window), np.int64)
     for key, blob in layers.items():
-        numbers = _numbers(store, txn, tally, key, blob)
+        numbers = _numbers(store, txn, result, key, blob)
         own = numbers[(numbers >= window[0]) & (numbers <= window[-1])] - window[0]
         np.add.at(copies, own, 1)
         sums[key] += int(lengths[own].sum())
-        tally.totals["chunks"] += len(own)
+        result.totals["chunks"] += len(own)
         if window[0] == 0 and len(numbers) and int(numbers.max()) >= store.head(txn).next_number:
-            tally.differ("recipes", blob.digest, "chunks that exist", f"chunk {int(numbers.max())}")
-            tally.bad.add(key)
-    tally.totals["uncompressed_bytes"] += int(copies @ lengths)
-    tally.totals["unique_chunks"] += int((copies > 0).sum())
-    tally.totals["unique_bytes"] += int(lengths[copies > 0].sum())
-    tally.dead_chunks += int(((copies == 0) & (lengths > 0)).sum())
+            result.differ("recipes", blob.digest, "chunks that exist", f"chunk {int(numbers.max())}")
+            result.bad.add(key)
+    result.totals["uncompressed_bytes"] += int(copies @ lengths)
+    result.totals["unique_chunks"] += int((copies > 0).sum())
+    result.totals["unique_bytes"] += int(lengths[copies > 0].sum())
+    result.dead_chunks += int(((copies == 0) & (lengths > 0)).sum())
     recorded = (slots["use"] >> blocks.LENGTH_BITS).astype(np.int64)
     for at in np.flatnonzero((recorded != copies) | ((copies > 0) & (lengths == 0)))[:MAX_DIFFERENCES].tolist():
-        tally.differ("chunks", int(window[at]), f"{copies[at]} copies", f"{recorded[at]} copies of {lengths[at]} bytes")
-    _hashes(tally, window, slots, copies)
-    doubtful = _entries(store, txn, tally, window, slots, copies)
-    count_histogram(tally, lengths, copies, rules.params.max_bytes)
-    doubtful |= count_measured(store, txn, tally, window, slots, copies, rules.measure)
+        result.differ(
+            "chunks", int(window[at]), f"{copies[at]} copies", f"{recorded[at]} copies of {lengths[at]} bytes"
+        )
+    _hashes(result, window, slots, copies)
+    doubtful = _entries(store, txn, result, window, slots, copies)
+    count_histogram(result, lengths, copies, rules.params.max_bytes)
+    doubtful |= count_measured(store, txn, result, window, slots, copies, rules.measure)
     for key, blob in layers.items() if doubtful.any() else ():
-        numbers = _numbers(store, txn, tally, key, blob)
+        numbers = _numbers(store, txn, result, key, blob)
         own = numbers[(numbers >= window[0]) & (numbers <= window[-1])] - window[0]
         if doubtful[own].any():
-            tally.doubtful.add(key)
+            result.doubtful.add(key)
 
 
-def _beyond(store: Store, txn: lmdb.Transaction, tally: Tally, next_number: int) -> None:
+def _beyond(store: Store, txn: lmdb.Transaction, result: RecountResult, next_number: int) -> None:
     """Nothing stands where the chunks that are still to come will."""
     last = next_number // blocks.SLOTS
     for key, value in store.walk(txn, "chunks", blocks.block_key(last - 1) if last else b""):
         block = int.from_bytes(key, "big")
         start = blocks.SLOT.itemsize * max(0, next_number - block * blocks.SLOTS)
         if len(key) != 8 or any(value[start:]):
-            tally.differ("chunks", f"block {key.hex()}", f"nothing from chunk {next_number} on", "bytes that are not 0")
+            result.differ(
+                "chunks", f"block {key.hex()}", f"nothing from chunk {next_number} on", "bytes that are not 0"
+            )
 
 
-def read_slots(store: Store, txn: lmdb.Transaction, window: Numbers, tally: Tally) -> NDArray[np.void]:
+def read_slots(store: Store, txn: lmdb.Transaction, window: Numbers, result: RecountResult) -> NDArray[np.void]:
     """The records of the chunks with these (consecutive) numbers; zeros where a block is not there."""
     first, last = int(window[0]) // blocks.SLOTS, int(window[-1]) // blocks.SLOTS
     packed = bytearray((last - first + 1) * blocks.BLOCK_BYTES)
@@ -175,7 +179,7 @@ def read_slots(store: Store, txn: lmdb.Transaction, window: Numbers, tally: Tall
         if block > last:
             break
         if len(value) != blocks.BLOCK_BYTES or len(key) != 8:
-            tally.differ(
+            result.differ(
                 "chunks", f"block {block}", f"{blocks.BLOCK_BYTES} bytes", f"{len(value)} bytes at the key {key.hex()}"
             )
             continue
@@ -185,14 +189,14 @@ def read_slots(store: Store, txn: lmdb.Transaction, window: Numbers, tally: Tall
     return slots[int(window[0]) - first * blocks.SLOTS :][: len(window)]
 
 
-def _hashes(tally: Tally, window: Numbers, slots: NDArray[np.void], copies: Numbers) -> None:
+def _hashes(result: RecountResult, window: Numbers, slots: NDArray[np.void], copies: Numbers) -> None:
     """No two live chunks of a window have one hash."""
     live = np.flatnonzero(copies > 0)
     order = np.lexsort((slots["high"][live], slots["low"][live]))
     low, high = slots["low"][live][order], slots["high"][live][order]
     for at in np.flatnonzero((low[1:] == low[:-1]) & (high[1:] == high[:-1]))[:MAX_DIFFERENCES].tolist():
         pair = window[live[order[at : at + 2]]].tolist()
-        tally.differ("chunks", pair[1], "a hash of its own", f"that of chunk {pair[0]}")
+        result.differ("chunks", pair[1], "a hash of its own", f"that of chunk {pair[0]}")
 
 
 def _tables(store: Store, txn: lmdb.Transaction) -> Iterator[tuple[str, bytes, bytes]]:
@@ -202,7 +206,12 @@ def _tables(store: Store, txn: lmdb.Transaction) -> Iterator[tuple[str, bytes, b
 
 
 def _entries(
-    store: Store, txn: lmdb.Transaction, tally: Tally, window: Numbers, slots: NDArray[np.void], copies: Numbers
+    store: Store,
+    txn: lmdb.Transaction,
+    result: RecountResult,
+    window: Numbers,
+    slots: NDArray[np.void],
+    copies: Numbers,
 ) -> NDArray[np.bool_]:
     """Each live chunk has one look-up entry, with the prefix of its hash; a dead one has at most one.
 
@@ -223,18 +232,18 @@ def _entries(
         misfiled[at[entries.prefixes[own] != prefixes[at]]] = True
         wrong = own[(entries.prefixes[own] != prefixes[at]) | (slots["use"][at] == 0)]
         for entry in wrong[:MAX_DIFFERENCES].tolist():
-            tally.differ(
+            result.differ(
                 table,
                 f"{key.hex()} chunk {int(numbers[entry])}",
                 "the prefix of its hash",
                 f"{entries.prefixes[entry]:08x}",
             )
     for at in np.flatnonzero((seen > 1) | ((copies > 0) & (seen == 0)))[:MAX_DIFFERENCES].tolist():
-        tally.differ("look-up", f"chunk {int(window[at])}", "1 entry", f"{seen[at]} entries")
+        result.differ("look-up", f"chunk {int(window[at])}", "1 entry", f"{seen[at]} entries")
     return misfiled
 
 
-def _entries_in_order(store: Store, txn: lmdb.Transaction, tally: Tally) -> None:
+def _entries_in_order(store: Store, txn: lmdb.Transaction, result: RecountResult) -> None:
     """Entries are sorted, within their value's range, and of numbers that were given."""
     next_number = store.head(txn).next_number
     dense = [int.from_bytes(key, "big") for key, _ in store.walk(txn, "dense")]
@@ -243,10 +252,10 @@ def _entries_in_order(store: Store, txn: lmdb.Transaction, tally: Tally) -> None
         try:
             entries = unpack_entries(value)
         except records.Damaged as error:
-            tally.differ(table, key.hex(), "look-up entries", error)
+            result.differ(table, key.hex(), "look-up entries", error)
             continue
         prefixes, numbers = entries.prefixes, entries.numbers
-        tally.young_entries += len(numbers) if table == "young" else 0
+        result.young_entries += len(numbers) if table == "young" else 0
         start = int.from_bytes(key, "big")
         low, beyond = (start << 24, (start + 1) << 24) if table == "young" else (start, following[start])
         if len(numbers) and not (
@@ -256,4 +265,4 @@ def _entries_in_order(store: Store, txn: lmdb.Transaction, tally: Tally) -> None
             and int(prefixes[-1]) < beyond
             and int(numbers.max()) < next_number
         ):
-            tally.differ(table, key.hex(), "sorted entries of its range", "others")
+            result.differ(table, key.hex(), "sorted entries of its range", "others")

@@ -9,7 +9,7 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkd.check.result import MAX_DIFFERENCES, Tally
+from chunkd.check.result import MAX_DIFFERENCES, RecountResult
 from chunkd.figures import histogram
 from chunkd.index import blocks, records
 from chunkd.index.blocks import Numbers
@@ -17,8 +17,8 @@ from chunkd.index.storage.environment import Store
 from chunkd.model import MeasureRule
 
 
-def count_histogram(tally: Tally, lengths: Numbers, copies: Numbers, max_bytes: int) -> None:
-    """Add the live chunks to the tally's rows."""
+def count_histogram(result: RecountResult, lengths: Numbers, copies: Numbers, max_bytes: int) -> None:
+    """Add the live chunks to the result's rows."""
     live = copies > 0
     lengths, copies = lengths[live], copies[live]
     for row in range(histogram.ROWS):
@@ -31,13 +31,13 @@ def count_histogram(tally: Tally, lengths: Numbers, copies: Numbers, max_bytes: 
         if there.any():
             own, times = lengths[there], copies[there]
             sums = (len(own), int(times.sum()), int(own.sum()), int(own @ times))
-            tally.histogram[row] = [old + new for old, new in zip(tally.histogram[row], sums, strict=True)]
+            result.histogram[row] = [old + new for old, new in zip(result.histogram[row], sums, strict=True)]
 
 
 def count_measured(
     store: Store,
     txn: lmdb.Transaction,
-    tally: Tally,
+    result: RecountResult,
     window: Numbers,
     slots: NDArray[np.void],
     copies: Numbers,
@@ -48,15 +48,15 @@ def count_measured(
     No other chunk has one.
     """
     wanted = (copies > 0) & (slots["high"] >> np.uint64(48) < rule.threshold)
-    recompressed = _read(store, txn, tally, window)
+    recompressed = _read(store, txn, result, window)
     lengths = (slots["use"] & blocks.LENGTH_MASK).astype(np.int64)
     least, most = blocks.frame_bounds(lengths)
     possible = (recompressed >= least) & (recompressed <= most)
     for at in np.flatnonzero(wanted != (recompressed > 0))[:MAX_DIFFERENCES].tolist():
         expected = "a recompressed length" if wanted[at] else "none, as it is not one of the measured"
-        tally.differ("measured", f"chunk {int(window[at])}", expected, f"{recompressed[at]} bytes")
+        result.differ("measured", f"chunk {int(window[at])}", expected, f"{recompressed[at]} bytes")
     for at in np.flatnonzero(wanted & (recompressed > 0) & ~possible)[:MAX_DIFFERENCES].tolist():
-        tally.differ("measured", f"chunk {int(window[at])}", "a frame's length", f"{recompressed[at]} bytes")
+        result.differ("measured", f"chunk {int(window[at])}", "a frame's length", f"{recompressed[at]} bytes")
     x, y = lengths[wanted].tolist(), recompressed[wanted].tolist()
     for name, sum_ in {
         "chunks": len(x),
@@ -66,11 +66,11 @@ def count_measured(
         "xy": sum(one * other for one, other in zip(x, y, strict=True)),
         "yy": sum(one * one for one in y),
     }.items():
-        tally.totals[f"measured_{name}"] += sum_
+        result.totals[f"measured_{name}"] += sum_
     return wanted & ~possible
 
 
-def _read(store: Store, txn: lmdb.Transaction, tally: Tally, window: Numbers) -> Numbers:
+def _read(store: Store, txn: lmdb.Transaction, result: RecountResult, window: Numbers) -> Numbers:
     """The recompressed lengths of the chunks with these (consecutive) numbers, 0 where there is none."""
     found = np.zeros(len(window), np.int64)
     first, last = int(window[0]) // blocks.SLOTS, int(window[-1]) // blocks.SLOTS
@@ -85,15 +85,15 @@ def _read(store: Store, txn: lmdb.Transaction, tally: Tally, window: Numbers) ->
             if int(numbers[-1]) >= next_number:
                 raise records.Damaged(f"it has chunk {int(numbers[-1])} of {next_number}")
         except records.Damaged as error:
-            tally.differ("measured", key.hex(), "recompressed lengths", error)
+            result.differ("measured", key.hex(), "recompressed lengths", error)
             continue
         found[numbers - window[0]] = lengths
     return found
 
 
-def measured_beyond(store: Store, txn: lmdb.Transaction, tally: Tally, next_number: int) -> None:
+def measured_beyond(store: Store, txn: lmdb.Transaction, result: RecountResult, next_number: int) -> None:
     """No block of chunks that are still to come has recompressed lengths."""
     blocks_begun = -(-next_number // blocks.SLOTS)
     for key, _ in store.walk(txn, "measured", blocks.block_key(blocks_begun - 1) if blocks_begun else b""):
         if key >= blocks.block_key(blocks_begun):
-            tally.differ("measured", key.hex(), f"nothing from chunk {next_number} on", "recompressed lengths")
+            result.differ("measured", key.hex(), f"nothing from chunk {next_number} on", "recompressed lengths")

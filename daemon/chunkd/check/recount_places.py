@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import lmdb
 
-from chunkd.check.result import Tally
+from chunkd.check.result import RecountResult
 from chunkd.index import records
 from chunkd.index.storage.environment import Store
 from chunkd.model import Blob, Place
 
 
-def recount_places(store: Store, txn: lmdb.Transaction, tally: Tally, caches: set[int]) -> None:
-    """Add what is failed to the tally, and each difference between where blobs are said to be and what is counted."""
-    _failures(store, txn, tally)
-    _held(store, txn, tally, caches)
-    _ignored(store, txn, tally, caches)
+def recount_places(store: Store, txn: lmdb.Transaction, result: RecountResult, caches: set[int]) -> None:
+    """Add what is failed to the result, and each difference between where blobs are said to be and what is counted."""
+    _failures(store, txn, result)
+    _held(store, txn, result, caches)
+    _ignored(store, txn, result, caches)
 
 
-def _failures(store: Store, txn: lmdb.Transaction, tally: Tally) -> None:
+def _failures(store: Store, txn: lmdb.Transaction, result: RecountResult) -> None:
     for key, value in store.walk(txn, "failed"):
         try:
             blob = records.unpack_blob(records.digest_from_key(key), value)
         except records.Damaged as error:
-            tally.differ("failed", key.hex(), "a blob record", error)
-            tally.bad.add(key)
+            result.differ("failed", key.hex(), "a blob record", error)
+            result.bad.add(key)
             continue
-        tally.totals["failed_blobs"] += 1
-        tally.totals["failed_bytes"] += blob.stored_bytes
+        result.totals["failed_blobs"] += 1
+        result.totals["failed_bytes"] += blob.stored_bytes
         if blob.state != "failed" or store.get(txn, "blobs", key) is not None:
-            tally.differ("failed", blob.digest, "a failed blob that is not counted", blob)
+            result.differ("failed", blob.digest, "a failed blob that is not counted", blob)
 
 
-def _held(store: Store, txn: lmdb.Transaction, tally: Tally, caches: set[int]) -> None:
+def _held(store: Store, txn: lmdb.Transaction, result: RecountResult, caches: set[int]) -> None:
     """Places and holders say the same of blobs that are counted or failed, every failed blob has a place, and every
     counted one has a place that was verified or is being so.
     """
@@ -44,41 +44,41 @@ def _held(store: Store, txn: lmdb.Transaction, tally: Tally, caches: set[int]) -
         try:
             place, held = records.place_from_key(key), records.unpack_held(value)
         except records.Damaged as error:
-            tally.differ("places", key.hex(), "a place record", error)
+            result.differ("places", key.hex(), "a place record", error)
             continue
         digest_key = records.digest_key(held.digest)
-        tally.compare("holders", f"{held.digest} {place.path}", b"", store.get(txn, "holders", digest_key + key))
+        result.compare("holders", f"{held.digest} {place.path}", b"", store.get(txn, "holders", digest_key + key))
         if place.cache not in caches:
-            tally.differ("places", _named(place), "a cache of this index", f"cache {place.cache}")
+            result.differ("places", _named(place), "a cache of this index", f"cache {place.cache}")
         unplaced.discard(digest_key)
         if digest_key not in failed and store.get(txn, "blobs", digest_key) is None:
-            tally.differ("places", _named(place), "a blob that is counted or failed", held.digest)
+            result.differ("places", _named(place), "a blob that is counted or failed", held.digest)
         blob = _counted(store, txn, digest_key) if held.state == "verified" else None
-        if blob is not None and digest_key not in tally.bad and blob.stored_bytes != held.mark.stored_bytes:
-            tally.differ("blobs", held.digest, f"{held.mark.stored_bytes} bytes as in its place", blob.stored_bytes)
-            tally.bad.add(digest_key)
+        if blob is not None and digest_key not in result.bad and blob.stored_bytes != held.mark.stored_bytes:
+            result.differ("blobs", held.digest, f"{held.mark.stored_bytes} bytes as in its place", blob.stored_bytes)
+            result.bad.add(digest_key)
         if held.state == "verified" or store.get(txn, "suspects", digest_key) is not None:
             good.add(digest_key)
-    tally.compare("holders", "entries", places, sum(1 for _ in store.walk(txn, "holders")))
-    for key in sorted(unplaced - tally.bad):
-        tally.differ("failed", _digest(key), "a place", "none")
+    result.compare("holders", "entries", places, sum(1 for _ in store.walk(txn, "holders")))
+    for key in sorted(unplaced - result.bad):
+        result.differ("failed", _digest(key), "a place", "none")
     for key, _ in store.walk(txn, "blobs"):
-        if key not in good and key not in tally.bad:
-            tally.differ("places", _digest(key), "a place that holds it", "none")
+        if key not in good and key not in result.bad:
+            result.differ("places", _digest(key), "a place that holds it", "none")
     for key, _ in store.walk(txn, "suspects"):
         if store.get(txn, "blobs", key) is None:
-            tally.differ("suspects", _digest(key), "a counted blob", "none")
+            result.differ("suspects", _digest(key), "a counted blob", "none")
 
 
-def _ignored(store: Store, txn: lmdb.Transaction, tally: Tally, caches: set[int]) -> None:
+def _ignored(store: Store, txn: lmdb.Transaction, result: RecountResult, caches: set[int]) -> None:
     for key, _ in store.walk(txn, "ignored"):
         try:
             place = records.place_from_key(key)
         except records.Damaged as error:
-            tally.differ("ignored", key.hex(), "a place", error)
+            result.differ("ignored", key.hex(), "a place", error)
             continue
         if place.cache not in caches:
-            tally.differ("ignored", _named(place), "a cache of this index", f"cache {place.cache}")
+            result.differ("ignored", _named(place), "a cache of this index", f"cache {place.cache}")
 
 
 def _counted(store: Store, txn: lmdb.Transaction, key: bytes) -> Blob | None:

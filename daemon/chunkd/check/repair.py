@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 
 from chunkd.check.recount import WINDOW, read_slots, recount
-from chunkd.check.result import Tally
+from chunkd.check.result import RecountResult
 from chunkd.index import blocks, records
 from chunkd.index.chunks.entries import Entries, prefixes_of
 from chunkd.index.chunks.lookup import Lookup
@@ -35,10 +35,10 @@ def repair_index(index: Index, bad: set[bytes]) -> list[Difference]:
         _mend_measured(change)
         _mend_lookup(change)
         change.write_head(0)
-        tally = recount(change.store, change.txn)
-        totals = Totals(**tally.totals)
-        change.head = dataclasses.replace(change.head, totals=totals, dead_chunks=tally.dead_chunks)
-        change.set_histogram(tally.histogram)
+        result = recount(change.store, change.txn)
+        totals = Totals(**result.totals)
+        change.head = dataclasses.replace(change.head, totals=totals, dead_chunks=result.dead_chunks)
+        change.set_histogram(result.histogram)
     with index.snapshot() as txn:
         return recount(index.store, txn).differences
 
@@ -117,7 +117,7 @@ def _mend_copies(change: Change) -> None:
         for key, blob in layers:
             numbers = blocks.unpack_recipe(store.get(txn, "recipes", key) or b"", blob.chunks)
             np.add.at(copies, numbers[(numbers >= start) & (numbers <= window[-1])] - start, 1)
-        slots = read_slots(store, txn, window, Tally()).copy()
+        slots = read_slots(store, txn, window, RecountResult()).copy()
         lengths = slots["use"] & blocks.LENGTH_MASK
         slots["use"] = (copies.astype(np.uint64) << blocks.LENGTH_BITS) | lengths
         # A chunk that only blobs had which were taken out may be why: it must not come back with them.
@@ -158,7 +158,7 @@ def _mend_lookup(change: Change) -> None:
     lookup = Lookup(store.databases["young"], store.databases["dense"])
     for start in range(0, change.head.next_number, WINDOW):
         window = np.arange(start, min(start + WINDOW, change.head.next_number))
-        slots = read_slots(store, txn, window, Tally())
+        slots = read_slots(store, txn, window, RecountResult())
         used = np.flatnonzero(slots["use"])
         prefixes = prefixes_of(slots["low"][used])
         order = np.argsort(prefixes)

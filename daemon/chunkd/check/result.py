@@ -12,7 +12,7 @@ MAX_DIFFERENCES = 1000
 
 
 @dataclass
-class Tally:
+class RecountResult:
     """What the recount found: the figures that are true, the differences, and the blobs whose own records are bad."""
 
     totals: dict[str, int] = field(

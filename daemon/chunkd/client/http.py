@@ -73,7 +73,7 @@ def _connect(connection: _socket.socket, path: str, deadline: float) -> None:
         try:
             connection.connect(path)
         except BlockingIOError:
-            time.sleep(CONNECT_RETRY_S)  # the daemon's backlog is full; Linux does not let poll wait for room
+            time.sleep(CONNECT_RETRY_S)  # the daemon's hint_queue is full; Linux does not let poll wait for room
         except TimeoutError:
             raise
         except OSError as error:

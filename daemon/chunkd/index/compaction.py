@@ -2,7 +2,7 @@
 
 A chunk without copies keeps its record, counts in no figure, and revives if it lands again, so removing a blob writes
 little. When the dead are many, whole blocks of them go, in slices that leave room for other work in between. Between
-two slices a doomed block may come to life again: `Index.doomed` loses it then, and it stays.
+two slices a dead_blocks block may come to life again: `Index.dead_blocks` loses it then, and it stays.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ BLOCKS_A_SLICE = 4096
 TABLE_VALUES_A_SLICE = 64
 
 
-class Sweep:
-    """One sweep at a time, a slice a turn: find the dead blocks, drop their look-up entries, delete them."""
+class Compaction:
+    """One compaction at a time, a slice a turn: find the dead blocks, drop their look-up entries, delete them."""
 
     def __init__(self, index: Index) -> None:
         self._index = index
         self._stage = ""
         self._at = -1
-        # How things stood when the last sweep began: another one finds nothing while they do.
+        # How things stood when the last compaction began: another one finds nothing while they do.
         self._swept = (-1, -1)
 
     def turn(self) -> bool:
@@ -44,7 +44,7 @@ class Sweep:
         except BaseException:
             # What this slice did is undone; what it noted for the next ones is not true.
             self._stage = ""
-            self._index.doomed.clear()
+            self._index.dead_blocks.clear()
             raise
 
     def _turn(self) -> bool:
@@ -60,7 +60,7 @@ class Sweep:
             worth = max(WORTH_CHUNKS, (head.dead_chunks + head.totals.unique_chunks) // WORTH_PART)
             if head.dead_chunks < worth or self._swept == (head.next_number, head.dead_chunks):
                 return False
-            self._index.doomed.clear()
+            self._index.dead_blocks.clear()
             self._stage, self._at = "find", -1
         return True
 
@@ -76,25 +76,25 @@ class Sweep:
                 seen += 1
                 self._at = int.from_bytes(key, "big")
                 if self._at < newest and not _alive(value):
-                    self._index.doomed.add(self._at)
+                    self._index.dead_blocks.add(self._at)
         if seen == BLOCKS_A_SLICE:
             return
-        if self._index.doomed:
+        if self._index.dead_blocks:
             self._stage, self._at = "young", -1
         else:
             self._end()
 
     def _drop_entries(self) -> None:
-        doomed = np.zeros(max(self._index.doomed, default=-1) + 2, bool)
-        doomed[list(self._index.doomed)] = True
+        dead_blocks = np.zeros(max(self._index.dead_blocks, default=-1) + 2, bool)
+        dead_blocks[list(self._index.dead_blocks)] = True
 
         def dead(numbers: Numbers) -> NDArray[np.bool_]:
-            # What lies behind the last doomed block is as the one after it: not doomed.
-            return doomed[np.minimum(numbers // blocks.SLOTS, len(doomed) - 1)]
+            # What lies behind the last dead_blocks block is as the one after it: not dead_blocks.
+            return dead_blocks[np.minimum(numbers // blocks.SLOTS, len(dead_blocks) - 1)]
 
         with self._index.transaction() as change:
             for _ in range(TABLE_VALUES_A_SLICE):
-                self._at, dropped = change.lookup.sweep(change.txn, self._stage == "dense", self._at, dead)
+                self._at, dropped = change.lookup.drop(change.txn, self._stage == "dense", self._at, dead)
                 if self._stage == "young":
                     change.head = dataclasses.replace(change.head, young_entries=change.head.young_entries - dropped)
                 if self._at < 0:
@@ -102,19 +102,19 @@ class Sweep:
                     return
 
     def _delete(self) -> None:
-        """Delete blocks that are still dead; what has revived since has left `doomed`."""
+        """Delete blocks that are still dead; what has revived since has left `dead_blocks`."""
         freed = 0
         with self._index.transaction() as change:
-            slice_ = sorted(self._index.doomed)[:BLOCKS_A_SLICE]
+            slice_ = sorted(self._index.dead_blocks)[:BLOCKS_A_SLICE]
             for block in slice_:
                 value = change.store.get(change.txn, "chunks", blocks.block_key(block))
                 if value is not None and not _alive(value):
                     change.txn.delete(blocks.block_key(block), db=change.store.databases["chunks"])
                     freed += int(np.count_nonzero(np.frombuffer(value, blocks.SLOT)["use"]))
             change.head = dataclasses.replace(change.head, dead_chunks=change.head.dead_chunks - freed)
-        self._index.doomed.difference_update(slice_)
+        self._index.dead_blocks.difference_update(slice_)
         log.info("swept %d chunk records that no blob uses any longer", freed)
-        if not self._index.doomed:
+        if not self._index.dead_blocks:
             self._end()
 
     def _end(self) -> None:

@@ -52,8 +52,8 @@ class Index:
         try:
             self._clock_ns = clock_ns
             self.lookup = Lookup(self.store.databases["young"], self.store.databases["dense"])
-            # Blocks without a live chunk that a sweep is about to drop; a chunk that revives takes its block out.
-            self.doomed: set[int] = set()
+            # Blocks without a live chunk that a compaction is about to drop; a chunk that revives takes its block out.
+            self.dead_blocks: set[int] = set()
             self._history = History(self.store.databases["history"])
             # Whether the newest commit is on disk: of the process before, nobody knows.
             self._synced = False
@@ -107,7 +107,7 @@ class Change:
         self.head = self._head = self.store.head(txn)
         measured = MeasuredRecords(txn, self.store.databases["measured"])
         self.chunks = ChunkRecords(
-            txn, self.store.databases["chunks"], index.lookup, measured, index.rules, index.doomed
+            txn, self.store.databases["chunks"], index.lookup, measured, index.rules, index.dead_blocks
         )
         self.numbering = Numbering(txn, self.chunks, index.lookup)
         # By how much the histogram will have grown: its record is written once, with the head.
@@ -166,14 +166,14 @@ class Change:
     def unignore(self, place: Place) -> None:
         self.txn.delete(records.place_key(place), db=self.store.databases["ignored"])
 
-    def suspect(self, digest: Digest) -> None:
+    def require_rehash(self, digest: Digest) -> None:
         """Note that a counted digest has lost its verified place: another one must be hashed before it is kept."""
         self._put("suspects", records.digest_key(digest), b"")
 
-    def is_suspect(self, digest: Digest) -> bool:
+    def needs_rehash(self, digest: Digest) -> bool:
         return self.store.get(self.txn, "suspects", records.digest_key(digest)) is not None
 
-    def acquit(self, digest: Digest) -> None:
+    def rehashed(self, digest: Digest) -> None:
         self.txn.delete(records.digest_key(digest), db=self.store.databases["suspects"])
 
     # --- what is not derived from blobs ---------------------------------------------------------------------------
@@ -194,11 +194,11 @@ class Change:
 
     def fail(self, blob: Blob) -> None:
         """Record a failed blob, in place of what its record said before."""
-        self.pardon(blob.digest)
+        self.clear_failure(blob.digest)
         self._put("failed", records.digest_key(blob.digest), records.pack_blob(blob))
         self._add_totals(failed_blobs=1, failed_bytes=blob.stored_bytes)
 
-    def pardon(self, digest: Digest) -> None:
+    def clear_failure(self, digest: Digest) -> None:
         """Remove the record of a failure, if there is one."""
         old = self.failed(digest)
         if old is not None:
@@ -220,7 +220,7 @@ class Change:
         if (len(recipe), uncompressed_bytes) != (blob.chunks, blob.uncompressed_bytes):
             raise RecipeImpossible(f"{len(recipe)} chunks of {uncompressed_bytes} bytes in all")
         self.head, (numbers, recompressed, new) = self.numbering.number(self.head, blob.digest, recipe)
-        self.pardon(blob.digest)
+        self.clear_failure(blob.digest)
         self.apply(blob, numbers, +1, recompressed)
         return new
 
@@ -232,7 +232,7 @@ class Change:
             raise records.Damaged(f"{digest} is to be removed and is not there")
         numbers = blocks.unpack_recipe(packed, blob.chunks)
         self.apply(blob, numbers, -1, np.zeros_like(numbers))
-        self.acquit(digest)
+        self.rehashed(digest)
 
     def apply(self, blob: Blob, numbers: Numbers, sign: int, recompressed: Numbers) -> None:
         """Count one recipe in (+1) or out (-1): the record, its chunks' copies, the totals and the histogram, in one

@@ -9,7 +9,7 @@ import time
 
 from chunkd.index import records
 from chunkd.index.index import Index
-from chunkd.ingest.places import Effects, Holdings
+from chunkd.ingest.places import AfterCommit, PlaceChanges
 from chunkd.model import Blob, Cache, Caps
 from chunkd.sources.cache import ServedCache
 
@@ -88,7 +88,7 @@ def _drop(index: Index, number: int, caches: dict[int, ServedCache]) -> None:
             store, txn = change.store, change.txn
             places = list(itertools.islice(store.under(txn, "places", number, ""), PLACES_AT_ONCE))
             # What must follow (another place to be hashed) is noted as a suspect, and taken up when the writer starts.
-            holdings = Holdings(change, caches, Effects(), time.time())
+            holdings = PlaceChanges(change, caches, AfterCommit(), time.time())
             for place in places:
                 held = change.held(place)
                 if held is not None:

@@ -16,7 +16,7 @@ DELAYS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0
 
 
 @dataclass(slots=True)
-class Counts:
+class Counters:
     """Written by one thread. `delays` are seconds from a blob's landing (its file's last change) to its commit, of the
     blobs that landed since the start: how long the others have lain there says nothing of the daemon.
     """

@@ -39,7 +39,7 @@ class Task:
 
 
 @dataclass(slots=True)
-class Effects:
+class AfterCommit:
     """What follows from a transaction once it is committed; nothing of it happens when it is not."""
 
     tasks: list[Task] = field(default_factory=list)
@@ -51,11 +51,11 @@ class Effects:
     landings: list[int] = field(default_factory=list)
 
 
-class Holdings:
+class PlaceChanges:
     """One transaction's view of places, with the caches they lie in. `now_s` is seconds since the epoch."""
 
-    def __init__(self, change: Change, caches: dict[int, ServedCache], effects: Effects, now_s: float) -> None:
-        self.change, self.caches, self.effects, self.now_s = change, caches, effects, now_s
+    def __init__(self, change: Change, caches: dict[int, ServedCache], after_commit: AfterCommit, now_s: float) -> None:
+        self.change, self.caches, self.after_commit, self.now_s = change, caches, after_commit, now_s
 
     def path(self, place: Place) -> str:
         return os.path.join(self.caches[place.cache].path, place.path)
@@ -83,10 +83,10 @@ class Holdings:
 
     def task(self, digest: Digest, place: Place, why: str, stored_bytes: int, *, counted: bool, tries: int = 0) -> None:
         job = Job(digest, self.path(place), decode=not counted)
-        self.effects.tasks.append(Task(job, place, why, stored_bytes, counted, tries))
+        self.after_commit.tasks.append(Task(job, place, why, stored_bytes, counted, tries))
 
     def say(self, level: int, text: str) -> None:
-        self.effects.log.append((level, text))
+        self.after_commit.log.append((level, text))
 
     def forget(self, place: Place, held: Held, why: str) -> None:
         """A place is gone. When it was the one that was verified, another takes over, or the blob is subtracted."""
@@ -94,10 +94,10 @@ class Holdings:
         if self.change.blob(held.digest) is not None:
             if held.state == "verified":
                 self.hand_over(held.digest, held.mark, why)
-            elif self.change.is_suspect(held.digest):
+            elif self.change.needs_rehash(held.digest):
                 self.hand_over(held.digest, None, why)
         elif next(self.change.holders(held.digest), None) is None:
-            self.change.pardon(held.digest)
+            self.change.clear_failure(held.digest)
 
     def hand_over(self, digest: Digest, lost: FileMark | None, why: str) -> None:
         """A place of a counted digest no longer holds it. Keeps it by another, or subtracts it.
@@ -125,11 +125,11 @@ class Holdings:
                     self.change.hold(place, Held(digest, "verified", mark._replace(ctime_ns=0)))
                     return
         if candidate is not None:
-            self.change.suspect(digest)
+            self.change.require_rehash(digest)
             place, held = candidate
             self.task(digest, place, f"its verified place is gone ({why})", held.mark.stored_bytes, counted=True)
         elif out_of_sight:
-            self.change.suspect(digest)  # until that can be listed again
+            self.change.require_rehash(digest)  # until that can be listed again
         else:
             self.subtract(digest, why)
 
@@ -146,7 +146,7 @@ class Holdings:
         are known to be undecodable, which is for good.
         """
         for_good = kind == UNDECODABLE
-        self.effects.failures.append(kind)
+        self.after_commit.failures.append(kind)
         old = self.change.failed(digest)
         tries = (old.tries if old else 0) + 1
         retry_at = 0 if for_good else int(self.now_s) + RETRY_S[min(tries, len(RETRY_S)) - 1]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from chunkd.errors import RecipeImpossible
 from chunkd.index.records import Held
 from chunkd.ingest.counters import IMPOSSIBLE, MISMATCHED, UNDECODABLE, UNREADABLE
-from chunkd.ingest.places import MAX_KIN, Holdings, Task, mark_of
+from chunkd.ingest.places import MAX_KIN, PlaceChanges, Task, mark_of
 from chunkd.model import MAX_PATH_BYTES, Blob, Digest, FileMark, Finding, Hint, Place
 from chunkd.sources import layouts
 from chunkd.sources.listing import kind_of_file
@@ -35,7 +35,7 @@ class Unsettled:
     delay_s: float = FIRST_LOOK_S
 
 
-class Looker:
+class Reconciler:
     """Looks at places and settles what workers found. Remembers only what the disk will tell again after a restart."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Looker:
 
     # --- a hint ---------------------------------------------------------------------------------------------------
 
-    def look(self, at: Holdings, hint: Hint, task: Task | None) -> None:
+    def look(self, at: PlaceChanges, hint: Hint, task: Task | None) -> None:
         """`task` is the one that waits or runs for this place's digest already, if any."""
         place = hint.place
         held = at.change.held(place)
@@ -66,7 +66,7 @@ class Looker:
             return
         except OSError as error:
             self._tell_once(at, f"can't look at {at.path(place)}: {error.strerror}")
-            at.effects.later.append((hint, UNREADABLE_S))
+            at.after_commit.later.append((hint, UNREADABLE_S))
             return
         self.expected.pop(place, None)
         if at.hidden(place, held):
@@ -94,21 +94,21 @@ class Looker:
         self.unsettled.pop(place, None)
         self.expected.pop(place, None)
 
-    def _too_long(self, at: Holdings, place: Place) -> bool:
+    def _too_long(self, at: PlaceChanges, place: Place) -> bool:
         """Whether a path can't be kept in the index."""
         if len(os.fsencode(place.path)) <= MAX_PATH_BYTES:
             return False
         self._tell_once(at, f"ignored {at.path(place)}: its path is longer than {MAX_PATH_BYTES} bytes")
         return True
 
-    def _look_at_nothing(self, at: Holdings, hint: Hint, held: Held | None) -> None:
+    def _look_at_nothing(self, at: PlaceChanges, hint: Hint, held: Held | None) -> None:
         place = hint.place
         cache = at.caches[place.cache]
         if cache.check_root() is None or (held is not None and cache.away(place.path)):
             self._wait_no_longer(place)
             return
         if at.mark(place) is not None:  # its root was away and is back, or a blob came a moment ago
-            at.effects.hints.append(hint)
+            at.after_commit.hints.append(hint)
             return
         self.unsettled.pop(place, None)
         at.change.unignore(place)
@@ -118,10 +118,10 @@ class Looker:
         if hint.why.startswith("folder") and delay_s < SETTLE_S and os.path.isdir(os.path.dirname(at.path(place))):
             # Its folder was made a moment ago; the blob is moved in or written within milliseconds.
             self.expected[place] = delay_s * 2
-            at.effects.later.append((hint, delay_s))
+            at.after_commit.later.append((hint, delay_s))
 
     def _look_at_file(
-        self, at: Holdings, hint: Hint, digest: Digest, status: os.stat_result, held: Held | None, task: Task | None
+        self, at: PlaceChanges, hint: Hint, digest: Digest, status: os.stat_result, held: Held | None, task: Task | None
     ) -> None:
         place, mark = hint.place, mark_of(status)
         if at.change.blob(digest) is not None:
@@ -133,7 +133,7 @@ class Looker:
                 at.change.hold(place, self._held_as(digest, mark, kin))
             if task is not None and (unsure or place == task.place):
                 self._join(task, hint)
-            elif task is None and (unsure or at.change.is_suspect(digest)):
+            elif task is None and (unsure or at.change.needs_rehash(digest)):
                 at.task(digest, place, hint.why, mark.stored_bytes, counted=True)
             return
         if task is not None:
@@ -172,7 +172,7 @@ class Looker:
         if not seen_to and hint.place not in task.others:
             task.others.append(hint.place)
 
-    def _kin(self, at: Holdings, digest: Digest, mark: FileMark) -> FileMark | None:
+    def _kin(self, at: PlaceChanges, digest: Digest, mark: FileMark) -> FileMark | None:
         """What was verified of the very file that `mark` is of, under another name; its mark as of now, if that was."""
         found = None
         for _, held in itertools.islice(at.change.holders(digest), MAX_KIN):
@@ -182,7 +182,7 @@ class Looker:
                 found = held.mark
         return found
 
-    def _ripe(self, at: Holdings, hint: Hint, waits: Unsettled, mark: FileMark) -> bool:
+    def _ripe(self, at: PlaceChanges, hint: Hint, waits: Unsettled, mark: FileMark) -> bool:
         """Whether a file that did not match is worth reading again; if not, it is looked at later, or fails."""
         if mark == waits.seen != waits.read:
             return True
@@ -193,21 +193,21 @@ class Looker:
         if mark != waits.seen:
             waits.seen, waits.since_s = mark, at.now_s
         waits.delay_s = min(waits.delay_s * 2, LAST_LOOK_S)
-        at.effects.later.append((hint, waits.delay_s))
+        at.after_commit.later.append((hint, waits.delay_s))
         return False
 
-    def ignore(self, at: Holdings, place: Place, reason: str) -> None:
+    def ignore(self, at: PlaceChanges, place: Place, reason: str) -> None:
         if not self._too_long(at, place) and at.change.ignore(place, reason):
             at.say(20, f"ignored {at.path(place)}: {reason}")
 
-    def _tell_once(self, at: Holdings, text: str) -> None:
+    def _tell_once(self, at: PlaceChanges, text: str) -> None:
         if text not in self.told and len(self.told) < 10000:
             self.told.add(text)
             at.say(30, text)
 
     # --- a finding ------------------------------------------------------------------------------------------------
 
-    def settle(self, at: Holdings, task: Task, finding: Finding) -> None:
+    def settle(self, at: PlaceChanges, task: Task, finding: Finding) -> None:
         """A worker has read a blob. The disk, looked at now that the work is done, says whether it still holds."""
         digest, place = task.job.digest, task.place
         now = at.mark(place)
@@ -216,16 +216,16 @@ class Looker:
             self._wait_no_longer(place)
             return
         if now is None or finding.kind in ("gone", "ignored"):
-            at.effects.hints.append(Hint(place, f"{task.why}; gone or replaced while it was read"))
+            at.after_commit.hints.append(Hint(place, f"{task.why}; gone or replaced while it was read"))
             return
         read = mark = finding.mark or now
         if now[:3] != mark[:3] and finding.kind not in ("mismatched", "unreadable"):
-            at.effects.hints.append(Hint(place, "replaced while it was read (event)"))
+            at.after_commit.hints.append(Hint(place, "replaced while it was read (event)"))
             return
         if now != mark:
             mark = mark._replace(ctime_ns=0)
             if finding.kind in ("layer", "other", "matched") and finding.mark and finding.mark.ctime_ns:
-                at.effects.hints.append(Hint(place, "changed while it was read"))
+                at.after_commit.hints.append(Hint(place, "changed while it was read"))
         waits = self.unsettled.pop(place, None)
         if finding.kind in ("layer", "other"):
             self._count(at, task, finding, mark, now.ctime_ns)
@@ -234,7 +234,7 @@ class Looker:
             at.task(digest, place, task.why, mark.stored_bytes, counted=False)
         elif finding.kind == "matched":
             at.change.hold(place, Held(digest, "verified", mark))
-            at.change.acquit(digest)
+            at.change.rehashed(digest)
         elif at.change.blob(digest) is not None:
             self._lost(at, task, finding, held, read, now)
         elif finding.kind == "undecodable":
@@ -246,11 +246,11 @@ class Looker:
         else:
             delay_s = waits.delay_s if waits else FIRST_LOOK_S
             self.unsettled[place] = Unsettled(digest, read, now, at.now_s, delay_s)
-            at.effects.later.append(
+            at.after_commit.later.append(
                 (Hint(place, f"{task.why}; looked at again, as it did not match its name"), delay_s)
             )
 
-    def _count(self, at: Holdings, task: Task, finding: Finding, mark: FileMark, landed_ns: int) -> None:
+    def _count(self, at: PlaceChanges, task: Task, finding: Finding, mark: FileMark, landed_ns: int) -> None:
         digest, place = task.job.digest, task.place
         at.change.hold(place, Held(digest, "verified", mark))
         if at.change.blob(digest) is None:
@@ -261,18 +261,18 @@ class Looker:
             except RecipeImpossible as error:
                 at.fail(digest, place, mark, IMPOSSIBLE, str(error))
                 return
-            at.effects.landings.append(landed_ns)
+            at.after_commit.landings.append(landed_ns)
             what = f"{finding.codec} layer, {chunks:,} chunks, {new:,} never seen before" if chunks else "not a layer"
             at.say(20, f"indexed {digest}, {mark.stored_bytes:,} bytes, {what}; found: {task.why}")
 
     def _lost(
-        self, at: Holdings, task: Task, finding: Finding, held: Held | None, read: FileMark, now: FileMark
+        self, at: PlaceChanges, task: Task, finding: Finding, held: Held | None, read: FileMark, now: FileMark
     ) -> None:
         """A place of a counted digest was read again, and does not hold it, or can't be read."""
         digest, place = task.job.digest, task.place
         if finding.kind == "unreadable":
             self._tell_once(at, f"can't read {at.path(place)} again: {finding.reason}; its figures stand")
-            at.effects.later.append((Hint(place, "retry"), UNREADABLE_S))
+            at.after_commit.later.append((Hint(place, "retry"), UNREADABLE_S))
             return
         if held is not None:
             at.change.release(place, digest)
@@ -287,9 +287,9 @@ class Looker:
             return
         # Subtracted. It may be a writer at work: pending until it has come to rest.
         self.unsettled[place] = Unsettled(digest, read, now, at.now_s)
-        at.effects.later.append((Hint(place, "looked at again, as it did not match its name"), FIRST_LOOK_S))
+        at.after_commit.later.append((Hint(place, "looked at again, as it did not match its name"), FIRST_LOOK_S))
 
 
-def _at_rest(at: Holdings, mark: FileMark, since_s: float) -> bool:
+def _at_rest(at: PlaceChanges, mark: FileMark, since_s: float) -> bool:
     """Whether a file last changed long enough ago, by its own time or, as that may lie ahead of ours, by our watch."""
     return max(at.now_s - mark.ctime_ns / 1e9, at.now_s - since_s) >= SETTLE_S

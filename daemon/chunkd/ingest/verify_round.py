@@ -8,17 +8,17 @@ from collections.abc import Callable
 from chunkd.index.index import Index
 from chunkd.index.records import place_from_key
 from chunkd.model import Hint
-from chunkd.sources.hints import Backlog
+from chunkd.sources.hints import HintQueue
 
 # So many places are compared, then a second goes by.
 PLACES_A_SLICE = 200
 
 
-class Round:
+class VerifyRound:
     """Gives a hint for each place, once in `interval_s`; of a round that a restart cut off, all once more."""
 
-    def __init__(self, index: Index, backlog: Backlog, interval_s: float, clock_s: Callable[[], float]) -> None:
-        self._index, self._backlog, self._interval_s, self._clock_s = index, backlog, interval_s, clock_s
+    def __init__(self, index: Index, hint_queue: HintQueue, interval_s: float, clock_s: Callable[[], float]) -> None:
+        self._index, self._backlog, self._interval_s, self._clock_s = index, hint_queue, interval_s, clock_s
         with index.snapshot() as txn:
             last_s = index.store.verified_s(txn)
         self._begins_s = (clock_s() if last_s is None else last_s) + interval_s

@@ -17,18 +17,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from chunkd.errors import IndexUnwritable
-from chunkd.index.compaction import Sweep
+from chunkd.index.compaction import Compaction
 from chunkd.index.index import Change, Index
 from chunkd.index.records import digest_from_key
-from chunkd.ingest.counters import Counts
+from chunkd.ingest.counters import Counters
 from chunkd.ingest.diff import LISTED, differences
-from chunkd.ingest.places import RETRY_S, Effects, Holdings, Task, retries
-from chunkd.ingest.reconcile import Looker
-from chunkd.ingest.verify_round import Round
+from chunkd.ingest.places import RETRY_S, AfterCommit, PlaceChanges, Task, retries
+from chunkd.ingest.reconcile import Reconciler
+from chunkd.ingest.verify_round import VerifyRound
 from chunkd.model import Blob, Digest, Finding, Hint, Place
 from chunkd.sources import layouts
 from chunkd.sources.cache import ServedCache, warnings
-from chunkd.sources.hints import Backlog
+from chunkd.sources.hints import HintQueue
 from chunkd.sources.listing import Listed, ScanEnd
 from chunkd.worker.pool import Pool, Result
 
@@ -62,14 +62,14 @@ class Progress:
 class Ingest:
     index: Index
     pool: Pool
-    backlog: Backlog
+    hint_queue: HintQueue
     caches: dict[int, ServedCache]
     listings: queue.Queue[Listed | ScanEnd]
     verify_interval_s: float = 86400.0
     clock_s: Callable[[], float] = time.time
-    looker: Looker = field(default_factory=Looker)
+    reconciler: Reconciler = field(default_factory=Reconciler)
     progress: Progress = field(default_factory=Progress)
-    counts: Counts = field(default_factory=Counts)
+    counters: Counters = field(default_factory=Counters)
     _waiting: dict[Digest, Task] = field(default_factory=dict)
     _running: dict[Digest, Task] = field(default_factory=dict)
     _results: list[Result] = field(default_factory=list)
@@ -89,12 +89,12 @@ class Ingest:
     _retry_at: float = 0.0
     _tidy_at: float = 0.0
     _in_hand: bool = False
-    sweep: Sweep = field(init=False)
-    round: Round = field(init=False)
+    compaction: Compaction = field(init=False)
+    verify_round: VerifyRound = field(init=False)
 
     def __post_init__(self) -> None:
-        self.sweep = Sweep(self.index)
-        self.round = Round(self.index, self.backlog, self.verify_interval_s, self.clock_s)
+        self.compaction = Compaction(self.index)
+        self.verify_round = VerifyRound(self.index, self.hint_queue, self.verify_interval_s, self.clock_s)
 
     # --- how it stands --------------------------------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ class Ingest:
         """Blobs and stored bytes that are known and in no figure yet. Safe to call from any thread."""
         unsettled = [
             one
-            for one in self.looker.unsettled.copy().values()
+            for one in self.reconciler.unsettled.copy().values()
             if one.digest not in self._waiting and one.digest not in self._running
         ]
         blobs = self._task_blobs + self._found_new + len({one.digest for one in unsettled})
@@ -113,20 +113,20 @@ class Ingest:
         """Whether anything is left to be done now. Safe to call from any thread."""
         return bool(
             self._waiting or self._running or self._results or self._hints or self._found or self._ignored
-            or self._ends or self._scans or len(self.backlog) or not self.listings.empty()
+            or self._ends or self._scans or len(self.hint_queue) or not self.listings.empty()
         )  # fmt: skip
 
     @property
     def busy(self) -> bool:
         """Whether work is left, or a file is still being waited for. Safe to call from any thread."""
         turns = self.progress.turns
-        busy = self._in_hand or self.working or self.looker.unsettled or self.looker.expected
+        busy = self._in_hand or self.working or self.reconciler.unsettled or self.reconciler.expected
         # A turn that began meanwhile may have moved something from what was not looked at yet to what was.
         return bool(busy) or turns != self.progress.turns
 
     # --- a turn ---------------------------------------------------------------------------------------------------
 
-    def _take_up(self, holdings: Holdings, why: str) -> None:
+    def _take_up(self, holdings: PlaceChanges, why: str) -> None:
         """See to the suspects that no task sees to: there was no room for it, or a root was gone."""
         change = holdings.change
         room = MAX_TASKS - len(self._waiting)
@@ -137,8 +137,8 @@ class Ingest:
 
     def turn(self, timeout_s: float) -> None:
         """Wait for something to do, at most so long, and do it. Raises BadIndex when the index is damaged."""
-        self._results += self.pool.collect(self._wait_s(timeout_s), self.backlog)
-        self.backlog.hush()
+        self._results += self.pool.collect(self._wait_s(timeout_s), self.hint_queue)
+        self.hint_queue.drain_wakeups()
         # What is taken out of one queue is in none for a while. Told before the turn counts, for who compares both.
         self._in_hand = not self._waits(self._paused_until, PAUSE_S)
         self.progress.turns += 1
@@ -188,7 +188,7 @@ class Ingest:
             return 0.0
         if self._gathered():
             return max(0.0, min(timeout_s, self._commit_at - self.clock_s()))
-        return min(timeout_s, self.backlog.wait_s())
+        return min(timeout_s, self.hint_queue.wait_s())
 
     def _gathered(self) -> bool:
         return bool(self._results or self._hints or self._ignored or self._ends or self._finished())
@@ -207,7 +207,7 @@ class Ingest:
 
     def _gather(self) -> None:
         """Take the hints for this turn: events first, then what the scan found, as far as there is room for work."""
-        self._hints += self.backlog.take(HINTS_A_TURN - len(self._hints))
+        self._hints += self.hint_queue.take(HINTS_A_TURN - len(self._hints))
         while self._may_gather():
             if self._found:
                 hint = self._found.popleft()
@@ -237,17 +237,17 @@ class Ingest:
     def _commit(self) -> None:
         """Everything that was gathered, in one transaction; what follows from it only when that is on disk."""
         self._commit_at = 0.0
-        effects = Effects()
+        after_commit = AfterCommit()
         settled = {result.job.digest for result in self._results}
         with self.index.transaction() as change:
-            holdings = Holdings(change, self.caches, effects, self.clock_s())
+            holdings = PlaceChanges(change, self.caches, after_commit, self.clock_s())
             change.foresee({one.job.digest: one.finding.recipe for one in self._results if one.finding})
             for result in self._results:
                 self._settle(holdings, self._running[result.job.digest], result)
             for hint in self._hints:
                 self._look(holdings, hint, settled)
             for place, reason in self._ignored:
-                self.looker.ignore(holdings, place, reason)
+                self.reconciler.ignore(holdings, place, reason)
             self._retry(holdings)
             self._end_scans(change)
         for end in self._finished():
@@ -260,18 +260,18 @@ class Ingest:
         self.progress.scans = max([self.progress.scans, *(end.number for end in self._ends)])
         for pending in (self._results, self._hints, self._ignored, self._ends):
             pending.clear()
-        self._follow(effects)
+        self._follow(after_commit)
 
-    def _settle(self, holdings: Holdings, task: Task, result: Result) -> None:
+    def _settle(self, holdings: PlaceChanges, task: Task, result: Result) -> None:
         if result.finding is not None:
-            self.looker.settle(holdings, task, result.finding)
+            self.reconciler.settle(holdings, task, result.finding)
         elif task.tries + 1 < TRIES:
             holdings.say(logging.WARNING, f"{task.job.digest}: {result.died}; it is tried once more")
-            holdings.effects.tasks.append(replace(task, tries=task.tries + 1, given=False))
+            holdings.after_commit.tasks.append(replace(task, tries=task.tries + 1, given=False))
         else:
-            self.looker.settle(holdings, task, Finding("unreadable", reason=result.died))
+            self.reconciler.settle(holdings, task, Finding("unreadable", reason=result.died))
 
-    def _look(self, holdings: Holdings, hint: Hint, settled: set[Digest]) -> None:
+    def _look(self, holdings: PlaceChanges, hint: Hint, settled: set[Digest]) -> None:
         cache = self.caches.get(hint.place.cache)
         if cache is None:
             return
@@ -279,20 +279,20 @@ class Ingest:
         task = None
         if found is not None and found[0] not in settled:
             task = self._waiting.get(found[0]) or self._running.get(found[0])
-        self.looker.look(holdings, hint, task)
+        self.reconciler.look(holdings, hint, task)
 
-    def _retry(self, holdings: Holdings) -> None:
+    def _retry(self, holdings: PlaceChanges) -> None:
         """Failed blobs whose time has come, and all of them where a scan was asked to."""
         now_s = self.clock_s()
         if self._ends:
-            holdings.effects.hints += self.looker.waited_for()
+            holdings.after_commit.hints += self.reconciler.waited_for()
         if any(end.retry_failed for end in self._ends):
-            holdings.effects.hints += retries(holdings.change, lambda _: True)
+            holdings.after_commit.hints += retries(holdings.change, lambda _: True)
         elif self._ends:
             # A listing has names only, and no event tells what happened while nobody watched.
-            holdings.effects.hints += holdings.put_right()
+            holdings.after_commit.hints += holdings.put_right()
         elif not self._waits(self._retry_at, RETRY_EVERY_S):
-            holdings.effects.hints += retries(holdings.change, lambda blob: _due(blob, now_s))
+            holdings.after_commit.hints += retries(holdings.change, lambda blob: _due(blob, now_s))
             self._retry_at = now_s + RETRY_EVERY_S
             self._take_up(holdings, "a round of retries")
 
@@ -309,11 +309,11 @@ class Ingest:
             change.set_caches(recorded)
 
     def _tidy(self) -> None:
-        """What has no hurry, a slice at a time: the sweep, and the round that compares every place."""
+        """What has no hurry, a slice at a time: the compaction, and the round that compares every place."""
         self._tidy_at = self.clock_s() + TIDY_EVERY_S
-        if self.sweep.turn():
-            self.backlog.ring()  # there may be more to sweep: not a second's wait for each slice
-        self.round.turn()
+        if self.compaction.turn():
+            self.hint_queue.wake_writer()  # there may be more to compact: not a second's wait for each slice
+        self.verify_round.turn()
 
     def _look_at_kinds(self) -> None:
         """Whether a cache holds blobs and no layer."""
@@ -336,17 +336,17 @@ class Ingest:
         self.progress.done_bytes += task.stored_bytes
         self.progress.decoded_blobs += finding is not None and task.job.decode
         for place in task.others:
-            self.backlog.put(Hint(place, task.why))
+            self.hint_queue.put(Hint(place, task.why))
 
-    def _follow(self, effects: Effects) -> None:
-        self.counts.take(effects.failures, effects.landings, self.clock_s())
-        for level, text in effects.log:
+    def _follow(self, after_commit: AfterCommit) -> None:
+        self.counters.take(after_commit.failures, after_commit.landings, self.clock_s())
+        for level, text in after_commit.log:
             log.log(level, "%s", text)
-        for hint in effects.hints:
-            self.backlog.put(hint)
-        for hint, delay_s in effects.later:
-            self.backlog.put_later(hint, delay_s)
-        for task in effects.tasks:
+        for hint in after_commit.hints:
+            self.hint_queue.put(hint)
+        for hint, delay_s in after_commit.later:
+            self.hint_queue.put_later(hint, delay_s)
+        for task in after_commit.tasks:
             self._queue(task)
 
     def _queue(self, task: Task) -> None:
@@ -355,7 +355,7 @@ class Ingest:
             if task.place != known.place and task.place not in known.others:
                 known.others.append(task.place)
         elif len(self._waiting) >= MAX_TASKS:
-            self.backlog.doubt("too many blobs wait for a worker")
+            self.hint_queue.doubt("too many blobs wait for a worker")
         else:
             self._waiting[task.job.digest] = task
             self._sequence += 1

@@ -29,7 +29,7 @@ from chunkd.settings.config import Config
 from chunkd.sources import cache as served
 from chunkd.sources import filesystems
 from chunkd.sources.cache import ServedCache
-from chunkd.sources.hints import Backlog
+from chunkd.sources.hints import HintQueue
 from chunkd.sources.listing import Listed, ScanEnd
 from chunkd.sources.scanner import Intervals, Scanner
 from chunkd.sources.watch import Watcher, start_watcher
@@ -82,17 +82,17 @@ class Service:
         self._stack.callback(self.index.close)
         adopt_rules(self.index, rules)
         roots = self._roots(replace)
-        self.backlog = Backlog()
-        self._stack.callback(self.backlog.close)
+        self.hint_queue = HintQueue()
+        self._stack.callback(self.hint_queue.close)
         listings: queue.Queue[Listed | ScanEnd] = queue.Queue(LISTINGS_AT_ONCE)
         settings = config.workers, config.nice, config.io_priority, config.read_bytes_per_s
         self._workers = courtesy_of(*settings)
         using = self.index.rules
         pool = make_pool(*self._workers, using.params, using.caps, using.measure, spawn)
         self._stack.callback(pool.close)
-        self.ingest = Ingest(self.index, pool, self.backlog, roots, listings, config.verify_interval_s)
+        self.ingest = Ingest(self.index, pool, self.hint_queue, roots, listings, config.verify_interval_s)
         intervals = Intervals(config.scan_interval_s, config.polled_scan_interval_s)
-        self.scanner = Scanner(roots, self.backlog, listings, intervals, lambda: self._watcher)
+        self.scanner = Scanner(roots, self.hint_queue, listings, intervals, lambda: self._watcher)
         if self._watch:
             for cache in roots.values():
                 cache.polled = filesystems.polled_because(cache.path) or ""
@@ -183,7 +183,7 @@ class Service:
     def _start_watcher(self) -> bool:
         """Whether there is one now; without one, every cache is polled."""
         try:
-            self._watcher = start_watcher(self.backlog)
+            self._watcher = start_watcher(self.hint_queue)
         except OSError as error:
             reason = f"can't be watched: {error.strerror}"
             for cache in self.ingest.caches.values():
@@ -207,7 +207,7 @@ class Service:
         """Finish what is being read if that takes seconds, commit, and leave nothing behind."""
         self.stopping.set()
         self.scanner.stop()
-        self.backlog.ring()
+        self.hint_queue.wake_writer()
         writer = self._threads.get("writer")
         if writer is not None:
             writer.join(DRAIN_S + 10)

@@ -75,7 +75,7 @@ class DaemonAnswers:
         from chunkd.service.openmetrics import exposed  # takes a fifth of a second, which is for who asks
 
         # First what the writer changes last: so what is counted is in the figures.
-        counts, progress = deepcopy(self._ingest.counts), self._ingest.progress
+        counts, progress = deepcopy(self._ingest.counters), self._ingest.progress
         read = progress.done_blobs, progress.done_bytes
         return exposed(self.stats(), len(list(self._reasons())), counts, read, accept)
 
@@ -91,8 +91,8 @@ class DaemonAnswers:
         if self._ingest.progress.paused:
             yield f"indexing is paused: {self._ingest.progress.paused}"
         yield from list(self._scanner.problems.values())
-        if undying := self._ingest.pool.undying:
-            yield f"{undying} workers were killed and do not end: they wait for a file system that does not answer"
+        if stuck := self._ingest.pool.stuck:
+            yield f"{stuck} workers were killed and do not end: they wait for a file system that does not answer"
         stood_s = time.monotonic() - self._moved_at
         if stood_s > STOOD_S:
             yield f"nothing has been done for {stood_s:.0f} s: does the disk answer?"

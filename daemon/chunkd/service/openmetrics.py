@@ -24,7 +24,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from chunkd import __version__
 from chunkd.figures.names import METRICS
-from chunkd.ingest.counters import DELAYS_S, Counts
+from chunkd.ingest.counters import DELAYS_S, Counters
 
 # What both writers make by themselves. The library's newest type for text is not the one that scrapers ask for.
 OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -38,7 +38,7 @@ CACHE_STATES = ("watched", "polled", "unwatched", "stale", "idle")
 
 
 def exposed(
-    stats: Mapping[str, Any], problems: int, counts: Counts, read: tuple[int, int], accept: str
+    stats: Mapping[str, Any], problems: int, counts: Counters, read: tuple[int, int], accept: str
 ) -> tuple[str, bytes]:
     """The content type and the content.
 
@@ -90,7 +90,7 @@ def _state(stats: Mapping[str, Any], problems: int) -> Iterator[Metric]:
     )
 
 
-def _counted(counts: Counts, blobs: int, stored_bytes: int) -> Iterator[Metric]:
+def _counted(counts: Counters, blobs: int, stored_bytes: int) -> Iterator[Metric]:
     yield CounterMetricFamily("chunkd_read_blobs", "Blobs that workers have read.", float(blobs))
     yield CounterMetricFamily("chunkd_read_bytes", "Stored bytes of those.", float(stored_bytes), unit="bytes")
     failures = CounterMetricFamily("chunkd_failures", "Failures of blobs, each try counted.", labels=("reason",))

@@ -17,7 +17,7 @@ from chunkd.model import Hint, Place
 MAX_HINTS = 65536
 
 
-class Backlog:
+class HintQueue:
     def __init__(self, max_hints: int = MAX_HINTS, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_hints, self._clock = max_hints, clock
         self._lock = threading.Lock()
@@ -26,10 +26,10 @@ class Backlog:
         self._folders: dict[Place, str] = {}
         self._overflowed = ""
         # Set when a folder waits to be listed, or everything does: the scanner waits for it.
-        self.stirred = threading.Event()
-        self._bell, self._ringer = os.pipe()
-        os.set_blocking(self._bell, False)
-        os.set_blocking(self._ringer, False)
+        self.wake_scanner = threading.Event()
+        self._wake_read_fd, self._wake_write_fd = os.pipe()
+        os.set_blocking(self._wake_read_fd, False)
+        os.set_blocking(self._wake_write_fd, False)
 
     def put(self, hint: Hint) -> None:
         """Look at this place soon. Never waits and never raises: watchers' threads call it."""
@@ -38,7 +38,7 @@ class Backlog:
                 self._hint(hint)
             else:
                 self._overflow()
-        self.ring()
+        self.wake_writer()
 
     def _hint(self, hint: Hint) -> None:
         """Of two reasons for a place that stays which tells more: an event more than a doubt, a retry more than it."""
@@ -63,20 +63,20 @@ class Backlog:
                 self._folders.setdefault(hint.place, hint.why)
             else:
                 self._overflow()
-            self.stirred.set()
+            self.wake_scanner.set()
 
     def doubt(self, why: str) -> None:
         """Events may have been lost: everything must be listed again."""
         with self._lock:
             self._overflowed = why
-            self.stirred.set()
+            self.wake_scanner.set()
 
     def _overflow(self) -> None:
-        self._overflowed = "the backlog was full"
-        self.stirred.set()
+        self._overflowed = "the hint_queue was full"
+        self.wake_scanner.set()
 
     def take(self, most: int) -> list[Hint]:
-        """The oldest hints whose time has come, removed from the backlog."""
+        """The oldest hints whose time has come, removed from the hint_queue."""
         with self._lock:
             now = self._clock()
             while self._later and self._later[0][0] <= now and len(self._hints) < self._max_hints:
@@ -111,17 +111,17 @@ class Backlog:
     # --- the bell: whoever waits for workers as well waits for this descriptor ---------------------------------------
 
     def fileno(self) -> int:
-        return self._bell
+        return self._wake_read_fd
 
-    def ring(self) -> None:
+    def wake_writer(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            os.write(self._ringer, b"!")
+            os.write(self._wake_write_fd, b"!")
 
-    def hush(self) -> None:
+    def drain_wakeups(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while os.read(self._bell, 4096):
+            while os.read(self._wake_read_fd, 4096):
                 pass
 
     def close(self) -> None:
-        os.close(self._bell)
-        os.close(self._ringer)
+        os.close(self._wake_read_fd)
+        os.close(self._wake_write_fd)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from chunkd.model import Hint
 from chunkd.sources import filesystems
 from chunkd.sources.cache import ServedCache
-from chunkd.sources.hints import Backlog
+from chunkd.sources.hints import HintQueue
 from chunkd.sources.listing import Listed, Listing, ScanEnd, walk
 from chunkd.sources.watch import Watcher
 
@@ -44,7 +44,7 @@ class Scanner:
     """Lists caches and hands the listings to the writer, which takes them as it has room. Run by one thread."""
 
     caches: dict[int, ServedCache]
-    backlog: Backlog
+    hint_queue: HintQueue
     listings: queue.Queue[Listed | ScanEnd]
     intervals: Intervals
     watcher: Callable[[], Watcher | None]
@@ -67,17 +67,17 @@ class Scanner:
             self._requested.verify |= verify
             self._requested.accept |= accept
             self._requested.retry_failed |= retry_failed
-            self.backlog.stirred.set()
+            self.hint_queue.wake_scanner.set()
             return self._number
 
     @property
     def busy(self) -> bool:
         """Whether folders are being listed, or are to be now. Safe to call from any thread."""
-        return self.backlog.stirred.is_set() or self.running
+        return self.hint_queue.wake_scanner.is_set() or self.running
 
     def stop(self) -> None:
         self._stopping.set()
-        self.backlog.stirred.set()
+        self.hint_queue.wake_scanner.set()
 
     def run(self) -> None:
         """Scan when it is time, or asked for, until stopped."""
@@ -86,11 +86,11 @@ class Scanner:
         while not self._stopping.is_set():
             self.turns += 1
             due_s = min(scanned + self.intervals.scan_s, polled + self.intervals.polled_s)
-            self.backlog.stirred.wait(max(0.0, min(1.0, due_s - self.clock_s())))
+            self.hint_queue.wake_scanner.wait(max(0.0, min(1.0, due_s - self.clock_s())))
             # Set before that is cleared: at any moment one of the two tells of what is to be listed.
             self.running = True
-            self.backlog.stirred.clear()
-            if doubt := self.backlog.take_doubt():
+            self.hint_queue.wake_scanner.clear()
+            if doubt := self.hint_queue.take_doubt():
                 self.request(doubt, verify=True)
             if self.clock_s() >= scanned + self.intervals.scan_s:
                 self.request("the timer")
@@ -98,7 +98,7 @@ class Scanner:
                 self._scan(request)
                 scanned = polled = self.clock_s()
             # Also after a scan: what stirred for these and what stirred for it may have been one.
-            self._scan_folders(self.backlog.take_folders())
+            self._scan_folders(self.hint_queue.take_folders())
             if self.clock_s() >= polled + self.intervals.polled_s:
                 for cache in list(self.caches.values()):
                     if cache.polled or cache.unwatched or cache.stale or self._problem_below(f"{cache.path}/"):
@@ -114,7 +114,7 @@ class Scanner:
     def _scan(self, request: Request) -> None:
         log.info("scan %d: %s", request.number, request.why)
         # They are compared with all the rest, as far as that can be reached from its root.
-        folders = self.backlog.take_folders() if request.verify else []
+        folders = self.hint_queue.take_folders() if request.verify else []
         complete = True
         for cache in list(self.caches.values()):
             complete &= self._scan_cache(cache, request)
@@ -236,5 +236,5 @@ class Scanner:
             except queue.Full:
                 self.turns += 1
             else:
-                self.backlog.ring()
+                self.hint_queue.wake_writer()
                 return

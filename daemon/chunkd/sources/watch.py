@@ -29,11 +29,11 @@ from watchdog.observers.api import ObservedWatch
 
 from chunkd.model import Hint, Place
 from chunkd.sources import layouts
-from chunkd.sources.hints import Backlog
+from chunkd.sources.hints import HintQueue
 
 
 class Watcher(Protocol):
-    """Feeds a backlog with hints. `alive` is false once events can no longer come."""
+    """Feeds a hint_queue with hints. `alive` is false once events can no longer come."""
 
     def enter(self, cache: int, root: str, folder: str) -> None:
         """Watch a folder, if it is not watched yet. Raises OSError with the reason when that can't be done."""
@@ -50,17 +50,17 @@ class Watcher(Protocol):
     def close(self) -> None: ...
 
 
-def hint_at(backlog: Backlog, cache: int, root: str, path: str, directory: bool, why: str) -> None:
+def hint_at(hint_queue: HintQueue, cache: int, root: str, path: str, directory: bool, why: str) -> None:
     """Turn one event into what should be looked at. Never raises: it runs in a watcher's thread."""
     folder, _, name = path.rpartition("/")
     if layouts.identify(root, path):
-        backlog.put(Hint(Place(cache, path), why))
+        hint_queue.put(Hint(Place(cache, path), why))
     if not directory:
         return
     if (data := layouts.blob_within(root, folder, name)) is not None:
-        backlog.put(Hint(Place(cache, data), f"folder {why}"))
+        hint_queue.put(Hint(Place(cache, data), f"folder {why}"))
     elif layouts.worth_entering(root, folder, name):
-        backlog.put_folder(Hint(Place(cache, path), f"folder {why}"))
+        hint_queue.put_folder(Hint(Place(cache, path), f"folder {why}"))
 
 
 if sys.platform == "linux":
@@ -102,30 +102,30 @@ if sys.platform == "linux":
 
         def on_event(self, event: InotifyEvent) -> None:
             if event.mask & InotifyConstants.IN_MOVE_SELF:
-                self.owner.backlog.doubt(f"{self.root}/{self.folder} was renamed")
+                self.owner.hint_queue.doubt(f"{self.root}/{self.folder} was renamed")
                 return
             why = next((why for bit, why in _REASONS if event.mask & bit), None)
             if why is not None and event.name:
                 name = os.fsdecode(event.name)
                 path = f"{self.folder}/{name}" if self.folder else name
                 directory = bool(event.mask & InotifyConstants.IN_ISDIR)
-                hint_at(self.owner.backlog, self.cache, self.root, path, directory, f"{why} (event)")
+                hint_at(self.owner.hint_queue, self.cache, self.root, path, directory, f"{why} (event)")
 
         def on_watch_deleted(self, wd: WatchDescriptor) -> None:  # noqa: ARG002
             self.owner.forget(self)
             if not self.folder:  # no folder above it is watched, whose events would tell
-                self.owner.backlog.doubt(f"{self.root} was removed or unmounted")
+                self.owner.hint_queue.doubt(f"{self.root} was removed or unmounted")
             else:
-                self.owner.backlog.put_folder(Hint(Place(self.cache, self.folder), "it was removed or unmounted"))
+                self.owner.hint_queue.put_folder(Hint(Place(self.cache, self.folder), "it was removed or unmounted"))
 
         def on_queue_overflow(self) -> None:
-            self.owner.backlog.doubt("the kernel's event queue overflowed")
+            self.owner.hint_queue.doubt("the kernel's event queue overflowed")
 
     class InotifyWatcher:
         """Every watched folder of every cache, on one inotify descriptor and its one thread."""
 
-        def __init__(self, backlog: Backlog) -> None:
-            self.backlog = backlog
+        def __init__(self, hint_queue: HintQueue) -> None:
+            self.hint_queue = hint_queue
             self._folders: dict[Place, _Folder] = {}
             self._inotify = InotifyFD()
             self._inotify.start()
@@ -141,7 +141,7 @@ if sys.platform == "linux":
             if known is not None:
                 self._drop(known)
                 # Whoever lists it now may be going by names alone.
-                self.backlog.put_folder(Hint(place, "another folder took its place"))
+                self.hint_queue.put_folder(Hint(place, "another folder took its place"))
             # Known before it is watched: it may be removed, and its watch with it, before this thread goes on.
             watched = self._folders[place] = _Folder(self, cache, root, folder, mark)
             try:
@@ -162,7 +162,7 @@ if sys.platform == "linux":
                     seen, before = (status.st_dev, status.st_ino), watched.told
                     watched.told = seen
                     if seen not in (watched.mark, before):
-                        self.backlog.put_folder(Hint(place, "another folder took its place"))
+                        self.hint_queue.put_folder(Hint(place, "another folder took its place"))
 
         def leave(self, cache: int) -> None:
             for place, watched in list(self._folders.items()):
@@ -190,10 +190,10 @@ if sys.platform == "linux":
 class RootWatcher:
     """One recursive `Observer` watch for each cache."""
 
-    def __init__(self, backlog: Backlog) -> None:
+    def __init__(self, hint_queue: HintQueue) -> None:
         from watchdog.observers import Observer  # on Linux it is for tests alone
 
-        self._backlog = backlog
+        self._backlog = hint_queue
         self._watches: dict[int, ObservedWatch] = {}
         self._observer = Observer()
         self._observer.start()
@@ -225,8 +225,8 @@ class RootWatcher:
 
 
 class _Handler(FileSystemEventHandler):
-    def __init__(self, backlog: Backlog, cache: int, root: str) -> None:
-        self._backlog, self._cache, self._root = backlog, cache, root
+    def __init__(self, hint_queue: HintQueue, cache: int, root: str) -> None:
+        self._backlog, self._cache, self._root = hint_queue, cache, root
         # FSEvents names paths without symbolic links (/private/var for /var).
         self.real = str(Path(root).resolve())
 
@@ -240,6 +240,6 @@ class _Handler(FileSystemEventHandler):
                 )
 
 
-def start_watcher(backlog: Backlog) -> Watcher:
+def start_watcher(hint_queue: HintQueue) -> Watcher:
     """The watcher of this platform, running. Raises OSError when there is none to be had (inotify's instance limit)."""
-    return InotifyWatcher(backlog) if sys.platform == "linux" else RootWatcher(backlog)
+    return InotifyWatcher(hint_queue) if sys.platform == "linux" else RootWatcher(hint_queue)

@@ -22,7 +22,7 @@ from chunkd.errors import BlobUndecodable
 from chunkd.model import Caps, ChunkParams, FileMark, Finding, Job, MeasureRule
 from chunkd.worker import protocol, sandbox
 from chunkd.worker.decode import BUFFER_BYTES, Source, buffers
-from chunkd.worker.page_cache import QuietFile
+from chunkd.worker.page_cache import CacheNeutralFile
 from chunkd.worker.pipeline import Relay
 from chunkd.worker.rate_limit import Pace
 from chunkd.worker.recompress import Recompressor
@@ -62,10 +62,10 @@ def examine(
     unless it is an OSError. Nothing but a regular file is opened. Raises MemoryError when a decoder gets none.
     """
     try:
-        # Before the open too, since opening a device can have effects.
+        # Before the open too, since opening a device can have after_commit.
         if reason := _irregular(os.lstat(job.path)):
             return Finding("ignored", reason=reason)
-        with QuietFile(job.path, _open_itself) as file:
+        with CacheNeutralFile(job.path, _open_itself) as file:
             before = os.fstat(file.fileno())
             if reason := _irregular(before):
                 return Finding("ignored", reason=reason)

@@ -17,7 +17,7 @@ STRETCH_BYTES = 8 << 20
 MOST_STRETCHES = 256
 
 
-class QuietFile(FileIO):
+class CacheNeutralFile(FileIO):
     """A file for reading from its begin to its end by `readinto`, and nothing else.
 
     A stretch counts as having been in the page cache when the byte in its middle was before the first read. Where that

@@ -55,20 +55,20 @@ class Pool:
     def __init__(self, start: Callable[[], Worker], count: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._start, self.count, self._clock = start, count, clock
         self._workers: list[Worker] = []
-        self._undying: list[subprocess.Popen[bytes]] = []
+        self._stuck: list[subprocess.Popen[bytes]] = []
 
     @property
     def idle(self) -> int:
         """How many jobs could be given out now."""
-        return self.count - len(self.jobs()) - len(self._undying)
+        return self.count - len(self.jobs()) - len(self._stuck)
 
     @property
-    def undying(self) -> int:
+    def stuck(self) -> int:
         """How many workers have been killed and do not end: the kernel waits for a file system that does not answer.
 
         They count as busy, so that there are never more processes than wanted. Safe to call from any thread.
         """
-        return len(self._undying)
+        return len(self._stuck)
 
     def jobs(self) -> list[Job]:
         """The jobs in hand."""
@@ -84,7 +84,7 @@ class Pool:
         for worker in [worker for worker in self._workers if worker.job is None]:
             if worker.process.poll() is None:
                 break
-            self._bury(worker, "")
+            self._reap(worker, "")
         else:
             worker = self._start()
             self._workers.append(worker)
@@ -96,7 +96,7 @@ class Pool:
 
     def collect(self, timeout_s: float, bell: Wakeup | None = None) -> list[Result]:
         """Wait for workers to say something, or the bell to ring, and return what is finished."""
-        self._undying = [process for process in self._undying if process.poll() is None]
+        self._stuck = [process for process in self._stuck if process.poll() is None]
         heard: list[Any] = [worker.connection for worker in self._workers]
         if bell is not None:
             heard.append(bell)
@@ -108,7 +108,7 @@ class Pool:
             # Silence is to say no whole word, whatever comes in.
             if worker in self._workers and worker.job and self._clock() - worker.heard_at > SILENCE_S:
                 worker.process.kill()
-                results += self._bury(worker, f"no progress in {SILENCE_S:.0f} s")
+                results += self._reap(worker, f"no progress in {SILENCE_S:.0f} s")
         return results
 
     def _hear(self, worker: Worker) -> list[Result]:
@@ -126,12 +126,12 @@ class Pool:
                         raise ValueError("too many words")
         except ValueError as error:
             worker.process.kill()
-            found += self._bury(worker, f"its worker said what none does: {error}")
+            found += self._reap(worker, f"its worker said what none does: {error}")
         except (EOFError, OSError):
-            found += self._bury(worker, "")
+            found += self._reap(worker, "")
         return found
 
-    def _bury(self, worker: Worker, reason: str) -> list[Result]:
+    def _reap(self, worker: Worker, reason: str) -> list[Result]:
         self._workers.remove(worker)
         worker.connection.close()
         code = self._end(worker.process)
@@ -143,7 +143,7 @@ class Pool:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(END_S)
             process.kill()
-        self._undying.append(process)
+        self._stuck.append(process)
         return None
 
     def close(self) -> None:

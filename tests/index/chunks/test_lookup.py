@@ -274,13 +274,13 @@ def dead_if(wanted: Callable[[int], bool]) -> Callable[[Numbers], NDArray[np.boo
 
 
 def sweep(tables: Tables, dead: Callable[[Numbers], NDArray[np.bool_]]) -> list[int]:
-    """Sweep both tables to their ends; how many entries were dropped from each."""
+    """Compaction both tables to their ends; how many entries were dropped from each."""
     dropped = []
     for dense in (False, True):
         after, entries = -1, 0
         while True:
             with tables.begin() as txn:
-                after, some = tables.lookup.sweep(txn, dense, after, dead)
+                after, some = tables.lookup.drop(txn, dense, after, dead)
             entries += some
             if after < 0:
                 break

@@ -11,7 +11,7 @@ from chunkd.index.blocks import Numbers
 PRODUCTS_AT_ONCE = 1 << 14
 
 
-class Growth:
+class FigureDelta:
     """By how much figures grow, batch by batch: `totals` by the names of `model.Totals`, and the histogram."""
 
     def __init__(self, max_bytes: int) -> None:

@@ -147,7 +147,7 @@ class Lookup:
             txn.put(_key(key), value, db=self._dense)
         return found
 
-    def sweep(
+    def drop(
         self, txn: lmdb.Transaction, dense: bool, after: int, dead: Callable[[Numbers], NDArray[np.bool_]]
     ) -> tuple[int, int]:
         """Drop the entries whose numbers are `dead` from the value of a table that follows the key `after`.

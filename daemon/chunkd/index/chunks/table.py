@@ -13,7 +13,7 @@ from chunkd.errors import CopiesOverflow, RecipeImpossible
 from chunkd.index import blocks, records
 from chunkd.index.blocks import Numbers
 from chunkd.index.chunks.entries import Entries, Prefixes, prefixes_of
-from chunkd.index.chunks.growth import Growth
+from chunkd.index.chunks.growth import FigureDelta
 from chunkd.index.chunks.lookup import Lookup
 from chunkd.index.chunks.measured import MeasuredRecords
 from chunkd.model import Recipe
@@ -36,7 +36,7 @@ class Numbered(NamedTuple):
 class ChunkRecords:
     """The tables `chunks` and `measured` with their look-up, by an index's rules.
 
-    `doomed` are blocks that a sweep will delete: what revives leaves it.
+    `dead_blocks` are blocks that a compaction will delete: what revives leaves it.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class ChunkRecords:
         lookup: Lookup,
         measured: MeasuredRecords,
         rules: records.Rules,
-        doomed: set[int],
+        dead_blocks: set[int],
     ) -> None:
         self._txn, self._table, self._lookup, self._measured = txn, table, lookup, measured
-        self._max_bytes, self._threshold, self._doomed = rules.params.max_bytes, rules.measure.threshold, doomed
+        self._max_bytes, self._threshold, self._doomed = rules.params.max_bytes, rules.measure.threshold, dead_blocks
 
     def number(self, recipe: Recipe, next_number: int) -> Numbered:
         """The number of each chunk of a recipe; those never seen get the numbers from `next_number` on, in order, and
@@ -122,13 +122,13 @@ class ChunkRecords:
             slots["low"][within], slots["high"][within], slots["use"][within] = low[rows], high[rows], lengths[rows]
             self._put(batch, slots)
 
-    def count(self, numbers: Numbers, steps: Numbers, recompressed: Numbers) -> Growth:
+    def count(self, numbers: Numbers, steps: Numbers, recompressed: Numbers) -> FigureDelta:
         """Change the copies of these chunks; by how much the figures grew.
 
         `numbers` are sorted and distinct; of chunks that come to life `recompressed` are the lengths. Raises
         CopiesOverflow, and Damaged when a record can't be right.
         """
-        growth = Growth(self._max_bytes)
+        growth = FigureDelta(self._max_bytes)
         for rows, slots, batch, within in self._blocks(numbers):
             use = slots["use"][within]
             lengths = (use & blocks.LENGTH_MASK).astype(np.int64)
