@@ -10,10 +10,9 @@ import contextlib
 import hashlib
 import logging
 import os
-import queue
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,17 +24,21 @@ from chunkd.errors import ChunkdError
 from chunkd.index.index import Index
 from chunkd.index.records import Held, Rules
 from chunkd.index.storage import environment
-from chunkd.ingest.adopt import adopt_rules, serve_exactly
-from chunkd.ingest.places import PlaceChanges, Task
-from chunkd.ingest.writer import Ingest
-from chunkd.model import Blob, Caps, ChunkParams, Digest, Finding, Hint, Job, Place, Totals
+from chunkd.ingest import writer
+from chunkd.ingest.actions import Action
+from chunkd.ingest.adopt import LeftCaches, adopt_rules, holds_nothing, number_caches
+from chunkd.ingest.reconcile import Known, decide
+from chunkd.ingest.writer import Writer
+from chunkd.model import Blob, Caps, Cause, ChunkParams, Digest, Finding, Hint, Job, Place, Totals
 from chunkd.sources import watch
+from chunkd.sources.activity import Activity
 from chunkd.sources.cache import ServedCache
-from chunkd.sources.hints import HintQueue
-from chunkd.sources.listing import Listed, ScanEnd
-from chunkd.sources.scanner import Intervals, Scanner
+from chunkd.sources.folder import FolderSource
+from chunkd.sources.scanner import Scanner
+from chunkd.sources.source import Observation, Source
+from chunkd.sources.wakeup import Wakeup
 from chunkd.worker import examine
-from chunkd.worker.pool import Pool, Result, Wakeup, Worker
+from chunkd.worker.pool import Pool, Result, Worker
 
 # So small that blobs of a few kilobytes have many chunks.
 PARAMS = ChunkParams(min_bytes=64, mask_bits=6, max_bytes=1024)
@@ -133,37 +136,50 @@ class HerePool(Pool):
         self.given: list[Job] = []
         self.deaths: dict[Digest, int] = {}
         self.give_error: OSError | None = None
-        self._in_hand: list[Job] = []
+        self._in_hand: list[tuple[Job, int]] = []
         self._read: list[Result] = []
 
-    def jobs(self) -> list[Job]:
-        return self._in_hand + [result.job for result in self._read]
+    @property
+    def idle(self) -> int:
+        return self.count - len(self.jobs())
 
-    def give(self, job: Job) -> None:
+    def jobs(self) -> list[Job]:
+        return [job for job, _ in self._in_hand] + [result.job for result in self._read]
+
+    def give(self, job: Job, descriptor: int) -> None:
         if self.give_error is not None:
             raise self.give_error
         assert self.idle > 0
         assert job.digest not in {other.digest for other in self.jobs()}
         self.given.append(job)
-        self._in_hand.append(job)
+        self._in_hand.append((job, os.dup(descriptor)))
 
     def read(self, meanwhile: Callable[[Job], None] = lambda _: None) -> None:
         """What the jobs in hand find now. `meanwhile` is called after each of its reads."""
-        for job in self._in_hand:
+        for job, descriptor in self._in_hand:
             if self.deaths.get(job.digest, 0):
                 self.deaths[job.digest] -= 1
+                os.close(descriptor)
                 self._read.append(Result(job, None, "its worker died (signal 11)"))
             else:
-                self._read.append(Result(job, self._examine(job, meanwhile)))
+                self._read.append(Result(job, self._examine(job, descriptor, meanwhile)))
         self._in_hand.clear()
 
-    def _examine(self, job: Job, meanwhile: Callable[[Job], None]) -> Finding:
-        # The worker's clock is the world's.
-        tick_ns = examine._CTIME_TICK_NS - int(self.world.ahead_s * 1e9)  # noqa: SLF001
-        with mock.patch.multiple(examine, _CTIME_TICK_NS=tick_ns, _PROGRESS_S=0.0):
-            return examine.examine(job, PARAMS, self.caps, lambda _: meanwhile(job))
+    def found(self, changed: Callable[[Job, Finding], Finding]) -> None:
+        """What was read and is not collected yet is found to be so."""
+        self._read = [
+            replace(result, finding=changed(result.job, result.finding)) if result.finding else result
+            for result in self._read
+        ]
 
-    def collect(self, timeout_s: float, bell: Wakeup | None = None) -> list[Result]:  # noqa: ARG002
+    def _examine(self, job: Job, descriptor: int, meanwhile: Callable[[Job], None]) -> Finding:
+        with mock.patch.object(examine, "_PROGRESS_S", 0.0):
+            found = examine.examine(job, descriptor, PARAMS, self.caps, lambda _: meanwhile(job))
+        # The worker's clock is the world's.
+        ahead_ns = int(self.world.ahead_s * 1e9) if found.read_until_ns else 0
+        return replace(found, read_until_ns=found.read_until_ns + ahead_ns)
+
+    def collect(self, timeout_s: float, bell: object = None) -> list[Result]:  # noqa: ARG002
         if self.held:
             return []
         self.read()
@@ -171,6 +187,8 @@ class HerePool(Pool):
         return found
 
     def close(self) -> None:
+        for _, descriptor in self._in_hand:
+            os.close(descriptor)
         self._in_hand.clear()
         self._read.clear()
 
@@ -188,9 +206,9 @@ class Deaf:
 
     alive = True
 
-    def enter(self, cache: int, root: str, folder: str) -> None: ...
+    def enter(self, folder: str) -> None: ...
 
-    def leave(self, cache: int) -> None: ...
+    def leave(self) -> None: ...
 
     def check(self) -> None: ...
 
@@ -198,12 +216,16 @@ class Deaf:
 
 
 class World:
-    """Caches on disk and the daemon's inside, without its threads. `roots` are the caches, by their numbers."""
+    """Caches on disk and the daemon's inside, without its threads. `roots` are the caches, by their numbers.
+
+    `sources` may have another source for a cache's path than the folder there.
+    """
 
     index: Index
-    hint_queue: HintQueue
     pool: HerePool
-    ingest: Ingest
+    activity: Activity
+    caches: dict[int, ServedCache]
+    writer: Writer
     scanner: Scanner
 
     def __init__(self, folder: Path, *names: str, caps: Caps = CAPS, decoder: str = "1") -> None:
@@ -211,6 +233,7 @@ class World:
         self.roots = [folder / name for name in names or ("cache",)]
         for root in self.roots:
             root.mkdir(parents=True, exist_ok=True)
+        self.sources: dict[str, Source] = {}
         self.begun_s, self.ahead_s = time.time(), 0.0
         self.start(caps, decoder)
 
@@ -224,18 +247,31 @@ class World:
         self.serve()
 
     def serve(self) -> None:
-        """A writer and a scanner for these roots, on the index that is open."""
-        caches = serve_exactly(self.index, tuple(map(str, self.roots)))
-        self.hint_queue = HintQueue(clock=self.clock_s)
-        listings: queue.Queue[Listed | ScanEnd] = queue.Queue()
+        """A writer and the caches at these roots, on the index that is open."""
+        records, left = number_caches(self.index, tuple(map(str, self.roots)))
+        self.activity, self.wakeup = Activity(), Wakeup()
+        self.caches = {
+            number: ServedCache(
+                number, record, self.sources.get(record.path) or FolderSource(record.path), self.activity,
+                wake_writer=self.wakeup.wake, empty=holds_nothing(self.index, number), clock_s=self.clock_s,
+            )
+            for number, record in records.items()
+        }  # fmt: skip
         self.pool = HerePool(self, self.index.rules.caps)
-        self.ingest = Ingest(self.index, self.pool, self.hint_queue, caches, listings, clock_s=self.clock_s)
-        self.scanner = Scanner(caches, self.hint_queue, listings, Intervals(600, 60), lambda: None)
+        self.writer = Writer(
+            self.index, self.pool, self.caches, self.activity, self.wakeup,
+            left=LeftCaches(self.index, left) if left else None, clock_s=self.clock_s,
+        )  # fmt: skip
+        self.scanner = Scanner(self.caches, 600, self.clock_s)
 
     def stop(self) -> None:
         """As kill -9 would: what is in memory is lost."""
+        self.pool.close()
+        for cache in self.caches.values():
+            cache.stop()
+            cache.run()
         self.index.close()
-        self.hint_queue.close()
+        self.wakeup.close()
 
     def restart(self, caps: Caps = CAPS, decoder: str = "1") -> None:
         self.stop()
@@ -251,33 +287,34 @@ class World:
         self.ahead_s += seconds
         self.run()
 
+    def step(self) -> None:
+        """What each cache's thread would do until it has nothing to do."""
+        for cache in self.caches.values():
+            for _ in range(TURNS):
+                if not cache.step():
+                    break
+
     def run(self) -> None:
         """Turns until there is nothing to do at once; while the pool is held, until all is handed to it."""
         for _ in range(TURNS):
-            doubt = self.hint_queue.take_doubt()
-            if doubt:
-                self.scanner.request(doubt, verify=True)
-            self._scan_what_is_asked_for()
-            self.ingest.turn(0.0)
-            if not self.ingest.working or (self.pool.held and self._all_in_hand()):
+            self.step()
+            self.writer.turn(0.0)
+            self.step()
+            if not self.activity.working() or (self.pool.held and self._all_in_hand()):
                 return
-        raise AssertionError("it never ends")
+        raise AssertionError(f"it never ends: {self.activity}")
 
     def run_turns(self, count: int) -> None:
         for _ in range(count):
-            self._scan_what_is_asked_for()
-            self.ingest.turn(0.0)
+            self.step()
+            self.writer.turn(0.0)
 
     def _all_in_hand(self) -> bool:
-        waits = len(self.hint_queue) or not self.ingest.listings.empty()
-        return not waits and len(self.pool.jobs()) == len(self.ingest._running) > 0  # noqa: SLF001
-
-    def _scan_what_is_asked_for(self) -> None:
-        request = self.scanner._next()  # noqa: SLF001 - the scanner's thread is this one
-        if request is not None:
-            self.scanner._scan(request)  # noqa: SLF001
-        for hint in self.hint_queue.take_folders():
-            self.scanner._scan_folder(hint)  # noqa: SLF001
+        """Whether all that is left are blobs that workers have."""
+        jobs = len(self.pool.jobs())
+        return jobs == len(self.writer.tasks) > 0 and not any(
+            cache.observations or cache.listings or len(cache.hints) for cache in self.caches.values()
+        )
 
     def scan(self, *, verify: bool = False, accept: bool = False, retry_failed: bool = False) -> None:
         """A whole scan, and all that follows from it at once."""
@@ -293,26 +330,25 @@ class World:
         """Time passes until nothing is waited for any longer. What was not told of is not found."""
         self.run()
         for _ in range(20):
-            if not self.ingest.busy:
+            if self.activity.idle():
                 return
             self.pass_s(11)
-        raise AssertionError(f"it never settles: {self.ingest.reconciler.unsettled}, {self.ingest.reconciler.expected}")
+        raise AssertionError(f"it never settles: {self.activity}, {self.writer.remembered}")
 
     # --- events ---------------------------------------------------------------------------------------------------
 
-    def event(self, path: Path, why: str = "moved in (event)", *, folder: bool = False) -> None:
+    def event(self, path: Path, cause: Cause = Cause.MOVED_IN, *, folder: bool = False) -> None:
         """What the watcher would make of an event."""
         cache = self.cache_of(path)
-        relative = str(path.relative_to(cache.path))
-        watch.hint_at(self.hint_queue, cache.number, cache.path, relative, folder, why)
+        watch.hint_at(cache.hints, cache.path, str(path.relative_to(cache.path)), folder, cause)
 
-    def heard(self, path: Path, why: str = "moved in (event)") -> None:
+    def heard(self, path: Path, cause: Cause = Cause.MOVED_IN) -> None:
         """An event, and all that follows from it at once."""
-        self.event(path, why)
+        self.event(path, cause)
         self.run()
 
     def cache_of(self, path: Path) -> ServedCache:
-        return next(cache for cache in self.ingest.caches.values() if path.is_relative_to(cache.path))
+        return next(cache for cache in self.caches.values() if path.is_relative_to(cache.path))
 
     def place(self, path: Path) -> Place:
         cache = self.cache_of(path)
@@ -385,16 +421,15 @@ def world_in(folder: Path, *names: str, caps: Caps = CAPS) -> Iterator[World]:
 
 
 @contextlib.contextmanager
-def looks(world: World) -> Iterator[list[Hint]]:
-    """Every hint that is looked at meanwhile."""
+def looks() -> Iterator[list[Hint]]:
+    """Every hint whose place is observed meanwhile."""
     looked: list[Hint] = []
-    real = world.ingest.reconciler.look
 
-    def look(at: PlaceChanges, hint: Hint, task: Task | None) -> None:
-        looked.append(hint)
-        real(at, hint, task)
+    def noted(observed: Observation, known: Known, now_s: float) -> list[Action]:
+        looked.append(observed.hint)
+        return decide(observed, known, now_s)
 
-    with mock.patch.object(world.ingest.reconciler, "look", look):
+    with mock.patch.object(writer, "decide", noted):
         yield looked
 
 

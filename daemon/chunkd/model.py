@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import NamedTuple
 
 from chunkd import defaults
@@ -29,21 +30,49 @@ class Place(NamedTuple):
     path: str
 
 
+class Cause(Enum):
+    """Why a place is observed. The value is the word for the log."""
+
+    MOVED_IN = "moved in"
+    WRITTEN = "written"
+    CREATED = "created"
+    DELETED = "deleted"
+    MOVED_OUT = "moved out"
+    CHANGED = "changed"
+    LISTED = "listed by a scan"
+    NOT_LISTED = "not listed by a scan"
+    VERIFY = "metadata compared"
+    BLOB_FOLDER = "its folder was listed before its blob"
+    RETRY = "tried again"
+    CHANGED_SINCE_FAILED = "compared, as it failed"
+    READ = "read by a worker"
+    REPLACED = "replaced while it was read"
+    SETTLING = "looked at again, as it did not match its name"
+    WAITED_FOR = "waited for as a scan ended"
+    SAME_DIGEST = "another place of the blob was read"
+    TAKES_OVER = "the verified place of the blob is gone"
+    DISAGREES = "another blob has a chunk of another length"
+
+
 class Hint(NamedTuple):
-    """Look at this place. `why` says which event or which doubt found it, for the log."""
+    """Observe this place.
+
+    `by_event`: an event named it just now. `force`: read it again even if it failed. `folder`: its folder was made or
+    listed before the blob in it, so that an absent blob may be about to come.
+    """
 
     place: Place
-    why: str
+    cause: Cause
+    by_event: bool = False
+    force: bool = False
+    folder: bool = False
 
-    @property
-    def by_event(self) -> bool:
-        """Whether an event named this place just now, and not only once, before something else."""
-        return self.why.endswith("(event)")
-
-    @property
-    def retry(self) -> bool:
-        """Whether a blob that failed is to be read again, whatever is known of it."""
-        return self.why in ("retry", "retry (event)")
+    def merged(self, later: Hint) -> Hint:
+        """One hint for both: it asks for all that either asked for. An event's cause says most."""
+        cause = later.cause if later.by_event and not self.by_event else self.cause
+        return Hint(
+            self.place, cause, self.by_event or later.by_event, self.force or later.force, self.folder or later.folder
+        )
 
 
 class FileMark(NamedTuple):
@@ -132,13 +161,14 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One blob for a worker: read the file at `path`; with `decode` false only hash it against the name.
+    """One blob for a worker, whose bytes it gets as an open descriptor; with `decode` false it only hashes them.
 
-    `relayed` says that a second core has nothing to do, and may be taken if the blob is large.
+    `mark` is the file's as its opener saw it. `relayed` says that a second core has nothing to do, and may be taken if
+    the blob is large.
     """
 
     digest: Digest
-    path: str
+    mark: FileMark
     decode: bool = True
     relayed: bool = False
 
@@ -150,18 +180,19 @@ class Finding:
     layer        the bytes match the name and decompress to their end; `codec`, `recipe`, `uncompressed_bytes` hold
     other        the bytes match the name and are no layer
     matched      the bytes match the name (a job without `decode`)
-    mismatched   the bytes do not match the name
+    mismatched   the bytes do not match the name, or are not as many as the job's mark says
     undecodable  the bytes match the name and are no whole stream, or break a cap: `reason`
     unreadable   the file can't be read: `reason`
-    ignored      the path is no regular file: `reason`
-    gone         there is no such file
+    gone         the file was unlinked while it was read
+
+    `read_until_ns` is when the last byte had been read, in ns since the epoch; 0 when not all of them were.
     """
 
     kind: str
-    mark: FileMark | None = None
     codec: str = ""
     uncompressed_bytes: int = 0
     reason: str = ""
+    read_until_ns: int = 0
     recipe: Recipe = field(default=Recipe(), repr=False)
 
 
@@ -284,7 +315,8 @@ MAX_PATH_BYTES = 440
 
 class Cache(NamedTuple):
     """A cache as the index knows it. `device` and `inode` are its root's, 0 while it was never listed. `mounts` are the
-    folders below it, with their devices, where something was mounted that holds blobs.
+    folders below it, with their devices, where something was mounted that holds blobs. `warnings` say what is odd about
+    it.
     """
 
     path: str
@@ -293,3 +325,4 @@ class Cache(NamedTuple):
     layouts: tuple[str, ...] = ()
     layerless: bool = False
     mounts: tuple[tuple[str, int], ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -389,7 +389,7 @@ def test_a_place_in_a_folder_that_could_not_be_listed_to_its_end_is_kept(world: 
     paths = [land(oci(root, content), content.stored) for content in (LAYER, LIKE_IT, OTHER)]
     world.settle()
     paths[0].unlink()
-    with looks(world) as looked, breaking(paths[0].parent, after=1):
+    with looks() as looked, breaking(paths[0].parent, after=1):
         world.scan()
     assert looked == []
     world.holds_exactly(LAYER, LIKE_IT, OTHER)

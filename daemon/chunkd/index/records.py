@@ -228,8 +228,10 @@ def pack_caches(caches: dict[int, Cache]) -> bytes:
 
 def unpack_caches(value: bytes) -> dict[int, Cache]:
     return {
-        int(number): Cache(path, device, inode, tuple(layouts), layerless, tuple((at, on) for at, on in mounts))
-        for number, (path, device, inode, layouts, layerless, mounts) in _fields(value).items()
+        int(number): Cache(
+            path, device, inode, tuple(layouts), layerless, tuple((at, on) for at, on in mounts), tuple(warnings)
+        )
+        for number, (path, device, inode, layouts, layerless, mounts, warnings) in _fields(value).items()
     }
 
 

@@ -1,17 +1,16 @@
-"""Before the first scan: the index is made that of exactly the caches and the rules that are asked for."""
+"""The index is made that of exactly the caches and the rules that are asked for."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import logging
-import time
+from collections.abc import Callable
 
 from chunkd.index import records
-from chunkd.index.index import Index
+from chunkd.index.index import Change, Index
 from chunkd.ingest.places import AfterCommit, PlaceChanges
 from chunkd.model import Blob, Cache, Caps
-from chunkd.sources.cache import ServedCache
 
 log = logging.getLogger(__name__)
 
@@ -51,50 +50,60 @@ def _breaks(blob: Blob, caps: Caps) -> bool:
     return size > caps.uncompressed_bytes or (size > caps.RATIO_FROM_BYTES and size > caps.ratio * blob.stored_bytes)
 
 
-def serve_exactly(index: Index, paths: tuple[str, ...]) -> dict[int, ServedCache]:
-    """The caches at these paths by number, new ones with a new number; every other one is subtracted from the index."""
+def number_caches(index: Index, paths: tuple[str, ...]) -> tuple[dict[int, Cache], set[int]]:
+    """The caches at these paths by number, new ones with a new number, recorded in the index; and the numbers of those
+    that the index has and that are no longer served.
+    """
     with index.snapshot() as txn:
         known = index.store.caches(txn)
     numbers = {cache.path: number for number, cache in known.items()}
-    served: dict[int, ServedCache] = {}
+    served: dict[int, Cache] = {}
     following = max(known, default=0) + 1
     for path in paths:
         if path not in numbers:
             numbers[path], following = following, following + 1
-        number = numbers[path]
-        cache = known.get(number, Cache(path))
-        served[number] = ServedCache(
-            number, path, cache.device, cache.inode, set(cache.layouts), layerless=cache.layerless,
-            mounts=dict(cache.mounts),
-        )  # fmt: skip
-    recorded = {number: cache.record() for number, cache in served.items()}
-    if recorded == known:  # nothing to be written, and so no need of a disk with room
-        return served
-    # The new ones are recorded first: a blob that they hold too is handed over to them only once they are listed.
-    with index.transaction() as change:
-        change.set_caches(known | recorded)
-    every = {number: ServedCache(number, cache.path) for number, cache in known.items()} | served
-    for number in known:
-        if number not in served:
-            _drop(index, number, every)
-    with index.transaction() as change:
-        change.set_caches(recorded)
-    return served
-
-
-def _drop(index: Index, number: int, caches: dict[int, ServedCache]) -> None:
-    while True:
+        served[numbers[path]] = known.get(numbers[path], Cache(path))
+    if not served.keys() <= known.keys():  # else nothing is to be written, and so no disk with room is needed
         with index.transaction() as change:
+            change.set_caches(known | served)
+    return served, set(known) - set(served)
+
+
+def holds_nothing(index: Index, number: int) -> bool:
+    """Whether the index has no place of that cache."""
+    with index.snapshot() as txn:
+        return next(index.store.under(txn, "places", number, ""), None) is None
+
+
+class LeftCaches:
+    """The caches that are no longer served. They are subtracted once the others have been listed: a blob that lies in
+    another one too, or has moved there, is handed over and only hashed again.
+    """
+
+    def __init__(self, index: Index, numbers: set[int]) -> None:
+        self._index, self.numbers = index, numbers
+
+    def turn(
+        self, places_of: Callable[[Change, AfterCommit], PlaceChanges], follow: Callable[[AfterCommit], None]
+    ) -> bool:
+        """Subtract the next slice; whether nothing is left of them."""
+        after = AfterCommit()
+        left = False
+        with self._index.transaction() as change:
             store, txn = change.store, change.txn
-            places = list(itertools.islice(store.under(txn, "places", number, ""), PLACES_AT_ONCE))
-            # What must follow (another place to be hashed) is noted as a suspect, and taken up when the writer starts.
-            holdings = PlaceChanges(change, caches, AfterCommit(), time.time())
-            for place in places:
-                held = change.held(place)
-                if held is not None:
-                    holdings.forget(place, held, "its cache is no longer served")
-            ignored = list(store.under(txn, "ignored", number, ""))
-            for place in ignored:
-                change.unignore(place)
-        if not places:
-            return
+            places = places_of(change, after)
+            for number in sorted(self.numbers):
+                slice_ = list(itertools.islice(store.under(txn, "places", number, ""), PLACES_AT_ONCE))
+                for place in slice_:
+                    held = change.held(place)
+                    if held is not None:
+                        places.forget(place, held, "its cache is no longer served")
+                ignored = list(itertools.islice(store.under(txn, "ignored", number, ""), PLACES_AT_ONCE))
+                for place in ignored:
+                    change.unignore(place)
+                left |= bool(slice_ or ignored)
+            if not left:
+                recorded = change.caches()
+                change.set_caches({number: cache for number, cache in recorded.items() if number not in self.numbers})
+        follow(after)
+        return not left

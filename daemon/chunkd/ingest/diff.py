@@ -2,35 +2,106 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import lmdb
+import numpy as np
+from numpy.typing import NDArray
 
+from chunkd.index.records import Held, place_from_key, place_key, unpack_held
 from chunkd.index.storage.environment import Store
-from chunkd.model import Hint, Place
-from chunkd.sources.listing import Listing
+from chunkd.model import Cause, Hint, Place
+from chunkd.sources import layouts
+from chunkd.sources.listing import Listing, name_hash
 
-LISTED = "listed by a scan"
+KEYS_AT_ONCE = 4096
 
 
-def differences(
-    store: Store, txn: lmdb.Transaction, cache: int, listing: Listing, *, verify: bool
-) -> tuple[list[Hint], list[tuple[Place, str]]]:
-    """The places to look at, and what is ignored with the reason. With `verify` every known blob is looked at too."""
-    known = store.children(txn, "places", cache, listing.folder)
-    new = listing.blobs - known
-    hints = [Hint(Place(cache, listing.blob_path(name)), LISTED) for name in sorted(new)]
-    if verify:
-        hints += [Hint(Place(cache, listing.blob_path(name)), "verify") for name in sorted(listing.blobs & known)]
-    hints += [Hint(Place(cache, path), "folder listed before its blob") for path in listing.expected]
-    if not listing.problem:
-        # Below a folder that is listed in turn, the listing of that folder decides.
-        gone: list[tuple[str, bytes]] = []
-        if len(known) > len(listing.blobs) - len(new):  # else each that is known is one of those blobs
-            gone += [("places", name) for name in known - listing.blobs - listing.folders]
-        told = {listing.name(path) for path, _ in listing.ignored}
-        ignored = store.children(txn, "ignored", cache, listing.folder)
-        gone += [("ignored", name) for name in ignored - told - listing.folders]
-        for database, name in gone:
-            path = listing.path(name)
-            places = store.under(txn, database, cache, path) if name.endswith(b"/") else [Place(cache, path)]
-            hints += [Hint(place, "not listed by a scan") for place in places]
-    return hints, [(Place(cache, path), reason) for path, reason in listing.ignored]
+def news(store: Store, txn: lmdb.Transaction, cache: int, listing: Listing, *, verify: bool) -> Iterator[Hint]:
+    """A hint for each place of this slice that the index does not have, or has otherwise; with `verify` for every one.
+
+    At most as many as the slice has names.
+    """
+    prefix, places = _prefix(cache, listing.folder), store.databases["places"]
+    for name in sorted(listing.blobs):
+        key = prefix + (name + layouts.DATA.encode() if name.endswith(b"/") else name)
+        value = txn.get(key, db=places)
+        if value is None:
+            yield Hint(Place(cache, listing.blob_path(name)), Cause.LISTED)
+        elif verify or (name in listing.marks and _differs(unpack_held(bytes(value)), listing, name)):
+            yield Hint(Place(cache, listing.blob_path(name)), Cause.VERIFY)
+    for path in listing.expected:
+        yield Hint(Place(cache, path), Cause.BLOB_FOLDER, folder=True)
+
+
+def _differs(held: Held, listing: Listing, name: bytes) -> bool:
+    """Whether the metadata that came with the listing are another file's than the one that is held.
+
+    A recorded ctime of 0 stands for one that proves nothing: the daily comparison reads such a file again.
+    """
+    mark = listing.marks[name]
+    return mark[:3] != held.mark[:3] or held.mark.ctime_ns not in (0, mark.ctime_ns)
+
+
+def gone(
+    store: Store, txn: lmdb.Transaction, cache: int, listing: Listing, after: bytes, most: int
+) -> tuple[list[Hint], bytes | None]:
+    """A hint for each record that the index has below a listed folder and that the listing does not account for.
+
+    At most about `most`, of the records from `after` on; also where to go on, None at the end. Below a folder that is
+    listed in turn, the listing of that folder decides.
+    """
+    prefix = _prefix(cache, listing.folder)
+    names, earlier = set(listing.names()), np.sort(np.frombuffer(listing.earlier, np.uint64))
+    hints: list[Hint] = []
+    databases = ("places", "ignored")  # the first byte of `after` says which
+    for number in range(after[0] if after else 0, len(databases)):
+        with txn.cursor(db=store.databases[databases[number]]) as cursor:
+            there = cursor.set_range(after[1:] if after and after[0] == number else prefix)
+            while there:
+                if len(hints) >= most:
+                    return hints, bytes([number]) + bytes(cursor.key())
+                keys = [bytes(key) for key in itertools.islice(cursor.iternext(values=False), KEYS_AT_ONCE)]
+                below = [key for key in keys if key.startswith(prefix)]
+                missing, skip_to = _unaccounted(below, len(prefix), names, earlier)
+                hints += [Hint(place_from_key(key), Cause.NOT_LISTED) for key in missing]
+                if len(below) < len(keys) or len(keys) < KEYS_AT_ONCE:
+                    break
+                there = cursor.set_range(skip_to or keys[-1] + b"\0")
+    return hints, None
+
+
+def _prefix(cache: int, folder: str) -> bytes:
+    return place_key(Place(cache, f"{folder}/" if folder else ""))
+
+
+def _unaccounted(
+    keys: list[bytes], start: int, names: set[bytes], earlier: NDArray[np.uint64]
+) -> tuple[list[bytes], bytes]:
+    """Those of the keys whose name is not among these, and the key to go on from when a listed folder is skipped."""
+    rest = [key[start:] for key in keys]
+    if b"/" not in b"".join(rest):
+        unknown = [key for key, name in zip(keys, rest, strict=True) if name not in names]
+        if not len(earlier) or not unknown:
+            return unknown, b""
+        hashes = np.fromiter((name_hash(key[start:]) for key in unknown), np.uint64, len(unknown))
+        at = np.minimum(np.searchsorted(earlier, hashes), len(earlier) - 1)
+        return [key for key, found in zip(unknown, (earlier[at] == hashes).tolist(), strict=True) if not found], b""
+    missing: list[bytes] = []
+    last, listed = b"", False
+    for key, name in zip(keys, rest, strict=True):
+        folder, slash, _ = name.partition(b"/")
+        if folder + slash != last:
+            last = folder + slash
+            listed = last in names or _is_among(last, earlier)
+        if not listed:
+            missing.append(key)
+    # "0" is what follows "/": behind all that is in the folder.
+    return missing, keys[-1][:start] + last[:-1] + b"0" if listed and last.endswith(b"/") else b""
+
+
+def _is_among(name: bytes, hashes: NDArray[np.uint64]) -> bool:
+    hashed = np.uint64(name_hash(name))
+    at = int(np.searchsorted(hashes, hashed))
+    return at < len(hashes) and bool(hashes[at] == hashed)

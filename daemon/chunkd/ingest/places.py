@@ -1,41 +1,61 @@
-"""What the index says of places and digests, changed as the disk is seen to be: who holds a blob, and who is next.
+"""Carries out what was decided of a place: who holds a blob, and who is next. Nothing of a cache is looked at here.
 
 All of it happens inside one transaction of the one writer; what must follow once that is committed is handed back.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from chunkd.errors import RecipeImpossible
 from chunkd.index.index import Change
 from chunkd.index.records import Held
-from chunkd.ingest.counters import MISMATCHED, UNDECODABLE
-from chunkd.model import Blob, Digest, FileMark, Hint, Job, Place
+from chunkd.ingest.actions import (
+    Action,
+    CantReadAgain,
+    Count,
+    Doubt,
+    Fail,
+    Forget,
+    Hold,
+    Ignore,
+    Join,
+    Lost,
+    Observe,
+    Read,
+    Settle,
+    TakeOver,
+    Task,
+    TooLong,
+    Unignore,
+    Unsettled,
+    Verified,
+)
+from chunkd.ingest.counters import IMPOSSIBLE, MISMATCHED, UNDECODABLE
+from chunkd.ingest.reconcile import WRONG_NAME, Known, wait_for_a_writer
+from chunkd.model import MAX_PATH_BYTES, Blob, Cause, Digest, FileMark, Hint, Place
+from chunkd.sources import layouts
+from chunkd.sources.activity import Token
 from chunkd.sources.cache import ServedCache
+from chunkd.sources.source import Observation
 
 # A failed blob is tried again after so many seconds; from the fourth failure on, daily.
 RETRY_S = (60, 600, 3600, 86400)
+# A place that can't be looked at is observed again after so many seconds, then after twice as many, up to the most.
+DOUBT_S, MOST_DOUBT_S = 60.0, 3600.0
 # Of a digest with more places than this, not all are asked whether they are links of one file: hashing tells as well.
 MAX_KIN = 64
+MOST_REMEMBERED = 65536
+INFO, WARNING = 20, 30
 
 
 @dataclass(slots=True)
-class Task:
-    """A job that waits, or is being worked on once `given`. `counted` jobs only hash again what stands in the figures.
-
-    `others` are places that are looked at when it is done.
-    """
-
-    job: Job
-    place: Place
-    why: str
-    stored_bytes: int
-    counted: bool
-    tries: int = 0
-    given: bool = False
-    others: list[Place] = field(default_factory=list)
+class Later:
+    hint: Hint
+    delay_s: float
+    waited_for: bool
 
 
 @dataclass(slots=True)
@@ -44,49 +64,198 @@ class AfterCommit:
 
     tasks: list[Task] = field(default_factory=list)
     hints: list[Hint] = field(default_factory=list)
-    later: list[tuple[Hint, float]] = field(default_factory=list)
+    later: list[Later] = field(default_factory=list)
+    settles: list[tuple[Place, Settle]] = field(default_factory=list)
+    doubts: dict[Place, float] = field(default_factory=dict)
+    # Of digests that wait for another place to take over; None where a link can't, or no longer.
+    lost: dict[Digest, FileMark | None] = field(default_factory=dict)
     log: list[tuple[int, str]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     # When the blobs that were counted had landed, in ns since the epoch.
     landings: list[int] = field(default_factory=list)
 
 
-class PlaceChanges:
-    """One transaction's view of places, with the caches they lie in. `now_s` is seconds since the epoch."""
+@dataclass(slots=True)
+class Remembered:
+    """What the writer remembers of places, and the disk will tell again after a restart. Changed after a commit."""
 
-    def __init__(self, change: Change, caches: dict[int, ServedCache], after_commit: AfterCommit, now_s: float) -> None:
+    unsettled: dict[Place, Unsettled] = field(default_factory=dict)
+    # Folders of distribution whose `data` was not there yet, with the next interval.
+    expected: dict[Place, float] = field(default_factory=dict)
+    doubts: dict[Place, float] = field(default_factory=dict)
+    # The marks of verified places that are gone, of digests that wait for another place to take over.
+    lost: dict[Digest, FileMark] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
+
+    def update(self, after: AfterCommit) -> None:
+        for place, settle in after.settles:
+            self.unsettled.pop(place, None)
+            self.expected.pop(place, None)
+            if settle.unsettled is not None:
+                self.unsettled[place] = settle.unsettled
+            elif settle.expected_s is not None:
+                self.expected[place] = settle.expected_s
+        for place, delay_s in after.doubts.items():
+            self.doubts.pop(place, None)
+            if delay_s and len(self.doubts) < MOST_REMEMBERED:
+                self.doubts[place] = delay_s
+        for digest, mark in after.lost.items():
+            self.lost.pop(digest, None)
+            if mark is not None and len(self.lost) < MOST_REMEMBERED:
+                self.lost[digest] = mark
+
+    def waited_for(self) -> list[Hint]:
+        """A hint for each place that is observed again later, for when the hint that was to come may be lost."""
+        waits = [Hint(place, Cause.WAITED_FOR) for place in self.unsettled]
+        return waits + [Hint(place, Cause.WAITED_FOR, folder=True) for place in self.expected]
+
+
+class PlaceChanges:
+    """One transaction's view of places. `now_s` is seconds since the epoch."""
+
+    def __init__(
+        self,
+        change: Change,
+        caches: Mapping[int, ServedCache],
+        after_commit: AfterCommit,
+        now_s: float,
+        remembered: Remembered | None = None,
+    ) -> None:
         self.change, self.caches, self.after_commit, self.now_s = change, caches, after_commit, now_s
+        self.remembered = remembered or Remembered()
 
     def path(self, place: Place) -> str:
-        return os.path.join(self.caches[place.cache].path, place.path)
-
-    def mark(self, place: Place) -> FileMark | None:
-        """What the disk says of a place's file now, None when it can't be told or is no file."""
-        try:
-            return mark_of(self.status(place))
-        except OSError:
-            return None
-
-    def status(self, place: Place) -> os.stat_result:
-        """As `os.stat`, without following a symbolic link anywhere below the cache's root: no scan does."""
-        root = self.caches[place.cache].path
-        for end, letter in enumerate(place.path):
-            if letter == "/" and os.path.islink(os.path.join(root, place.path[:end])):
-                raise NotADirectoryError
-        return os.stat(self.path(place), follow_symlinks=False)
-
-    def hidden(self, place: Place, held: Held | None) -> bool:
-        """Whether what a counted blob lies on is away: another file at its place says nothing of it."""
-        if held is None or not self.caches[place.cache].away(place.path):
-            return False
-        return self.change.blob(held.digest) is not None
-
-    def task(self, digest: Digest, place: Place, why: str, stored_bytes: int, *, counted: bool, tries: int = 0) -> None:
-        job = Job(digest, self.path(place), decode=not counted)
-        self.after_commit.tasks.append(Task(job, place, why, stored_bytes, counted, tries))
+        return f"{self.caches[place.cache].path}/{place.path}"
 
     def say(self, level: int, text: str) -> None:
         self.after_commit.log.append((level, text))
+
+    def known(self, observed: Observation, task: Task | None) -> Known:
+        """What is known of the observed place."""
+        place, seen, remembered = observed.hint.place, observed.seen, self.remembered
+        found = layouts.identify(self.caches[place.cache].path, place.path)
+        held = self.change.held(place)
+        digest = found[0] if found else held.digest if held else None
+        if digest is None:
+            return Known(None)
+        counted = self.change.blob(digest) is not None
+        linked = counted and seen is not None and seen.links > 1
+        return Known(
+            digest if found else None,
+            held,
+            counted,
+            None if counted else self.change.failed(digest),
+            counted and self.change.needs_rehash(digest),
+            self._kin(digest, seen.mark) if linked and seen is not None else None,
+            remembered.lost.get(digest),
+            task,
+            remembered.unsettled.get(place),
+            remembered.expected.get(place),
+        )
+
+    def _kin(self, digest: Digest, mark: FileMark) -> FileMark | None:
+        """What was verified of the very file that `mark` is of, under another name; its mark as of now, if that was."""
+        found = None
+        for _, held in itertools.islice(self.change.holders(digest), MAX_KIN):
+            if held.state == "verified" and held.mark[:3] == mark[:3]:
+                if held.mark == mark:
+                    return mark
+                found = held.mark
+        return found
+
+    # --- carrying out ---------------------------------------------------------------------------------------------
+
+    def apply(self, hint: Hint, known: Known, actions: list[Action], why: str, token: Token | None = None) -> None:
+        """Carry out what was decided of the hint's place. `why` is for the log; tasks inherit from the `token`."""
+        place, after = hint.place, self.after_commit
+        tasks = len(after.tasks)
+        if place in self.remembered.doubts and not any(isinstance(action, Doubt) for action in actions):
+            after.doubts[place] = 0.0
+        for action in actions:
+            match action:
+                case Settle():
+                    after.settles.append((place, action))
+                case Unignore():
+                    self.change.unignore(place)
+                case Ignore(reason):
+                    self.ignore(place, reason)
+                case TooLong():
+                    self._tell_once(f"ignored {self.path(place)}: its path is longer than {MAX_PATH_BYTES} bytes")
+                case Join():
+                    join(known.task, hint)
+                case Observe(delay_s, waited_for, by_event):
+                    self._observe_again(hint, delay_s, waited_for, by_event)
+                case Doubt(problem):
+                    delay_s = min(2 * self.remembered.doubts.get(place, DOUBT_S / 2), MOST_DOUBT_S)
+                    after.doubts[place] = delay_s
+                    after.later.append(Later(hint, delay_s, False))
+                    self._tell_once(f"can't look at {self.path(place)}: {problem}")
+                case Forget(words):
+                    if known.held is not None:
+                        self.forget(place, known.held, words)
+                case _:
+                    assert known.digest is not None
+                    self._apply_to_digest(known.digest, place, action, known, why)
+        for task in after.tasks[tasks:]:
+            task.inherit = token
+
+    def _apply_to_digest(self, digest: Digest, place: Place, action: Action, known: Known, why: str) -> None:
+        match action:
+            case Hold(state, mark):
+                self.change.hold(place, Held(digest, state, mark))
+            case TakeOver(mark) | Verified(mark):
+                self.change.hold(place, Held(digest, "verified", mark))
+                self.change.rehashed(digest)
+                self.after_commit.lost[digest] = None
+            case Read(stored_bytes, decode):
+                tasks = self.after_commit.tasks
+                tasks.append(Task(digest, place, why, stored_bytes, counted=not decode))
+            case Fail(kind, mark, reason):
+                self.fail(digest, place, mark, kind, reason)
+            case Count():
+                self._count(digest, place, action, why)
+            case Lost(read, now):
+                self._lose(digest, place, known.held, read, now)
+            case CantReadAgain(reason):
+                self._tell_once(f"can't read {self.path(place)} again: {reason}; its figures stand")
+                self.after_commit.later.append(Later(Hint(place, Cause.RETRY, force=True), RETRY_S[0], False))
+            case _:
+                raise AssertionError(action)
+
+    def _observe_again(self, hint: Hint, delay_s: float, waited_for: bool, by_event: bool) -> None:
+        if waited_for:
+            cause = hint.cause if hint.folder else Cause.SETTLING
+            again = hint._replace(cause=cause, force=False, by_event=hint.by_event and hint.folder)
+            self.after_commit.later.append(Later(again, delay_s, True))
+        else:
+            self.after_commit.hints.append(Hint(hint.place, Cause.REPLACED, by_event=by_event))
+
+    def ignore(self, place: Place, reason: str) -> None:
+        """Record why no blob lies at a place, unless its path can't be kept."""
+        if len(place.path.encode(errors="surrogateescape")) <= MAX_PATH_BYTES and self.change.ignore(place, reason):
+            self.say(INFO, f"ignored {self.path(place)}: {reason}")
+
+    def _tell_once(self, text: str) -> None:
+        told = self.remembered.told
+        if text not in told and len(told) < 10000:
+            told.add(text)
+            self.say(WARNING, text)
+
+    def _count(self, digest: Digest, place: Place, count: Count, why: str) -> None:
+        finding, mark = count.finding, count.mark
+        self.change.hold(place, Held(digest, "verified", mark))
+        chunks = len(finding.recipe)
+        blob = Blob(digest, finding.kind, mark.stored_bytes, finding.uncompressed_bytes, chunks, finding.codec)
+        try:
+            new = self.change.add(blob, finding.recipe)
+        except RecipeImpossible as error:
+            self.fail(digest, place, mark, IMPOSSIBLE, str(error))
+            return
+        self.after_commit.landings.append(count.landed_ns)
+        what = f"{finding.codec} layer, {chunks:,} chunks, {new:,} never seen before" if chunks else "not a layer"
+        self.say(INFO, f"indexed {digest}, {mark.stored_bytes:,} bytes, {what}; found: {why}")
+
+    # --- who holds a digest ---------------------------------------------------------------------------------------
 
     def forget(self, place: Place, held: Held, why: str) -> None:
         """A place is gone. When it was the one that was verified, another takes over, or the blob is subtracted."""
@@ -102,48 +271,68 @@ class PlaceChanges:
     def hand_over(self, digest: Digest, lost: FileMark | None, why: str) -> None:
         """A place of a counted digest no longer holds it. Keeps it by another, or subtracts it.
 
-        `lost` is the mark of a file that was verified and is gone: a hard link of it needs no hashing. None when the
-        bytes themselves are in doubt. While its other places can't be listed it stays, and is hashed when they can.
+        `lost` is the mark of a file that was verified and is gone: a hard link of it needs no hashing, once it has been
+        observed. None when the bytes themselves are in doubt. While the digest's other places are out of sight it
+        stays, and is hashed when they can be seen.
         """
         candidate: tuple[Place, Held] | None = None
+        link: Place | None = None
         out_of_sight = False
         for count, (place, held) in enumerate(self.change.holders(digest)):
             if held.state == "verified":
                 return
             if count >= MAX_KIN and candidate is not None:
                 break
-            if held.state == "untested" and candidate is None:
-                cache = self.caches[place.cache]
-                if cache.stale or cache.away(place.path):
-                    out_of_sight = True
-                else:
-                    candidate = place, held
-            if held.state == "untested" and lost is not None and held.mark[:3] == lost[:3]:
-                mark = self.mark(place)
-                if mark is not None and mark[:3] == lost[:3]:
-                    # Unlinking changed its ctime, behind which a change of its bytes may hide.
-                    self.change.hold(place, Held(digest, "verified", mark._replace(ctime_ns=0)))
-                    return
-        if candidate is not None:
-            self.change.require_rehash(digest)
-            place, held = candidate
-            self.task(digest, place, f"its verified place is gone ({why})", held.mark.stored_bytes, counted=True)
-        elif out_of_sight:
-            self.change.require_rehash(digest)  # until that can be listed again
-        else:
+            cache = self.caches.get(place.cache)
+            if held.state != "untested" or cache is None:  # None: it is no longer served
+                continue
+            if cache.status.out_of_sight(place.path):
+                out_of_sight = True
+                continue
+            candidate = candidate or (place, held)
+            if lost is not None and held.mark[:3] == lost[:3]:
+                link = link or place
+        if candidate is None and not out_of_sight:
             self.subtract(digest, why)
+            return
+        self.change.require_rehash(digest)
+        self.after_commit.lost[digest] = None if link is None else lost
+        if link is not None:
+            self.after_commit.hints.append(Hint(link, Cause.TAKES_OVER))
+        elif candidate is not None:
+            place, held = candidate
+            words = f"{Cause.TAKES_OVER.value} ({why})"
+            self.after_commit.tasks.append(Task(digest, place, words, held.mark.stored_bytes, counted=True))
+
+    def _lose(self, digest: Digest, place: Place, held: Held | None, read: FileMark, now: FileMark) -> None:
+        """A place of a counted digest was read again, and does not hold it."""
+        if held is not None:
+            self.change.release(place, digest)
+        for other, link in list(self.change.holders(digest)):
+            if link.state == "verified" and link.mark[:2] == read[:2]:
+                # Another name of the very file that was read.
+                self.change.hold(other, link._replace(state="untested"))
+        self.hand_over(digest, None, "its bytes changed")
+        if self.change.blob(digest) is not None:
+            # What is there now may have come since it was read.
+            self.change.hold(place, Held(digest, "bad" if read == now else "untested", now))
+            return
+        # Subtracted. It may be a writer at work: pending until it has come to rest.
+        hint = Hint(place, Cause.SETTLING)
+        self.apply(hint, Known(digest), wait_for_a_writer(digest, read, now, self.now_s), "")
 
     def subtract(self, digest: Digest, why: str) -> None:
         """No place holds the digest any longer."""
         self.change.remove(digest)
-        self.say(20, f"subtracted {digest}: {why}")
-        bad = next(self.change.holders(digest), None)
-        if bad is not None:
-            self.fail(digest, bad[0], bad[1].mark, MISMATCHED, "its bytes do not match its name")
+        self.say(INFO, f"subtracted {digest}: {why}")
+        for place, held in self.change.holders(digest):
+            if held.state == "bad" and place.cache in self.caches:
+                self.fail(digest, place, held.mark, MISMATCHED, WRONG_NAME)
+                return
 
     def fail(self, digest: Digest, place: Place, mark: FileMark, kind: str, reason: str) -> None:
-        """Record a failure of a kind of `counts`, in no figure but the failed ones; tried again later unless its bytes
-        are known to be undecodable, which is for good.
+        """Record a failure of a kind of `counters`, in no figure but the failed ones; tried again later unless its
+        bytes are known to be undecodable, which is for good.
         """
         for_good = kind == UNDECODABLE
         self.after_commit.failures.append(kind)
@@ -156,24 +345,16 @@ class PlaceChanges:
         self.change.fail(Blob(digest, "failed", mark.stored_bytes, reason=reason[:400], tries=tries, retry_at=retry_at))
         self.change.hold(place, Held(digest, "verified" if for_good else "bad", mark))
         if old is None or old.reason != reason[:400]:
-            self.say(30, f"failed {digest} at {self.path(place)}: {reason}")
-
-    def put_right(self) -> list[Hint]:
-        """A hint for each place of a failed blob where another file is than the one that failed."""
-        failed = [blob for blob in self.change.store.blobs(self.change.txn, "failed") if blob.retry_at > self.now_s]
-        return [
-            Hint(place, "changed since it failed")
-            for blob in failed
-            for place, held in self.change.holders(blob.digest)
-            if self.mark(place) != held.mark
-        ]
+            self.say(WARNING, f"failed {digest} at {self.path(place)}: {reason}")
 
 
-def mark_of(status: os.stat_result) -> FileMark:
-    return FileMark(status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
+def join(task: Task | None, hint: Hint) -> None:
+    """The digest is being worked on: this place is observed when that is done, unless it is the one worked on.
 
-
-def retries(change: Change, due: Callable[[Blob], bool]) -> list[Hint]:
-    """A hint for each place of the failed blobs that are due."""
-    blobs = [blob for blob in change.store.blobs(change.txn, "failed") if due(blob)]
-    return [Hint(place, "retry") for blob in blobs for place, _ in change.holders(blob.digest)]
+    That one too when an event names it after it was given to a worker, which may have read it before.
+    """
+    if task is None:
+        return
+    seen_to = hint.place == task.place and not (task.given and hint.by_event)
+    if not seen_to and hint.place not in task.others:
+        task.others.append(hint.place)

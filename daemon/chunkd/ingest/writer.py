@@ -1,41 +1,43 @@
-"""Hints and listings to workers to the index: the one writer, turn by turn.
+"""Observations, listings and findings to the index: the one writer, turn by turn. It touches no cache's file system.
 
-A turn collects what workers found, looks at what was hinted, commits both in one transaction, and hands out work. What
-is there is committed at once where a worker has nothing to do; while all are at work, more is waited for, but not long:
-a transaction has a price of its own, whatever is in it.
+A turn collects what workers found and what the caches' threads saw, commits what follows in one transaction, and hands
+out work. What is there is committed at once where a worker has nothing to do; while all are at work, more is waited
+for, but not long: a transaction has a price of its own, whatever is in it.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import logging
-import queue
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 from chunkd.errors import IndexUnwritable
 from chunkd.index.compaction import Compaction
 from chunkd.index.index import Change, Index
 from chunkd.index.records import digest_from_key
+from chunkd.ingest.actions import Task
+from chunkd.ingest.adopt import LeftCaches
 from chunkd.ingest.counters import Counters
-from chunkd.ingest.diff import LISTED, differences
-from chunkd.ingest.places import RETRY_S, AfterCommit, PlaceChanges, Task, retries
-from chunkd.ingest.reconcile import Reconciler
-from chunkd.ingest.verify_round import VerifyRound
-from chunkd.model import Blob, Digest, Finding, Hint, Place
+from chunkd.ingest.listings import Listings
+from chunkd.ingest.places import RETRY_S, AfterCommit, PlaceChanges, Remembered
+from chunkd.ingest.reconcile import decide, decide_finding
+from chunkd.ingest.rounds import FailedRound, VerifyRound, put
+from chunkd.ingest.scans import Scans
+from chunkd.ingest.tasks import MAX_TASKS, Tasks
+from chunkd.model import Blob, Cache, Cause, Digest, Finding, Hint, Place
 from chunkd.sources import layouts
-from chunkd.sources.cache import ServedCache, warnings
-from chunkd.sources.hints import HintQueue
-from chunkd.sources.listing import Listed, ScanEnd
+from chunkd.sources.activity import WRITER, Activity, Token
+from chunkd.sources.cache import ServedCache
+from chunkd.sources.source import Observation
+from chunkd.sources.status import warnings
+from chunkd.sources.wakeup import Wakeup
 from chunkd.worker.pool import Pool, Result
 
 log = logging.getLogger(__name__)
 
-MAX_TASKS = 65536
-HINTS_A_TURN = 1000
+OBSERVATIONS_A_TURN = 1000
 # A blob whose worker died is tried once more; the second death is its own fault.
 TRIES = 2
 PAUSE_S = 5.0
@@ -59,261 +61,301 @@ class Progress:
 
 
 @dataclass(slots=True)
-class Ingest:
-    index: Index
-    pool: Pool
-    hint_queue: HintQueue
-    caches: dict[int, ServedCache]
-    listings: queue.Queue[Listed | ScanEnd]
-    verify_interval_s: float = 86400.0
-    clock_s: Callable[[], float] = time.time
-    reconciler: Reconciler = field(default_factory=Reconciler)
-    progress: Progress = field(default_factory=Progress)
-    counters: Counters = field(default_factory=Counters)
-    _waiting: dict[Digest, Task] = field(default_factory=dict)
-    _running: dict[Digest, Task] = field(default_factory=dict)
-    _results: list[Result] = field(default_factory=list)
-    _hints: list[Hint] = field(default_factory=list)
-    _found: deque[Hint] = field(default_factory=deque)
-    _found_new: int = 0
-    _ignored: list[tuple[Place, str]] = field(default_factory=list)
-    _ends: list[ScanEnd] = field(default_factory=list)
-    _scans: list[ScanEnd] = field(default_factory=list)
-    _order: list[tuple[bool, int, int, Digest]] = field(default_factory=list)
-    _sequence: int = 0
-    _task_blobs: int = 0
-    _task_bytes: int = 0
-    _kinds_at: tuple[int, int] = (0, 0)
-    _commit_at: float = 0.0
-    _paused_until: float = 0.0
-    _retry_at: float = 0.0
-    _tidy_at: float = 0.0
-    _in_hand: bool = False
-    compaction: Compaction = field(init=False)
-    verify_round: VerifyRound = field(init=False)
+class Found:
+    """What a worker found of a place, until the place has been observed after that."""
 
-    def __post_init__(self) -> None:
-        self.compaction = Compaction(self.index)
-        self.verify_round = VerifyRound(self.index, self.hint_queue, self.verify_interval_s, self.clock_s)
+    task: Task
+    finding: Finding
+    at_ns: int
+
+
+class Writer:
+    """Raises BadIndex from `turn` when the index is damaged. The properties may be read by any thread."""
+
+    def __init__(
+        self,
+        index: Index,
+        pool: Pool,
+        caches: dict[int, ServedCache],
+        activity: Activity,
+        wakeup: Wakeup,
+        *,
+        left: LeftCaches | None = None,
+        verify_interval_s: float = 86400.0,
+        clock_s: Callable[[], float] = time.time,
+    ) -> None:
+        self.index, self.pool, self.caches, self.activity, self.wakeup = index, pool, caches, activity, wakeup
+        self.clock_s = clock_s
+        self.progress, self.counters = Progress(), Counters()
+        self.remembered = Remembered()
+        self.tasks = Tasks(pool, caches, activity)
+        self.listings = Listings(index, caches, activity)
+        self.scans = Scans(caches, activity)
+        self.compaction = Compaction(index)
+        self.verify_round = VerifyRound(index, caches, verify_interval_s, clock_s)
+        self.failed_round = FailedRound(index, caches, activity)
+        self.layerless = {number for number, cache in self._recorded().items() if cache.layerless}
+        self._left = left
+        self._left_token = None if left is None else activity.take(WRITER)
+        self._results: list[Result] = []
+        self._found: dict[Place, Found] = {}
+        self._observed: list[Observation] = []
+        self._kinds_at = (0, 0)
+        self._told: dict[int, tuple[str, ...]] = {}
+        self._commit_at = self._paused_until = self._retry_at = self._tidy_at = 0.0
 
     # --- how it stands --------------------------------------------------------------------------------------------
 
     def pending(self) -> tuple[int, int]:
-        """Blobs and stored bytes that are known and in no figure yet. Safe to call from any thread."""
-        unsettled = [
-            one
-            for one in self.reconciler.unsettled.copy().values()
-            if one.digest not in self._waiting and one.digest not in self._running
-        ]
-        blobs = self._task_blobs + self._found_new + len({one.digest for one in unsettled})
-        return blobs, self._task_bytes + sum(one.seen.stored_bytes for one in unsettled)
+        """Blobs and stored bytes that are known and in no figure yet."""
+        waits = list(self.remembered.unsettled.copy().values())
+        unsettled = [one for one in waits if self.tasks.known(one.digest) is None]
+        blobs = self.tasks.blobs + len(self.listings.unseen) + len({one.digest for one in unsettled})
+        return blobs, self.tasks.stored_bytes + sum(one.seen.stored_bytes for one in unsettled)
 
-    @property
-    def working(self) -> bool:
-        """Whether anything is left to be done now. Safe to call from any thread."""
-        return bool(
-            self._waiting or self._running or self._results or self._hints or self._found or self._ignored
-            or self._ends or self._scans or len(self.hint_queue) or not self.listings.empty()
-        )  # fmt: skip
-
-    @property
-    def busy(self) -> bool:
-        """Whether work is left, or a file is still being waited for. Safe to call from any thread."""
-        turns = self.progress.turns
-        busy = self._in_hand or self.working or self.reconciler.unsettled or self.reconciler.expected
-        # A turn that began meanwhile may have moved something from what was not looked at yet to what was.
-        return bool(busy) or turns != self.progress.turns
+    def _recorded(self) -> dict[int, Cache]:
+        with self.index.snapshot() as txn:
+            return self.index.store.caches(txn)
 
     # --- a turn ---------------------------------------------------------------------------------------------------
 
-    def _take_up(self, holdings: PlaceChanges, why: str) -> None:
-        """See to the suspects that no task sees to: there was no room for it, or a root was gone."""
-        change = holdings.change
-        room = MAX_TASKS - len(self._waiting)
-        for key, _ in list(itertools.islice(self.index.store.walk(change.txn, "suspects"), max(0, room))):
-            digest = digest_from_key(key)
-            if digest not in self._waiting and digest not in self._running:
-                holdings.hand_over(digest, None, why)
-
     def turn(self, timeout_s: float) -> None:
-        """Wait for something to do, at most so long, and do it. Raises BadIndex when the index is damaged."""
-        self._results += self.pool.collect(self._wait_s(timeout_s), self.hint_queue)
-        self.hint_queue.drain_wakeups()
-        # What is taken out of one queue is in none for a while. Told before the turn counts, for who compares both.
-        self._in_hand = not self._waits(self._paused_until, PAUSE_S)
+        """Wait for something to do, at most so long, and do it."""
+        self._collect(self._wait_s(timeout_s))
         self.progress.turns += 1
-        if not self._in_hand:
+        if self._waits(self._paused_until, PAUSE_S):
             return
         self._gather()
-        due = self._due() or not self._waits(self._retry_at, RETRY_EVERY_S)
-        self._in_hand = due or self.working
         try:
-            if due:
+            if self._due() or not self._waits(self._retry_at, RETRY_EVERY_S):
                 self._commit()
-            if not self._in_hand or not self._waits(self._tidy_at, TIDY_EVERY_S):
+            self._end_scans()
+            self.failed_round.turn()
+            if not self.activity.working() or not self._waits(self._tidy_at, TIDY_EVERY_S):
                 self._tidy()
-            if not self._in_hand:
-                self._look_at_kinds()
+            self.tasks.give()
         except IndexUnwritable as error:
             self._retry_at = 0.0  # what a round of retries found is not known any longer
             self._pause(str(error))
-            return
-        self.progress.paused = ""
-        self._give()
-        self._in_hand = False
+        except OSError as error:
+            self._pause(f"no worker can be started: {error.strerror}")
+        else:
+            self.progress.paused = ""
+
+    def _collect(self, timeout_s: float) -> None:
+        """Take what workers have said, and have each place that was read observed once more."""
+        for result in self.pool.collect(timeout_s, self.wakeup):
+            task = self.tasks.running(result.job.digest)
+            if result.finding is not None:
+                self._await_observation(task, result.finding)
+            elif task.tries + 1 < TRIES:
+                log.warning("%s: %s; it is tried once more", task.digest, result.died)
+                self.tasks.try_again(task)
+            else:
+                self._await_observation(task, Finding("unreadable", reason=result.died))
+        self.wakeup.drain()
+
+    def _await_observation(self, task: Task, finding: Finding) -> None:
+        """A finding is applied only with an observation that was made after the worker was done."""
+        self._found[task.place] = Found(task, finding, time.monotonic_ns())
+        self.caches[task.place.cache].hints.put(Hint(task.place, Cause.READ), first=True)
 
     def _waits(self, until_s: float, most_s: float) -> bool:
         """Whether a moment is still to come; not when the clock was set back since, and it would be too far away."""
         return 0 < until_s - self.clock_s() <= most_s
 
-    def drain(self, timeout_s: float) -> None:
-        """Let what is being read come to its end, if that takes no longer, and commit it. Gives out nothing more."""
-        deadline = time.monotonic() + timeout_s
-        self._paused_until = 0.0
-        while self._running and (left_s := deadline - time.monotonic()) > 0:
-            self._results += self.pool.collect(min(left_s, 1.0))
-            if self._results:
-                self._hints.clear()
-                try:
-                    self._commit()
-                except IndexUnwritable as error:
-                    log.error("what was read last is read again at the next start: %s", error)
-                    return
-
     def _wait_s(self, timeout_s: float) -> float:
-        """How long to wait for workers and hints."""
+        """How long to wait for workers and caches."""
         if self._waits(self._paused_until, PAUSE_S):
             return min(timeout_s, self._paused_until - self.clock_s())
-        if self._may_gather() and (self._found or not self.listings.empty()):
+        if self._may_compare() and self.listings.any():
             return 0.0
-        if self._gathered():
+        if self._observed and self._commit_at:
             return max(0.0, min(timeout_s, self._commit_at - self.clock_s()))
-        return min(timeout_s, self.hint_queue.wait_s())
+        return 0.0 if any(cache.observations for cache in self.caches.values()) else timeout_s
 
-    def _gathered(self) -> bool:
-        return bool(self._results or self._hints or self._ignored or self._ends or self._finished())
+    def _may_compare(self) -> bool:
+        return self.tasks.waiting < MAX_TASKS // 2
+
+    def _gather(self) -> None:
+        """Take what the caches' threads saw: first of places, then of folders, as far as there is room for work."""
+        for task, finding in self.tasks.not_opened():
+            self._await_observation(task, finding)
+        for cache in self.caches.values():
+            while cache.observations and len(self._observed) < OBSERVATIONS_A_TURN:
+                self._observed.append(cache.observations.popleft())
+            cache.hints.news.set()
+        for end in self.listings.compare(self._may_compare):
+            self.scans.note(end)
+            for hint in self.remembered.waited_for():
+                put(self.caches, hint)
+            if end.retry_failed:
+                self.failed_round.begin(lambda _: True, force=True)
+            # A listing has names only, and no event tells what happened while nobody watched.
+            self.failed_round.begin(lambda blob: blob.retry_at > self.clock_s(), force=False)
 
     def _due(self) -> bool:
         """Whether what was gathered, if anything, is to be committed now."""
-        if not self._gathered():
+        if not (self._observed or self.listings.ignored):
             return False
         if not self._commit_at:
             self._commit_at = self.clock_s() + GROUP_S
-        idle, full = self.pool.idle > len(self._waiting), len(self._hints) >= HINTS_A_TURN
+        idle, full = self.pool.idle > self.tasks.waiting, len(self._observed) >= OBSERVATIONS_A_TURN
         return idle or full or not self._waits(self._commit_at, GROUP_S)
 
-    def _may_gather(self) -> bool:
-        return len(self._hints) < HINTS_A_TURN and len(self._waiting) < MAX_TASKS // 2
-
-    def _gather(self) -> None:
-        """Take the hints for this turn: events first, then what the scan found, as far as there is room for work."""
-        self._hints += self.hint_queue.take(HINTS_A_TURN - len(self._hints))
-        while self._may_gather():
-            if self._found:
-                hint = self._found.popleft()
-                self._found_new -= hint.why == LISTED
-                self._hints.append(hint)
-                continue
-            try:
-                item = self.listings.get_nowait()
-            except queue.Empty:
-                return
-            if isinstance(item, ScanEnd):
-                self._ends.append(item)
-                return
-            self._compare(item)
-
-    def _compare(self, listed: Listed) -> None:
-        cache = self.caches.get(listed.cache)
-        if cache is None or cache.stale:
-            return
-        cache.layouts |= listed.listing.layouts
-        with self.index.snapshot() as txn:
-            hints, ignored = differences(self.index.store, txn, cache.number, listed.listing, verify=listed.verify)
-        self._found += hints
-        self._found_new += sum(hint.why == LISTED for hint in hints)
-        self._ignored += ignored
+    # --- one transaction ------------------------------------------------------------------------------------------
 
     def _commit(self) -> None:
         """Everything that was gathered, in one transaction; what follows from it only when that is on disk."""
         self._commit_at = 0.0
-        after_commit = AfterCommit()
-        settled = {result.job.digest for result in self._results}
+        after = AfterCommit()
+        ignored, ignored_tokens = self.listings.ignored, self.listings.ignored_tokens
+        retry = not self._waits(self._retry_at, RETRY_EVERY_S)
+        done: list[Found] = []
         with self.index.transaction() as change:
-            holdings = PlaceChanges(change, self.caches, after_commit, self.clock_s())
-            change.foresee({one.job.digest: one.finding.recipe for one in self._results if one.finding})
-            for result in self._results:
-                self._settle(holdings, self._running[result.job.digest], result)
-            for hint in self._hints:
-                self._look(holdings, hint, settled)
-            for place, reason in self._ignored:
-                self.reconciler.ignore(holdings, place, reason)
-            self._retry(holdings)
-            self._end_scans(change)
-        for end in self._finished():
-            totals = change.head.totals
-            log.info("scan %d: done: %d blobs, %d layers", end.number, totals.layers + totals.others, totals.layers)
-            self._scans.remove(end)
-        for result in self._results:
-            self._done(self._running.pop(result.job.digest), result.finding)
-        self._scans += self._ends
-        self.progress.scans = max([self.progress.scans, *(end.number for end in self._ends)])
-        for pending in (self._results, self._hints, self._ignored, self._ends):
-            pending.clear()
-        self._follow(after_commit)
+            places = self._places(change, after)
+            self._foresee(change)
+            looks: list[Observation] = []
+            for observed in self._observed:
+                found = self._found.get(observed.hint.place)
+                if found is not None and found.at_ns <= observed.at_ns and found not in done:
+                    self._settle(places, found, observed)
+                    done.append(found)
+                else:
+                    looks.append(observed)
+            settled = {found.task.digest for found in done}
+            for observed in looks:
+                self._look(places, observed, settled)
+            for place, reason in ignored:
+                places.ignore(place, reason)
+            if retry:
+                self._take_up(places)
+            self._record_caches(change)
+        for found in done:
+            self._done(found)
+        self._follow(after)
+        self._give_back(ignored_tokens)
+        if retry:
+            self._retry_at = self.clock_s() + RETRY_EVERY_S
+            self.failed_round.begin(lambda blob: _due(blob, self.clock_s()), force=True)
 
-    def _settle(self, holdings: PlaceChanges, task: Task, result: Result) -> None:
-        if result.finding is not None:
-            self.reconciler.settle(holdings, task, result.finding)
-        elif task.tries + 1 < TRIES:
-            holdings.say(logging.WARNING, f"{task.job.digest}: {result.died}; it is tried once more")
-            holdings.after_commit.tasks.append(replace(task, tries=task.tries + 1, given=False))
-        else:
-            self.reconciler.settle(holdings, task, Finding("unreadable", reason=result.died))
+    def _places(self, change: Change, after: AfterCommit) -> PlaceChanges:
+        return PlaceChanges(change, self.caches, after, self.clock_s(), self.remembered)
 
-    def _look(self, holdings: PlaceChanges, hint: Hint, settled: set[Digest]) -> None:
-        cache = self.caches.get(hint.place.cache)
+    def _foresee(self, change: Change) -> None:
+        recipes = {}
+        for observed in self._observed:
+            found = self._found.get(observed.hint.place)
+            if found is not None and found.finding.recipe:
+                recipes[found.task.digest] = found.finding.recipe
+        change.foresee(recipes)
+
+    def _settle(self, places: PlaceChanges, found: Found, observed: Observation) -> None:
+        task = found.task
+        known = places.known(observed, None)
+        actions = decide_finding(task, found.finding, observed, known, places.now_s)
+        places.apply(observed.hint, known, actions, task.why, task.token)
+
+    def _look(self, places: PlaceChanges, observed: Observation, settled: set[Digest]) -> None:
+        cache = self.caches.get(observed.hint.place.cache)
         if cache is None:
             return
-        found = layouts.identify(cache.path, hint.place.path)
-        task = None
-        if found is not None and found[0] not in settled:
-            task = self._waiting.get(found[0]) or self._running.get(found[0])
-        self.reconciler.look(holdings, hint, task)
+        found = layouts.identify(cache.path, observed.hint.place.path)
+        task = None if found is None or found[0] in settled else self.tasks.known(found[0])
+        known = places.known(observed, task)
+        actions = decide(observed, known, places.now_s)
+        places.apply(observed.hint, known, actions, observed.hint.cause.value, observed.token)
 
-    def _retry(self, holdings: PlaceChanges) -> None:
-        """Failed blobs whose time has come, and all of them where a scan was asked to."""
-        now_s = self.clock_s()
-        if self._ends:
-            holdings.after_commit.hints += self.reconciler.waited_for()
-        if any(end.retry_failed for end in self._ends):
-            holdings.after_commit.hints += retries(holdings.change, lambda _: True)
-        elif self._ends:
-            # A listing has names only, and no event tells what happened while nobody watched.
-            holdings.after_commit.hints += holdings.put_right()
-        elif not self._waits(self._retry_at, RETRY_EVERY_S):
-            holdings.after_commit.hints += retries(holdings.change, lambda blob: _due(blob, now_s))
-            self._retry_at = now_s + RETRY_EVERY_S
-            self._take_up(holdings, "a round of retries")
+    def _take_up(self, places: PlaceChanges) -> None:
+        """See to the digests that need a rehash and that no task sees to: there was no room, or a root was away."""
+        change = places.change
+        room = MAX_TASKS - self.tasks.waiting
+        for key, _ in list(itertools.islice(self.index.store.walk(change.txn, "suspects"), max(0, room))):
+            digest = digest_from_key(key)
+            if self.tasks.known(digest) is None:
+                places.hand_over(digest, None, "a round of retries")
 
-    def _finished(self) -> list[ScanEnd]:
-        """The scans whose every blob is in the index, or has failed: what a scan found is not known before."""
-        return [] if self._waiting or self._running else self._scans.copy()
-
-    def _end_scans(self, change: Change) -> None:
-        for end in self._finished():
-            if end.complete:
-                change.scanned(end.at_ns)
-        recorded = {number: cache.record() for number, cache in self.caches.items()}
-        if recorded != change.caches():
+    def _record_caches(self, change: Change) -> None:
+        before = change.caches()
+        recorded = {number: self._record(cache) for number, cache in self.caches.items()}
+        if self._left is not None:
+            recorded |= {number: cache for number, cache in before.items() if number in self._left.numbers}
+        if recorded != before:
             change.set_caches(recorded)
 
+    def _record(self, cache: ServedCache) -> Cache:
+        status = cache.status
+        return Cache(
+            cache.path, status.device, status.inode, status.layouts, cache.number in self.layerless, status.mounts,
+            status.warnings,
+        )  # fmt: skip
+
+    def _follow(self, after: AfterCommit) -> None:
+        """What follows from a commit. Each thing that is still to be done takes its token here."""
+        self.counters.take(after.failures, after.landings, self.clock_s())
+        for level, text in after.log:
+            log.log(level, "%s", text)
+        self.remembered.update(after)
+        for hint in after.hints:
+            put(self.caches, hint)
+        for later in after.later:
+            cache = self.caches.get(later.hint.place.cache)
+            if cache is not None:
+                cache.hints.put_later(later.hint, later.delay_s, waited_for=later.waited_for)
+        for task in after.tasks:
+            self.tasks.add(task)
+
+    def _done(self, found: Found) -> None:
+        task = found.task
+        self.progress.done_blobs += 1
+        self.progress.done_bytes += task.stored_bytes
+        self.progress.decoded_blobs += not task.counted
+        for place in task.others:
+            put(self.caches, Hint(place, Cause.SAME_DIGEST, by_event=place == task.place))
+        # Tasks for the digest that follow from this one are new ones.
+        del self._found[task.place]
+        self.tasks.finish(task)
+
+    def _give_back(self, ignored_tokens: list[Token]) -> None:
+        for observed in self._observed:
+            self.listings.unseen.discard(observed.hint.place)
+            self.activity.give_back(observed.token)
+        for token in ignored_tokens:
+            self.activity.give_back(token)
+        self._observed = []
+        self.listings.ignored, self.listings.ignored_tokens = [], []
+
+    # --- what has no hurry ----------------------------------------------------------------------------------------
+
+    def _end_scans(self) -> None:
+        """Tell of the scans that were listed, and of those whose every blob is in the index, or has failed."""
+        self.progress.scans = max(self.progress.scans, self.scans.listed())
+        if self.failed_round.under_way:
+            return
+        finished = self.scans.finish()
+        if finished is not None:
+            if finished.at_ns:
+                with self.index.transaction() as change:
+                    self._record_caches(change)
+                    change.scanned(finished.at_ns)
+            with self.index.snapshot() as txn:
+                totals = self.index.store.head(txn).totals
+            blobs = totals.layers + totals.others
+            log.info("scan %d: done: %d blobs, %d layers", finished.number, blobs, totals.layers)
+        if self._left is not None and self.scans.finished and self._left.turn(self._places, self._follow):
+            self._left = None
+            if self._left_token is not None:
+                self.activity.give_back(self._left_token)
+        self.scans.give_back()
+
     def _tidy(self) -> None:
-        """What has no hurry, a slice at a time: the compaction, and the round that compares every place."""
+        """What has no hurry, a slice at a time: the compaction, the round that compares every place, odd caches."""
         self._tidy_at = self.clock_s() + TIDY_EVERY_S
         if self.compaction.turn():
-            self.hint_queue.wake_writer()  # there may be more to compact: not a second's wait for each slice
+            self.wakeup.wake()  # there may be more to compact: not a second's wait for each slice
         self.verify_round.turn()
+        if not self.activity.working():
+            self._look_at_kinds()
 
     def _look_at_kinds(self) -> None:
         """Whether a cache holds blobs and no layer."""
@@ -324,61 +366,33 @@ class Ingest:
         for cache in self.caches.values():
             with self.index.snapshot() as txn:
                 kinds = self.index.store.kinds(txn, cache.number)
-                cache.layerless = next(kinds, "layer") != "layer" and "layer" not in kinds
-            told, cache.warned = cache.warned, warnings(cache.record())
-            for warning in set(cache.warned) - set(told):
+                layerless = next(kinds, "layer") != "layer" and "layer" not in kinds
+            (self.layerless.add if layerless else self.layerless.discard)(cache.number)
+            told = warnings(cache.status.warnings, layerless=layerless)
+            for warning in set(told) - set(self._told.get(cache.number, ())):
                 log.warning("cache %s: %s", cache.path, warning)
+            self._told[cache.number] = told
+        with self.index.snapshot() as txn:
+            before = self.index.store.caches(txn)
+        if any(before.get(number) != self._record(cache) for number, cache in self.caches.items()):
+            with self.index.transaction() as change:
+                self._record_caches(change)
 
-    def _done(self, task: Task, finding: Finding | None) -> None:
-        self._task_blobs -= not task.counted
-        self._task_bytes -= 0 if task.counted else task.stored_bytes
-        self.progress.done_blobs += 1
-        self.progress.done_bytes += task.stored_bytes
-        self.progress.decoded_blobs += finding is not None and task.job.decode
-        for place in task.others:
-            self.hint_queue.put(Hint(place, task.why))
-
-    def _follow(self, after_commit: AfterCommit) -> None:
-        self.counters.take(after_commit.failures, after_commit.landings, self.clock_s())
-        for level, text in after_commit.log:
-            log.log(level, "%s", text)
-        for hint in after_commit.hints:
-            self.hint_queue.put(hint)
-        for hint, delay_s in after_commit.later:
-            self.hint_queue.put_later(hint, delay_s)
-        for task in after_commit.tasks:
-            self._queue(task)
-
-    def _queue(self, task: Task) -> None:
-        known = self._waiting.get(task.job.digest) or self._running.get(task.job.digest)
-        if known is not None:
-            if task.place != known.place and task.place not in known.others:
-                known.others.append(task.place)
-        elif len(self._waiting) >= MAX_TASKS:
-            self.hint_queue.doubt("too many blobs wait for a worker")
-        else:
-            self._waiting[task.job.digest] = task
-            self._sequence += 1
-            self._task_blobs += not task.counted
-            self._task_bytes += 0 if task.counted else task.stored_bytes
-            # What only has to be hashed again first, then the largest, so that no core ends idle.
-            heapq.heappush(self._order, (not task.counted, -task.stored_bytes, self._sequence, task.job.digest))
-
-    def _give(self) -> None:
-        while self._order and self.pool.idle:
-            task = self._waiting[self._order[0][3]]
-            try:
-                self.pool.give(replace(task.job, relayed=self._leaves_idle(task)))
-            except OSError as error:
-                self._pause(f"no worker can be started: {error.strerror}")
-                return
-            heapq.heappop(self._order)
-            task.given = True
-            self._running[task.job.digest] = self._waiting.pop(task.job.digest)
-
-    def _leaves_idle(self, task: Task) -> bool:
-        """Whether the other workers will have nothing to do before one is done with this: they share out the rest."""
-        return self._task_bytes - task.stored_bytes < (self.pool.count - 1) * task.stored_bytes
+    def drain(self, timeout_s: float) -> None:
+        """Let what is being read come to its end, if that takes no longer, and commit it. Gives out nothing more."""
+        deadline = time.monotonic() + timeout_s
+        self._paused_until = 0.0
+        while (self.tasks.being_read or self._found) and (left_s := deadline - time.monotonic()) > 0:
+            self._collect(min(left_s, 0.2))
+            for cache in self.caches.values():
+                while cache.observations:
+                    self._observed.append(cache.observations.popleft())
+            if any(observed.hint.place in self._found for observed in self._observed):
+                try:
+                    self._commit()
+                except IndexUnwritable as error:
+                    log.error("what was read last is read again at the next start: %s", error)
+                    return
 
     def _pause(self, why: str) -> None:
         if why != self.progress.paused:

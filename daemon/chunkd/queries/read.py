@@ -18,7 +18,7 @@ from chunkd.index import records
 from chunkd.index.storage.environment import Store
 from chunkd.model import CacheState, Digest
 from chunkd.queries.history import changes
-from chunkd.sources.cache import idle_state
+from chunkd.sources.status import idle_state
 
 
 def moment(time_ns: int) -> str | None:

@@ -10,7 +10,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
 from chunkd.api.routes import METRICS_ALONE
@@ -20,35 +20,35 @@ from chunkd.errors import CachesDropped
 from chunkd.index import records
 from chunkd.index.index import Index
 from chunkd.index.replacement import take_over_at_start
-from chunkd.ingest.adopt import adopt_rules, serve_exactly
-from chunkd.ingest.writer import Ingest
+from chunkd.ingest.adopt import LeftCaches, adopt_rules, holds_nothing, number_caches
+from chunkd.ingest.writer import Writer
 from chunkd.model import ChunkParams
 from chunkd.service.live import DaemonAnswers
 from chunkd.service.notify import Notifier
 from chunkd.settings.config import Config
-from chunkd.sources import cache as served
-from chunkd.sources import filesystems
+from chunkd.sources.activity import Activity
 from chunkd.sources.cache import ServedCache
-from chunkd.sources.hints import HintQueue
-from chunkd.sources.listing import Listed, ScanEnd
-from chunkd.sources.scanner import Intervals, Scanner
-from chunkd.sources.watch import Watcher, start_watcher
+from chunkd.sources.folder import FolderSource, check_usable
+from chunkd.sources.scanner import Scanner
+from chunkd.sources.status import HUNG_S
+from chunkd.sources.wakeup import Wakeup
+from chunkd.sources.watch import start_watcher
 from chunkd.worker import decode, recompress, sandbox
 from chunkd.worker.pool import Worker
 from chunkd.worker.spawn import courtesy_of, make_pool, spawn_worker
 
 log = logging.getLogger(__name__)
 
-LISTINGS_AT_ONCE = 16
 TURN_S = 1.0
 # How long blobs that are being read may take to end once the daemon is told to.
 DRAIN_S = 5.0
-LOOK_AT_ROOTS_S = 5.0
+# And the threads of caches, which a file system that does not answer may hold for ever.
+CACHES_END_S = 2.0
 READER_CHECK_S = 60.0
 
 
 class Service:
-    """One index with its writer, scanner and workers; with `watch` also a watcher and an endpoint (the daemon).
+    """One index with its writer, caches and workers; with `watch` also watchers and an endpoint (the daemon).
 
     Raises what opening an index, serving caches and binding the socket raise. Use as a context manager.
     """
@@ -61,7 +61,6 @@ class Service:
         self._threads: dict[str, threading.Thread] = {}
         self.failure: BaseException | None = None
         self.stopping = threading.Event()
-        self._watcher: Watcher | None = None
         self.endpoint: Endpoint | None = None
         self.metrics: Endpoint | None = None
         try:
@@ -75,30 +74,26 @@ class Service:
         measure = dataclasses.replace(config.measure, library=recompress.library())
         rules = records.Rules(ChunkParams(), config.caps, decode.decoder_rule(), measure)
         if not os.path.exists(os.path.join(config.index_dir, "data.mdb")):
-            for path in config.caches:
-                served.check_usable(path)  # before an index is made for nothing
+            check_caches(config.caches)  # before an index is made for nothing
         take_over_at_start(config.state_dir)
         self.index = Index(config.state_dir, rules, holder)
         self._stack.callback(self.index.close)
         adopt_rules(self.index, rules)
-        roots = self._roots(replace)
-        self.hint_queue = HintQueue()
-        self._stack.callback(self.hint_queue.close)
-        listings: queue.Queue[Listed | ScanEnd] = queue.Queue(LISTINGS_AT_ONCE)
-        settings = config.workers, config.nice, config.io_priority, config.read_bytes_per_s
-        self._workers = courtesy_of(*settings)
+        left = self._left(replace)
+        self.activity, self.wakeup = Activity(), Wakeup()
+        self._stack.callback(self.wakeup.close)
+        self._workers = courtesy_of(config.workers, config.nice, config.io_priority, config.read_bytes_per_s)
         using = self.index.rules
         pool = make_pool(*self._workers, using.params, using.caps, using.measure, spawn)
         self._stack.callback(pool.close)
-        self.ingest = Ingest(self.index, pool, self.hint_queue, roots, listings, config.verify_interval_s)
-        intervals = Intervals(config.scan_interval_s, config.polled_scan_interval_s)
-        self.scanner = Scanner(roots, self.hint_queue, listings, intervals, lambda: self._watcher)
+        self.caches = self._serve()
+        self.writer = Writer(
+            self.index, pool, self.caches, self.activity, self.wakeup, left=left,
+            verify_interval_s=config.verify_interval_s,
+        )  # fmt: skip
+        self.scanner = Scanner(self.caches, config.scan_interval_s)
         if self._watch:
-            for cache in roots.values():
-                cache.polled = filesystems.polled_because(cache.path) or ""
-                if cache.polled:
-                    log.info("cache %s: polled: %s", cache.path, cache.polled)
-            self.answers = DaemonAnswers(self.ingest, self.scanner, watching=True)
+            self.answers = DaemonAnswers(self.writer, self.scanner)
             self.endpoint = Endpoint(config.socket, self.answers)
             self.endpoint.start()
             self._stack.callback(self.endpoint.stop)
@@ -107,45 +102,48 @@ class Service:
                 self.metrics.start()
                 log.info("metrics over TCP at %s, for whoever can reach it", config.metrics_address)
                 self._stack.callback(self.metrics.stop)
-            self._stack.callback(self._close_watcher)
-            self._start_watcher()
 
-    def _roots(self, replace: bool) -> dict[int, ServedCache]:
+    def _left(self, replace: bool) -> LeftCaches | None:
+        """The caches that the index has and that are not asked for, when they may be dropped."""
         with self.index.snapshot() as txn:
             known = {cache.path for cache in self.index.store.caches(txn).values()}
-        for path in self.config.caches:
-            if path not in known:
-                served.check_usable(path)
+        check_caches(path for path in self.config.caches if path not in known)
         dropped = sorted(known - set(self.config.caches))
         if dropped and not replace:
             raise CachesDropped(self.config.state_dir, dropped)
         for path in dropped:
-            log.warning("cache %s: no longer served; its blobs are subtracted", path)
-        return serve_exactly(self.index, self.config.caches)
+            log.warning("cache %s: no longer served; its blobs are subtracted once the others are listed", path)
+        self._records, left = number_caches(self.index, self.config.caches)
+        return LeftCaches(self.index, left) if left else None
 
-    def _close_watcher(self) -> None:
-        if self._watcher is not None:
-            self._watcher.close()
+    def _serve(self) -> dict[int, ServedCache]:
+        return {
+            number: ServedCache(
+                number, record, FolderSource(record.path), self.activity, wake_writer=self.wakeup.wake,
+                make_watcher=start_watcher if self._watch else None, polled_s=self.config.polled_scan_interval_s,
+                empty=holds_nothing(self.index, number),
+            )
+            for number, record in self._records.items()
+        }  # fmt: skip
 
     # --- running --------------------------------------------------------------------------------------------------
 
-    def start(self) -> int:
-        """Start the threads and the first scan; its number. The roots are watched then. The scan watches each folder
-        below right before it lists it: one listing is enough, for what lands is in it or gives an event.
-        """
+    def start(self, why: str = "at start", **asked: bool) -> int:
+        """Start the threads and the first scan; its number."""
         log.info("workers: up to %d, %s; %s", *self._workers, sandbox.described())
-        if self._watch:
-            for cache in self.ingest.caches.values():
-                if cache.check_root() is not None:
-                    self.scanner.enter(cache, "")
-        number = self.scanner.request("at start")
+        number = self.scanner.request(why, **asked)
         self._run("writer", self._write)
         if self.endpoint is not None:
             self._run("endpoint", self.endpoint.serve_forever)
         if self.metrics is not None:
             self._run("metrics", self.metrics.serve_forever)
-        self._run("scanner", self.scanner.run)
+        for cache in self.caches.values():
+            self._run(f"cache {cache.number}", cache.run)
         return number
+
+    def hung(self) -> set[int]:
+        """The numbers of the caches whose file system does not answer."""
+        return {number for number, cache in self.caches.items() if cache.hung_s()}
 
     def _run(self, name: str, target: Callable[[], None]) -> None:
         def run() -> None:
@@ -160,54 +158,22 @@ class Service:
 
     def _write(self) -> None:
         while not self.stopping.is_set():
-            self.ingest.turn(TURN_S)
-        self.ingest.drain(DRAIN_S)
+            self.writer.turn(TURN_S)
+        self.writer.drain(DRAIN_S)
 
     def check(self) -> None:
         """Raises what a thread failed of. A bug comes out as it is."""
         if self.failure is not None:
             raise self.failure
 
-    def mend_watcher(self) -> None:
-        """A watcher that has died, or could not be had, is replaced, and everything is listed again."""
-        if not self._watch or (self._watcher is not None and self._watcher.alive):
-            return
-        if self._watcher is not None:
-            log.error("the watcher died; a new one is started and everything is scanned")
-            with contextlib.suppress(OSError):
-                self._watcher.close()
-            self._watcher = None
-        if self._start_watcher():
-            self.scanner.request("there was no watcher", verify=True)
-
-    def _start_watcher(self) -> bool:
-        """Whether there is one now; without one, every cache is polled."""
-        try:
-            self._watcher = start_watcher(self.hint_queue)
-        except OSError as error:
-            reason = f"can't be watched: {error.strerror}"
-            for cache in self.ingest.caches.values():
-                if cache.unwatched != reason:
-                    log.error("no watcher can be started: cache %s %s; it is listed on a timer", cache.path, reason)
-                cache.unwatched = reason
-            return False
-        return True
-
-    def check_roots(self) -> None:
-        """A root that vanished, came back or was replaced gives no event: compare its device and inode."""
-        for cache in list(self.ingest.caches.values()):
-            before, inode = cache.stale, cache.inode
-            status = cache.check_root()
-            if (before and not cache.stale) or (status is not None and inode and status.st_ino != inode):
-                self.scanner.request(f"the root of {cache.path} is another than before", verify=True)
-        if self._watcher is not None:
-            self._watcher.check()
-
     def close(self) -> None:
-        """Finish what is being read if that takes seconds, commit, and leave nothing behind."""
+        """Finish what is being read if that takes seconds, commit, and leave nothing behind.
+
+        A cache whose file system does not answer keeps its thread, and the process, for as long as it likes: the index
+        is closed, its lock let go and the socket removed all the same.
+        """
         self.stopping.set()
-        self.scanner.stop()
-        self.hint_queue.wake_writer()
+        self.wakeup.wake()
         writer = self._threads.get("writer")
         if writer is not None:
             writer.join(DRAIN_S + 10)
@@ -216,15 +182,45 @@ class Service:
                 log.error("the writer does not end; leaving without it")
                 logging.shutdown()
                 os._exit(1)
+        for cache in self.caches.values():
+            cache.stop()
+        deadline = time.monotonic() + CACHES_END_S
+        for cache in self.caches.values():
+            thread = self._threads.get(f"cache {cache.number}")
+            if thread is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+                if thread.is_alive():
+                    log.warning("cache %s: its file system does not answer; leaving without it", cache.path)
         self._stack.close()
-        for thread in self._threads.values():
-            thread.join(2)
+        for name, thread in self._threads.items():
+            if not name.startswith("cache "):
+                thread.join(2)
 
     def __enter__(self) -> Service:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_caches(paths: Iterable[str]) -> None:
+    """Raises CacheUnusable when there is no folder at one of these, or it can't be listed. A file system that does not
+    answer is not waited for: health will name its cache.
+    """
+    for path in paths:
+        found: list[Exception] = []
+
+        def check(path: str = path, found: list[Exception] = found) -> None:
+            try:
+                check_usable(path)
+            except Exception as error:
+                found.append(error)
+
+        thread = threading.Thread(target=check, name=f"look at {path}", daemon=True)
+        thread.start()
+        thread.join(HUNG_S)
+        if found:
+            raise found[0]
 
 
 def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None) -> None:
@@ -236,7 +232,7 @@ def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None
         notify.say("READY=1")
         log.info("ready: socket %s, index %s, caches %s", config.socket, config.state_dir, ", ".join(config.caches))
         beat = 0
-        roots_at = readers_at = time.monotonic()
+        readers_at = time.monotonic()
         while not service.stopping.is_set():
             with contextlib.suppress(queue.Empty):
                 number = came.get(timeout=1.0)
@@ -245,15 +241,12 @@ def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None
                     break
                 service.scanner.request("SIGHUP")
             now = time.monotonic()
-            service.mend_watcher()
-            if now >= roots_at + LOOK_AT_ROOTS_S:
-                service.check_roots()
-                roots_at = now
+            service.scanner.tick(service.writer.progress.scans)
             if now >= readers_at + READER_CHECK_S:
                 service.index.store.env.reader_check()
                 readers_at = now
-            if service.ingest.progress.turns != beat:
-                beat = service.ingest.progress.turns
+            if service.writer.progress.turns != beat:
+                beat = service.writer.progress.turns
                 service.answers.moved()
                 notify.say(f"WATCHDOG=1\nSTATUS={_status(service)}")
         notify.say("STOPPING=1")
@@ -261,10 +254,10 @@ def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None
 
 
 def _status(service: Service) -> str:
-    progress = service.ingest.progress
+    progress = service.writer.progress
     if progress.paused:
         return f"paused: {progress.paused}"
-    blobs, stored_bytes = service.ingest.pending()
+    blobs, stored_bytes = service.writer.pending()
     if blobs:
         return f"{blobs:,} blobs pending ({stored_bytes:,} bytes), {progress.done_blobs:,} done"
     return f"idle, {progress.done_blobs:,} blobs read since the start"

@@ -17,10 +17,10 @@ from chunkd.index.replacement import discard
 from chunkd.index.storage.environment import CACHES_KEY, Store
 from chunkd.index.storage.lock import IndexLock
 from chunkd.queries.read import read_stats
-from chunkd.service.daemon import Service, signals
-from chunkd.service.live import settled
+from chunkd.service.daemon import Service, check_caches, signals
+from chunkd.service.live import cache_states, unlisted
 from chunkd.settings.config import Config
-from chunkd.sources.cache import check_usable, idle_state
+from chunkd.sources.activity import WRITER
 
 POLL_S = 0.1
 # A blob that is still being written holds a scan up for so long and no longer.
@@ -37,31 +37,33 @@ def scan_here(config: Config, asked: Mapping[str, bool], replace: bool, progress
     Raises Interrupted, Halted, and what `Service` raises.
     """
     with signals() as came, Service(config, "chunkd scan", watch=False, replace=replace) as service, progress() as show:
-        ingest, scanner = service.ingest, service.scanner
-        number = scanner.request("chunkd scan", **asked)
-        service.start()
-        only_unsettled_since, at_rest = time.monotonic(), False
+        writer, activity = service.writer, service.activity
+        number = service.start("chunkd scan", **asked)
+        only_waiting_since_s, at_rest = time.monotonic(), False
         while not service.stopping.wait(POLL_S):
             if not came.empty():
-                raise Interrupted(ingest.progress.done_blobs, ingest.pending()[0])
-            blobs, pending_bytes = ingest.pending()
-            if ingest.progress.paused:
-                raise Halted(ingest.progress.paused, blobs)
-            done_bytes = ingest.progress.done_bytes
-            show(done_bytes + ingest.pool.read_bytes, done_bytes + pending_bytes, blobs)
-            if ingest.progress.scans < number or ingest.working:
-                only_unsettled_since = time.monotonic()
-            elif (at_rest := settled(scanner, ingest)) or time.monotonic() - only_unsettled_since > UNSETTLED_S:
+                raise Interrupted(writer.progress.done_blobs, writer.pending()[0])
+            blobs, pending_bytes = writer.pending()
+            if writer.progress.paused:
+                raise Halted(writer.progress.paused, blobs)
+            done_bytes = writer.progress.done_bytes
+            show(done_bytes + writer.pool.read_bytes, done_bytes + pending_bytes, blobs)
+            hung = service.hung()
+            but = hung | {WRITER} if hung else hung
+            if len(hung) == len(service.caches):
+                break
+            if activity.working(but) or writer.scans.finished < number:
+                only_waiting_since_s = time.monotonic()
+            elif (at_rest := activity.idle(but)) or time.monotonic() - only_waiting_since_s > UNSETTLED_S:
                 break
         service.check()
         states = tuple(
-            dataclasses.replace(
-                idle_state(cache.record()), state="stale" if cache.stale else "idle", reason=cache.stale or None
-            )
-            for cache in ingest.caches.values()
+            cache if cache.state in ("stale", "hung") else dataclasses.replace(cache, state="idle", reason=None)
+            for cache in cache_states(writer)
         )
-        stats = read_stats(service.index.store, states, ingest.pending()).to_json()
-        return stats | {"scanning": False, "scans": number, "settled": at_rest}
+        stats = read_stats(service.index.store, states, writer.pending()).to_json()
+        settled = at_rest and not hung
+        return stats | {"scanning": False, "scans": number, "settled": settled} | unlisted(writer)
 
 
 def rebuild_index(config: Config, named: bool, progress: Progress) -> dict[str, Any]:
@@ -74,8 +76,7 @@ def rebuild_index(config: Config, named: bool, progress: Progress) -> dict[str, 
         if not old.exists():
             raise IndexMissing(str(old))
         caches = config.caches if named else served_by(config.state_dir) or config.caches
-        for cache in caches:
-            check_usable(cache)
+        check_caches(caches)
         aside = Path(f"{old}.bad-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
         # What was read for it is as old as the index itself.
         discard(config.state_dir)

@@ -23,9 +23,9 @@ from chunkd.index.storage.lock import IndexLock
 from chunkd.ingest.reconcile import CAN_NOT_BE_READ
 from chunkd.model import Digest, MeasureRule
 from chunkd.queries.read import moment
+from chunkd.service.daemon import check_caches
 from chunkd.service.oneshot import Progress, caches_in, scan_here
 from chunkd.settings.config import Config
-from chunkd.sources.cache import check_usable
 from chunkd.worker import recompress
 
 
@@ -39,13 +39,12 @@ def remeasure(config: Config, progress: Progress) -> dict[str, Any]:
         caches = caches_in(store)
     if not caches:
         raise IndexMissing(config.index_dir)
-    for cache in caches:
-        check_usable(cache)
+    check_caches(caches)
     beside = dataclasses.replace(config, state_dir=state_beside(config.state_dir), caches=caches)
     _begin(config, beside)
     began = moment(time.time_ns()) or ""
     stats = scan_here(beside, {"retry_failed": True}, replace=True, progress=progress)
-    stale = any(cache["state"] == "stale" for cache in stats["caches"])
+    stale = any(cache["state"] in ("stale", "hung") for cache in stats["caches"])
     if stale or (stats["scanned_at"] or "") < began:
         raise RemeasureIncomplete(config.state_dir, "not every folder could be listed")
     if unread := _unread(config, beside):

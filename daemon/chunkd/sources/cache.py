@@ -1,168 +1,514 @@
-"""The caches that are served: where each is, whether it is there, and how news of it comes."""
+"""One cache and the one thread that touches its file system: it lists, observes, watches, opens and closes.
+
+What it sees goes to the writer as values. A file system that does not answer stops this thread and nothing else.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import os
-import stat
 import threading
-from dataclasses import dataclass, field
-from pathlib import Path
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 
-from chunkd.errors import CacheUnusable
-from chunkd.model import Cache, CacheState
+from chunkd.model import Cache, Hint, Place
+from chunkd.sources import filesystems, layouts
+from chunkd.sources.activity import Activity, Token
+from chunkd.sources.hints import HintQueue
+from chunkd.sources.listing import Listed, Listing, ScanEnd, is_young, walk
+from chunkd.sources.root import Root
+from chunkd.sources.source import Observation, Opened, Presence, RootMark, Seen, Source, View
+from chunkd.sources.status import HUNG_S, PROBLEMS_SHOWN, CacheStatus, warnings_of
+from chunkd.sources.watch import Watcher
+
+log = logging.getLogger(__name__)
+
+# How much the thread may be ahead of the writer.
+MAX_OBSERVATIONS = 2000
+MAX_LISTINGS = 16
+OBSERVATIONS_A_STEP = 100
+# A folder that was not listable and is again must be compared. Beyond so many all of the cache is.
+MAX_PROBLEMS = 4096
+ENTRIES_JUDGED = 1000
+LOOK_AT_ROOT_S = 5.0
+# A doubt asks for a whole comparison. When doubts keep coming, so long passes between two, up to the longer of these.
+DOUBT_S, MOST_DOUBT_S = 1.0, 600.0
+
+WatchMaker = Callable[[HintQueue, str], Watcher]
 
 
 @dataclass(slots=True)
-class ServedCache:
-    """One cache. `device` and `inode` are those of its root as the index recorded them, 0 before the first look.
+class Request:
+    """A scan of the whole cache. What is asked for before it starts is done in one. 0 is the number of none."""
 
-    While `stale` says why, its figures are kept and nothing of it is added or subtracted. `polled` says why no events
-    come; `unwatched` why a watch could not be set. `mounts` has the devices of what is mounted below the root and holds
-    blobs, by folder; it is replaced and never changed, since several threads read it, and add to it by `note_mount`.
+    why: str
+    number: int = 0
+    verify: bool = False
+    accept: bool = False
+    retry_failed: bool = False
+
+    def merge(self, later: Request) -> None:
+        self.number = max(self.number, later.number)
+        self.verify |= later.verify
+        self.accept |= later.accept
+        self.retry_failed |= later.retry_failed
+
+
+class ServedCache:
+    """`hints`, `request_scan`, `open`, `close_descriptor`, `status` and `hung_s` are for other threads; `step` and
+    `run` are the cache's own. The three mailboxes are filled here and emptied by the writer, which wakes this thread
+    when it has made room. `wake_writer` is called when there is something in one.
     """
 
-    number: int
-    path: str
-    device: int = 0
-    inode: int = 0
-    layouts: set[str] = field(default_factory=set)
-    stale: str = ""
-    polled: str = ""
-    unwatched: str = ""
-    layerless: bool = False
-    mounts: dict[str, int] = field(default_factory=dict)
-    warned: tuple[str, ...] = ()
-    _noting: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    def __init__(
+        self,
+        number: int,
+        record: Cache,
+        source: Source,
+        activity: Activity,
+        *,
+        wake_writer: Callable[[], None] = lambda: None,
+        make_watcher: WatchMaker | None = None,
+        polled_s: float = 60.0,
+        empty: bool = True,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.number, self.path = number, record.path
+        self.hints = HintQueue(number, activity, clock=clock_s)
+        self.observations: deque[Observation] = deque()
+        self.listings: deque[Listed | ScanEnd] = deque()
+        self.opened: deque[Opened] = deque()
+        self._source, self._activity, self._wake_writer = source, activity, wake_writer
+        self._make_watcher, self._polled_s, self._clock_s = make_watcher, polled_s, clock_s
+        self._root = Root(source, record, empty=empty)
+        self._told_stale = ""
+        self._layouts, self._warnings = set(record.layouts), record.warnings
+        self._polled = self._unwatched = ""
+        self._watcher: Watcher | None = None
+        self._refused = False
+        self._problems: dict[str, str] = {}
+        self._forgot_problems = 0
+        self._lock = threading.Lock()
+        self._requested: tuple[Request, Token] | None = None
+        self._to_open: deque[tuple[int, str]] = deque()
+        self._to_close: deque[int] = deque()
+        self._scan: Iterator[None] | None = None
+        self._folder: Iterator[None] | None = None
+        self._begun = False
+        self._look_at_root_s = self._listed_s = self._doubt_allowed_s = 0.0
+        self._doubt_pause_s = DOUBT_S
+        self._asking_since_s: float | None = None
+        self._stopping = False
+        self.scanning = False
+        self.status = self._status()
 
-    def check_root(self) -> os.stat_result | None:
-        """Look at the root; None, with `stale` set, when it is not the one whose blobs are in the index."""
+    # --- other threads --------------------------------------------------------------------------------------------
+
+    def request_scan(self, request: Request) -> None:
+        with self._lock:
+            if self._requested is None:
+                self._requested = Request(request.why), self._activity.take(self.number)
+            self._requested[0].merge(request)
+        self.hints.news.set()
+
+    def open(self, number: int, path: str) -> None:
+        """Ask for the blob at `path` to be opened: the answer is an `Opened` of this number."""
+        self._to_open.append((number, path))
+        self.hints.news.set()
+
+    def close_descriptor(self, descriptor: int) -> None:
+        """Here, since closing a file may wait for its file system as well."""
+        self._to_close.append(descriptor)
+        self.hints.news.set()
+
+    def hung_s(self) -> float:
+        """For how long the file system has not answered a call, once that is longer than `HUNG_S`; else 0."""
+        since_s = self._asking_since_s
+        asked_s = 0.0 if since_s is None else time.monotonic() - since_s
+        return asked_s if asked_s > HUNG_S else 0.0
+
+    def stop(self) -> None:
+        self._stopping = True
+        self.hints.news.set()
+
+    @property
+    def held_descriptors(self) -> bool:
+        return bool(self._to_close)
+
+    # --- the thread -----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        while not self._stopping:
+            self.hints.news.wait(self._wait_s())
+            self.hints.news.clear()
+            while not self._stopping and self.step():
+                pass
+        while self._to_close:
+            os.close(self._to_close.popleft())
+        if self._watcher is not None:
+            self._watcher.close()
+
+    def _wait_s(self) -> float:
+        wait_s = 1.0 if len(self.observations) >= MAX_OBSERVATIONS else min(1.0, self.hints.wait_s())
+        return max(wait_s, 0.0)
+
+    def step(self) -> bool:
+        """Do one piece of what is to be done, the most urgent first; whether there was one."""
+        self._asking_since_s = time.monotonic()
         try:
-            status = os.stat(self.path)
-        except OSError as error:
-            self.stale = f"its root can't be reached: {error.strerror}"
-            return None
-        if not stat.S_ISDIR(status.st_mode):
-            self.stale = "its root is no folder"
-            return None
-        if self.device and status.st_dev != self.device:
-            self.stale = (
-                f"its root is on another device than recorded; if that is meant, run `chunkd scan --accept {self.path}`"
-            )
-            return None
-        self.stale = ""
-        return status
+            if not self._begun:
+                self._begin()
+                return True
+            if self._to_close:
+                os.close(self._to_close.popleft())
+                return True
+            if self._to_open:
+                self._open(*self._to_open.popleft())
+                return True
+            return self._look_at_root() or self._observe() or self._list()
+        finally:
+            self._asking_since_s = None
 
-    def accept(self, status: os.stat_result) -> None:
-        self.device, self.inode, self.stale = status.st_dev, status.st_ino, ""
-
-    def mount_of(self, path: str) -> str:
-        """The recorded mount below the root that a path below the root belongs to, `""` for the root's own."""
-        return max((mount for mount in self.mounts if f"{path}/".startswith(f"{mount}/")), key=len, default="")
-
-    def away(self, path: str) -> str:
-        """Why a path that is not there proves nothing: what it lay on is no longer mounted; else `""`: it is gone."""
-        mount = self.mount_of(path)
-        if not mount:
-            return ""
-        with contextlib.suppress(OSError):
-            if os.stat(os.path.join(self.path, mount)).st_dev == self.mounts[mount]:
-                return ""
-        return (
-            f"{os.path.join(self.path, mount)}: what was mounted there is away; if that is meant, run"
-            f" `chunkd scan --accept {self.path}`"
-        )
-
-    def note_mount(self, folder: str) -> None:
-        """Record where that is mounted which holds the blobs of this folder, unless that is known.
-
-        Nothing is told by a root that is not the recorded one: it went meanwhile, or no scan has recorded it yet. Nor
-        by what lies where a mount is away.
+    def _begin(self) -> None:
+        """Watch the root. The scan watches each folder below right before it lists it: one listing is enough, for what
+        lands is in it or gives an event.
         """
-        with contextlib.suppress(OSError):
-            device = os.stat(os.path.join(self.path, folder)).st_dev
-            known = self.mount_of(folder)
-            if device in (self.device, self.mounts.get(known)) or os.stat(self.path).st_dev != self.device:
-                return
-            if self.away(folder):
-                return
-            while (parent := os.path.dirname(folder)) and os.stat(os.path.join(self.path, parent)).st_dev == device:
-                folder = parent
-            with self._noting:
-                self.mounts = self.mounts | {folder: device}
+        self._begun = True
+        self._listed_s = self._clock_s()
+        if self._make_watcher is not None:
+            self._polled = filesystems.polled_because(self.path) or ""
+            if self._polled:
+                log.info("cache %s: polled: %s", self.path, self._polled)
+            self._start_watcher()
+            if self._root.check() is not None:
+                self._enter("")
+        self._publish()
 
-    def forget_mounts(self) -> None:
-        """Those that are away, which is meant, and those on the device that the root itself is on now."""
-        gone = {mount for mount, device in self.mounts.items() if device == self.device or self.away(mount)}
-        with self._noting:
-            self.mounts = {mount: device for mount, device in self.mounts.items() if mount not in gone}
+    def _start_watcher(self) -> bool:
+        assert self._make_watcher is not None
+        try:
+            self._watcher = self._make_watcher(self.hints, self.path)
+        except OSError as error:
+            reason = f"can't be watched: {error.strerror}"
+            if self._unwatched != reason:
+                log.error("cache %s: %s; it is listed on a timer", self.path, reason)
+            self._unwatched = reason
+            return False
+        return True
 
-    def record(self) -> Cache:
-        mounts = tuple(sorted(self.mounts.items()))
-        return Cache(self.path, self.device, self.inode, tuple(sorted(self.layouts)), self.layerless, mounts)
+    def _status(self) -> CacheStatus:
+        root = self._root
+        return CacheStatus(
+            root.device, root.inode, tuple(sorted(self._layouts)), tuple(sorted(root.mounts.items())),
+            frozenset(root.missing), root.stale, self._polled, self._unwatched,
+            self._watcher is not None and self._watcher.alive and not self._unwatched, self._warnings,
+            tuple(itertools.islice(self._problems.values(), PROBLEMS_SHOWN)),
+            len(self._problems) + self._forgot_problems,
+        )  # fmt: skip
 
-    def state(self, watching: bool) -> CacheState:
-        """As it is shown. `watching` says whether this process watches at all."""
-        if self.stale:
-            state, reason = "stale", self.stale
-        elif self.polled:
-            state, reason = "polled", self.polled
-        elif not watching:
-            state, reason = "unwatched", self.unwatched or "the watcher does not live"
-        elif self.unwatched:
-            state, reason = "unwatched", self.unwatched
+    def _publish(self) -> None:
+        self.status = self._status()
+
+    # --- the root -------------------------------------------------------------------------------------------------
+
+    def _look_at_root(self) -> bool:
+        """A root that vanished, came back or was replaced gives no event: compare its device and inode now and then."""
+        if self._clock_s() < self._look_at_root_s + LOOK_AT_ROOT_S:
+            return False
+        self._look_at_root_s = self._clock_s()
+        mark = self._root.check()
+        self._tell_stale()
+        if mark is not None and (self._root.missed or self._root.inode not in (0, mark.inode)):
+            self.request_scan(Request("its root was away, or is another than before", verify=True))
+        if self._make_watcher is not None:
+            if self._watcher is None or not self._watcher.alive:
+                self._mend_watcher()
+            elif self._watcher is not None:
+                self._watcher.check()
+        self._publish()
+        return True
+
+    def _mend_watcher(self) -> None:
+        """A watcher that has died, or could not be had, is replaced, and everything is compared again."""
+        if self._watcher is not None:
+            log.error("cache %s: its watcher died; a new one is started and everything is scanned", self.path)
+            with contextlib.suppress(OSError):
+                self._watcher.close()
+            self._watcher = None
+        if self._start_watcher():
+            self._unwatched = ""
+            self.request_scan(Request("there was no watcher", verify=True))
+
+    # --- opening and observing ------------------------------------------------------------------------------------
+
+    def _open(self, number: int, path: str) -> None:
+        try:
+            with self._source.view() as view:
+                descriptor, seen = view.open(path)
+        except (FileNotFoundError, NotADirectoryError):
+            self.opened.append(Opened(number, gone=True))
+        except OSError as error:
+            self.opened.append(Opened(number, problem=error.strerror or str(error)))
         else:
-            state, reason = "watched", ""
-        return CacheState(self.path, tuple(sorted(self.layouts)), state, reason or None, warnings(self.record()))
+            self.opened.append(Opened(number, descriptor, seen.mark, kind=seen.kind))
+        self._wake_writer()
 
+    def _observe(self) -> bool:
+        room = MAX_OBSERVATIONS - len(self.observations)
+        hints = self.hints.take(min(OBSERVATIONS_A_STEP, room))
+        if not hints:
+            return False
+        before = self._root.stale, len(self._root.mounts), len(self._root.missing), len(self._layouts)
+        found = self._observed(hints)
+        if before != (self._root.stale, len(self._root.mounts), len(self._root.missing), len(self._layouts)):
+            self._publish()
+        self.observations.extend(found)
+        self._wake_writer()
+        return True
 
-def warnings(cache: Cache) -> tuple[str, ...]:
-    """What is odd about a cache, though nothing is wrong with it."""
-    found = []
-    if any(Path(cache.path, name).is_dir() for name in ("overlay-images", "overlay2", "vfs-images")):
-        found.append(
-            "this is an unpacked image store, which keeps no layers as blobs; point chunkd at a registry's folder"
-        )
-    elif not cache.layouts and _holds_other_things(cache.path):
-        found.append(
-            "no blob was recognised in it; name the folder of an OCI layout, a registry's or containerd's store,"
-            " or a folder of files named by their digest"
-        )
-    if cache.layerless:
-        found.append(
-            "it holds blobs and no layer: does containerd discard layers once they are unpacked"
-            " (discard_unpacked_layers, the default of EKS and Talos)? Then point chunkd at a registry"
-        )
-    return tuple(found)
+    def _observed(self, hints: list[tuple[Hint, Token]]) -> list[Observation]:
+        at_ns = time.monotonic_ns()
+        try:
+            with self._source.view() as view:
+                if self._root.check() is not None and view.root.device in (0, self._root.device or view.root.device):
+                    return [self._observe_place(view, *hint) for hint in hints]
+        except OSError:
+            self._root.check()
+        return [Observation(hint, Presence.UNKNOWN, at_ns, token) for hint, token in hints]
 
+    def _observe_place(self, view: View, hint: Hint, token: Token) -> Observation:
+        at_ns = time.monotonic_ns()
+        path = hint.place.path
+        try:
+            seen = view.look(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return self._observe_absence(Observation(hint, Presence.UNKNOWN, at_ns, token))
+        except OSError as error:
+            return Observation(hint, Presence.UNKNOWN, at_ns, token, problem=error.strerror or str(error))
+        return self._observe_presence(view, Observation(hint, Presence.PRESENT, at_ns, token, seen), seen)
 
-def idle_state(cache: Cache) -> CacheState:
-    """A cache as an index without a daemon tells of it."""
-    return CacheState(cache.path, cache.layouts, "idle", None, warnings(cache))
+    def _observe_presence(self, view: View, observed: Observation, seen: Seen) -> Observation:
+        path = observed.hint.place.path
+        away = self._root.away(view, path)
+        found = layouts.identify(self.path, path)
+        if found is not None and not seen.kind and not away:
+            self._layouts.add(found[1])
+            self._root.note_mount(view, path, seen.mark)
+            self._root.empty = False
+        return replace(observed, presence=Presence.PRESENT, seen=seen, hidden=bool(away))
 
+    def _observe_absence(self, unknown: Observation) -> Observation:
+        """Absent, then its root and mount there as recorded, and absent again in the root that is there now."""
+        path = unknown.hint.place.path
+        if self._root.check() is None:
+            return unknown
+        try:
+            with self._source.view() as now:
+                if now.root.device != (self._root.device or now.root.device) or self._root.away(now, path):
+                    return unknown
+                try:
+                    return self._observe_presence(now, unknown, now.look(path))
+                except (FileNotFoundError, NotADirectoryError):
+                    folder = unknown.hint.folder and is_young(now, os.path.dirname(path))
+                    return replace(unknown, presence=Presence.GONE, folder_is_there=folder)
+        except OSError as error:
+            return replace(unknown, problem=error.strerror or str(error))
 
-def _holds_other_things(path: str) -> bool:
-    """Whether a root has entries, and none that a store has before its first blob."""
-    try:
-        names = os.listdir(path)
-    except OSError:
+    # --- listing --------------------------------------------------------------------------------------------------
+
+    def _list(self) -> bool:
+        """List the next slice, folders that appeared before the scan that is under way."""
+        if len(self.listings) >= MAX_LISTINGS:
+            return False
+        if self._folder is None and (folder := self.hints.take_folder()) is not None:
+            self._folder = self._list_folder(*folder)
+        if self._folder is not None:
+            if next(self._folder, self) is self:
+                self._folder = None
+            return True
+        if self._scan is None:
+            self._scan = self._next_scan()
+        if self._scan is None:
+            return False
+        self.scanning = True
+        if next(self._scan, self) is self:
+            self._scan, self.scanning = None, False
+        return True
+
+    def _next_scan(self) -> Iterator[None] | None:
+        """The scan that is asked for, by others or by a doubt, or is due as events do not come."""
+        now_s = self._clock_s()
+        if now_s >= self._doubt_allowed_s and (doubt := self.hints.take_doubt()):
+            log.info("cache %s: everything is compared: %s", self.path, doubt[0])
+            quiet = now_s > self._doubt_allowed_s + self._doubt_pause_s
+            self._doubt_pause_s = DOUBT_S if quiet else min(2 * self._doubt_pause_s, MOST_DOUBT_S)
+            self._doubt_allowed_s = now_s + self._doubt_pause_s
+            self.request_scan(Request(doubt[0], verify=True))
+            self._activity.give_back(doubt[1])
+        with self._lock:
+            requested, self._requested = self._requested, None
+        if requested is None:
+            unseen = self._polled or self._unwatched or self._root.stale or self._problems
+            if not unseen or self._make_watcher is None or now_s < self._listed_s + self._polled_s:
+                return None
+            requested = Request("polled"), self._activity.take(self.number)
+        return self._list_all(*requested)
+
+    def _list_all(self, request: Request, token: Token) -> Iterator[None]:
+        """List the whole cache. The token goes to the end of the scan, or is given back when that has no number."""
+        mark = self._accepted(request)
+        self._tell_stale()
+        complete = False
+        if mark is not None:
+            replaced = self._root.inode not in (0, mark.inode)
+            if self._watcher is not None and replaced:
+                self._watcher.leave()
+            # We may have missed events while this was unreachable, so compare file metadata, not just names.
+            doubtful = self._root.missed or replaced or bool(self._forgot_problems)
+            compare = request.verify or request.accept or doubtful
+            self._root.accept(mark)
+            self._learn_what_it_lies_on(request, compare)
+            self._refused = False
+            self._forgot_problems = 0
+            complete = yield from self._walk("", compare)
+            self._warnings = self._judge_root()
+            if self._watcher is not None and not self._refused and self._unwatched:
+                self._unwatched = ""
+                if not compare and not self._polled:
+                    self.request_scan(Request(f"{self.path} is watched again", verify=True))
+        self._listed_s = self._clock_s()
+        self._publish()
+        if request.number:
+            end = ScanEnd(self.number, request.number, complete, time.time_ns(), token, request.retry_failed)
+            self.listings.append(end)
+            self._wake_writer()
+        else:
+            self._activity.give_back(token)
+
+    def _tell_stale(self) -> None:
+        if self._root.stale == self._told_stale:
+            return
+        self._told_stale = self._root.stale
+        if self._told_stale:
+            log.warning("cache %s: stale, its figures are kept: %s", self.path, self._told_stale)
+        else:
+            log.info("cache %s: it is there again", self.path)
+
+    def _accepted(self, request: Request) -> RootMark | None:
+        mark = self._root.check()
+        if mark is None and request.accept:
+            with contextlib.suppress(OSError):
+                mark = self._source.look_at_root()
+                log.warning("cache %s: taken as it is now, as asked for: %s", self.path, self._root.stale)
+                self._root.accept(mark)
+                self._root.missed = True
+        return mark
+
+    def _learn_what_it_lies_on(self, request: Request, compare: bool) -> None:
+        if self._watcher is not None and compare:
+            polled = filesystems.polled_because(self.path) or ""
+            if polled != self._polled:
+                self._polled = polled
+                log.info("cache %s: %s", self.path, f"polled: {polled}" if polled else "its events come now")
+        if request.accept:
+            with contextlib.suppress(OSError), self._source.view() as view:
+                self._root.forget_mounts(view)
+
+    def _judge_root(self) -> tuple[str, ...]:
+        try:
+            with self._source.view() as view:
+                entries = list(itertools.islice(view.list(""), ENTRIES_JUDGED))
+        except OSError:
+            return self._warnings
+        return warnings_of(entries, found_blobs=bool(self._layouts))
+
+    def _list_folder(self, folder: str, token: Token) -> Iterator[None]:
+        if not self._root.stale and self._root.check() is not None:
+            yield from self._walk(folder, compare=True)
+            self._publish()
+        self._activity.give_back(token)
+
+    def _walk(self, folder: str, compare: bool) -> Generator[None, None, bool]:
+        """List a folder and what is below it, a slice for each step; whether all of it could be listed."""
+        complete = True
+        top = f"{self.path}/{folder}".rstrip("/")
+        unseen = {path for path in self._problems if path == top or path.startswith(f"{top}/")}
+        healed: list[str] = []
+        for listing in walk(self._source, folder, self._enter):
+            path = f"{self.path}/{listing.folder}".rstrip("/")
+            if away := self._away(listing.folder):
+                listing.problem = away
+            else:
+                complete &= self._note(path, listing)
+                self._note_mount(listing)
+                if path in unseen and not listing.problem:
+                    healed.append(f"{path}/")
+                unseen.discard(path)
+            self._layouts |= listing.layouts
+            # We may have missed events while this was unreachable, so compare file metadata, not just names.
+            doubtful = compare or f"{path}/".startswith(tuple(healed))
+            self.listings.append(Listed(self.number, listing, self._activity.take(self.number), doubtful))
+            self._wake_writer()
+            yield
+            if self._stopping:
+                return False
+        for mount in self._root.mounts:
+            if away := self._away(mount):
+                complete &= self._note(f"{self.path}/{mount}", Listing(mount, problem=away))
+                unseen.discard(f"{self.path}/{mount}")
+        for path in unseen:  # a folder that is gone has no problem any longer
+            self._problems.pop(path, None)
+        return complete
+
+    def _away(self, folder: str) -> str:
+        if not self._root.mounts:
+            return ""
+        try:
+            with self._source.view() as view:
+                return self._root.away(view, folder)
+        except OSError:
+            return ""
+
+    def _note_mount(self, listing: Listing) -> None:
+        """Learn from one blob of a folder on what it lies."""
+        if not listing.blobs:
+            return
+        path = listing.blob_path(next(iter(listing.blobs)))
+        with contextlib.suppress(OSError), self._source.view() as view:
+            self._root.note_mount(view, path, view.look(path).mark)
+
+    def _note(self, path: str, listing: Listing) -> bool:
+        """Keep a folder's problem; whether it has none. A slice that is not the last tells nothing yet."""
+        if not listing.last:
+            return True
+        known = self._problems.pop(path, "")
+        if not listing.problem:
+            return True
+        if len(self._problems) < MAX_PROBLEMS:
+            self._problems[path] = listing.problem
+        else:
+            self._forgot_problems += 1
+        if known != listing.problem:
+            log.warning("%s; nothing below it is subtracted", listing.problem)
         return False
-    known = {"blobs", "docker", "ingest", "oci-layout", "index.json", "sha256", "sha512"}
-    return bool(names) and known.isdisjoint(names)
 
+    def _enter(self, folder: str) -> None:
+        """Watch a folder that is about to be listed, if this cache is watched at all."""
+        if self._watcher is None or self._polled:
+            return
+        try:
+            self._watcher.enter(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # gone meanwhile, which the listing will find
+        except OSError as error:
+            if not self._unwatched:
+                log.warning("cache %s: can't be watched: %s; it is listed on a timer", self.path, error.strerror)
+            self._unwatched = f"can't be watched: {error.strerror}"
+            self._refused = True
 
-def check_usable(path: str) -> None:
-    """Raises CacheUnusable when there is no folder at `path`, or it can't be listed."""
-    try:
-        with os.scandir(path):
-            pass
-    except FileNotFoundError:
-        raise CacheUnusable(path, "does not exist; name the folder that holds the blobs") from None
-    except NotADirectoryError:
-        raise CacheUnusable(path, "is no folder; name the folder that holds the blobs") from None
-    except PermissionError:
-        raise CacheUnusable(
-            path, "can't be listed: permission denied; run chunkd as a user or in a group that may read it"
-        ) from None
-    except OSError as error:
-        raise CacheUnusable(path, f"can't be listed: {error.strerror}") from error
+    def place(self, path: str) -> Place:
+        return Place(self.number, path)

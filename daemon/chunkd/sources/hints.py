@@ -1,127 +1,147 @@
-"""Places to look at: bounded, one entry a place, fed by any thread and emptied by one.
+"""Places of one cache to observe: bounded, one entry a place, fed by any thread and emptied by the cache's own.
 
-When it is full it forgets hints and asks for a scan instead: nothing that the disk still shows can be lost.
+When it is full it forgets hints and asks for a scan instead: what the disk still shows can't be lost.
 """
 
 from __future__ import annotations
 
-import contextlib
 import heapq
-import os
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 from chunkd.model import Hint, Place
+from chunkd.sources.activity import Activity, Token
 
 MAX_HINTS = 65536
 
 
 class HintQueue:
-    def __init__(self, max_hints: int = MAX_HINTS, clock: Callable[[], float] = time.monotonic) -> None:
+    """`news` is set whenever there is something new, for the thread that empties the queue."""
+
+    def __init__(
+        self,
+        cache: int,
+        activity: Activity,
+        max_hints: int = MAX_HINTS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.cache, self._activity = cache, activity
         self._max_hints, self._clock = max_hints, clock
+        self.news = threading.Event()
         self._lock = threading.Lock()
-        self._hints: dict[Place, str] = {}
-        self._later: list[tuple[float, Place, str]] = []
-        self._folders: dict[Place, str] = {}
-        self._overflowed = ""
-        # Set when a folder waits to be listed, or everything does: the scanner waits for it.
-        self.wake_scanner = threading.Event()
-        self._wake_read_fd, self._wake_write_fd = os.pipe()
-        os.set_blocking(self._wake_read_fd, False)
-        os.set_blocking(self._wake_write_fd, False)
+        self._hints: OrderedDict[Place, tuple[Hint, Token]] = OrderedDict()
+        # Hints for later: when, the hint, and whether the place is waited for. The heap finds the next one; an entry
+        # of it that is no longer in `_later` is passed over.
+        self._later: dict[Place, tuple[float, Hint, bool]] = {}
+        self._heap: list[tuple[float, Place]] = []
+        self._folders: dict[str, Token] = {}
+        self._doubt: tuple[str, Token] | None = None
 
-    def put(self, hint: Hint) -> None:
-        """Look at this place soon. Never waits and never raises: watchers' threads call it."""
+    def put(self, hint: Hint, *, first: bool = False) -> None:
+        """Observe this place soon, before all others if `first`. Never waits and never raises: watchers call it."""
         with self._lock:
-            if hint.place in self._hints or len(self._hints) < self._max_hints:
-                self._hint(hint)
-            else:
-                self._overflow()
-        self.wake_writer()
+            self._put(hint)
+            if first and hint.place in self._hints:
+                self._hints.move_to_end(hint.place, last=False)
+        self.news.set()
 
-    def _hint(self, hint: Hint) -> None:
-        """Of two reasons for a place that stays which tells more: an event more than a doubt, a retry more than it."""
-        waiting = Hint(hint.place, self._hints.setdefault(hint.place, hint.why))
-        if waiting.retry or hint.retry:
-            self._hints[hint.place] = "retry (event)" if waiting.by_event or hint.by_event else "retry"
-        elif hint.by_event and not waiting.by_event:
-            self._hints[hint.place] = hint.why
+    def _put(self, hint: Hint) -> None:
+        waiting = self._hints.get(hint.place)
+        if waiting is None and len(self._hints) >= self._max_hints:
+            self._note_doubt("the queue of hints was full")
+            return
+        if waiting is None:
+            token = self._activity.take(self.cache)
+        else:
+            hint, token = waiting[0].merged(hint), waiting[1]
+        if (later := self._later.pop(hint.place, None)) is not None:
+            hint = hint.merged(later[1])
+            self._activity.wait(self.cache, -int(later[2]))
+        self._hints[hint.place] = hint, token
 
-    def put_later(self, hint: Hint, delay_s: float) -> None:
-        """Look at this place after a while."""
+    def put_later(self, hint: Hint, delay_s: float, *, waited_for: bool) -> None:
+        """Observe this place after a while, unless a hint comes before. When there is no room, the next scan does.
+
+        `waited_for`: nothing is settled before.
+        """
         with self._lock:
-            if len(self._later) < self._max_hints:
-                heapq.heappush(self._later, (self._clock() + delay_s, hint.place, hint.why))
-            else:
-                self._overflow()
+            if hint.place in self._hints:
+                self._put(hint)
+                return
+            due_s = self._clock() + delay_s
+            if (known := self._later.get(hint.place)) is not None:
+                hint, due_s = known[1].merged(hint), min(known[0], due_s)
+                self._activity.wait(self.cache, -int(known[2]))
+                waited_for |= known[2]
+            elif len(self._later) >= self._max_hints:
+                return
+            self._activity.wait(self.cache, int(waited_for))
+            self._later[hint.place] = due_s, hint, waited_for
+            heapq.heappush(self._heap, (due_s, hint.place))
+            if len(self._heap) > 2 * len(self._later) + 1000:
+                self._heap = sorted((due, place) for place, (due, _, _) in self._later.items())
+        self.news.set()
 
-    def put_folder(self, hint: Hint) -> None:
+    def put_folder(self, folder: str) -> None:
         """List this folder and what is below it soon: it appeared, or was renamed."""
         with self._lock:
-            if hint.place in self._folders or len(self._folders) < self._max_hints:
-                self._folders.setdefault(hint.place, hint.why)
-            else:
-                self._overflow()
-            self.wake_scanner.set()
+            if folder not in self._folders and len(self._folders) >= self._max_hints:
+                self._note_doubt("the queue of folders was full")
+            elif folder not in self._folders:
+                self._folders[folder] = self._activity.take(self.cache)
+        self.news.set()
 
     def doubt(self, why: str) -> None:
-        """Events may have been lost: everything must be listed again."""
+        """Events may have been lost: the whole cache must be listed, and every place compared."""
         with self._lock:
-            self._overflowed = why
-            self.wake_scanner.set()
+            self._note_doubt(why)
+        self.news.set()
 
-    def _overflow(self) -> None:
-        self._overflowed = "the hint_queue was full"
-        self.wake_scanner.set()
+    def _note_doubt(self, why: str) -> None:
+        self._doubt = why, self._doubt[1] if self._doubt else self._activity.take(self.cache)
 
-    def take(self, most: int) -> list[Hint]:
-        """The oldest hints whose time has come, removed from the hint_queue."""
+    # --- the cache's thread ---------------------------------------------------------------------------------------
+
+    def take(self, most: int) -> list[tuple[Hint, Token]]:
+        """The hints whose time has come, in order, with their tokens."""
         with self._lock:
-            now = self._clock()
-            while self._later and self._later[0][0] <= now and len(self._hints) < self._max_hints:
-                _, place, why = heapq.heappop(self._later)
-                self._hint(Hint(place, why))
-            places = [place for place, _ in zip(self._hints, range(most), strict=False)]
-            return [Hint(place, self._hints.pop(place)) for place in places]
+            now_s = self._clock()
+            while self._heap and self._heap[0][0] <= now_s and len(self._hints) < self._max_hints:
+                due_s, place = heapq.heappop(self._heap)
+                later = self._later.get(place)
+                if later is not None and later[0] == due_s:
+                    self._put(later[1])
+            count = min(most, len(self._hints))
+            return [self._hints.popitem(last=False)[1] for _ in range(count)]
 
-    def take_folders(self) -> list[Hint]:
+    def take_folder(self) -> tuple[str, Token] | None:
+        """A folder to be listed."""
         with self._lock:
-            hints = [Hint(place, why) for place, why in self._folders.items()]
-            self._folders.clear()
-        return hints
+            folder = next(iter(self._folders), None)
+            return None if folder is None else (folder, self._folders.pop(folder))
 
-    def take_doubt(self) -> str:
-        """Why a scan of everything is asked for, if it is, since the last call."""
+    def take_doubt(self) -> tuple[str, Token] | None:
+        """Why the cache is in doubt, if it is."""
         with self._lock:
-            why, self._overflowed = self._overflowed, ""
-        return why
+            doubt, self._doubt = self._doubt, None
+            return doubt
 
     def wait_s(self) -> float:
         """Seconds until the next hint's time comes, at most a minute; 0 when one waits now."""
         with self._lock:
-            if self._hints:
+            if self._hints or self._folders or self._doubt:
                 return 0.0
-            return min(60.0, max(0.0, self._later[0][0] - self._clock())) if self._later else 60.0
+            while self._heap and self._heap[0][1] not in self._later:
+                heapq.heappop(self._heap)
+            return min(60.0, max(0.0, self._heap[0][0] - self._clock())) if self._heap else 60.0
 
     def __len__(self) -> int:
         with self._lock:
             return len(self._hints) + len(self._folders)
 
-    # --- the bell: whoever waits for workers as well waits for this descriptor ---------------------------------------
-
-    def fileno(self) -> int:
-        return self._wake_read_fd
-
-    def wake_writer(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write_fd, b"!")
-
-    def drain_wakeups(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._wake_read_fd, 4096):
-                pass
-
-    def close(self) -> None:
-        os.close(self._wake_read_fd)
-        os.close(self._wake_write_fd)
+    @property
+    def room(self) -> int:
+        """How many more hints there is room for, with half of it kept for events."""
+        return max(0, self._max_hints // 2 - len(self._hints))

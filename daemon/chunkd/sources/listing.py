@@ -1,39 +1,48 @@
-"""What is on disk now: the folders of a cache, listed one by one. This is the truth that events only hint at."""
+"""What is on disk now: the folders of a cache, listed one by one and in slices. This is the truth; events only hint."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import stat
+import time
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from chunkd.model import MAX_PATH_BYTES
+from chunkd.model import MAX_PATH_BYTES, FileMark
 from chunkd.sources import layouts
+from chunkd.sources.activity import Token
+from chunkd.sources.source import Entry, Source, View
 
+SLICE_NAMES = 4096
+# A writer fills the folder that it has made within milliseconds. One that is older than this will stay as it is.
+YOUNG_S = 10.0
 _NO_DIGEST = "not the name of a digest"
 
 
 @dataclass(slots=True)
 class Listing:
-    """One folder as it was listed.
+    """One folder as it was listed, or a slice of it: at most `SLICE_NAMES` names.
 
     `blobs` are the names of its blobs and `folders` those of the folders that are listed in turn, in the file system's
-    bytes; the name of a folder, also of one that holds a blob (distribution's), ends with a slash. What the index has
-    here under another name is gone, or is no blob any longer. `expected` are the paths below the root of blobs whose
-    folder is there and they are not (yet), `ignored` paths with the reason.
+    bytes; the name of a folder, also of one that holds a blob (distribution's), ends with a slash. `marks` has the
+    metadata of those blobs that were looked at. `expected` are the paths below the root of blobs whose folder was made
+    a moment ago and that are not there yet, `ignored` paths with the reason.
 
-    When `problem` is set the folder could not be listed to its end, and nothing may be taken for gone; a folder that is
-    not there is empty.
+    With the `last` slice all names are known: `earlier` has the hashes (`name_hash`) of those in the slices before.
+    What the index has in the folder under another name is gone, or is no blob any longer. When `problem` is set the
+    folder could not be listed to its end, and nothing may be taken for gone; a folder that is not there is empty.
     """
 
     folder: str
     blobs: set[bytes] = field(default_factory=set)
     folders: set[bytes] = field(default_factory=set)
+    marks: dict[bytes, FileMark] = field(default_factory=dict)
     expected: list[str] = field(default_factory=list)
     ignored: list[tuple[str, str]] = field(default_factory=list)
     layouts: set[str] = field(default_factory=set)
     problem: str = ""
+    last: bool = True
+    earlier: array[int] = field(default_factory=lambda: array("Q"))
 
     def path(self, name: bytes) -> str:
         """Where below the root what has this name lies; without the slash of a folder."""
@@ -49,92 +58,107 @@ class Listing:
         """Where below the root the blob that has this name lies."""
         return f"{self.path(name)}/{layouts.DATA}" if name.endswith(b"/") else self.path(name)
 
+    def names(self) -> Iterator[bytes]:
+        """Every name of this slice that accounts for a record of the index."""
+        yield from self.blobs
+        yield from self.folders
+        yield from (self.name(path) for path, _ in self.ignored)
+
+
+def name_hash(name: bytes) -> int:
+    """64 bits of a name: two names of one folder with the same ones are as unlikely as two files of one digest."""
+    return hash(name) & 0xFFFFFFFFFFFFFFFF
+
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A listing of a cache's folder. With `verify` every known blob in it is looked at too."""
+    """A listing of a cache's folder. With `verify` every known blob in it is observed too."""
 
     cache: int
     listing: Listing
+    token: Token
     verify: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ScanEnd:
-    """A scan has listed what it was asked to. `complete` when that was every folder of every cache, to its end."""
+    """A cache has been listed as scan `number` asked. `complete` when that was every folder of it, to its end."""
 
+    cache: int
     number: int
     complete: bool
     at_ns: int
+    token: Token
     retry_failed: bool = False
 
 
-def kind_of_file(mode: int) -> str:
-    """What lies where a blob should, in words for people."""
-    kinds = {
-        stat.S_IFLNK: "a symbolic link",
-        stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a FIFO",
-        stat.S_IFSOCK: "a socket",
-    }
-    return kinds.get(stat.S_IFMT(mode), "a device")
-
-
-def walk(root: str, folder: str, enter: Callable[[str], None]) -> Iterator[Listing]:
-    """List `folder` below `root` and all that may hold blobs below it. `enter` is called with a folder's path before it
-    is listed, so that a watch can be set before. Symbolic links are not followed, except for the root itself.
+def walk(source: Source, folder: str, enter: Callable[[str], None]) -> Iterator[Listing]:
+    """List `folder` and all below it that may hold blobs, slice by slice. `enter` is called with a folder's path before
+    it is listed, so that a watch can be set before. Symbolic links are not followed, except for the root itself.
     """
-    parts = folder.split("/")
-    if any(os.path.islink(os.path.join(root, *parts[:end])) for end in range(1, len(parts) + 1) if folder):
-        yield Listing(folder)  # what has come in its place, or above it, is no folder
-        return
     pending = [folder]
     while pending:
         folder = pending.pop()
         enter(folder)
-        listing = _list(root, folder)
-        yield listing
-        pending += sorted(map(listing.path, listing.folders), reverse=True)
+        below: list[str] = []
+        for listing in _slices(source, folder):
+            below += map(listing.path, listing.folders)
+            yield listing
+        pending += sorted(below, reverse=True)
 
 
-def _list(root: str, folder: str) -> Listing:
-    listing = Listing(folder)
-    files: list[bytes] = []
-    folders: list[bytes] = []
-    others: list[os.DirEntry[bytes]] = []
+def _slices(source: Source, folder: str) -> Iterator[Listing]:
+    """The slices of one folder; at least one. What was listed before it vanished or broke off is in them."""
+    some: list[Entry] = []
+    earlier: array[int] = array("Q")
+    problem = ""
     try:
-        with os.scandir(os.fsencode(os.path.join(root, folder))) as entries:
-            # Once for each blob there is, at every scan: names are judged below, all at once.
-            for entry in entries:
-                if entry.is_file(follow_symlinks=False):
-                    files.append(entry.name)
-                elif entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.name)
-                else:
-                    others.append(entry)
+        with source.view() as view:
+            for entry in view.list(folder):
+                if len(some) == SLICE_NAMES:
+                    listing = _judged(view, source.path, folder, some)
+                    listing.last = False
+                    earlier.extend(map(name_hash, listing.names()))
+                    yield listing
+                    some = []
+                some.append(entry)
     except (FileNotFoundError, NotADirectoryError):
-        return Listing(folder)
+        yield Listing(folder)
+        return
     except OSError as error:
-        listing.problem = f"{os.path.join(root, folder)}: {error.strerror}"
+        problem = f"{os.path.join(source.path, folder)}: {error.strerror}"
+    try:
+        with source.view() as view:
+            listing = _judged(view, source.path, folder, some)
+    except OSError as error:
+        listing, problem = Listing(folder), problem or f"{source.path}: {error.strerror}"
+    listing.problem, listing.earlier = problem or listing.problem, earlier
+    yield listing
+
+
+def _judged(view: View, root: str, folder: str, entries: list[Entry]) -> Listing:
+    listing = Listing(folder)
     naming = layouts.naming(root, folder)
+    files = [os.fsencode(entry.name) for entry in entries if entry.is_file]
     if naming.layout != "distribution":
         listing.blobs = naming.fit(files)
     if naming.strict and len(listing.blobs) < len(files):
         listing.ignored += [(listing.path(name), _NO_DIGEST) for name in files if name not in listing.blobs]
-    _list_folders(listing, root, naming, folders)
-    for entry in others:
-        _list_other(listing, naming, entry)
+    _judge_folders(listing, view, root, naming, [os.fsencode(entry.name) for entry in entries if entry.is_folder])
+    for entry in entries:
+        if not (entry.is_file or entry.is_folder):
+            _judge_other(listing, view, naming, os.fsencode(entry.name))
     _check_length(listing, root)
     if listing.blobs:
         listing.layouts.add(naming.layout)
     return listing
 
 
-def _list_folders(listing: Listing, root: str, naming: layouts.Naming, names: list[bytes]) -> None:
+def _judge_folders(listing: Listing, view: View, root: str, naming: layouts.Naming, names: list[bytes]) -> None:
     digests = naming.fit(names)
     for name in names:
         if name in digests and naming.layout == "distribution":
-            _list_blob_folder(listing, root, name)
+            _judge_blob_folder(listing, view, name)
         elif name in digests:
             listing.ignored.append((listing.path(name), "a folder"))
         elif layouts.worth_entering(root, listing.folder, os.fsdecode(name)):
@@ -143,31 +167,47 @@ def _list_folders(listing: Listing, root: str, naming: layouts.Naming, names: li
             listing.ignored.append((listing.path(name), "a folder, and no digest's"))
 
 
-def _list_blob_folder(listing: Listing, root: str, name: bytes) -> None:
+def _judge_blob_folder(listing: Listing, view: View, name: bytes) -> None:
     """Distribution's folder for one blob, which lies in its `data`."""
     folder = name + b"/"
     data = listing.blob_path(folder)
     try:
-        mode = os.lstat(os.path.join(root, data)).st_mode
+        seen = view.look(data)
     except FileNotFoundError:
-        listing.expected.append(data)
+        if is_young(view, listing.path(name)):
+            listing.expected.append(data)
         return
     except OSError:
-        mode = stat.S_IFREG  # what it is, the look at the place will say
-    if stat.S_ISREG(mode):
-        listing.blobs.add(folder)
+        listing.blobs.add(folder)  # what is wrong with it, the look at the place will say
+        return
+    if seen.kind:
+        listing.ignored.append((data, seen.kind))
     else:
-        listing.ignored.append((data, kind_of_file(mode)))
+        listing.blobs.add(folder)
+        listing.marks[folder] = seen.mark
 
 
-def _list_other(listing: Listing, naming: layouts.Naming, entry: os.DirEntry[bytes]) -> None:
+def is_young(view: View, folder: str) -> bool:
+    """Whether a folder was changed so lately that the blob which it is for may be about to come."""
+    try:
+        return time.time() - view.look(folder).mark.ctime_ns / 1e9 < YOUNG_S
+    except OSError:
+        return False
+
+
+def _judge_other(listing: Listing, view: View, naming: layouts.Naming, name: bytes) -> None:
     """What is neither a file nor a folder. When it can't be looked at, it is not listed."""
-    if naming.layout != "distribution" and naming.fit([entry.name]):
-        with contextlib.suppress(OSError):
-            mode = entry.stat(follow_symlinks=False).st_mode
-            listing.ignored.append((listing.path(entry.name), kind_of_file(mode)))
+    if naming.layout != "distribution" and naming.fit([name]):
+        try:
+            seen = view.look(listing.path(name))
+        except OSError:
+            return
+        if seen.kind:
+            listing.ignored.append((listing.path(name), seen.kind))
+        else:
+            listing.blobs.add(name)  # a file has come in its place
     elif naming.strict:
-        listing.ignored.append((listing.path(entry.name), _NO_DIGEST))
+        listing.ignored.append((listing.path(name), _NO_DIGEST))
 
 
 def _check_length(listing: Listing, root: str) -> None:

@@ -1,8 +1,8 @@
 """watchdog's events as hints to look at a place. No figure depends on one having come.
 
-On Linux the folders that hold blobs are watched one by one through watchdog's inotify descriptor: one thread for all of
-them, where its `Observer` starts one for each, and it says when the kernel's queue overflowed. Elsewhere (macOS, whose
-FSEvents is recursive by nature) an `Observer` watches each root.
+On Linux the folders of a cache that hold blobs are watched one by one through watchdog's inotify descriptor: one thread
+for all of them, where its `Observer` starts one for each, and it says when the kernel's queue overflowed. Elsewhere
+(macOS, whose FSEvents is recursive by nature) an `Observer` watches the root.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from watchdog.events import (
 )
 from watchdog.observers.api import ObservedWatch
 
-from chunkd.model import Hint, Place
+from chunkd.model import Cause, Hint, Place
 from chunkd.sources import layouts
 from chunkd.sources.hints import HintQueue
 
 
 class Watcher(Protocol):
-    """Feeds a hint_queue with hints. `alive` is false once events can no longer come."""
+    """Feeds a cache's queue with hints. `alive` is false once events can no longer come."""
 
-    def enter(self, cache: int, root: str, folder: str) -> None:
+    def enter(self, folder: str) -> None:
         """Watch a folder, if it is not watched yet. Raises OSError with the reason when that can't be done."""
 
-    def leave(self, cache: int) -> None:
-        """Watch nothing of that cache any longer."""
+    def leave(self) -> None:
+        """Watch nothing any longer."""
 
     def check(self) -> None:
         """Hint at folders whose path another one has taken without an event: what is mounted over one gives none."""
@@ -50,17 +50,17 @@ class Watcher(Protocol):
     def close(self) -> None: ...
 
 
-def hint_at(hint_queue: HintQueue, cache: int, root: str, path: str, directory: bool, why: str) -> None:
-    """Turn one event into what should be looked at. Never raises: it runs in a watcher's thread."""
+def hint_at(hints: HintQueue, root: str, path: str, directory: bool, cause: Cause) -> None:
+    """Turn one event into what should be observed. Never raises: it runs in a watcher's thread."""
     folder, _, name = path.rpartition("/")
     if layouts.identify(root, path):
-        hint_queue.put(Hint(Place(cache, path), why))
+        hints.put(Hint(Place(hints.cache, path), cause, by_event=True))
     if not directory:
         return
     if (data := layouts.blob_within(root, folder, name)) is not None:
-        hint_queue.put(Hint(Place(cache, data), f"folder {why}"))
+        hints.put(Hint(Place(hints.cache, data), cause, by_event=True, folder=True))
     elif layouts.worth_entering(root, folder, name):
-        hint_queue.put_folder(Hint(Place(cache, path), f"folder {why}"))
+        hints.put_folder(path)
 
 
 if sys.platform == "linux":
@@ -83,67 +83,69 @@ if sys.platform == "linux":
         | InotifyConstants.IN_MOVE_SELF
         | InotifyConstants.IN_ONLYDIR
     )
-    _REASONS = (
-        (InotifyConstants.IN_MOVED_TO, "moved in"),
-        (InotifyConstants.IN_CLOSE_WRITE, "written"),
-        (InotifyConstants.IN_CREATE, "created"),
-        (InotifyConstants.IN_DELETE, "deleted"),
-        (InotifyConstants.IN_MOVED_FROM, "moved out"),
+    _CAUSES = (
+        (InotifyConstants.IN_MOVED_TO, Cause.MOVED_IN),
+        (InotifyConstants.IN_CLOSE_WRITE, Cause.WRITTEN),
+        (InotifyConstants.IN_CREATE, Cause.CREATED),
+        (InotifyConstants.IN_DELETE, Cause.DELETED),
+        (InotifyConstants.IN_MOVED_FROM, Cause.MOVED_OUT),
     )
 
     class _Folder:
         """The callback of one watched folder. `mark` is its device and inode: another folder may take its path."""
 
-        def __init__(self, owner: InotifyWatcher, cache: int, root: str, folder: str, mark: tuple[int, int]) -> None:
-            self.owner, self.cache, self.root, self.folder, self.mark = owner, cache, root, folder, mark
+        def __init__(self, owner: InotifyWatcher, folder: str, mark: tuple[int, int]) -> None:
+            self.owner, self.folder, self.mark = owner, folder, mark
             self.descriptor = WatchDescriptor(-1)
             # What was last told to have taken its place: a link or a file is never entered, and so this stays known.
             self.told = mark
 
         def on_event(self, event: InotifyEvent) -> None:
             if event.mask & InotifyConstants.IN_MOVE_SELF:
-                self.owner.hint_queue.doubt(f"{self.root}/{self.folder} was renamed")
+                self.owner.hints.doubt(f"{self.owner.path(self.folder)} was renamed")
                 return
-            why = next((why for bit, why in _REASONS if event.mask & bit), None)
-            if why is not None and event.name:
+            cause = next((cause for bit, cause in _CAUSES if event.mask & bit), None)
+            if cause is not None and event.name:
                 name = os.fsdecode(event.name)
                 path = f"{self.folder}/{name}" if self.folder else name
                 directory = bool(event.mask & InotifyConstants.IN_ISDIR)
-                hint_at(self.owner.hint_queue, self.cache, self.root, path, directory, f"{why} (event)")
+                hint_at(self.owner.hints, self.owner.root, path, directory, cause)
 
         def on_watch_deleted(self, wd: WatchDescriptor) -> None:  # noqa: ARG002
             self.owner.forget(self)
             if not self.folder:  # no folder above it is watched, whose events would tell
-                self.owner.hint_queue.doubt(f"{self.root} was removed or unmounted")
+                self.owner.hints.doubt(f"{self.owner.root} was removed or unmounted")
             else:
-                self.owner.hint_queue.put_folder(Hint(Place(self.cache, self.folder), "it was removed or unmounted"))
+                self.owner.hints.put_folder(self.folder)
 
         def on_queue_overflow(self) -> None:
-            self.owner.hint_queue.doubt("the kernel's event queue overflowed")
+            self.owner.hints.doubt("the kernel's event queue overflowed")
 
     class InotifyWatcher:
-        """Every watched folder of every cache, on one inotify descriptor and its one thread."""
+        """Every watched folder of one cache, on one inotify descriptor and its one thread."""
 
-        def __init__(self, hint_queue: HintQueue) -> None:
-            self.hint_queue = hint_queue
-            self._folders: dict[Place, _Folder] = {}
+        def __init__(self, hints: HintQueue, root: str) -> None:
+            self.hints, self.root = hints, root
+            self._folders: dict[str, _Folder] = {}
             self._inotify = InotifyFD()
             self._inotify.start()
 
-        def enter(self, cache: int, root: str, folder: str) -> None:
-            path = os.path.join(root, folder)
+        def path(self, folder: str) -> str:
+            return os.path.join(self.root, folder)
+
+        def enter(self, folder: str) -> None:
+            path = self.path(folder)
             status = os.stat(path)
             mark = status.st_dev, status.st_ino
-            place = Place(cache, folder)
-            known = self._folders.get(place)
+            known = self._folders.get(folder)
             if known is not None and known.mark == mark:
                 return
             if known is not None:
                 self._drop(known)
                 # Whoever lists it now may be going by names alone.
-                self.hint_queue.put_folder(Hint(place, "another folder took its place"))
+                self.hints.put_folder(folder)
             # Known before it is watched: it may be removed, and its watch with it, before this thread goes on.
-            watched = self._folders[place] = _Folder(self, cache, root, folder, mark)
+            watched = self._folders[folder] = _Folder(self, folder, mark)
             try:
                 watched.descriptor = self._inotify.add_callback(
                     os.fsencode(path), _MASK, watched, CallbackId(id(watched))
@@ -156,23 +158,21 @@ if sys.platform == "linux":
                 raise PermissionError(13, f"permission denied: {path}")
 
         def check(self) -> None:
-            for place, watched in list(self._folders.items()):
+            for folder, watched in list(self._folders.items()):
                 with contextlib.suppress(OSError):
-                    status = os.stat(os.path.join(watched.root, watched.folder))
+                    status = os.stat(self.path(folder))
                     seen, before = (status.st_dev, status.st_ino), watched.told
                     watched.told = seen
                     if seen not in (watched.mark, before):
-                        self.hint_queue.put_folder(Hint(place, "another folder took its place"))
+                        self.hints.put_folder(folder)
 
-        def leave(self, cache: int) -> None:
-            for place, watched in list(self._folders.items()):
-                if place.cache == cache:
-                    self._drop(watched)
+        def leave(self) -> None:
+            for watched in list(self._folders.values()):
+                self._drop(watched)
 
         def forget(self, watched: _Folder) -> None:
-            place = Place(watched.cache, watched.folder)
-            if self._folders.get(place) is watched:
-                self._folders.pop(place, None)
+            if self._folders.get(watched.folder) is watched:
+                self._folders.pop(watched.folder, None)
 
         def _drop(self, watched: _Folder) -> None:
             self.forget(watched)
@@ -188,32 +188,33 @@ if sys.platform == "linux":
 
 
 class RootWatcher:
-    """One recursive `Observer` watch for each cache."""
+    """One recursive `Observer` watch of the root."""
 
-    def __init__(self, hint_queue: HintQueue) -> None:
+    def __init__(self, hints: HintQueue, root: str) -> None:
         from watchdog.observers import Observer  # on Linux it is for tests alone
 
-        self._backlog = hint_queue
-        self._watches: dict[int, ObservedWatch] = {}
+        self._handler = _Handler(hints, root)
+        self._watch: ObservedWatch | None = None
         self._observer = Observer()
         self._observer.start()
 
-    def enter(self, cache: int, root: str, folder: str) -> None:
-        if cache not in self._watches and not folder:
+    def enter(self, folder: str) -> None:
+        if self._watch is None and not folder:
             wanted: list[type[FileSystemEvent]] = [
                 FileCreatedEvent, FileModifiedEvent, FileMovedEvent, FileClosedEvent, FileDeletedEvent,
                 DirCreatedEvent, DirMovedEvent, DirDeletedEvent,
             ]  # fmt: skip
-            handler = _Handler(self._backlog, cache, root)
-            self._watches[cache] = self._observer.schedule(handler, handler.real, recursive=True, event_filter=wanted)
+            self._watch = self._observer.schedule(
+                self._handler, self._handler.real, recursive=True, event_filter=wanted
+            )
 
     def check(self) -> None:
         pass  # FSEvents goes by paths
 
-    def leave(self, cache: int) -> None:
-        watch = self._watches.pop(cache, None)
-        if watch is not None:
-            self._observer.unschedule(watch)
+    def leave(self) -> None:
+        if self._watch is not None:
+            self._observer.unschedule(self._watch)
+            self._watch = None
 
     @property
     def alive(self) -> bool:
@@ -225,21 +226,22 @@ class RootWatcher:
 
 
 class _Handler(FileSystemEventHandler):
-    def __init__(self, hint_queue: HintQueue, cache: int, root: str) -> None:
-        self._backlog, self._cache, self._root = hint_queue, cache, root
+    def __init__(self, hints: HintQueue, root: str) -> None:
+        self._hints, self._root = hints, root
         # FSEvents names paths without symbolic links (/private/var for /var).
         self.real = str(Path(root).resolve())
 
     def on_any_event(self, event: FileSystemEvent) -> None:
+        cause = _CAUSE_OF.get(event.event_type, Cause.CHANGED)
         for path in (event.src_path, event.dest_path):
             text = os.fsdecode(path)
             if text.startswith(self.real + "/"):
-                relative = text[len(self.real) + 1 :]
-                hint_at(
-                    self._backlog, self._cache, self._root, relative, event.is_directory, f"{event.event_type} (event)"
-                )
+                hint_at(self._hints, self._root, text[len(self.real) + 1 :], event.is_directory, cause)
 
 
-def start_watcher(hint_queue: HintQueue) -> Watcher:
+_CAUSE_OF = {"created": Cause.CREATED, "deleted": Cause.DELETED, "moved": Cause.MOVED_IN, "closed": Cause.WRITTEN}
+
+
+def start_watcher(hints: HintQueue, root: str) -> Watcher:
     """The watcher of this platform, running. Raises OSError when there is none to be had (inotify's instance limit)."""
-    return InotifyWatcher(hint_queue) if sys.platform == "linux" else RootWatcher(hint_queue)
+    return InotifyWatcher(hints, root) if sys.platform == "linux" else RootWatcher(hints, root)

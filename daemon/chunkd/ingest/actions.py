@@ -1,0 +1,160 @@
+"""What may follow from an observation or a finding. Values: `decide` makes them, `places` carries them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chunkd.model import Digest, FileMark, Finding, Place
+from chunkd.sources.activity import Token
+
+
+@dataclass(slots=True)
+class Task:
+    """A blob that waits for a worker, or is being read once `given`. `counted`: it stands in the figures and is only
+    hashed again. `inherit` is the token of what it follows from. `others` are places that are observed when it is done.
+    `mark` is what was opened.
+    """
+
+    digest: Digest
+    place: Place
+    why: str
+    stored_bytes: int
+    counted: bool
+    tries: int = 0
+    given: bool = False
+    others: list[Place] = field(default_factory=list)
+    mark: FileMark | None = None
+    descriptor: int = -1
+    inherit: Token | None = None
+    token: Token | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """A file that did not match its name when it was read at `read`, and is seen as `seen` since `since_s`."""
+
+    digest: Digest
+    read: FileMark
+    seen: FileMark
+    since_s: float
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The place holds the digest, in this state."""
+
+    state: str
+    mark: FileMark
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """The place is a link of the file that was verified and is gone: it needs no hashing."""
+
+    mark: FileMark
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The place holds nothing any longer."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """No blob lies there, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unignore:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A worker reads the place: to decode it, or only to hash it."""
+
+    stored_bytes: int
+    decode: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The digest is being read: the place is observed again when that is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Observe the place again: at once, or after `delay_s`."""
+
+    delay_s: float = 0.0
+    waited_for: bool = False
+    by_event: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """The place can't be looked at: observe it again, at intervals that grow."""
+
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """What is waited for at this place from now on: nothing where both are None."""
+
+    unsettled: Unsettled | None = None
+    expected_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    kind: str
+    mark: FileMark
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Count the blob as it was found. `landed_ns` is when its file last changed."""
+
+    finding: Finding
+    mark: FileMark
+    landed_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The place was hashed and holds its counted digest."""
+
+    mark: FileMark
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A place of a counted digest was read as `read` and does not hold it. `now` is the file that is there."""
+
+    read: FileMark
+    now: FileMark
+
+
+@dataclass(frozen=True, slots=True)
+class CantReadAgain:
+    """A counted blob can't be read now; its figures stand."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TooLong:
+    """The path can't be kept in the index."""
+
+
+Action = (
+    Hold | TakeOver | Forget | Ignore | Unignore | Read | Join | Observe | Doubt | Settle | Fail | Count | Verified
+    | Lost | CantReadAgain | TooLong
+)  # fmt: skip

@@ -1,0 +1,88 @@
+"""Listings against the index: slice by slice, as there is room for the hints that they give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from chunkd.index.index import Index
+from chunkd.ingest.diff import gone, news
+from chunkd.model import Cause, Place
+from chunkd.sources.activity import Activity, Token
+from chunkd.sources.cache import ServedCache
+from chunkd.sources.listing import SLICE_NAMES, Listed, ScanEnd
+
+MAX_IGNORED = 4 * SLICE_NAMES
+
+
+@dataclass(slots=True)
+class _Rest:
+    """A listing whose names have been compared; what is gone is found from `after` on."""
+
+    listed: Listed
+    after: bytes = b""
+
+
+class Listings:
+    """`ignored` are places with the reason, to be committed; the token of the listing that they came with is in
+    `ignored_tokens`. `unseen` are the places that a listing found, and that have not been observed yet.
+    """
+
+    def __init__(self, index: Index, caches: Mapping[int, ServedCache], activity: Activity) -> None:
+        self._index, self._caches, self._activity = index, caches, activity
+        self._rest: dict[int, _Rest] = {}
+        self.ignored: list[tuple[Place, str]] = []
+        self.ignored_tokens: list[Token] = []
+        self.unseen: set[Place] = set()
+
+    def any(self) -> bool:
+        """Whether there is something to be compared, and room for what it may give."""
+        return any(self._ready(cache) for cache in self._caches.values())
+
+    def _ready(self, cache: ServedCache) -> bool:
+        has = bool(cache.listings) or cache.number in self._rest
+        return has and cache.hints.room >= SLICE_NAMES and len(self.ignored) < MAX_IGNORED
+
+    def compare(self, may_go_on: Callable[[], bool]) -> Iterator[ScanEnd]:
+        """Compare what there is room for; the ends of scans that were met on the way."""
+        for cache in self._caches.values():
+            while may_go_on() and self._ready(cache):
+                if (rest := self._rest.get(cache.number)) is not None:
+                    self._compare_rest(cache, rest)
+                    continue
+                item = cache.listings.popleft()
+                cache.hints.news.set()
+                if isinstance(item, ScanEnd):
+                    yield item
+                elif cache.status.stale:
+                    self._activity.give_back(item.token)
+                else:
+                    self._compare(cache, item)
+
+    def _compare(self, cache: ServedCache, listed: Listed) -> None:
+        listing = listed.listing
+        with self._index.snapshot() as txn:
+            hints = list(news(self._index.store, txn, cache.number, listing, verify=listed.verify))
+        for hint in hints:
+            if hint.cause is Cause.LISTED:
+                self.unseen.add(hint.place)
+            cache.hints.put(hint)
+        if listing.ignored:
+            self.ignored += [(Place(cache.number, path), reason) for path, reason in listing.ignored]
+            self.ignored_tokens.append(self._activity.take(cache.number, listed.token))
+        if listing.last and not listing.problem:
+            self._rest[cache.number] = _Rest(listed)
+        else:
+            self._activity.give_back(listed.token)
+
+    def _compare_rest(self, cache: ServedCache, rest: _Rest) -> None:
+        listing = rest.listed.listing
+        with self._index.snapshot() as txn:
+            hints, after = gone(self._index.store, txn, cache.number, listing, rest.after, SLICE_NAMES // 2)
+        for hint in hints:
+            cache.hints.put(hint)
+        if after is None:
+            del self._rest[cache.number]
+            self._activity.give_back(rest.listed.token)
+        else:
+            rest.after = after

@@ -1,0 +1,61 @@
+"""Which scans have come to their end: every cache has been listed, and every blob that was found has been read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from chunkd.sources.activity import WRITER, Activity, Token
+from chunkd.sources.cache import ServedCache
+from chunkd.sources.listing import ScanEnd
+
+
+class Finished(NamedTuple):
+    """A scan whose every blob is in the index, or has failed. `at_ns` is when it was listed, 0 if not completely."""
+
+    number: int
+    at_ns: int
+
+
+class Scans:
+    """An end holds a token until its scan is finished."""
+
+    def __init__(self, caches: Mapping[int, ServedCache], activity: Activity) -> None:
+        self._caches, self._activity = caches, activity
+        self._ends: dict[int, ScanEnd] = {}
+        self._tokens: list[Token] = []
+        self._generation = 0
+        self.finished = 0
+
+    def note(self, end: ScanEnd) -> None:
+        """A cache has been listed, and the hints that its listings gave have their tokens."""
+        self._ends[end.cache] = end
+        self._generation = self._activity.end_generation()
+        self._tokens.append(self._activity.take(end.cache))
+        self._activity.give_back(end.token)
+
+    def _hung(self) -> set[int]:
+        return {number for number, cache in self._caches.items() if cache.hung_s()}
+
+    def listed(self) -> int:
+        """The last scan that every cache has been listed for. A cache whose file system hangs is not waited for."""
+        answering = set(self._caches) - self._hung()
+        ends = [self._ends[number].number if number in self._ends else 0 for number in answering]
+        return min(ends, default=max((end.number for end in self._ends.values()), default=0))
+
+    def finish(self) -> Finished | None:
+        """The scan that has ended since the last call, if one has."""
+        number, hung = self.listed(), self._hung()
+        if number <= self.finished or not self._activity.done(self._generation, hung | {WRITER}):
+            return None
+        self.finished = number
+        ends = [self._ends.get(cache) for cache in self._caches]
+        complete = not hung and all(end is not None and end.complete for end in ends)
+        return Finished(number, min((end.at_ns for end in ends if end is not None), default=0) if complete else 0)
+
+    def give_back(self) -> None:
+        """What follows from the ends of scans is committed."""
+        for token in self._tokens if self.listed() <= self.finished else ():
+            self._activity.give_back(token)
+        if self.listed() <= self.finished:
+            self._tokens = []

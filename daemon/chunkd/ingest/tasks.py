@@ -1,0 +1,166 @@
+"""The blobs that are to be read: in which order, who opens them, and who reads them."""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+
+from chunkd.ingest.actions import Task
+from chunkd.model import Digest, Finding, Job
+from chunkd.sources.activity import Activity
+from chunkd.sources.cache import ServedCache
+from chunkd.sources.source import Opened
+from chunkd.worker.pool import Pool
+
+MAX_TASKS = 65536
+# The cache's thread opens so many more blobs than there are idle workers, so that none waits for it.
+OPEN_AHEAD = 2
+
+
+class Tasks:
+    """One for each digest. A task waits; then its place is opened by its cache's thread; then a worker reads it.
+
+    A task holds a token of its cache from `add` to `finish`. `blobs` and `stored_bytes` are of those that are in no
+    figure yet; they may be read by any thread.
+    """
+
+    def __init__(self, pool: Pool, caches: Mapping[int, ServedCache], activity: Activity) -> None:
+        self._pool, self._caches, self._activity = pool, caches, activity
+        self._waiting: dict[Digest, Task] = {}
+        self._running: dict[Digest, Task] = {}
+        # By cache, so that one whose file system does not answer holds up no other.
+        self._order: dict[int, list[tuple[bool, int, int, Digest]]] = {number: [] for number in caches}
+        self._opening: dict[int, Task] = {}
+        self._opened: deque[Task] = deque()
+        self._sequence = 0
+        self.blobs = self.stored_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def any_left(self) -> bool:
+        """Whether any is left of a cache that answers."""
+        hung = {number for number, cache in self._caches.items() if cache.hung_s()}
+        if not hung:
+            return bool(self._waiting or self._running)
+        left = (*self._waiting.values(), *self._running.values())
+        return any(task.place.cache not in hung for task in left)
+
+    @property
+    def being_read(self) -> int:
+        """How many a worker has."""
+        return len(self._pool.jobs())
+
+    def known(self, digest: Digest) -> Task | None:
+        return self._waiting.get(digest) or self._running.get(digest)
+
+    def running(self, digest: Digest) -> Task:
+        return self._running[digest]
+
+    def add(self, task: Task) -> None:
+        known = self.known(task.digest)
+        if known is not None:
+            if task.place != known.place and task.place not in known.others:
+                known.others.append(task.place)
+        elif len(self._waiting) >= MAX_TASKS:
+            self._caches[task.place.cache].hints.doubt("too many blobs wait for a worker")
+        elif task.place.cache in self._order:
+            task.token = self._activity.take(task.place.cache, task.inherit)
+            self._waiting[task.digest] = task
+            self._sequence += 1
+            self.blobs += not task.counted
+            self.stored_bytes += 0 if task.counted else task.stored_bytes
+            # What only has to be hashed again first, then the largest, so that no core ends idle.
+            order = (not task.counted, -task.stored_bytes, self._sequence, task.digest)
+            heapq.heappush(self._order[task.place.cache], order)
+
+    def finish(self, task: Task) -> None:
+        """It was read, or can't be, and what follows is committed."""
+        self._running.pop(task.digest, None)
+        self.blobs -= not task.counted
+        self.stored_bytes -= 0 if task.counted else task.stored_bytes
+        self._close(task)
+        assert task.token is not None
+        self._activity.give_back(task.token)
+
+    def try_again(self, task: Task) -> None:
+        """Its worker died, which may have been another's fault."""
+        self._close(task)
+        self._running.pop(task.digest, None)
+        self.blobs -= not task.counted
+        self.stored_bytes -= 0 if task.counted else task.stored_bytes
+        token = task.inherit = task.token
+        task.tries, task.given, task.mark = task.tries + 1, False, None
+        self.add(task)
+        if token is not None:
+            self._activity.give_back(token)
+
+    # --- opening and giving out -----------------------------------------------------------------------------------
+
+    def not_opened(self) -> Iterator[tuple[Task, Finding]]:
+        """Takes in what the caches' threads have opened; the tasks that have nothing to read, with what that means."""
+        for cache in self._caches.values():
+            while cache.opened:
+                opened = cache.opened.popleft()
+                task = self._opening.pop(opened.number)
+                finding = _finding_of(opened)
+                if finding is not None:
+                    yield task, finding
+                    continue
+                task.mark, task.descriptor = opened.mark, opened.descriptor
+                self._opened.append(task)
+
+    def give(self) -> None:
+        """Hand opened blobs to idle workers, and have more opened. Raises OSError when no worker can be started."""
+        while self._opened and self._pool.idle:
+            task = self._opened[0]
+            assert task.mark is not None
+            job = Job(task.digest, task.mark, decode=not task.counted, relayed=self._leaves_idle(task))
+            self._pool.give(job, task.descriptor)
+            self._opened.popleft()
+            if sys.platform == "linux":  # elsewhere a descriptor under way is lost with the sender's
+                self._close(task)
+        while (cache := self._next_cache()) is not None:
+            *_, digest = heapq.heappop(self._order[cache.number])
+            task = self._running[digest] = self._waiting.pop(digest)
+            task.given = True
+            self._sequence += 1
+            self._opening[self._sequence] = task
+            cache.open(self._sequence, task.place.path)
+
+    def _next_cache(self) -> ServedCache | None:
+        """The cache whose next task is the next of all, if it has room to open one."""
+        room = self._pool.idle + OPEN_AHEAD - len(self._opened)
+        asked = {cache.number: 0 for cache in self._caches.values()}
+        for task in self._opening.values():
+            asked[task.place.cache] += 1
+        ready = [
+            (order[0], cache)
+            for number, order in self._order.items()
+            if order and (cache := self._caches[number]) and asked[number] < room and not cache.hung_s()
+        ]
+        return min(ready, key=lambda one: one[0])[1] if ready else None
+
+    def _leaves_idle(self, task: Task) -> bool:
+        """Whether the other workers will have nothing to do before one is done with this: they share out the rest."""
+        return self.stored_bytes - task.stored_bytes < (self._pool.count - 1) * task.stored_bytes
+
+    def _close(self, task: Task) -> None:
+        if task.descriptor >= 0:
+            self._caches[task.place.cache].close_descriptor(task.descriptor)
+            task.descriptor = -1
+
+
+def _finding_of(opened: Opened) -> Finding | None:
+    if opened.gone:
+        return Finding("gone")
+    if opened.problem:
+        return Finding("unreadable", reason=opened.problem)
+    return Finding("ignored", reason=opened.kind) if opened.kind else None

@@ -1,0 +1,90 @@
+"""A cache that is a folder of this machine's file systems."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from chunkd.errors import CacheUnusable
+from chunkd.sources.beneath import Beneath
+from chunkd.sources.source import Entry, RootMark, Seen, seen_of
+
+
+class FolderView:
+    """`Source.view` of a folder."""
+
+    def __init__(self, beneath: Beneath) -> None:
+        self._beneath = beneath
+        status = beneath.status("")
+        self.root = RootMark(status.st_dev, status.st_ino)
+
+    def look(self, path: str) -> Seen:
+        return seen_of(self._beneath.status(path))
+
+    def list(self, folder: str) -> Iterator[Entry]:
+        descriptor = self._beneath.folder(folder)
+        try:
+            with os.scandir(descriptor) as entries:
+                for entry in entries:
+                    yield Entry(entry.name, entry.is_file(follow_symlinks=False), entry.is_dir(follow_symlinks=False))
+        finally:
+            os.close(descriptor)
+
+    def open(self, path: str) -> tuple[int, Seen]:
+        seen = self.look(path)  # before the open too, since opening a device can do something
+        if seen.kind:
+            return -1, seen
+        descriptor = self._beneath.open(path, os.O_RDONLY)
+        seen = seen_of(os.fstat(descriptor))
+        if seen.kind:
+            os.close(descriptor)
+            return -1, seen
+        return descriptor, seen
+
+    def read(self, path: str, most_bytes: int) -> bytes:
+        descriptor = self._beneath.open(path, os.O_RDONLY)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", path)
+            content = file.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", path)
+        return content
+
+
+class FolderSource:
+    """A cache's folder, found by its path each time, since another one may take its place."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def look_at_root(self) -> RootMark:
+        status = os.stat(self.path)
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.path)
+        return RootMark(status.st_dev, status.st_ino)
+
+    @contextlib.contextmanager
+    def view(self) -> Iterator[FolderView]:
+        with Beneath(self.path) as beneath:
+            yield FolderView(beneath)
+
+
+def check_usable(path: str) -> None:
+    """Raises CacheUnusable when there is no folder at `path`, or it can't be listed."""
+    try:
+        with os.scandir(path):
+            pass
+    except FileNotFoundError:
+        raise CacheUnusable(path, "does not exist; name the folder that holds the blobs") from None
+    except NotADirectoryError:
+        raise CacheUnusable(path, "is not a folder; name the folder that holds the blobs") from None
+    except PermissionError:
+        raise CacheUnusable(
+            path, "can't be listed: permission denied; run chunkd as a user or in a group that may read it"
+        ) from None
+    except OSError as error:
+        raise CacheUnusable(path, f"can't be listed: {error.strerror}") from error

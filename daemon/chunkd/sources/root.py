@@ -1,0 +1,96 @@
+"""A cache's root and what is mounted below it, as the index recorded them and as they are now."""
+
+from __future__ import annotations
+
+import os
+
+from chunkd.model import Cache, FileMark
+from chunkd.sources.source import RootMark, Source, View
+
+
+class Root:
+    """Used by the cache's own thread alone.
+
+    `device` and `inode` are the root's as recorded, 0 before the first look. `stale` says why nothing of the cache may
+    be added or subtracted now; `missed`: it has been, and no listing has compared everything since. `mounts` has the
+    devices of what is mounted below the root and holds blobs, by folder; `missing` are those that are away.
+    `empty`: the index holds no place of the cache, so that there is nothing to protect from another file system.
+    """
+
+    def __init__(self, source: Source, record: Cache, *, empty: bool) -> None:
+        self._source = source
+        self.device, self.inode = record.device, record.inode
+        self.mounts = dict(record.mounts)
+        self.empty = empty
+        self.missing: set[str] = set()
+        self.stale = ""
+        self.missed = False
+
+    def check(self) -> RootMark | None:
+        """The root as it is now; None, with `stale` set, when it is not the one whose blobs are in the index."""
+        mark = None
+        try:
+            mark = self._source.look_at_root()
+        except NotADirectoryError:
+            self.stale = "its root is not a folder"
+        except OSError as error:
+            self.stale = f"its root can't be reached: {error.strerror}"
+        else:
+            self.stale = ""
+            if self.device and mark.device != self.device and not self.empty:
+                self.stale = (
+                    "its root is on another device than recorded;"
+                    f" if that is meant, run `chunkd scan --accept {self._source.path}`"
+                )
+        self.missed |= bool(self.stale)
+        return None if self.stale else mark
+
+    def accept(self, mark: RootMark) -> None:
+        self.device, self.inode, self.stale, self.missed = mark.device, mark.inode, "", False
+
+    def mount_of(self, path: str) -> str:
+        """The recorded mount below the root that a path below the root belongs to, `""` for the root's own."""
+        return max((mount for mount in self.mounts if f"{path}/".startswith(f"{mount}/")), key=len, default="")
+
+    def away(self, view: View, path: str) -> str:
+        """Why a path that is not there proves nothing: what it lay on is no longer mounted; else `""`: it is gone."""
+        mount = self.mount_of(path)
+        if not mount:
+            return ""
+        try:
+            if view.look(mount).mark.device == self.mounts[mount]:
+                self.missing.discard(mount)
+                return ""
+        except OSError:
+            pass
+        self.missing.add(mount)
+        where = os.path.join(self._source.path, mount)
+        return (
+            f"{where}: the file system that was mounted there is away;"
+            f" if that is meant, run `chunkd scan --accept {self._source.path}`"
+        )
+
+    def note_mount(self, view: View, path: str, mark: FileMark) -> None:
+        """Record where that is mounted which holds this blob, unless that is known.
+
+        Nothing is learnt from a root that is not the recorded one, nor from what lies where a mount is away.
+        """
+        known = self.mount_of(path)
+        if mark.device in (self.device, self.mounts.get(known)) or view.root.device != self.device:
+            return
+        folder = os.path.dirname(path)
+        try:
+            if not folder or view.look(folder).mark.device != mark.device or self.away(view, folder):
+                return
+            while (parent := os.path.dirname(folder)) and view.look(parent).mark.device == mark.device:
+                folder = parent
+        except OSError:
+            return
+        self.mounts[folder] = mark.device
+
+    def forget_mounts(self, view: View) -> None:
+        """Those that are away, which is meant, and those on the device that the root itself is on now."""
+        for mount, device in list(self.mounts.items()):
+            if device == self.device or self.away(view, mount):
+                del self.mounts[mount]
+                self.missing.discard(mount)
