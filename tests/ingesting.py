@@ -273,6 +273,29 @@ class World:
         self.index.close()
         self.wakeup.close()
 
+    def drain(self) -> None:
+        """As a daemon that ends does, while the caches' threads go on."""
+        collect = self.pool.collect
+
+        def stepping(timeout_s: float, bell: object = None) -> list[Result]:
+            self.step()
+            return collect(timeout_s, bell)
+
+        with mock.patch.object(self.pool, "collect", stepping):
+            self.writer.drain(5)
+
+    def lose_hints(self) -> int:
+        """Every hint that waits is lost; how many there were."""
+        lost = 0
+        for cache in self.caches.values():
+            tokens = [token for _, token in cache.hints.take(1 << 20)]
+            while (folder := cache.hints.take_folder()) is not None:
+                tokens.append(folder[1])
+            for token in tokens:
+                self.activity.give_back(token)
+            lost += len(tokens)
+        return lost
+
     def restart(self, caps: Caps = CAPS, decoder: str = "1") -> None:
         self.stop()
         self.start(caps, decoder)

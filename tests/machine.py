@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from chunkd.model import Job
+from chunkd.model import Cause, Job
 from ingesting import BROKEN, LAYER, LIKE_IT, Content, World, distribution, oci, totals_of, wrong
 
 BLOBS = (LAYER, LIKE_IT, BROKEN)
@@ -126,12 +126,12 @@ class Caches(RuleBasedStateMachine):
         if path.is_dir() and not path.is_symlink():
             path.rmdir()
         if missing and heard:
-            self.world.event(missing[-1], "created (event)", folder=True)
+            self.world.event(missing[-1], Cause.CREATED, folder=True)
         return heard and not missing
 
-    def tell(self, at: At, why: str, heard: bool, seen: bool = True) -> None:
+    def tell(self, at: At, cause: Cause, heard: bool, seen: bool = True) -> None:
         if heard and seen:
-            self.world.event(self.path(at), why)
+            self.world.event(self.path(at), cause)
         if not heard:
             self.count("lose an event")
             self.lost = True
@@ -165,7 +165,7 @@ class Caches(RuleBasedStateMachine):
         partial.write_bytes(data)
         partial.rename(path)
         self.model[at] = File(data)
-        self.tell(at, "moved in (event)", heard, seen)
+        self.tell(at, Cause.MOVED_IN, heard, seen)
 
     @rule(pick=picks, heard=events, how=st.sampled_from(["renamed over", "written in place"]))
     def push_the_same_again(self, pick: int, heard: bool, how: str) -> None:
@@ -179,7 +179,7 @@ class Caches(RuleBasedStateMachine):
             self.rename_in(at, file.data, heard)
         else:
             self.path(at).write_bytes(file.data)
-            self.tell(at, "written (event)", heard)
+            self.tell(at, Cause.WRITTEN, heard)
             self.lost |= self.linked(file)  # the file's other name has no event
 
     @rule(content=contents, where=wheres, heard=events, size=st.integers(1, 2000), last=st.booleans())
@@ -200,7 +200,7 @@ class Caches(RuleBasedStateMachine):
             file.data = b""
             self.lost |= self.linked(file)
             self.writing = Writing(at, file, self.path(at).open("wb"), at[0].stored)
-            self.tell(at, "created (event)", heard, seen)
+            self.tell(at, Cause.CREATED, heard, seen)
 
     def write_a_piece(self, writing: Writing, size: int) -> None:
         piece, writing.rest = writing.rest[:size], writing.rest[size:]
@@ -217,7 +217,7 @@ class Caches(RuleBasedStateMachine):
         writing.opened.close()
         names = [at for at, file in self.model.items() if file is writing.file and self.reachable(at)]
         if names:
-            self.tell(names[0], "written (event)", heard)
+            self.tell(names[0], Cause.WRITTEN, heard)
             whole = "land in place in pieces" if writing.pieces > 1 else "write in place at once"
             self.count("leave a part in place" if writing.rest else whole)
         self.lost |= len(names) != 1
@@ -232,7 +232,7 @@ class Caches(RuleBasedStateMachine):
             os.link(self.path(first), self.path(second))
             self.model[second] = self.model[first]
             self.count("hard-link")
-            self.tell(second, "created (event)", heard, seen)
+            self.tell(second, Cause.CREATED, heard, seen)
 
     @rule(pick=picks, beside=besides, heard=events)
     def move(self, pick: int, beside: int, heard: bool) -> None:
@@ -243,8 +243,8 @@ class Caches(RuleBasedStateMachine):
             self.path(first).rename(self.path(second))
             self.model[second] = self.model.pop(first)
             self.count("move between caches" if (first[1] > 1) != (second[1] > 1) else "move within a cache")
-            self.tell(first, "moved out (event)", heard)
-            self.tell(second, "moved in (event)", heard, seen)
+            self.tell(first, Cause.MOVED_OUT, heard)
+            self.tell(second, Cause.MOVED_IN, heard, seen)
 
     def names(self, pick: int, beside: int) -> tuple[At, At] | None:
         """A place of a file, and another one of the same digest, where something may lie or not."""
@@ -263,11 +263,11 @@ class Caches(RuleBasedStateMachine):
         path = self.path(at)
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
         del self.model[at]
-        self.tell(at, "deleted (event)", heard)
+        self.tell(at, Cause.DELETED, heard)
         if folder and at[1] == 2:
             path.parent.rmdir()
             if heard:
-                self.world.event(path.parent, "deleted (event)", folder=True)
+                self.world.event(path.parent, Cause.DELETED, folder=True)
 
     @rule(content=contents, where=wheres, kind=st.sampled_from(["link", "fifo", "folder"]), heard=events)
     def be_strange(self, content: Content, where: int, kind: str, heard: bool) -> None:
@@ -287,8 +287,8 @@ class Caches(RuleBasedStateMachine):
             self.model[at] = File(None)
             self.count("put something else there")
             if kind == "folder" and heard and seen:
-                self.world.event(path, "created (event)", folder=True)
-            self.tell(at, "created (event)", heard, seen)
+                self.world.event(path, Cause.CREATED, folder=True)
+            self.tell(at, Cause.CREATED, heard, seen)
 
     @rule(
         content=contents, where=wheres, heard=events, change=st.sampled_from(["remove", "replace"]),
@@ -327,11 +327,11 @@ class Caches(RuleBasedStateMachine):
         if inside.exists():
             inside.rename(outside)
             self.moved_out = {at: self.model.pop(at) for at in list(self.model) if at[1] == 1}
-            self.world.event(inside, "moved out (event)", folder=True)
+            self.world.event(inside, Cause.MOVED_OUT, folder=True)
         else:
             outside.rename(inside)
             self.model |= self.moved_out
-            self.world.event(inside, "moved in (event)", folder=True)
+            self.world.event(inside, Cause.MOVED_IN, folder=True)
 
     @rule()
     def lose_the_second_cache(self) -> None:
@@ -346,15 +346,20 @@ class Caches(RuleBasedStateMachine):
     @rule()
     def overflow(self) -> None:
         """Every event that was not seen to yet is lost, and the kernel says so."""
-        lost = len(self.world.hint_queue.take(1 << 20)) + len(self.world.hint_queue.take_folders())
+        lost = self.world.lose_hints()
         self.count("lose all events" if lost else "overflow")
-        self.world.hint_queue.doubt("the kernel's event queue overflowed")
+        for cache in self.world.caches.values():
+            cache.hints.doubt("the kernel's event queue overflowed")
 
     # --- what the daemon does -------------------------------------------------------------------------------------
 
     @rule()
     def turn(self) -> None:
-        self.world.ingest.turn(0)
+        self.world.writer.turn(0)
+
+    @rule(number=st.integers(1, 2))
+    def step_of_a_cache(self, number: int) -> None:
+        self.world.caches[number].step()
 
     @rule()
     def hold_what_is_read(self) -> None:
@@ -386,7 +391,7 @@ class Caches(RuleBasedStateMachine):
         self.world.pool.held = False
         self.count("be killed" if killed else "restart")
         if not killed:
-            self.world.ingest.drain(5)
+            self.world.drain()
         self.world.ahead_s = 0.0
         self.world.restart()
         self.lost = True
@@ -413,7 +418,7 @@ class Caches(RuleBasedStateMachine):
         holding = {at[0] for at, file in self.model.items() if file.data == at[0].stored}
         counted = {content for content in holding if content.kind != "undecodable"}
         self.world.holds_exactly(*counted, failed={content.digest for content in there - counted})
-        assert self.world.ingest.pending() == (0, 0)
+        assert self.world.writer.pending() == (0, 0)
         assert self.world.suspects() == 0
         assert self.world.totals.unique_bytes == totals_of(counted).unique_bytes
 

@@ -32,11 +32,11 @@ def serve(world: World, *numbers: int) -> None:
 
 
 def test_caches_keep_their_numbers(world: World) -> None:
-    first = {cache.path: cache.number for cache in world.ingest.caches.values()}
+    first = {cache.path: cache.number for cache in world.writer.caches.values()}
     assert sorted(first.values()) == [1, 2, 3]
     roots = world.roots
     serve(world, 2, 0)
-    assert {cache.path: cache.number for cache in world.ingest.caches.values()} == {
+    assert {cache.path: cache.number for cache in world.writer.caches.values()} == {
         str(roots[2]): first[str(roots[2])],
         str(roots[0]): first[str(roots[0])],
     }

@@ -15,7 +15,7 @@ import pytest
 from test_watch import LINUX, PATIENCE_S
 
 from chunkd.ingest.places import PlaceChanges
-from chunkd.model import Hint, Place
+from chunkd.model import Cause, Hint, Place
 from chunkd.service.daemon import Service
 from chunkd.sources import filesystems
 from chunkd.sources.hints import HintQueue
@@ -40,9 +40,9 @@ def test_a_folder_of_a_blob_that_is_removed_and_made_anew_is_waited_for(world: W
     path = land(distribution(world.roots[0], LAYER), LAYER.stored)
     world.settle()
     shutil.rmtree(path.parent)
-    world.event(path.parent, "deleted (event)", folder=True)
+    world.event(path.parent, Cause.DELETED, folder=True)
     path.parent.mkdir()
-    world.event(path.parent, "created (event)", folder=True)
+    world.event(path.parent, Cause.CREATED, folder=True)
     world.run()
     path.write_bytes(LAYER.stored)  # its folder is not watched: no event
     world.rest()
@@ -55,7 +55,7 @@ def test_a_scan_of_names_leaves_the_folders_that_are_to_be_compared(world: World
     world.settle()
     shutil.rmtree(library)
     write_in_place(path, wrong(LAYER))
-    world.event(library, "moved in (event)", folder=True)
+    world.event(library, Cause.MOVED_IN, folder=True)
     world.scan()
     world.rest()
     world.holds_exactly(failed=[LAYER.digest])
@@ -69,10 +69,10 @@ def test_a_root_that_is_back_is_noticed_though_a_folder_below_it_was_listed_firs
     new = oci(root, OTHER)
     land(away / new.relative_to(root), OTHER.stored)
     world.heard(new)  # its watch goes by inode
-    assert world.ingest.caches[1].stale
+    assert world.writer.caches[1].stale
     away.rename(root)
     (root / "library" / "blobs" / "sha256").mkdir(parents=True)
-    world.event(root / "library", "created (event)", folder=True)
+    world.event(root / "library", Cause.CREATED, folder=True)
     world.run()
     check_roots(world)
     world.rest()
@@ -94,7 +94,7 @@ def test_a_root_that_is_back_between_two_looks_is_no_removal(world: World, monke
                 away.rename(root)
 
     monkeypatch.setattr(PlaceChanges, "status", status)
-    world.heard(path, "written (event)")
+    world.heard(path, Cause.WRITTEN)
     check_roots(world)
     world.rest()
     world.holds_exactly(LAYER)
@@ -107,11 +107,11 @@ def test_a_link_over_a_copy_is_a_link_of_what_was_verified(world: World) -> None
     verified, untested = states["verified"], states["untested"]
     untested.unlink()
     os.link(verified, untested)
-    world.heard(untested, "created (event)")
+    world.heard(untested, Cause.CREATED)
     world.rest()
     world.pass_s(1)
     untested.write_bytes(wrong(LAYER))  # both names' bytes
-    world.heard(untested, "written (event)")
+    world.heard(untested, Cause.WRITTEN)
     world.rest()
     world.holds_exactly(failed=[LAYER.digest])
 
@@ -137,12 +137,12 @@ def test_what_is_mounted_late_from_another_host_is_polled(world: World, monkeypa
     for kind, reason in (("nfs4", "events do not come from nfs4"), ("ext4", "")):
         away = root.rename(root.with_name(f"before {kind}"))
         check_roots(world)
-        assert world.ingest.caches[1].stale
+        assert world.writer.caches[1].stale
         assert away.exists()
         root.mkdir()
         check_roots(world)
         world.run()
-        assert world.ingest.caches[1].polled == reason
+        assert world.writer.caches[1].polled == reason
 
 
 def test_what_is_mounted_late_with_the_root_that_is_known_is_polled(
@@ -158,12 +158,12 @@ def test_what_is_mounted_late_with_the_root_that_is_known_is_polled(
     world.scan()
     away = root.rename(root.with_name("away"))
     check_roots(world)
-    assert world.ingest.caches[1].stale
+    assert world.writer.caches[1].stale
     away.rename(root)
     kind = "nfs4"
     check_roots(world)
     world.scan()
-    assert world.ingest.caches[1].polled == "events do not come from nfs4"
+    assert world.writer.caches[1].polled == "events do not come from nfs4"
 
 
 def test_what_is_watched_again_is_compared(world: World) -> None:
@@ -171,11 +171,11 @@ def test_what_is_watched_again_is_compared(world: World) -> None:
     world.scanner.watcher = lambda: watcher
     path = land(oci(world.roots[0], LAYER), LAYER.stored)
     world.settle()
-    assert world.ingest.caches[1].unwatched
+    assert world.writer.caches[1].unwatched
     path.write_bytes(wrong(LAYER))  # nobody tells
     watcher.full = False
-    world.scanner._scan_cache(world.ingest.caches[1], Request("polled"))  # noqa: SLF001
-    assert not world.ingest.caches[1].unwatched
+    world.scanner._scan_cache(world.writer.caches[1], Request("polled"))  # noqa: SLF001
+    assert not world.writer.caches[1].unwatched
     world.run()
     world.rest()
     world.holds_exactly(failed=[LAYER.digest])
@@ -192,11 +192,11 @@ def test_an_event_is_not_lost_in_a_doubt_that_waits(world: World) -> None:
     world.settle()
     touch(path)
     world.pool.held = True
-    world.heard(path, "created (event)")
+    world.heard(path, Cause.CREATED)
     read_at_once(world)  # the same
-    world.hint_queue.put(Hint(world.place(path), "verify"))
+    world.hints.put(Hint(world.place(path), "verify"))
     path.write_bytes(wrong(LAYER))
-    world.event(path, "written (event)")
+    world.event(path, Cause.WRITTEN)
     world.run_turns(2)
     world.pool.held = False
     world.run()
@@ -211,10 +211,10 @@ def test_an_event_of_a_place_that_takes_over_is_not_lost(world: World) -> None:
     verified, untested = states["verified"], states["untested"]
     world.pool.held = True
     verified.unlink()
-    world.heard(verified, "deleted (event)")
+    world.heard(verified, Cause.DELETED)
     read_at_once(world)  # the other place, the same
     untested.write_bytes(wrong(LAYER))
-    world.event(untested, "written (event)")
+    world.event(untested, Cause.WRITTEN)
     world.run_turns(2)
     world.pool.held = False
     world.run()
@@ -227,9 +227,9 @@ def test_an_event_does_not_take_a_retry_away(world: World, event_first: bool) ->
     path = land(oci(world.roots[0], BROKEN), BROKEN.stored)
     world.settle()
     before = len(world.pool.decoded)
-    hints = [Hint(world.place(path), "retry"), Hint(world.place(path), "written (event)")]
+    hints = [Hint(world.place(path), "retry"), Hint(world.place(path), Cause.WRITTEN)]
     for hint in reversed(hints) if event_first else hints:
-        world.hint_queue.put(hint)
+        world.hints.put(hint)
     world.rest()
     assert len(world.pool.decoded) == before + 1
 
@@ -308,6 +308,6 @@ def test_no_folder_in_a_watched_folders_place_is_not_told_for_ever_and_no_lack_o
         for hint in hints:
             world.scanner._scan_folder(hint)  # noqa: SLF001
     assert told[2:] == [0, 0, 0]
-    assert world.ingest.caches[1].unwatched == ""
+    assert world.writer.caches[1].unwatched == ""
     world.run()
     world.holds_exactly()

@@ -11,7 +11,7 @@ import pytest
 
 import blobs
 from chunkd.ingest import reconcile
-from chunkd.model import Digest
+from chunkd.model import Cause, Digest
 from chunkd.sources.beneath import Beneath
 from ingesting import (
     BROKEN,
@@ -67,7 +67,7 @@ def test_a_blob_counts_from_its_event_on_and_until_it_is_removed(
     world.heard(path)
     world.holds_exactly(LAYER)
     path.unlink()
-    world.heard(path, "deleted (event)")
+    world.heard(path, Cause.DELETED)
     world.holds_exactly()
 
 
@@ -112,7 +112,7 @@ def test_a_second_place_is_not_read_until_it_is_needed(world: World) -> None:
     assert len(world.pool.given) == 1
     assert world.held(second).state == "untested"  # type: ignore[union-attr]
     first.unlink()
-    world.heard(first, "deleted (event)")
+    world.heard(first, Cause.DELETED)
     assert world.pool.hashed_again == [LAYER.digest]
     assert world.held(second).state == "verified"  # type: ignore[union-attr]
     world.holds_exactly(LAYER)
@@ -124,7 +124,7 @@ def test_the_next_place_is_subtracted_when_it_holds_other_bytes(world: World) ->
     world.heard(second)
     world.holds_exactly(LAYER)
     first.unlink()
-    world.heard(first, "deleted (event)")
+    world.heard(first, Cause.DELETED)
     world.holds_exactly()
     world.pass_s(11)
     world.holds_exactly(failed=[LAYER.digest])
@@ -137,7 +137,7 @@ def test_each_place_is_tried_until_one_holds_the_bytes(world: World) -> None:
     good = land(oci(world.roots[1], LAYER, "good"), LAYER.stored)
     world.heard(good)
     first.unlink()
-    world.heard(first, "deleted (event)")
+    world.heard(first, Cause.DELETED)
     world.holds_exactly(LAYER)
     assert world.held(good).state == "verified"  # type: ignore[union-attr]
 
@@ -149,11 +149,11 @@ def test_the_next_place_may_be_gone_as_well(world: World) -> None:
         world.heard(path)
     for path in (first, *others[:2]):
         path.unlink()
-    world.heard(first, "deleted (event)")
+    world.heard(first, Cause.DELETED)
     world.holds_exactly(LAYER)
     assert world.held(others[2]).state == "verified"  # type: ignore[union-attr]
     others[2].unlink()
-    world.heard(others[2], "deleted (event)")
+    world.heard(others[2], Cause.DELETED)
     world.holds_exactly()
     world.settle()
     world.holds_exactly()
@@ -166,7 +166,7 @@ def test_a_place_that_was_to_be_hashed_is_hashed_after_a_restart(world: World, g
     world.heard(second)
     world.pool.held = True
     first.unlink()
-    world.heard(first, "deleted (event)")
+    world.heard(first, Cause.DELETED)
     assert world.suspects() == 1
     world.holds_exactly(LAYER)
     world.restart()
@@ -181,9 +181,9 @@ def test_a_place_that_was_to_be_hashed_and_goes_before_a_restart(world: World) -
     world.heard(second)
     world.pool.held = True
     first.unlink()
-    world.heard(first, "deleted (event)")
+    world.heard(first, Cause.DELETED)
     second.unlink()
-    world.heard(second, "deleted (event)")
+    world.heard(second, Cause.DELETED)
     world.restart()
     world.run()
     world.holds_exactly()
@@ -195,10 +195,10 @@ def test_a_hard_link_of_a_verified_file_is_never_read(world: World) -> None:
     second = oci(world.roots[0], LAYER, "b")
     second.parent.mkdir(parents=True)
     os.link(first, second)
-    world.heard(second, "created (event)")
+    world.heard(second, Cause.CREATED)
     assert world.held(second).state == "verified"  # type: ignore[union-attr]
     first.unlink()
-    world.heard(first, "deleted (event)")
+    world.heard(first, Cause.DELETED)
     assert len(world.pool.given) == 1
     world.holds_exactly(LAYER)
 
@@ -209,9 +209,9 @@ def test_a_hard_link_of_a_young_file_takes_over_unread(world: World) -> None:
     second.parent.mkdir(parents=True)
     world.heard(first)
     os.link(first, second)
-    world.heard(second, "created (event)")
+    world.heard(second, Cause.CREATED)
     first.unlink()
-    world.heard(first, "deleted (event)")
+    world.heard(first, Cause.DELETED)
     assert len(world.pool.given) == 1
     assert world.held(second).state == "verified"  # type: ignore[union-attr]
     world.holds_exactly(LAYER)
@@ -223,9 +223,9 @@ def test_a_hard_link_falls_with_the_file_that_it_names(world: World) -> None:
     second = oci(world.roots[0], LAYER, "b")
     second.parent.mkdir(parents=True)
     os.link(first, second)
-    world.heard(second, "created (event)")
+    world.heard(second, Cause.CREATED)
     first.write_bytes(wrong(LAYER) + b"and more")
-    world.heard(first, "written (event)")  # the other name of the file has no event of its own
+    world.heard(first, Cause.WRITTEN)  # the other name of the file has no event of its own
     world.pass_s(11)
     world.holds_exactly(failed=[LAYER.digest])
 
@@ -253,7 +253,7 @@ def test_the_links_of_one_file_are_hashed_again_once(world: World) -> None:
         link = oci(world.roots[0], LAYER, name)
         link.parent.mkdir(parents=True)
         os.link(first, link)
-        world.heard(link, "created (event)")
+        world.heard(link, Cause.CREATED)
     assert len(world.pool.given) == 1
     world.scan(verify=True)
     assert len(world.pool.given) == 2
@@ -268,7 +268,7 @@ def test_an_event_of_one_place_is_heard_while_another_is_hashed_again(world: Wor
     second = oci(world.roots[0], LAYER, "b")
     second.parent.mkdir(parents=True)
     os.link(first, second)
-    world.heard(second, "created (event)")
+    world.heard(second, Cause.CREATED)
     world.pool.held = True
     land(first, LAYER.stored)
     world.heard(first)
@@ -277,7 +277,7 @@ def test_an_event_of_one_place_is_heard_while_another_is_hashed_again(world: Wor
     world.pool.held = False
     world.run()
     first.unlink()
-    world.heard(first, "deleted (event)")
+    world.heard(first, Cause.DELETED)
     world.pass_s(11)
     world.holds_exactly(failed=[LAYER.digest])
 
@@ -290,11 +290,11 @@ def test_a_good_and_a_bad_place_land_at_once(world: World) -> None:
     world.run()
     world.holds_exactly(LAYER)
     good.unlink()
-    world.heard(good, "deleted (event)")
+    world.heard(good, Cause.DELETED)
     world.pass_s(11)
     world.holds_exactly(failed=[LAYER.digest])
     bad.unlink()
-    world.heard(bad, "deleted (event)")
+    world.heard(bad, Cause.DELETED)
     world.holds_exactly()
 
 
@@ -303,7 +303,7 @@ def test_a_blob_moves_from_one_cache_to_another(world: World) -> None:
     counted_at(world, first)
     second.parent.mkdir(parents=True)
     first.rename(second)
-    world.event(first, "moved out (event)")
+    world.event(first, Cause.MOVED_OUT)
     world.event(second)
     world.run()
     world.holds_exactly(LAYER)
@@ -325,7 +325,7 @@ def test_an_event_on_a_counted_name_hashes_it_again_and_decodes_nothing(world: W
 @pytest.mark.usefixtures("at_rest")
 def test_an_event_without_a_change_reads_nothing(world: World) -> None:
     path = counted_at(world, oci(world.roots[0], LAYER))
-    world.heard(path, "written (event)")
+    world.heard(path, Cause.WRITTEN)
     assert len(world.pool.given) == 1
 
 
@@ -336,14 +336,14 @@ def test_figures_stand_while_a_counted_name_is_hashed_again(world: World) -> Non
     world.heard(path)
     assert world.pool.hashed_again[-1:] == [LAYER.digest]
     world.holds_exactly(LAYER)
-    assert world.ingest.pending() == (0, 0)
+    assert world.writer.pending() == (0, 0)
     world.pool.held = False
     world.run()
     world.holds_exactly()
-    assert world.ingest.pending() == (1, len(LAYER.stored))
+    assert world.writer.pending() == (1, len(LAYER.stored))
     world.pass_s(11)
     world.holds_exactly(failed=[LAYER.digest])
-    assert world.ingest.pending() == (0, 0)
+    assert world.writer.pending() == (0, 0)
 
 
 @pytest.mark.usefixtures("at_rest")
@@ -364,7 +364,7 @@ def test_a_blob_that_goes_and_comes_while_it_is_hashed_again_is_counted(world: W
     land(path, LAYER.stored)
     world.heard(path)
     path.unlink()
-    world.heard(path, "deleted (event)")
+    world.heard(path, Cause.DELETED)
     world.holds_exactly()
     land(path, LAYER.stored)
     world.heard(path) if event else world.scan()
@@ -408,7 +408,7 @@ def test_a_bad_place_of_an_undecodable_blob_is_not_waited_for(world: World) -> N
         path = write_in_place(oci(world.roots[1], BROKEN), wrong(BROKEN))
         world.heard(path) if event else world.scan()
         world.pass_s(11)
-        assert not world.ingest.busy
+        assert world.activity.idle()
         path.unlink()
         world.scan()
 
@@ -417,10 +417,10 @@ def test_a_bad_place_that_was_waited_for_when_the_blob_failed_for_good(world: Wo
     bad = write_in_place(oci(world.roots[1], BROKEN), wrong(BROKEN))
     world.heard(bad)
     world.heard(land(oci(world.roots[0], BROKEN), BROKEN.stored))
-    assert world.ingest.busy
+    assert not world.activity.idle()
     world.pass_s(11)
-    assert not world.ingest.busy
-    assert world.ingest.pending() == (0, 0)
+    assert world.activity.idle()
+    assert world.writer.pending() == (0, 0)
     world.holds_exactly(failed=[BROKEN.digest])
 
 
@@ -430,7 +430,7 @@ def test_a_bad_place_that_was_waited_for_when_the_blob_failed_for_good(world: Wo
 @pytest.mark.parametrize("events", [True, False])
 def test_a_blob_that_is_written_in_place_counts_when_it_is_whole(world: World, events: bool) -> None:
     path = write_in_place(oci(world.roots[0], LAYER), b"")
-    world.heard(path, "created (event)")
+    world.heard(path, Cause.CREATED)
     for end in (100, 1000):
         path.write_bytes(LAYER.stored[:end])
         world.pass_s(1)
@@ -438,17 +438,17 @@ def test_a_blob_that_is_written_in_place_counts_when_it_is_whole(world: World, e
         world.pass_s(1)
         world.pass_s(1)
         world.holds_exactly()
-        assert world.ingest.pending() == (1, end)
+        assert world.writer.pending() == (1, end)
         assert len(world.pool.given) <= before + 1, "it is read only once it has changed"
     path.write_bytes(LAYER.stored)
     if events:
-        world.heard(path, "written (event)")
+        world.heard(path, Cause.WRITTEN)
     else:
         world.pass_s(4)
         world.pass_s(4)
     world.holds_exactly(LAYER)
-    assert world.ingest.pending() == (0, 0)
-    assert not world.ingest.busy
+    assert world.writer.pending() == (0, 0)
+    assert world.activity.idle()
 
 
 @pytest.mark.parametrize("event", [True, False])
@@ -460,13 +460,13 @@ def test_a_write_that_ends_while_its_beginning_is_read_counts_soon(
         monkeypatch.setattr(reconcile, "CTIME_TICK_NS", 0)
     path = write_in_place(oci(world.roots[0], OTHER), OTHER.stored[:9])
     world.pool.held = True
-    world.heard(path, "created (event)")
+    world.heard(path, Cause.CREATED)
     world.pool.read()
     touch(path)
     path.write_bytes(OTHER.stored)
     if event:
-        world.event(path, "written (event)")
-        world.ingest.turn(0)
+        world.event(path, Cause.WRITTEN)
+        world.writer.turn(0)
     world.pool.held = False
     world.run()
     world.pass_s(0.1)
@@ -482,8 +482,8 @@ def test_a_change_while_it_was_read_is_not_missed_though_the_event_came_then(wor
     world.pool.read()
     touch(path)
     path.write_bytes(wrong(LAYER))
-    world.event(path, "written (event)")
-    world.ingest.turn(0)
+    world.event(path, Cause.WRITTEN)
+    world.writer.turn(0)
     world.pool.held = False
     world.run()
     world.pass_s(11)
@@ -496,8 +496,8 @@ def test_a_young_file_that_is_overwritten_while_it_was_read(world: World) -> Non
     world.heard(path)
     world.pool.read()
     path.write_bytes(wrong(LAYER))
-    world.event(path, "written (event)")
-    world.ingest.turn(0)
+    world.event(path, Cause.WRITTEN)
+    world.writer.turn(0)
     world.pool.held = False
     world.run()
     world.pass_s(11)
@@ -510,11 +510,11 @@ def test_bytes_that_do_not_match_fail_ten_seconds_after_their_last_change(world:
     for _ in range(3):
         world.pass_s(3)
     world.holds_exactly()
-    assert world.ingest.pending() == (1, len(LAYER.stored))
+    assert world.writer.pending() == (1, len(LAYER.stored))
     world.pass_s(3)
     world.holds_exactly(failed=[LAYER.digest])
     assert world.totals.failed_bytes == len(LAYER.stored)
-    assert not world.ingest.busy
+    assert world.activity.idle()
 
 
 @pytest.mark.parametrize("kind", ["undecodable", "unreadable"])
@@ -522,12 +522,12 @@ def test_what_took_the_place_of_a_file_that_did_not_match_is_pending_no_longer(w
     """No event tells of it: it is found by the look that was left for the first."""
     path = oci(world.roots[0], BROKEN)
     world.heard(land(path, wrong(BROKEN)))
-    assert world.ingest.pending() == (1, len(BROKEN.stored))
+    assert world.writer.pending() == (1, len(BROKEN.stored))
     land(path, BROKEN.stored)
     if kind == "unreadable":
         world.pool.deaths[BROKEN.digest] = 2
     world.rest()
-    assert world.ingest.pending() == (0, 0)
+    assert world.writer.pending() == (0, 0)
     world.holds_exactly(failed=[BROKEN.digest])
 
 
@@ -535,13 +535,13 @@ def test_what_was_read_when_its_root_went_away_is_pending_no_longer(world: World
     path = oci(world.roots[0], LAYER)
     world.heard(land(path, wrong(LAYER)))
     world.pool.held = True
-    world.event(path, "written (event)")
+    world.event(path, Cause.WRITTEN)
     world.run()
     world.roots[0].rename(world.folder / "away")
     world.pool.held = False
     world.run()
-    assert not world.ingest.busy
-    assert world.ingest.pending() == (0, 0)
+    assert world.activity.idle()
+    assert world.writer.pending() == (0, 0)
 
 
 def test_an_old_file_that_does_not_match_fails_at_once(world: World) -> None:
@@ -578,7 +578,7 @@ def test_a_failed_blob_is_tried_again_on_any_event_and_when_its_file_changed(wor
     world.scan()
     world.scan(verify=True)
     assert len(world.pool.given) == before
-    world.heard(path, "written (event)")
+    world.heard(path, Cause.WRITTEN)
     assert len(world.pool.given) == before + 1
     land(path, LAYER.stored)
     world.heard(path)
@@ -619,7 +619,7 @@ def test_a_failure_is_forgotten_with_its_last_place(world: World) -> None:
     world.holds_exactly(failed=[LAYER.digest, BROKEN.digest])
     for path in paths[:2]:
         path.unlink()
-        world.heard(path, "deleted (event)")
+        world.heard(path, Cause.DELETED)
     world.holds_exactly(failed=[LAYER.digest, BROKEN.digest])
     for path in paths[2:]:
         path.unlink()
@@ -635,7 +635,7 @@ def test_an_undecodable_blob_is_failed_for_good(world: World) -> None:
     world.settle()
     world.holds_exactly(failed=[BROKEN.digest])
     assert len(world.pool.given) == 1
-    world.heard(path, "written (event)")
+    world.heard(path, Cause.WRITTEN)
     land(path, BROKEN.stored)
     world.heard(path)
     world.heard(land(oci(world.roots[1], BROKEN), BROKEN.stored))
@@ -676,7 +676,7 @@ def test_a_place_that_is_put_right_while_its_wrong_bytes_are_read_is_not_taken_f
     world.run()
     world.holds_exactly(LAYER)
     two.unlink()
-    world.heard(two, "deleted (event)")
+    world.heard(two, Cause.DELETED)
     world.holds_exactly(LAYER)
 
 
@@ -696,7 +696,7 @@ def test_a_blob_that_vanishes_while_it_is_read_leaves_nothing(world: World) -> N
     world.pool.held = False
     world.run()
     world.holds_exactly()
-    assert not world.ingest.busy
+    assert world.activity.idle()
     assert world.held(path) is None
 
 
@@ -759,7 +759,7 @@ def test_what_is_no_regular_file_is_ignored_once(
     path.parent.mkdir(parents=True, exist_ok=True)
     become(path, kind, world)
     if event:
-        world.heard(path, "created (event)")
+        world.heard(path, Cause.CREATED)
     for _ in range(3):
         world.scan()
     world.restart()
@@ -782,7 +782,7 @@ def test_a_counted_blob_that_becomes_something_else_is_subtracted(
     path.unlink()
     become(path, kind, world)
     if event:
-        world.heard(path, "created (event)")
+        world.heard(path, Cause.CREATED)
     else:
         world.scan()
     world.holds_exactly()
@@ -871,7 +871,7 @@ def test_a_place_that_cannot_be_looked_at_proves_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(os, "stat", refuse)
         for _ in range(3):
-            world.heard(path, "deleted (event)")
+            world.heard(path, Cause.DELETED)
             world.pass_s(61)
     world.holds_exactly(LAYER)
     assert len(messages(caplog.records, "can't look at")) == 1
@@ -886,23 +886,23 @@ def test_a_place_that_cannot_be_looked_at_proves_nothing(
 def test_data_is_waited_for_when_its_folder_appears(world: World) -> None:
     path = distribution(world.roots[0], LAYER)
     path.parent.mkdir(parents=True)
-    world.event(path.parent, "created (event)", folder=True)
+    world.event(path.parent, Cause.CREATED, folder=True)
     world.run()
-    assert world.ingest.busy
+    assert not world.activity.idle()
     land(path, LAYER.stored)
     world.pass_s(0.1)
     world.holds_exactly(LAYER)
-    assert not world.ingest.busy
+    assert world.activity.idle()
 
 
 def test_data_is_not_waited_for_for_ever(world: World) -> None:
     path = distribution(world.roots[0], LAYER)
     path.parent.mkdir(parents=True)
     world.scan()
-    assert world.ingest.busy
+    assert not world.activity.idle()
     for _ in range(20):
         world.pass_s(5)
-    assert not world.ingest.busy
+    assert world.activity.idle()
     world.holds_exactly()
 
 

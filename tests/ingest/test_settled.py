@@ -20,6 +20,7 @@ from chunkd.ingest import diff
 from chunkd.ingest import writer as ingest
 from chunkd.ingest.counters import Counters
 from chunkd.ingest.writer import Ingest
+from chunkd.model import Cause
 from chunkd.queries import read
 from chunkd.service import live, oneshot
 from chunkd.service.live import DaemonAnswers
@@ -41,7 +42,7 @@ def test_the_writer_is_busy_while_what_it_took_is_in_no_queue(world: World, monk
 
     def noting(real: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*args: Any, **named: Any) -> Any:
-            seen.append((world.ingest.working, world.ingest.busy))
+            seen.append((world.activity.working(), (not world.activity.idle())))
             return real(*args, **named)
 
         return noted
@@ -49,9 +50,9 @@ def test_the_writer_is_busy_while_what_it_took_is_in_no_queue(world: World, monk
     land(oci(world.roots[0], LAYER), LAYER.stored)
     monkeypatch.setattr(ingest, "differences", noting(diff.differences))
     monkeypatch.setattr(Counters, "take", noting(Counters.take))
-    world.event(world.roots[0] / "blobs", "created (event)", folder=True)
+    world.event(world.roots[0] / "blobs", Cause.CREATED, folder=True)
     world.run()
-    assert not world.ingest.busy
+    assert world.activity.idle()
     assert (False, True) in seen, "a moment at which no queue had it"
     assert {busy for _, busy in seen[:-1]} == {True}
     world.holds_exactly(LAYER)
@@ -60,12 +61,12 @@ def test_the_writer_is_busy_while_what_it_took_is_in_no_queue(world: World, monk
 def test_the_writer_is_busy_if_a_turn_begins_while_that_is_asked(world: World) -> None:
     class Unsettled(dict[Any, Any]):
         def __bool__(self) -> bool:
-            world.ingest.progress.turns += 1
+            world.writer.progress.turns += 1
             return False
 
-    assert not world.ingest.busy
-    world.ingest.reconciler.unsettled = Unsettled()
-    assert world.ingest.busy
+    assert world.activity.idle()
+    world.writer.remembered.unsettled = Unsettled()
+    assert not world.activity.idle()
 
 
 def test_what_was_ignored_is_work_while_the_disk_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,14 +74,14 @@ def test_what_was_ignored_is_work_while_the_disk_is_full(world: World, monkeypat
         raise IndexUnwritable(index.store.path, "No space left on device")
 
     land(oci(world.roots[0], LAYER).with_name("junk"), b"no digest is its name")
-    world.event(world.roots[0] / "blobs", "created (event)", folder=True)
+    world.event(world.roots[0] / "blobs", Cause.CREATED, folder=True)
     with monkeypatch.context() as patched:
         patched.setattr(Index, "transaction", refuse)
         world.run_turns(3)
-        assert world.ingest.progress.paused
-        assert world.ingest.busy
+        assert world.writer.progress.paused
+        assert not world.activity.idle()
     world.pass_s(60)
-    assert not world.ingest.busy
+    assert world.activity.idle()
     assert list(world.ignored()) == ["blobs/sha256/junk"]
 
 
@@ -93,7 +94,7 @@ def test_the_writer_is_busy_with_what_only_a_round_of_retries_finds(
     world.pool.held = True
     [verified] = [path for path in places if (held := world.held(path)) and held.state == "verified"]
     verified.unlink()
-    world.event(verified, "deleted (event)")
+    world.event(verified, Cause.DELETED)
     world.run_turns(1)
     assert world.suspects() == 1
     world.restart()
@@ -105,7 +106,7 @@ def test_the_writer_is_busy_with_what_only_a_round_of_retries_finds(
         follow(self, after_commit)
 
     monkeypatch.setattr(Ingest, "_follow", noted)
-    world.ingest.turn(0.0)
+    world.writer.turn(0.0)
     assert seen == [(True, True)]
     world.run()
     world.holds_exactly(LAYER)
@@ -150,7 +151,7 @@ def test_a_scan_is_never_asked_for_before_it_has_stirred(world: World) -> None:
             super().set()
 
     held: list[bool] = []
-    world.hint_queue.wake_scanner = Stirred()
+    world.hints.wake_scanner = Stirred()
     world.scanner.request("a test")
     assert held == [True]
     world.run()
@@ -160,7 +161,7 @@ def test_a_scan_is_never_asked_for_before_it_has_stirred(world: World) -> None:
 def quiet(world: World) -> DaemonAnswers:
     """The answers of a daemon in which nothing happens but by the test."""
     world.settle()
-    world.hint_queue.wake_scanner.clear()
+    world.hints.wake_scanner.clear()
     made = DaemonAnswers(world.ingest, world.scanner, watching=False)
     assert made.stats()["settled"]
     return made
@@ -178,7 +179,7 @@ def test_figures_that_are_told_as_settled_were_read_after_it(
     real = read.read_stats
     monkeypatch.setattr(read, "read_stats", read_stats)
     world.scanner.request("a test")
-    world.hint_queue.wake_scanner.clear()
+    world.hints.wake_scanner.clear()
     world.event(land(oci(world.roots[0], LAYER), LAYER.stored))
     assert quiet.stats()["scans"] == 1
     world.event(land(oci(world.roots[0], LAYER, "two"), LAYER.stored))
@@ -220,7 +221,7 @@ def test_what_the_metrics_count_is_in_their_figures(
         monkeypatch.setattr(read, "deepcopy", then(copy.deepcopy))
     else:
         monkeypatch.setattr(quiet, "stats", then(quiet.stats))
-    world.ingest.counters.since_ns = 0
+    world.writer.counters.since_ns = 0
     world.event(land(oci(world.roots[0], LAYER), LAYER.stored))
     lines = quiet.metrics("")[1].decode().splitlines()
     value = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}

@@ -19,6 +19,7 @@ from breaking import breaking
 from chunkd.errors import IndexDamaged, IndexUnwritable
 from chunkd.index.index import Change, Index
 from chunkd.ingest import verify_round, writer
+from chunkd.model import Cause
 from chunkd.sources.listing import Listed, ScanEnd
 from chunkd.sources.scanner import Intervals, Scanner
 from chunkd.sources.watch import Watcher
@@ -83,11 +84,11 @@ def test_a_full_disk_is_a_pause_and_nothing_is_lost(world: World, caplog: pytest
             world.run_turns(1)
             world.ahead_s += 1
         assert 3 < len(failed) < 10
-        assert "No space left" in world.ingest.progress.paused
+        assert "No space left" in world.writer.progress.paused
         world.holds_exactly(LAYER)
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
     world.pass_s(6)
-    assert world.ingest.progress.paused == ""
+    assert world.writer.progress.paused == ""
     world.pass_s(11)
     world.holds_exactly(OTHER, failed=[BROKEN.digest, PLAIN.digest])
     assert list(world.ignored()) == ["blobs/sha256/README"]
@@ -118,13 +119,13 @@ def test_a_commit_that_fails_at_any_moment_costs_nothing(world: World, commits: 
     world.holds_exactly(LAYER)
     assert world.pool.decoded == [LAYER.digest]
     first.unlink()
-    world.event(first, "deleted (event)")
+    world.event(first, Cause.DELETED)
     step()
     world.holds_exactly(LAYER)
     assert world.held(first) is None
     assert world.held(second).state == "verified"  # type: ignore[union-attr]
     second.unlink()
-    world.event(second, "deleted (event)")
+    world.event(second, Cause.DELETED)
     step()
     world.holds_exactly()
 
@@ -137,9 +138,9 @@ def test_results_are_collected_while_writing_is_paused(world: World) -> None:
     world.run()
     world.pool.held = False
     with full_disk(world):
-        world.ingest.turn(0)
+        world.writer.turn(0)
         world.pool.read()
-        world.ingest.turn(0)
+        world.writer.turn(0)
     assert world.pool.jobs() == []
     world.pass_s(6)
     world.holds_exactly(LAYER, LIKE_IT, OTHER)
@@ -153,7 +154,7 @@ def test_ending_on_a_full_disk_leaves_the_rest_to_the_next_start(world: World) -
     world.pool.held = False
     world.pool.read()
     with full_disk(world) as failed:
-        world.ingest.drain(5)
+        world.writer.drain(5)
     assert len(failed) == 1
     world.holds_exactly()
     world.restart()
@@ -167,14 +168,14 @@ def test_starting_on_a_full_disk_is_a_pause(world: World) -> None:
     world.settle()
     world.pool.held = True
     first.unlink()
-    world.heard(first, "deleted (event)")
+    world.heard(first, Cause.DELETED)
     assert world.suspects() == 1
     world.restart()
     second.write_bytes(wrong(LAYER))
     with full_disk(world):
         world.event(second)
-        world.ingest.turn(0)
-        assert "No space left" in world.ingest.progress.paused
+        world.writer.turn(0)
+        assert "No space left" in world.writer.progress.paused
     world.pass_s(6)
     assert world.suspects() == 0
     world.pass_s(11)
@@ -190,7 +191,7 @@ def test_a_second_core_is_offered_where_it_would_have_nothing_to_do(
     contents = [layer_of(str(size), blobs.layer(size, size)) for size in (90_000, 21_000, 20_000)]
     for content in contents:
         world.event(land(oci(world.roots[0], content), content.stored))
-    world.ingest.turn(0)
+    world.writer.turn(0)
     world.pool.held = False
     world.rest()
     assert [job.digest for job in world.pool.given] == [content.digest for content in contents]
@@ -203,14 +204,14 @@ def test_what_is_found_is_committed_together_while_every_worker_is_busy(world: W
     def after_one_more_was_read() -> int:
         """How many blobs are counted or failed in the next turn."""
         world.pool.held = False
-        world.ingest.turn(0)
+        world.writer.turn(0)
         world.pool.held = True
         return len(world.counted()) + len(world.failed())
 
     world.pool.held = True
     for content in CONTENTS:
         world.event(land(oci(world.roots[0], content), content.stored))
-    world.ingest.turn(0)
+    world.writer.turn(0)
     assert [after_one_more_was_read(), after_one_more_was_read()] == [0, 0]
     assert len(world.pool.given) == 3, "a worker waited for a commit"
     world.ahead_s += writer.GROUP_S
@@ -228,7 +229,7 @@ def test_a_pause_does_not_outlast_a_clock_that_is_set_back(world: World) -> None
         land(oci(world.roots[0], OTHER), OTHER.stored)
         world.event(oci(world.roots[0], OTHER))
         world.run_turns(5)
-    assert world.ingest.progress.paused
+    assert world.writer.progress.paused
     world.ahead_s = 0
     world.run()
     world.holds_exactly(OTHER)
@@ -274,12 +275,12 @@ def test_no_worker_can_be_started(world: World) -> None:
     land(oci(world.roots[0], LAYER), LAYER.stored)
     world.event(oci(world.roots[0], LAYER))
     world.run_turns(5)
-    assert "no worker can be started" in world.ingest.progress.paused
-    assert world.ingest.pending() == (1, len(LAYER.stored))
+    assert "no worker can be started" in world.writer.progress.paused
+    assert world.writer.pending() == (1, len(LAYER.stored))
     world.pool.give_error = None
     world.pass_s(6)
     world.holds_exactly(LAYER)
-    assert world.ingest.progress.paused == ""
+    assert world.writer.progress.paused == ""
 
 
 def test_what_is_hashed_again_goes_first_and_then_the_largest(world: World) -> None:
@@ -313,7 +314,7 @@ def test_too_many_blobs_for_the_queue_are_found_by_a_scan(world: World, monkeypa
     for content in contents:
         world.event(land(oci(world.roots[0], content), content.stored))
     world.run()
-    assert world.ingest.progress.scans > 0
+    assert world.writer.progress.scans > 0
     assert world.counted() == {content.digest for content in contents}
 
 
@@ -328,7 +329,7 @@ def test_more_hand_overs_than_the_queue_holds(world: World, monkeypatch: pytest.
     monkeypatch.setattr(writer, "MAX_TASKS", 8)
     for content in contents:
         oci(world.roots[0], content).unlink()
-        world.event(oci(world.roots[0], content), "deleted (event)")
+        world.event(oci(world.roots[0], content), Cause.DELETED)
     world.run()
     for _ in range(8):
         world.pass_s(31)
@@ -343,14 +344,14 @@ def test_more_hand_overs_than_the_queue_holds(world: World, monkeypatch: pytest.
 
 def test_a_backlog_that_overflows_asks_for_a_scan(world: World) -> None:
     contents = many(40)
-    world.hint_queue._max_hints = 5  # noqa: SLF001
+    world.hints._max_hints = 5  # noqa: SLF001
     for content in contents:
         world.event(land(oci(world.roots[0], content), content.stored))
     world.run()
     assert len(world.counted()) == 40
     for content in contents:
         oci(world.roots[0], content).unlink()
-        world.event(oci(world.roots[0], content), "deleted (event)")
+        world.event(oci(world.roots[0], content), Cause.DELETED)
     world.run()
     world.holds_exactly()
 
@@ -409,12 +410,12 @@ def test_pending_says_what_is_known_and_not_counted(world: World) -> None:
         for root in world.roots:
             land(oci(root, content), content.stored)
     world.scan()
-    assert world.ingest.pending() == (2, len(LAYER.stored) + len(OTHER.stored))
-    assert world.ingest.working
+    assert world.writer.pending() == (2, len(LAYER.stored) + len(OTHER.stored))
+    assert world.activity.working()
     world.pool.held = False
     world.run()
-    assert world.ingest.pending() == (0, 0)
-    assert not world.ingest.busy
+    assert world.writer.pending() == (0, 0)
+    assert world.activity.idle()
 
 
 def test_a_full_restart_in_the_middle_loses_nothing(world: World) -> None:
@@ -423,7 +424,7 @@ def test_a_full_restart_in_the_middle_loses_nothing(world: World) -> None:
     world.pool.held = True
     world.scan()
     world.pool.read()
-    world.ingest.turn(0)
+    world.writer.turn(0)
     world.restart()
     world.settle()
     world.holds_exactly(LAYER, LIKE_IT, PLAIN, OTHER, failed=[BROKEN.digest])
@@ -435,7 +436,7 @@ def test_draining_takes_in_what_was_being_read(world: World) -> None:
     world.pool.held = True
     world.run()
     world.pool.held = False
-    world.ingest.drain(5)
+    world.writer.drain(5)
     world.holds_exactly(LAYER, OTHER)
 
 
@@ -450,15 +451,15 @@ def test_a_scan_sees_to_what_is_waited_for_too(world: World, make: Callable[[Pat
         world.heard(land(path, wrong(LAYER)))
     else:
         path.parent.mkdir(parents=True)
-        world.event(path.parent, "created (event)", folder=True)
+        world.event(path.parent, Cause.CREATED, folder=True)
         world.run()
-    assert world.ingest.busy
+    assert not world.activity.idle()
     world.ahead_s += 5
-    assert world.hint_queue.take(1000)
+    assert world.hints.take(1000)
     shutil.rmtree(path.parent)
-    world.hint_queue.doubt("the hint_queue was full")
+    world.hints.doubt("the hint_queue was full")
     world.rest()
-    assert world.ingest.pending() == (0, 0)
+    assert world.writer.pending() == (0, 0)
 
 
 def test_a_root_that_is_gone_keeps_its_figures(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -466,7 +467,7 @@ def test_a_root_that_is_gone_keeps_its_figures(world: World, caplog: pytest.LogC
     world.heard(land(oci(world.roots[1], OTHER), OTHER.stored))
     world.settle()
     away = world.roots[0].rename(world.folder / "away")
-    world.event(path, "deleted (event)")
+    world.event(path, Cause.DELETED)
     world.run()
     for _ in range(3):
         world.scan(verify=True)
@@ -488,10 +489,10 @@ def test_a_root_that_is_a_file_is_no_empty_cache(world: World) -> None:
     world.settle()
     world.roots[0].rename(world.folder / "away")
     world.roots[0].write_bytes(b"")
-    world.event(path, "deleted (event)")
+    world.event(path, Cause.DELETED)
     world.scan()
     world.holds_exactly(LAYER)
-    assert world.ingest.caches[1].stale
+    assert world.writer.caches[1].stale
 
 
 @pytest.mark.parametrize("event", [True, False])
@@ -503,7 +504,7 @@ def test_a_root_on_another_device_is_frozen_until_it_is_accepted(world: World, e
     path.unlink()
     new = land(oci(world.roots[0], OTHER), OTHER.stored)
     if event:
-        world.event(path, "deleted (event)")
+        world.event(path, Cause.DELETED)
         world.run()
         world.event(new)
     world.scan()
@@ -513,7 +514,7 @@ def test_a_root_on_another_device_is_frozen_until_it_is_accepted(world: World, e
     world.holds_exactly(OTHER)
     assert not cache.stale
     world.restart()
-    assert world.ingest.caches[1].check_root() is not None
+    assert world.writer.caches[1].check_root() is not None
 
 
 def test_a_hand_over_to_a_cache_that_just_went_away_is_no_subtraction(world: World) -> None:
@@ -523,7 +524,7 @@ def test_a_hand_over_to_a_cache_that_just_went_away_is_no_subtraction(world: Wor
         world.heard(path)
     world.pool.held = True
     first.unlink()
-    world.heard(first, "deleted (event)")
+    world.heard(first, Cause.DELETED)
     away = world.roots[1].rename(world.folder / "away")
     world.pool.held = False
     world.run()
@@ -547,7 +548,7 @@ def test_a_suspect_is_taken_up_when_its_cache_returns(world: World) -> None:
     away = world.roots[1].rename(world.folder / "away")
     world.scan()
     first.unlink()
-    world.heard(first, "deleted (event)")
+    world.heard(first, Cause.DELETED)
     world.holds_exactly(LAYER)  # it may well be there
     away.rename(world.roots[1])
     world.scan()
@@ -569,7 +570,7 @@ def test_paths_that_the_index_cannot_hold_stop_nothing(world: World) -> None:
     (strange / ("i" * 250)).write_bytes(b"")
     world.event(strange / ("i" * 250))
     world.event(oci(deep, LAYER))
-    world.event(deep, "created (event)", folder=True)
+    world.event(deep, Cause.CREATED, folder=True)
     land(oci(root, OTHER), OTHER.stored)
     for _ in range(2):
         world.scan()
@@ -614,7 +615,7 @@ class Scanning:
     def __init__(self, world: World, watcher: Watcher | None = None) -> None:
         self.world, self.now_s = world, 0.0
         self.scanner = Scanner(
-            world.ingest.caches, world.hint_queue, world.ingest.listings, Intervals(600, 60), lambda: watcher,
+            world.writer.caches, world.hint_queue, world.writer.listings, Intervals(600, 60), lambda: watcher,
             clock_s=lambda: self.now_s,
         )  # fmt: skip
         self.thread = threading.Thread(target=self.scanner.run)
@@ -631,14 +632,14 @@ class Scanning:
     def scan(self) -> tuple[list[Listed], ScanEnd]:
         """What is handed over until a scan of everything ends."""
         found: list[Listed] = []
-        while isinstance(item := self.world.ingest.listings.get(timeout=20), Listed):
+        while isinstance(item := self.world.writer.listings.get(timeout=20), Listed):
             found.append(item)
         return found, item
 
     def one(self) -> Listed:
-        item = self.world.ingest.listings.get(timeout=20)
+        item = self.world.writer.listings.get(timeout=20)
         assert isinstance(item, Listed)
-        assert self.world.ingest.listings.empty()
+        assert self.world.writer.listings.empty()
         return item
 
     def move(self, seconds: float) -> None:
@@ -646,9 +647,9 @@ class Scanning:
         turns, deadline = self.scanner.turns, time.monotonic() + 20
         while self.scanner.turns < turns + 2:
             assert time.monotonic() < deadline
-            self.world.hint_queue.wake_scanner.set()
+            self.world.hints.wake_scanner.set()
         self.now_s += seconds
-        self.world.hint_queue.wake_scanner.set()
+        self.world.hints.wake_scanner.set()
 
 
 def test_a_scan_is_made_when_asked_for_at_a_doubt_and_on_the_timer(world: World) -> None:
@@ -657,11 +658,11 @@ def test_a_scan_is_made_when_asked_for_at_a_doubt_and_on_the_timer(world: World)
         listed, end = scanning.scan()
         assert [(item.cache, item.verify) for item in listed] == [(1, True), (2, True)]
         assert (end.number, end.complete) == (number, True)
-        world.hint_queue.doubt("a test")
+        world.hints.doubt("a test")
         scanning.scan()
         scanning.move(599)
         scanning.move(0)
-        assert world.ingest.listings.empty()
+        assert world.writer.listings.empty()
         scanning.move(2)
         assert scanning.scan()[1].number == number + 2
 
@@ -674,8 +675,8 @@ def test_a_scan_that_is_asked_for_while_another_begins_has_an_end_of_its_own(wor
     assert request is not None
     scanner._scan(request)  # noqa: SLF001
     ends = []
-    while not world.ingest.listings.empty():
-        item = world.ingest.listings.get()
+    while not world.writer.listings.empty():
+        item = world.writer.listings.get()
         if isinstance(item, ScanEnd):
             ends.append(item.number)
     assert (ends, second) == ([first], first + 1)
@@ -698,7 +699,7 @@ def test_a_polled_cache_is_listed_each_minute_and_never_watched(world: World) ->
         def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
             assert cache == 1
 
-    world.ingest.caches[2].polled = "events do not come from nfs"
+    world.writer.caches[2].polled = "events do not come from nfs"
     with Scanning(world, NoWatcher()) as scanning:
         scanning.scanner.request("a test")
         scanning.scan()
@@ -718,8 +719,8 @@ def test_a_watch_that_cannot_be_set_makes_a_cache_unwatched_and_listed_on_a_time
     with Scanning(world, Full()) as scanning:
         scanning.scanner.request("a test")
         scanning.scan()
-        assert world.ingest.caches[1].unwatched == "can't be watched: inotify watch limit reached"
-        assert world.ingest.caches[2].unwatched == ""
+        assert world.writer.caches[1].unwatched == "can't be watched: inotify watch limit reached"
+        assert world.writer.caches[2].unwatched == ""
         scanning.move(61)
         assert scanning.one().cache == 1
     assert len(messages(caplog.records, "limit reached")) == 1
@@ -728,8 +729,8 @@ def test_a_watch_that_cannot_be_set_makes_a_cache_unwatched_and_listed_on_a_time
 def test_a_folder_is_listed_when_it_appears(world: World) -> None:
     with Scanning(world) as scanning:
         land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
-        world.event(world.roots[0] / "library", "created (event)", folder=True)
-        found = [world.ingest.listings.get(timeout=20) for _ in range(3)]
+        world.event(world.roots[0] / "library", Cause.CREATED, folder=True)
+        found = [world.writer.listings.get(timeout=20) for _ in range(3)]
         assert [item.listing.folder for item in found if isinstance(item, Listed)] == [
             "library",
             "library/blobs",
@@ -745,8 +746,8 @@ def test_a_folder_that_appears_as_a_scan_is_asked_for_is_not_waited_for(world: W
             return super().wait(timeout)
 
     left: list[int] = []
-    world.hint_queue.wake_scanner = Stirred()
-    world.event(world.roots[0] / "library", "created (event)", folder=True)
+    world.hints.wake_scanner = Stirred()
+    world.event(world.roots[0] / "library", Cause.CREATED, folder=True)
     scanning = Scanning(world)
     scanning.scanner.request("a test")
     with scanning:
@@ -765,11 +766,11 @@ def test_the_scanner_is_busy_from_when_it_is_stirred_until_all_is_handed_over(wo
     land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
     scanning = Scanning(world, Noting())
     assert not scanning.scanner.busy
-    world.event(world.roots[0] / "library", "created (event)", folder=True)
+    world.event(world.roots[0] / "library", Cause.CREATED, folder=True)
     assert scanning.scanner.busy
     with scanning:
         for _ in range(3):
-            world.ingest.listings.get(timeout=20)
+            world.writer.listings.get(timeout=20)
         deadline = time.monotonic() + 20
         while scanning.scanner.busy:
             assert time.monotonic() < deadline
@@ -790,22 +791,22 @@ def test_a_folder_that_a_scan_of_everything_could_not_reach_is_listed_all_the_sa
     monkeypatch.setattr(os, "scandir", scandir)
     land(oci(world.roots[0], LAYER, "library/alpine"), LAYER.stored)
     land(oci(world.roots[1], OTHER, "there"), OTHER.stored)
-    world.event(world.roots[0] / "library" / "alpine", "created (event)", folder=True)
-    world.event(world.roots[1] / "there", "created (event)", folder=True)
+    world.event(world.roots[0] / "library" / "alpine", Cause.CREATED, folder=True)
+    world.event(world.roots[1] / "there", Cause.CREATED, folder=True)
     world.scan(verify=True)
     world.holds_exactly(LAYER, OTHER)
 
 
 def test_a_folder_is_listed_once_by_a_scan_of_everything_that_reaches_it(world: World) -> None:
     land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
-    world.event(world.roots[0] / "library", "created (event)", folder=True)
+    world.event(world.roots[0] / "library", Cause.CREATED, folder=True)
     scanning = Scanning(world)
     scanning.scanner.request("a test", verify=True)
     with scanning:
         listed, _ = scanning.scan()
         assert [item.listing.folder for item in listed].count("library") == 1
         scanning.move(0)
-        assert world.ingest.listings.empty()
+        assert world.writer.listings.empty()
 
 
 def test_a_scanner_that_is_stopped_lists_no_folder_more(world: World) -> None:
@@ -813,7 +814,7 @@ def test_a_scanner_that_is_stopped_lists_no_folder_more(world: World) -> None:
         def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
             entered.append(folder)
             for name in ("a", "b"):
-                world.event(world.roots[0] / name, "created (event)", folder=True)
+                world.event(world.roots[0] / name, Cause.CREATED, folder=True)
             scanning.scanner.stop()
 
     entered: list[str] = []
@@ -838,7 +839,7 @@ def test_a_scan_is_complete_once_its_blobs_are_read(world: World) -> None:
     for content in (LAYER, OTHER):
         land(oci(world.roots[0], content), content.stored)
     world.scan()
-    assert world.ingest.progress.scans
+    assert world.writer.progress.scans
     assert scanned_at_ns() == 0
     world.pool.held = False
     world.settle()
@@ -850,14 +851,14 @@ def test_the_round_goes_by_when_the_last_one_ended_and_not_by_the_start(world: W
     """A daemon that is restarted each night would never compare anything otherwise."""
     path = land(oci(world.roots[0], LAYER), LAYER.stored)
     world.heard(path)
-    world.pass_s(2 * world.ingest.verify_interval_s)
+    world.pass_s(2 * world.writer.verify_interval_s)
     world.run_turns(5)
     with world.index.snapshot() as txn:
         first_s = world.index.store.verified_s(txn)
     assert first_s is not None
-    world.pass_s(world.ingest.verify_interval_s / 2)
+    world.pass_s(world.writer.verify_interval_s / 2)
     world.restart()
-    world.pass_s(world.ingest.verify_interval_s / 2 + 1)
+    world.pass_s(world.writer.verify_interval_s / 2 + 1)
     world.run_turns(5)
     with world.index.snapshot() as txn:
         second_s = world.index.store.verified_s(txn)
@@ -875,7 +876,7 @@ def test_what_has_no_hurry_is_done_though_there_is_always_something_to_do(
     path = land(oci(world.roots[0], OTHER), OTHER.stored)
     world.settle()
     swept: list[float] = []
-    monkeypatch.setattr(world.ingest.compaction, "turn", lambda: swept.append(world.ahead_s))
+    monkeypatch.setattr(world.writer.compaction, "turn", lambda: swept.append(world.ahead_s))
     land(path, wrong(OTHER))
     land(oci(world.roots[0], LAYER), LAYER.stored)
     world.pool.held = True
@@ -883,7 +884,7 @@ def test_what_has_no_hurry_is_done_though_there_is_always_something_to_do(
     for _ in range(3 * 86400 // 3600):
         world.ahead_s += 3600
         world.run_turns(4)
-        assert world.ingest.working
+        assert world.activity.working()
     assert len(swept) >= 24
     assert OTHER.digest in world.pool.hashed_again
     world.pool.held = False

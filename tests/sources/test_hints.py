@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chunkd.model import Hint, Place
+from chunkd.model import Cause, Hint, Place
 from chunkd.sources.hints import HintQueue
 
 
@@ -31,7 +31,7 @@ def hint_queue(clock: Clock) -> Iterator[HintQueue]:
     made.close()
 
 
-def hint(number: int, why: str = "moved in (event)") -> Hint:
+def hint(number: int, why: str = Cause.MOVED_IN) -> Hint:
     return Hint(Place(1, str(number)), why)
 
 

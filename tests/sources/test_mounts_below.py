@@ -51,7 +51,7 @@ def test_a_mount_below_a_root_that_goes_away_is_no_removal(world: World, mounted
 
     mounted.clear()
     shutil.rmtree(library / "one")
-    world.event(paths[0], "deleted (event)")
+    world.event(paths[0], Cause.DELETED)
     world.run()
     world.restart()
     cache = world.cache_of(own)
@@ -86,7 +86,7 @@ def test_a_mount_whose_blobs_came_by_events_and_that_goes_away_is_no_removal(wor
     mounted.clear()
     shutil.rmtree(library / "one")
     world.restart()
-    world.heard(path, "deleted (event)")
+    world.heard(path, Cause.DELETED)
     for verify in (False, True):
         world.settle(verify=verify)
         world.holds_exactly(LAYER)
@@ -149,7 +149,7 @@ def test_what_lies_at_a_place_whose_mount_is_away_says_nothing_of_it(
         path.write_bytes(LAYER.stored[:50])
     else:
         path.symlink_to("nowhere")
-    world.heard(path, "written (event)")
+    world.heard(path, Cause.WRITTEN)
     world.rest()
     world.holds_exactly(LAYER)
 
@@ -162,7 +162,7 @@ def test_a_link_to_a_folder_on_another_device_is_no_mount(world: World, mounted:
     library.rename(world.folder / "elsewhere")
     library.symlink_to(world.folder / "elsewhere")
     mounted.add(library)
-    world.event(world.roots[0] / event, "deleted (event)", folder=True)
+    world.event(world.roots[0] / event, Cause.DELETED, folder=True)
     world.run()
     world.rest()
     world.holds_exactly()
@@ -177,7 +177,7 @@ def test_another_file_system_where_a_mount_was_does_not_take_its_place(world: Wo
     cache = world.cache_of(path)
     cache.mounts = {"library": cache.device + 2}  # so what is there now is not what was
     path.unlink()
-    world.heard(path, "deleted (event)")
+    world.heard(path, Cause.DELETED)
     world.heard(land(oci(world.roots[0], OTHER, "library"), OTHER.stored))
     world.settle(verify=True)
     world.holds_exactly(LAYER, OTHER)
@@ -205,7 +205,7 @@ def test_a_mount_below_a_root_is_there_again(world: World, mounted: set[Path]) -
 
 def test_a_folder_that_is_listed_before_the_first_scan_is_no_mount(world: World) -> None:
     path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
-    world.event(world.roots[0] / "library", "created (event)", folder=True)
+    world.event(world.roots[0] / "library", Cause.CREATED, folder=True)
     world.run()
     assert world.cache_of(path).mounts == {}
     world.settle()
@@ -222,11 +222,11 @@ def test_an_accepted_root_on_a_mounts_own_device_has_no_mount_there(world: World
     world.settle()
     mounted.add(root)  # the whole cache was moved to the disk that the library lay on
     world.scan()
-    assert world.ingest.caches[1].stale
+    assert world.writer.caches[1].stale
     world.scan(accept=True)
     world.rest()
     world.holds_exactly(LAYER)
-    assert world.ingest.caches[1].mounts == {}
+    assert world.writer.caches[1].mounts == {}
     shutil.rmtree(library)
     world.settle(verify=True)
     world.holds_exactly()
@@ -243,11 +243,11 @@ def test_what_fails_where_a_mount_is_away_is_counted_when_it_is_whole(world: Wor
     path = oci(world.roots[0], OTHER, "library")
     path.parent.mkdir(parents=True)
     path.write_bytes(OTHER.stored[:5])
-    world.heard(path, "created (event)")
+    world.heard(path, Cause.CREATED)
     world.rest()
     world.holds_exactly(LAYER, failed=[OTHER.digest])
     path.write_bytes(OTHER.stored)
-    world.heard(path, "written (event)")
+    world.heard(path, Cause.WRITTEN)
     world.rest()
     world.holds_exactly(LAYER, OTHER)
 
@@ -259,7 +259,7 @@ def test_what_was_read_where_a_mount_went_away_meanwhile_says_nothing(world: Wor
     world.settle()
     touch(path)
     world.pool.held = True
-    world.heard(path, "written (event)")
+    world.heard(path, Cause.WRITTEN)
     mounted.clear()
     path.unlink()
     path.write_bytes(LAYER.stored[:50])  # what was hidden below the mount
@@ -286,7 +286,7 @@ def test_what_lies_where_a_mount_is_away_does_not_take_over(world: World, mounte
     world.settle(verify=True)
     own.unlink()
     before = len(world.pool.decoded)
-    world.heard(own, "deleted (event)")
+    world.heard(own, Cause.DELETED)
     world.rest()
     world.pass_s(100)
     world.holds_exactly(LAYER)  # the disk that is away has it

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from chunkd.model import Hint, Job, Place
+from chunkd.model import Cause, Hint, Job, Place
 from chunkd.sources.beneath import Beneath
 from chunkd.sources.hints import HintQueue
 from chunkd.sources.listing import walk
@@ -106,18 +106,18 @@ def test_each_way_to_land_and_to_leave_is_hinted(watched: Watched) -> None:
     linked = oci(root, OTHER)
     os.link(moved, linked)
     assert watched.hints() == {
-        name(moved, root): "moved in (event)",
-        name(written, root): "created (event)",
-        name(linked, root): "created (event)",
+        name(moved, root): Cause.MOVED_IN,
+        name(written, root): Cause.CREATED,
+        name(linked, root): Cause.CREATED,
     }
     with written.open("ab") as file:
         file.write(b"more")
     linked.unlink()
     moved.rename(root.parent / "elsewhere")
     assert watched.hints() == {
-        name(written, root): "written (event)",
-        name(linked, root): "deleted (event)",
-        name(moved, root): "moved out (event)",
+        name(written, root): Cause.WRITTEN,
+        name(linked, root): Cause.DELETED,
+        name(moved, root): Cause.MOVED_OUT,
     }
     assert watched.folders == []
 
@@ -152,7 +152,7 @@ def test_a_folder_that_appears_is_to_be_listed(watched: Watched) -> None:
     assert watched.folders == [Hint(Place(1, "library"), "folder created (event)")]
     watched.enter("library")
     path = land(oci(watched.root, OTHER, "library"), OTHER.stored)
-    assert watched.hints() == {name(path, watched.root): "moved in (event)"}
+    assert watched.hints() == {name(path, watched.root): Cause.MOVED_IN}
 
 
 @LINUX
@@ -198,7 +198,7 @@ def test_a_folder_that_another_took_the_place_of_is_watched(watched: Watched) ->
     watched.until(watched.hint_queue.take_doubt)
     watched.enter()
     path = land(folder / OTHER.hex, b"")
-    assert watched.hints()[name(path, watched.root)] == "moved in (event)"
+    assert watched.hints()[name(path, watched.root)] == Cause.MOVED_IN
 
 
 @LINUX
@@ -296,7 +296,7 @@ def test_a_cache_that_is_left_sends_nothing(watched: Watched) -> None:
     path = land(watched.root / LAYER.hex, b"")
     land(oci(watched.root, OTHER), b"")
     watched.until(lambda: len(watched.hint_queue))
-    assert watched.hint_queue.take(9) == [Hint(Place(2, path.name), "moved in (event)")]
+    assert watched.hint_queue.take(9) == [Hint(Place(2, path.name), Cause.MOVED_IN)]
     watched.watcher.leave(2)
     land(watched.root / OTHER.hex, b"")
     watched.enter()

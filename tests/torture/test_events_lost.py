@@ -229,7 +229,7 @@ def test_the_watch_limit_is_hit(home: Home, tell: Tell) -> None:
     assert daemon.stats()["watching"]
     daemon.settled_after_scan()  # what is watched again is compared, and that would find it as well
     put(cache / "library59" / "blobs" / "sha256", 103)
-    daemon.until_log("moved in (event)")
+    daemon.until_log(Cause.MOVED_IN)
     holds_what_is_there(daemon, cache)
     tell("60 repositories with 30 watches allowed: nothing missed, and watched when the limit was raised")
 
@@ -247,7 +247,7 @@ def test_no_watcher_can_be_had_at_all(home: Home, tell: Tell) -> None:
     inside(daemon, "sh", "-c", "echo 10 >/proc/sys/user/max_inotify_instances", namespace="--user")
     until_health(daemon)
     put(cache, 4)
-    daemon.until_log("moved in (event)")
+    daemon.until_log(Cause.MOVED_IN)
     holds_what_is_there(daemon, cache)
     tell("no inotify instance allowed: polled until there is one")
 

@@ -31,6 +31,9 @@ def news(store: Store, txn: lmdb.Transaction, cache: int, listing: Listing, *, v
             yield Hint(Place(cache, listing.blob_path(name)), Cause.LISTED)
         elif verify or (name in listing.marks and _differs(unpack_held(bytes(value)), listing, name)):
             yield Hint(Place(cache, listing.blob_path(name)), Cause.VERIFY)
+    for path, _ in listing.ignored:
+        if txn.get(place_key(Place(cache, path)), db=places) is not None:
+            yield Hint(Place(cache, path), Cause.NOT_LISTED)  # something else has come in the place of a blob
     for path in listing.expected:
         yield Hint(Place(cache, path), Cause.BLOB_FOLDER, folder=True)
 

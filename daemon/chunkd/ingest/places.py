@@ -186,7 +186,8 @@ class PlaceChanges:
                 case Observe(delay_s, waited_for, by_event):
                     self._observe_again(hint, delay_s, waited_for, by_event)
                 case Doubt(problem):
-                    delay_s = min(2 * self.remembered.doubts.get(place, DOUBT_S / 2), MOST_DOUBT_S)
+                    before_s = DOUBT_S / 2 if hint.by_event else self.remembered.doubts.get(place, DOUBT_S / 2)
+                    delay_s = min(2 * before_s, MOST_DOUBT_S)
                     after.doubts[place] = delay_s
                     after.later.append(Later(hint, delay_s, False))
                     self._tell_once(f"can't look at {self.path(place)}: {problem}")

@@ -31,8 +31,11 @@ class Scans:
         """A cache has been listed, and the hints that its listings gave have their tokens."""
         self._ends[end.cache] = end
         self._generation = self._activity.end_generation()
-        self._tokens.append(self._activity.take(end.cache))
-        self._activity.give_back(end.token)
+        # The ends themselves are not among what was known until now.
+        before, self._tokens = [*self._tokens, end.token], []
+        for token in before:
+            self._tokens.append(self._activity.take(token.cache))
+            self._activity.give_back(token)
 
     def _hung(self) -> set[int]:
         return {number for number, cache in self._caches.items() if cache.hung_s()}

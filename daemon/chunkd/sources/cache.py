@@ -342,13 +342,8 @@ class ServedCache:
     def _next_scan(self) -> Iterator[None] | None:
         """The scan that is asked for, by others or by a doubt, or is due as events do not come."""
         now_s = self._clock_s()
-        if now_s >= self._doubt_allowed_s and (doubt := self.hints.take_doubt()):
-            log.info("cache %s: everything is compared: %s", self.path, doubt[0])
-            quiet = now_s > self._doubt_allowed_s + self._doubt_pause_s
-            self._doubt_pause_s = DOUBT_S if quiet else min(2 * self._doubt_pause_s, MOST_DOUBT_S)
-            self._doubt_allowed_s = now_s + self._doubt_pause_s
-            self.request_scan(Request(doubt[0], verify=True))
-            self._activity.give_back(doubt[1])
+        if now_s >= self._doubt_allowed_s:
+            self.hints.take_doubt(self._resolve_doubt)
         with self._lock:
             requested, self._requested = self._requested, None
         if requested is None:
@@ -357,6 +352,14 @@ class ServedCache:
                 return None
             requested = Request("polled"), self._activity.take(self.number)
         return self._list_all(*requested)
+
+    def _resolve_doubt(self, why: str) -> None:
+        log.info("cache %s: everything is compared: %s", self.path, why)
+        now_s = self._clock_s()
+        quiet = now_s > self._doubt_allowed_s + self._doubt_pause_s
+        self._doubt_pause_s = DOUBT_S if quiet else min(2 * self._doubt_pause_s, MOST_DOUBT_S)
+        self._doubt_allowed_s = now_s + self._doubt_pause_s
+        self.request_scan(Request(why, verify=True))
 
     def _list_all(self, request: Request, token: Token) -> Iterator[None]:
         """List the whole cache. The token goes to the end of the scan, or is given back when that has no number."""

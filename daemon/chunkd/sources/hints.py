@@ -37,7 +37,7 @@ class HintQueue:
         self._later: dict[Place, tuple[float, Hint, bool]] = {}
         self._heap: list[tuple[float, Place]] = []
         self._folders: dict[str, Token] = {}
-        self._doubt: tuple[str, Token] | None = None
+        self._doubt = ""
 
     def put(self, hint: Hint, *, first: bool = False) -> None:
         """Observe this place soon, before all others if `first`. Never waits and never raises: watchers call it."""
@@ -100,7 +100,8 @@ class HintQueue:
         self.news.set()
 
     def _note_doubt(self, why: str) -> None:
-        self._doubt = why, self._doubt[1] if self._doubt else self._activity.take(self.cache)
+        self._activity.wait(self.cache, int(not self._doubt))
+        self._doubt = why
 
     # --- the cache's thread ---------------------------------------------------------------------------------------
 
@@ -122,16 +123,18 @@ class HintQueue:
             folder = next(iter(self._folders), None)
             return None if folder is None else (folder, self._folders.pop(folder))
 
-    def take_doubt(self) -> tuple[str, Token] | None:
-        """Why the cache is in doubt, if it is."""
+    def take_doubt(self, resolve: Callable[[str], None]) -> None:
+        """If the cache is in doubt, `resolve` is called with the reason, and takes a token for what resolves it."""
         with self._lock:
-            doubt, self._doubt = self._doubt, None
-            return doubt
+            doubt, self._doubt = self._doubt, ""
+        if doubt:
+            resolve(doubt)
+            self._activity.wait(self.cache, -1)
 
     def wait_s(self) -> float:
         """Seconds until the next hint's time comes, at most a minute; 0 when one waits now."""
         with self._lock:
-            if self._hints or self._folders or self._doubt:
+            if self._hints or self._folders:
                 return 0.0
             while self._heap and self._heap[0][1] not in self._later:
                 heapq.heappop(self._heap)
