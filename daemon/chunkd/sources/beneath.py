@@ -1,0 +1,161 @@
+"""Looking at and opening what lies below a folder, without ever following a symbolic link.
+
+Another program writes the cache. Whoever may write there could put a symbolic link to one of root's files in it, also
+between our look at a path and our opening of it, so the kernel itself must refuse the link while it walks the path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import functools
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from types import TracebackType
+
+# openat2(2), as <linux/openat2.h> has it. The number is the same on every architecture that Python runs on.
+OPENAT2 = 437
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 2, 4, 8
+_RESOLVE = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+
+MAX_PATH_BYTES = 4095  # the kernel's own limit, without the NUL at the end
+
+_PATH_ONLY: int = getattr(os, "O_PATH", os.O_RDONLY)
+_NO_ATIME: int = getattr(os, "O_NOATIME", 0)
+_FOLDER = os.O_DIRECTORY | os.O_CLOEXEC
+_BLOB = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class Beneath:
+    """One root folder, which may itself be a symbolic link, held open as a context manager.
+
+    A path below it is names joined by single slashes, at most 4,095 bytes; the empty path is the root. Every method
+    raises NotADirectoryError when anything but a folder, such as a symbolic link, stands in the middle of a path, and
+    OSError with EINVAL for a path of another form (absolute, with `..`). Raises OSError when the root can't be opened.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = os.open(root, _PATH_ONLY | _FOLDER)
+
+    def __enter__(self) -> Beneath:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._root)
+
+    def status(self, path: str) -> os.stat_result:
+        """As lstat: of a symbolic link at the end of the path, the link's own status."""
+        _check(path)
+        if not has_openat2():
+            with self._parent(path) as (folder, name):
+                return os.stat(name, dir_fd=folder, follow_symlinks=False)
+        try:
+            descriptor = _openat2(self._root, path, _PATH_ONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link at the end would have been opened itself
+                raise _no_folder(path) from error
+            raise
+        try:
+            return os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def open(self, path: str, flags: int) -> int:
+        """A new descriptor, for reading without waiting and, where the kernel allows that, without a new access time.
+
+        Raises OSError with ELOOP when the path ends in a symbolic link. Opening a device can do something to it: ask
+        for the `status` first, and for the descriptor's again.
+        """
+        try:
+            return self._open(path, flags | _BLOB)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                self.status(path)  # raises NotADirectoryError when the link is in the middle
+            raise
+
+    def folder(self, path: str) -> int:
+        """A new descriptor of a folder, for `os.scandir`."""
+        try:
+            return self._open(path, os.O_RDONLY | os.O_NOFOLLOW | _FOLDER)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise _no_folder(path) from error
+            raise
+
+    def _open(self, path: str, flags: int) -> int:
+        _check(path)
+        if _NO_ATIME:
+            # Only the file's owner and root may leave its access time alone.
+            with contextlib.suppress(PermissionError):
+                return self._open_once(path, flags | _NO_ATIME)
+        return self._open_once(path, flags)
+
+    def _open_once(self, path: str, flags: int) -> int:
+        if has_openat2():
+            return _openat2(self._root, path, flags)
+        with self._parent(path) as (folder, name):
+            return os.open(name, flags, dir_fd=folder)
+
+    @contextlib.contextmanager
+    def _parent(self, path: str) -> Iterator[tuple[int, str]]:
+        """The folder in which a path ends, opened name by name, and the last name."""
+        *folders, last = path.split("/")
+        at = os.dup(self._root)
+        try:
+            for name in folders:
+                try:
+                    below = os.open(name, _PATH_ONLY | os.O_NOFOLLOW | _FOLDER, dir_fd=at)
+                except OSError as error:
+                    if error.errno == errno.ELOOP:  # macOS: Linux has ENOTDIR for a link
+                        raise _no_folder(path) from error
+                    raise
+                os.close(at)
+                at = below
+            yield at, last or "."
+        finally:
+            os.close(at)
+
+
+def _check(path: str) -> None:
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
+    if "\0" in path or (path and not {"", ".", ".."}.isdisjoint(path.split("/"))):
+        raise OSError(errno.EINVAL, "not a path below the root", path)
+
+
+def _no_folder(path: str) -> NotADirectoryError:
+    return NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+
+
+def _openat2(folder: int, path: str, flags: int) -> int:
+    how = struct.pack("=3Q", flags, 0, _RESOLVE)
+    while (descriptor := _libc().syscall(OPENAT2, folder, os.fsencode(path) or b".", how, len(how))) < 0:
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code), path)
+    return int(descriptor)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
+    libc.syscall.restype = ctypes.c_long
+    return libc
+
+
+@functools.cache
+def has_openat2() -> bool:
+    """Whether the kernel can rule out links itself: Linux from 5.6 on, if no filter of system calls refuses it.
+
+    Asked once a process. Where it can't, each path is walked name by name.
+    """
+    if sys.platform != "linux":
+        return False
+    # A size of 0 is an argument that only a kernel that knows the call finds wrong.
+    return _libc().syscall(OPENAT2, -1, b"", b"", 0) < 0 and ctypes.get_errno() == errno.EINVAL
