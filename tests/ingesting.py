@@ -13,7 +13,7 @@ import os
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -133,35 +133,48 @@ class HerePool(Pool):
         self.given: list[Job] = []
         self.deaths: dict[Digest, int] = {}
         self.give_error: OSError | None = None
-        self._in_hand: list[Job] = []
+        self._in_hand: list[tuple[Job, int]] = []
         self._read: list[Result] = []
 
-    def jobs(self) -> list[Job]:
-        return self._in_hand + [result.job for result in self._read]
+    @property
+    def idle(self) -> int:
+        return self.count - len(self.jobs())
 
-    def give(self, job: Job) -> None:
+    def jobs(self) -> list[Job]:
+        return [job for job, _ in self._in_hand] + [result.job for result in self._read]
+
+    def give(self, job: Job, descriptor: int) -> None:
         if self.give_error is not None:
             raise self.give_error
         assert self.idle > 0
         assert job.digest not in {other.digest for other in self.jobs()}
         self.given.append(job)
-        self._in_hand.append(job)
+        self._in_hand.append((job, os.dup(descriptor)))
 
     def read(self, meanwhile: Callable[[Job], None] = lambda _: None) -> None:
         """What the jobs in hand find now. `meanwhile` is called after each of its reads."""
-        for job in self._in_hand:
+        for job, descriptor in self._in_hand:
             if self.deaths.get(job.digest, 0):
                 self.deaths[job.digest] -= 1
+                os.close(descriptor)
                 self._read.append(Result(job, None, "its worker died (signal 11)"))
             else:
-                self._read.append(Result(job, self._examine(job, meanwhile)))
+                self._read.append(Result(job, self._examine(job, descriptor, meanwhile)))
         self._in_hand.clear()
 
-    def _examine(self, job: Job, meanwhile: Callable[[Job], None]) -> Finding:
+    def found(self, changed: Callable[[Job, Finding], Finding]) -> None:
+        """What was read and is not collected yet is found to be so."""
+        self._read = [
+            replace(result, finding=changed(result.job, result.finding)) if result.finding else result
+            for result in self._read
+        ]
+
+    def _examine(self, job: Job, descriptor: int, meanwhile: Callable[[Job], None]) -> Finding:
+        with mock.patch.object(examine, "_PROGRESS_S", 0.0):
+            found = examine.examine(job, descriptor, PARAMS, self.caps, lambda _: meanwhile(job))
         # The worker's clock is the world's.
-        tick_ns = examine._CTIME_TICK_NS - int(self.world.ahead_s * 1e9)  # noqa: SLF001
-        with mock.patch.multiple(examine, _CTIME_TICK_NS=tick_ns, _PROGRESS_S=0.0):
-            return examine.examine(job, PARAMS, self.caps, lambda _: meanwhile(job))
+        ahead_ns = int(self.world.ahead_s * 1e9) if found.read_until_ns else 0
+        return replace(found, read_until_ns=found.read_until_ns + ahead_ns)
 
     def collect(self, timeout_s: float, bell: Wakeup | None = None) -> list[Result]:  # noqa: ARG002
         if self.held:
@@ -171,6 +184,8 @@ class HerePool(Pool):
         return found
 
     def close(self) -> None:
+        for _, descriptor in self._in_hand:
+            os.close(descriptor)
         self._in_hand.clear()
         self._read.clear()
 

@@ -301,11 +301,12 @@ class Caches(RuleBasedStateMachine):
             return
         self.rename_in(at, content.stored, heard=True)
         self.world.pool.held = True
+        inode = self.path(at).stat().st_ino
         self.world.run()
 
         def meanwhile(job: Job) -> None:
             nonlocal reads
-            reads -= job.path == str(self.path(at))
+            reads -= job.mark.inode == inode
             if reads == 0 and at in self.model:
                 reads = -1
                 self.count(f"{change} while decoding" if job.decode else f"{change} while hashing")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import select
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
-from chunkd.model import Finding, Job
+from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Job
+from chunkd.worker import examine as worker
 from chunkd.worker.pool import Worker
 from chunkd.worker.protocol import DaemonsEnd
+from chunkd.worker.rate_limit import Pace
 
 PATIENCE_S = 60.0
 
@@ -20,9 +25,44 @@ def word(end: DaemonsEnd, job: Job) -> int | Finding:
     return said
 
 
-def finding(end: DaemonsEnd, job: Job) -> Finding:
-    """What comes of the job, which is given now."""
-    end.send_job(job)
+def opened(path: Path) -> tuple[int, FileMark]:
+    """A file as its opener has it: a descriptor, and the mark."""
+    descriptor = os.open(path, os.O_RDONLY)
+    status = os.fstat(descriptor)
+    return descriptor, FileMark(status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
+
+
+def give(
+    take: Callable[[Job, int], object], digest: Digest, path: Path, *, decode: bool = True, relayed: bool = False
+) -> Job:
+    """Open the file at the path for `take`, a pool's `give` or a connection's `send_job`."""
+    descriptor, mark = opened(path)
+    job = Job(digest, mark, decode, relayed)
+    try:
+        take(job, descriptor)
+    finally:
+        os.close(descriptor)
+    return job
+
+
+def examined(
+    digest: Digest,
+    path: Path,
+    *,
+    decode: bool = True,
+    relayed: bool = False,
+    caps: Caps = Caps(),
+    progress: Callable[[int], object] = lambda _: None,
+    pace: Pace | None = None,
+) -> Finding:
+    """What a worker finds of the file at the path, without a process."""
+    descriptor, mark = opened(path)
+    return worker.examine(Job(digest, mark, decode, relayed), descriptor, ChunkParams(), caps, progress, pace)
+
+
+def finding(end: DaemonsEnd, digest: Digest, path: Path, *, decode: bool = True, relayed: bool = False) -> Finding:
+    """What comes of the blob, which is given now."""
+    job = give(end.send_job, digest, path, decode=decode, relayed=relayed)
     while isinstance(said := word(end, job), int):
         pass
     return said

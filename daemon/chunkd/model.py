@@ -132,13 +132,14 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One blob for a worker: read the file at `path`; with `decode` false only hash it against the name.
+    """One blob for a worker, whose bytes it gets as an open descriptor; with `decode` false it only hashes them.
 
-    `relayed` says that a second core has nothing to do, and may be taken if the blob is large.
+    `mark` is the file's as its opener saw it. `relayed` says that a second core has nothing to do, and may be taken if
+    the blob is large.
     """
 
     digest: Digest
-    path: str
+    mark: FileMark
     decode: bool = True
     relayed: bool = False
 
@@ -150,18 +151,19 @@ class Finding:
     layer        the bytes match the name and decompress to their end; `codec`, `recipe`, `uncompressed_bytes` hold
     other        the bytes match the name and are no layer
     matched      the bytes match the name (a job without `decode`)
-    mismatched   the bytes do not match the name
+    mismatched   the bytes do not match the name, or are not as many as the job's mark says
     undecodable  the bytes match the name and are no whole stream, or break a cap: `reason`
     unreadable   the file can't be read: `reason`
-    ignored      the path is no regular file: `reason`
-    gone         there is no such file
+    gone         the file was unlinked while it was read
+
+    `read_until_ns` is when the last byte had been read, in ns since the epoch; 0 when not all of them were.
     """
 
     kind: str
-    mark: FileMark | None = None
     codec: str = ""
     uncompressed_bytes: int = 0
     reason: str = ""
+    read_until_ns: int = 0
     recipe: Recipe = field(default=Recipe(), repr=False)
 
 

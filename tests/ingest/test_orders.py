@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,7 +21,6 @@ from chunkd.sources import filesystems
 from chunkd.sources.hints import HintQueue
 from chunkd.sources.scanner import Request
 from chunkd.sources.watch import InotifyWatcher
-from chunkd.worker import examine
 from ingesting import BROKEN, LAYER, OTHER, Deaf, World, distribution, land, oci, touch, world_in, write_in_place, wrong
 
 
@@ -183,9 +183,8 @@ def test_what_is_watched_again_is_compared(world: World) -> None:
 
 def read_at_once(world: World) -> None:
     """What is in hand, which has changed so lately that its ctime proves nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(examine, "_CTIME_TICK_NS", 3_600_000_000_000)
-        world.pool.read()
+    world.pool.read()
+    world.pool.found(lambda job, finding: replace(finding, read_until_ns=job.mark.ctime_ns))
 
 
 def test_an_event_is_not_lost_in_a_doubt_that_waits(world: World) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import blobs
+from chunkd.ingest import reconcile
 from chunkd.model import Digest
-from chunkd.worker import examine
+from chunkd.sources.beneath import Beneath
 from ingesting import (
     BROKEN,
     LAYER,
@@ -41,7 +42,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 @pytest.fixture
 def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as at rest at once: what a read says of a file's ctime is believed however young it is."""
-    monkeypatch.setattr(examine, "_CTIME_TICK_NS", 0)
+    monkeypatch.setattr(reconcile, "CTIME_TICK_NS", 0)
 
 
 def counted_at(world: World, path: Path, content: Content = LAYER) -> Path:
@@ -456,7 +457,7 @@ def test_a_write_that_ends_while_its_beginning_is_read_counts_soon(
     world: World, event: bool, young: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not young:
-        monkeypatch.setattr(examine, "_CTIME_TICK_NS", 0)
+        monkeypatch.setattr(reconcile, "CTIME_TICK_NS", 0)
     path = write_in_place(oci(world.roots[0], OTHER), OTHER.stored[:9])
     world.pool.held = True
     world.heard(path, "created (event)")
@@ -834,19 +835,19 @@ def test_a_folder_of_blobs_that_becomes_something_else_is_empty(world: World, ki
 
 
 def test_a_file_that_cannot_be_read_is_failed_with_the_reason(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: str, flags: int) -> int:  # noqa: ARG001
+    def refuse(below: Beneath, path: str, flags: int) -> int:  # noqa: ARG001
         raise PermissionError(13, "Permission denied", path)
 
     path = land(oci(world.roots[0], LAYER), LAYER.stored)
     with monkeypatch.context() as patched:
-        patched.setattr(examine, "_open_itself", refuse)
+        patched.setattr(Beneath, "open", refuse)
         world.settle()
         world.holds_exactly(failed=[LAYER.digest])
         assert world.failed()[LAYER.digest].reason == "can't be read: Permission denied"
     world.pass_s(80)
     world.holds_exactly(LAYER)
     with monkeypatch.context() as patched:
-        patched.setattr(examine, "_open_itself", refuse)
+        patched.setattr(Beneath, "open", refuse)
         land(path, LAYER.stored)
         world.heard(path)
         world.holds_exactly(LAYER)  # its figures stand until it is known that they should not

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from chunkd.model import Hint, Job, Place
+from chunkd.sources.beneath import Beneath
 from chunkd.sources.hints import HintQueue
 from chunkd.sources.listing import walk
 from chunkd.sources.watch import RootWatcher, Watcher, start_watcher
@@ -133,7 +134,9 @@ def test_names_that_are_no_blobs_are_not_hinted(watched: Watched) -> None:
 def test_our_own_reading_is_not_hinted(watched: Watched) -> None:
     path = land(oci(watched.root, LAYER), LAYER.stored)
     watched.hints()
-    assert examine(Job(LAYER.digest, str(path)), PARAMS, CAPS, lambda _: None).kind == "layer"
+    with Beneath(str(watched.root)) as below:
+        descriptor, mark = below.blob(str(path.relative_to(watched.root)))
+    assert examine(Job(LAYER.digest, mark), descriptor, PARAMS, CAPS, lambda _: None).kind == "layer"
     os.stat(path)
     os.listdir(path.parent)
     os.chmod(path, 0o444)

@@ -18,6 +18,7 @@ from chunkd.index.index import Index
 from chunkd.index.storage.environment import Store, reading
 from chunkd.model import Difference, Digest, Finding, Job
 from chunkd.settings.config import Config
+from chunkd.sources.beneath import Beneath
 from chunkd.worker import decode, recompress
 from chunkd.worker.spawn import courtesy_of, make_pool
 
@@ -78,12 +79,22 @@ def _read_again(
     try:
         while True:
             while pool.idle and (digest := next(todo, None)) is not None:
-                pool.give(Job(digest, _path(store, txn, roots, digest)))
+                root, path = _place(store, txn, roots, digest)
+                try:
+                    with Beneath(root) as below:
+                        descriptor, mark = below.blob(path)
+                except OSError:
+                    unread += 1
+                    continue
+                try:
+                    pool.give(Job(digest, mark), descriptor)
+                finally:
+                    os.close(descriptor)
             if not pool.jobs():
                 return
             for result in pool.collect(1.0):
                 digest, finding = result.job.digest, result.finding
-                if finding is None or finding.kind in ("gone", "unreadable", "ignored"):
+                if finding is None or finding.kind in ("gone", "unreadable"):
                     unread += 1
                 elif found := _compare(store, txn, digest, finding) or _compare_measured(
                     store, txn, rules, digest, finding
@@ -95,17 +106,17 @@ def _read_again(
             print(f"{unread} blobs could not be read, and were not compared", file=sys.stderr)
 
 
-def _path(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: Digest) -> str:
-    """A place of the blob, one that was verified if there is one."""
-    best = ""
+def _place(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: Digest) -> tuple[str, str]:
+    """A place of the blob, one that was verified if there is one: the root, and the path below it."""
+    best: tuple[str, str] | None = None
     for place in store.holders(txn, digest):
         value = store.get(txn, "places", records.place_key(place))
         verified = value is not None and records.unpack_held(value).state == "verified"
-        if verified or not best:
-            best = os.path.join(roots.get(place.cache, ""), place.path)
+        if verified or best is None:
+            best = roots.get(place.cache, ""), place.path
         if verified:
             break
-    return best
+    return best or ("", "")
 
 
 def _compare(store: Store, txn: lmdb.Transaction, digest: Digest, finding: Finding) -> str:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from chunkd.index.index import Change
 from chunkd.index.records import Held
 from chunkd.ingest.counters import MISMATCHED, UNDECODABLE
-from chunkd.model import Blob, Digest, FileMark, Hint, Job, Place
+from chunkd.model import Blob, Digest, FileMark, Finding, Hint, Job, Place
+from chunkd.sources.beneath import Beneath
 from chunkd.sources.cache import ServedCache
+from chunkd.worker.pool import Pool
 
 # A failed blob is tried again after so many seconds; from the fourth failure on, daily.
 RETRY_S = (60, 600, 3600, 86400)
@@ -82,7 +84,7 @@ class PlaceChanges:
         return self.change.blob(held.digest) is not None
 
     def task(self, digest: Digest, place: Place, why: str, stored_bytes: int, *, counted: bool, tries: int = 0) -> None:
-        job = Job(digest, self.path(place), decode=not counted)
+        job = Job(digest, FileMark(0, 0, stored_bytes, 0), decode=not counted)  # the mark is its opener's to say
         self.after_commit.tasks.append(Task(job, place, why, stored_bytes, counted, tries))
 
     def say(self, level: int, text: str) -> None:
@@ -167,6 +169,26 @@ class PlaceChanges:
             for place, held in self.change.holders(blob.digest)
             if self.mark(place) != held.mark
         ]
+
+
+def open_and_give(pool: Pool, task: Task, caches: dict[int, ServedCache], *, relayed: bool) -> Finding | None:
+    """Open a task's blob and hand it to a worker; what is found instead where it can't be opened.
+
+    Raises OSError when no worker can be started.
+    """
+    try:
+        with Beneath(caches[task.place.cache].path) as below:
+            descriptor, mark = below.blob(task.place.path)
+    except (FileNotFoundError, NotADirectoryError):
+        return Finding("gone")
+    except OSError as error:
+        return Finding("unreadable", reason=error.strerror or str(error))
+    try:
+        task.job = replace(task.job, mark=mark)
+        pool.give(replace(task.job, relayed=relayed), descriptor)
+    finally:
+        os.close(descriptor)
+    return None
 
 
 def mark_of(status: os.stat_result) -> FileMark:

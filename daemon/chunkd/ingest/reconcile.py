@@ -20,6 +20,8 @@ SETTLE_S = 10.0
 # It is looked at again after this, and then at doubled intervals; read again only when it has changed and come to rest.
 FIRST_LOOK_S, LAST_LOOK_S = 0.02, 2.0
 UNREADABLE_S = 60.0
+# A file system's clock may tick as seldom as this: a change that came sooner after another may bear the same ctime.
+CTIME_TICK_NS = 50_000_000
 # So begins the reason of a failure that says nothing of the blob's bytes.
 CAN_NOT_BE_READ = "can't be read: "
 
@@ -215,16 +217,18 @@ class Reconciler:
         if cache.stale or (now is None and cache.check_root() is None) or at.hidden(place, held):
             self._wait_no_longer(place)
             return
-        if now is None or finding.kind in ("gone", "ignored"):
+        if now is None or finding.kind == "gone":
             at.after_commit.hints.append(Hint(place, f"{task.why}; gone or replaced while it was read"))
             return
-        read = mark = finding.mark or now
+        known = finding.read_until_ns - task.job.mark.ctime_ns >= CTIME_TICK_NS
+        seen = task.job.mark if known else task.job.mark._replace(ctime_ns=0)
+        read = mark = seen if finding.read_until_ns else now
         if now[:3] != mark[:3] and finding.kind not in ("mismatched", "unreadable"):
             at.after_commit.hints.append(Hint(place, "replaced while it was read (event)"))
             return
         if now != mark:
             mark = mark._replace(ctime_ns=0)
-            if finding.kind in ("layer", "other", "matched") and finding.mark and finding.mark.ctime_ns:
+            if finding.kind in ("layer", "other", "matched") and read.ctime_ns:
                 at.after_commit.hints.append(Hint(place, "changed while it was read"))
         waits = self.unsettled.pop(place, None)
         if finding.kind in ("layer", "other"):

@@ -22,7 +22,7 @@ from chunkd.index.index import Change, Index
 from chunkd.index.records import digest_from_key
 from chunkd.ingest.counters import Counters
 from chunkd.ingest.diff import LISTED, differences
-from chunkd.ingest.places import RETRY_S, AfterCommit, PlaceChanges, Task, retries
+from chunkd.ingest.places import RETRY_S, AfterCommit, PlaceChanges, Task, open_and_give, retries
 from chunkd.ingest.reconcile import Reconciler
 from chunkd.ingest.verify_round import VerifyRound
 from chunkd.model import Blob, Digest, Finding, Hint, Place
@@ -368,7 +368,8 @@ class Ingest:
         while self._order and self.pool.idle:
             task = self._waiting[self._order[0][3]]
             try:
-                self.pool.give(replace(task.job, relayed=self._leaves_idle(task)))
+                if unopened := open_and_give(self.pool, task, self.caches, relayed=self._leaves_idle(task)):
+                    self._results.append(Result(task.job, unopened))
             except OSError as error:
                 self._pause(f"no worker can be started: {error.strerror}")
                 return

@@ -6,8 +6,10 @@ A stream is whole when all its gzip members or zstd frames are, and nothing but 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -87,7 +89,9 @@ class Source(io.RawIOBase):
         return given
 
     def _read(self, view: memoryview) -> int:
-        got = self._file.readinto(view) or 0
+        got = self._file.readinto(view)
+        if got is None:  # nothing came yet, which must not pass for the end
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         self._hash.update(view[:got])
         self.read_bytes += got
         self.grew = self.grew or (self._ended and got > 0)

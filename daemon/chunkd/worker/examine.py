@@ -1,4 +1,4 @@
-"""One blob to its finding: read, decode, cut and verify in one pass. A pure function of the file.
+"""One blob to its finding: read, decode, cut and verify in one pass. A pure function of its bytes.
 
 `python -m chunkd.worker.examine FD PARAMS CAPS MEASURE BYTES_PER_S` serves jobs over the connection FD. A decoder that
 crashes or runs out of memory ends this process and costs one blob, not the daemon.
@@ -12,14 +12,13 @@ import json
 import os
 import signal
 import socket
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
 
 from chunkd.chunkers.gear import Chunker
 from chunkd.errors import BlobUndecodable
-from chunkd.model import Caps, ChunkParams, FileMark, Finding, Job, MeasureRule
+from chunkd.model import Caps, ChunkParams, Finding, Job, MeasureRule
 from chunkd.worker import protocol, sandbox
 from chunkd.worker.decode import BUFFER_BYTES, Source, buffers
 from chunkd.worker.page_cache import CacheNeutralFile
@@ -32,21 +31,10 @@ _PROGRESS_S = 0.5
 # From this size on, a blob is worth a second thread for cutting and hashing.
 RELAYED_FROM_BYTES = 1 << 20
 
-# A file system's clock may tick as seldom as this: a change that came sooner after another may bear the same ctime.
-_CTIME_TICK_NS = 50_000_000
-
-_IRREGULAR = {
-    stat.S_IFLNK: "symbolic link",
-    stat.S_IFDIR: "directory",
-    stat.S_IFIFO: "FIFO",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "device",
-    stat.S_IFBLK: "device",
-}
-
 
 def examine(
     job: Job,
+    descriptor: int,
     params: ChunkParams,
     caps: Caps,
     progress: Callable[[int], object],
@@ -54,48 +42,31 @@ def examine(
     *,
     measure: Recompressor | None = None,
 ) -> Finding:
-    """What the file at the job's path is, seen in one pass over one descriptor.
+    """What the bytes behind the descriptor are, read in one pass; closes it. It may be a pipe's, if that waits.
 
     The same whether or not the job is `relayed`, and at whatever `pace` the file is read.
     Chunks are measured by the rule as it comes unless `measure` has another.
     `progress` is called with the stored bytes read so far, about twice a second at most; what it raises is passed on
-    unless it is an OSError. Nothing but a regular file is opened. Raises MemoryError when a decoder gets none.
+    unless it is an OSError. Raises MemoryError when a decoder gets none.
     """
     try:
-        # Before the open too, since opening a device can have after_commit.
-        if reason := _irregular(os.lstat(job.path)):
-            return Finding("ignored", reason=reason)
-        with CacheNeutralFile(job.path, _open_itself) as file:
-            before = os.fstat(file.fileno())
-            if reason := _irregular(before):
-                return Finding("ignored", reason=reason)
-            if before.st_size > caps.uncompressed_bytes:
+        with CacheNeutralFile(descriptor, job.mark.stored_bytes) as file:
+            if job.mark.stored_bytes > caps.uncompressed_bytes:
                 return Finding("unreadable", reason=f"larger than the cap of {caps.uncompressed_bytes} bytes")
 
             def live(read_bytes: int) -> None:
-                if not os.fstat(file.fileno()).st_nlink:
+                if not os.fstat(descriptor).st_nlink:
                     raise FileNotFoundError  # nobody can count what has been unlinked: no need to read on
                 progress(read_bytes)
 
             report = pace.paced(_seldom(live)) if pace else _seldom(live)
-            return _read(file, before, job, params, measure, caps, report)
-    except (FileNotFoundError, NotADirectoryError):
+            return _read(file, job, params, measure, caps, report)
+    except FileNotFoundError:
         return Finding("gone")
     except OSError as error:
         if error.errno is None:  # not the system's: a bug
             raise
         return Finding("unreadable", reason=os.strerror(error.errno))
-
-
-def _irregular(status: os.stat_result) -> str:
-    """What the file is when it is no regular one, else nothing."""
-    if stat.S_ISREG(status.st_mode):
-        return ""
-    return _IRREGULAR.get(stat.S_IFMT(status.st_mode), "no regular file")
-
-
-def _open_itself(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
 
 def _seldom(progress: Callable[[int], object]) -> Callable[[int], None]:
@@ -113,7 +84,6 @@ def _seldom(progress: Callable[[int], object]) -> Callable[[int], None]:
 
 def _read(
     file: io.FileIO,
-    before: os.stat_result,
     job: Job,
     params: ChunkParams,
     measure: Recompressor | None,
@@ -129,10 +99,10 @@ def _read(
     if job.decode:
         try:
             with contextlib.ExitStack() as stack:
-                large = job.relayed and before.st_size >= RELAYED_FROM_BYTES
+                large = job.relayed and job.mark.stored_bytes >= RELAYED_FROM_BYTES
                 relay = stack.enter_context(Relay(chunker.feed)) if large else None
                 take, hand = (relay.take, relay.hand) if relay else ((lambda: buffer), chunker.feed)
-                for data in buffers(source, take, caps, before.st_size):
+                for data in buffers(source, take, caps, job.mark.stored_bytes):
                     hand(data)
                     uncompressed_bytes += len(data)
                     report(source.read_bytes)
@@ -142,26 +112,24 @@ def _read(
             failure = error
     # To the file's end even after a failure: bytes that do not match the name outrank it, as a writer may be busy.
     source.drain(buffer)
-    after = os.fstat(file.fileno())
-    still = (before.st_size, before.st_ctime_ns) == (after.st_size, after.st_ctime_ns)
-    known = still and time.time_ns() - after.st_ctime_ns >= _CTIME_TICK_NS
-    mark = FileMark(after.st_dev, after.st_ino, source.read_bytes, after.st_ctime_ns if known else 0)
+    until_ns = time.time_ns()
 
     if source.hexdigest() != job.digest.hex:
-        return Finding("mismatched", mark)
-    if not job.decode:
-        return Finding("matched", mark)
-    if source.grew or source.read_bytes != before.st_size:
+        return Finding("mismatched", read_until_ns=until_ns)
+    if source.grew or source.read_bytes != job.mark.stored_bytes:
         # The decoder may have met the end of what was there before the writer was done.
-        return Finding("mismatched", mark, reason="changed while it was read")
+        return Finding("mismatched", reason="changed while it was read", read_until_ns=until_ns)
+    if not job.decode:
+        return Finding("matched", read_until_ns=until_ns)
     if failure is not None:
-        return Finding("undecodable", mark, codec=failure.codec, reason=failure.reason)
+        return Finding("undecodable", codec=failure.codec, reason=failure.reason, read_until_ns=until_ns)
     if not uncompressed_bytes:
-        return Finding("other", mark)
+        return Finding("other", read_until_ns=until_ns)
     recipe = chunker.finish()
     if len(recipe) > most_chunks:
-        return Finding("undecodable", mark, codec=source.codec, reason=f"more than {most_chunks} chunks")
-    return Finding("layer", mark, source.codec, uncompressed_bytes, recipe=recipe)
+        reason = f"more than {most_chunks} chunks"
+        return Finding("undecodable", codec=source.codec, reason=reason, read_until_ns=until_ns)
+    return Finding("layer", source.codec, uncompressed_bytes, read_until_ns=until_ns, recipe=recipe)
 
 
 @contextlib.contextmanager
@@ -193,10 +161,10 @@ def main(argv: list[str]) -> None:
     sandbox.give_up_rights()
     while True:
         with _daemon():
-            job = daemon.receive_job()
-        sandbox.limit_memory(job.path, params, caps)
+            job, descriptor = daemon.receive_job()
+        sandbox.limit_memory(job.mark.stored_bytes, params, caps)
         try:
-            finding = examine(job, params, caps, progress, pace, measure=measure)
+            finding = examine(job, descriptor, params, caps, progress, pace, measure=measure)
             with _daemon():
                 daemon.send_finding(finding)
         except MemoryError:

@@ -6,10 +6,10 @@ back behind us, a stretch at a time. On macOS the file is read with F_NOCACHE, w
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sys
-from collections.abc import Callable
 from io import FileIO
 
 STRETCH_BYTES = 8 << 20
@@ -18,20 +18,24 @@ MOST_STRETCHES = 256
 
 
 class CacheNeutralFile(FileIO):
-    """A file for reading from its begin to its end by `readinto`, and nothing else.
+    """A file of so many bytes for reading from its begin to its end by `readinto`, and nothing else.
+
+    It closes the descriptor that it is given. Of what has no place in the page cache, as a pipe, nothing is given back.
 
     A stretch counts as having been in the page cache when the byte in its middle was before the first read. Where that
     can't be told (by RWF_NOWAIT of preadv(2): Linux 4.14, and not every file system) nothing is given back. To ask is
     to have the kernel begin to read: where a device answers at once the stretch seems to have been there, and stays.
     """
 
-    def __init__(self, path: str, opener: Callable[[str, int], int]) -> None:
-        super().__init__(path, "rb", opener=opener)
+    def __init__(self, descriptor: int, stored_bytes: int) -> None:
+        super().__init__(descriptor, "rb")
+        self._stored_bytes = stored_bytes
         self._at = self._given_back = 0
         self._stretch_bytes = STRETCH_BYTES
         self._cold: list[bool] | None = None
         if sys.platform == "darwin":
-            fcntl.fcntl(self.fileno(), fcntl.F_NOCACHE, 1)
+            with contextlib.suppress(OSError):  # a pipe's
+                fcntl.fcntl(self.fileno(), fcntl.F_NOCACHE, 1)
 
     if sys.platform == "linux":
 
@@ -51,7 +55,7 @@ class CacheNeutralFile(FileIO):
 
         def _ask(self) -> list[bool]:
             """Of each stretch, whether the page cache does not have it."""
-            size = os.fstat(self.fileno()).st_size
+            size = self._stored_bytes
             self._stretch_bytes = max(STRETCH_BYTES, -(-size // MOST_STRETCHES))
             return [self._is_cold(at, size) for at in range(0, size, self._stretch_bytes)]
 

@@ -19,8 +19,13 @@ SILENCE_S = 300.0
 # It tells its progress twice a second. One that never stops talking would keep the writer from its work.
 WORDS_PER_S = 10
 WORDS_AT_ONCE = 100
-# How long the end of a worker is waited for: when its connection has ended, and when it has been killed.
+# A worker that dies closes its connection first, and its exit code comes a moment later. One that lives on for so long
+# without a connection is killed.
+LEAVE_S = 1.0
+# How long a killed worker takes at most, unless the kernel holds it.
 END_S = 5.0
+# How often we look whether a process has ended, while one is to.
+LOOK_EVERY_S = 0.01
 
 
 class Wakeup(Protocol):
@@ -55,12 +60,15 @@ class Pool:
     def __init__(self, start: Callable[[], Worker], count: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._start, self.count, self._clock = start, count, clock
         self._workers: list[Worker] = []
-        self._stuck: list[subprocess.Popen[bytes]] = []
+        self._leaving: list[Worker] = []  # whose connections have ended, and whose exit codes are waited for
+        self._killed: list[tuple[subprocess.Popen[bytes], float]] = []  # and when
+        self._lost: list[Result] = []  # of jobs that no worker took, for the next `collect`
 
     @property
     def idle(self) -> int:
         """How many jobs could be given out now."""
-        return self.count - len(self.jobs()) - len(self._stuck)
+        busy = [worker for worker in self._workers if worker.job]
+        return self.count - len(busy) - len(self._leaving) - len(self._killed)
 
     @property
     def stuck(self) -> int:
@@ -68,47 +76,60 @@ class Pool:
 
         They count as busy, so that there are never more processes than wanted. Safe to call from any thread.
         """
-        return len(self._stuck)
+        return sum(self._clock() - killed_at > END_S for _, killed_at in self._killed.copy())
 
     def jobs(self) -> list[Job]:
-        """The jobs in hand."""
-        return [worker.job for worker in self._workers if worker.job]
+        """The jobs in hand: whose results are still to be collected."""
+        in_hand = [worker.job for worker in (*self._workers, *self._leaving) if worker.job]
+        return in_hand + [result.job for result in self._lost]
 
     @property
     def read_bytes(self) -> int:
         """How many stored bytes of the jobs in hand have been read. Safe to call from any thread."""
         return sum(worker.read_bytes for worker in self._workers.copy())
 
-    def give(self, job: Job) -> None:
-        """Hand a job to an idle worker, starting one if need be. Raises OSError when none can be started."""
+    def give(self, job: Job, descriptor: int) -> None:
+        """Hand a job to an idle worker, starting one if need be. Raises OSError when none can be started.
+
+        The worker gets a copy of the descriptor of the blob; the caller closes its own, at once if it likes.
+        """
         for worker in [worker for worker in self._workers if worker.job is None]:
             if worker.process.poll() is None:
                 break
-            self._reap(worker, "")
+            self._part(worker)
+            self._reap(worker)
         else:
             worker = self._start()
             self._workers.append(worker)
         worker.job, worker.read_bytes, worker.words = job, 0, 0
         worker.given_at = worker.heard_at = self._clock()
-        # If it dies before it has the job, or does not read, `collect` finds the end of its connection, or its silence.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError, BlockingIOError):
-            worker.connection.send_job(job)
+        try:
+            worker.connection.send_job(job, descriptor)
+        except ConnectionError:
+            self._part(worker)
+        except OSError as error:
+            self._lost += self._kill(worker, f"its worker did not take the job: {error.strerror}")
 
     def collect(self, timeout_s: float, bell: Wakeup | None = None) -> list[Result]:
         """Wait for workers to say something, or the bell to ring, and return what is finished."""
-        self._stuck = [process for process in self._stuck if process.poll() is None]
+        if self._lost:
+            timeout_s = 0.0
+        elif self._leaving or len(self._killed) > self.stuck:
+            timeout_s = min(timeout_s, LOOK_EVERY_S)
         heard: list[Any] = [worker.connection for worker in self._workers]
         if bell is not None:
             heard.append(bell)
         ready: list[Any] = wait(heard, timeout_s)
-        results = []
+        results, self._lost = self._lost, []
+        self._killed = [killed for killed in self._killed if killed[0].poll() is None]
+        for worker in list(self._leaving):
+            results += self._reap(worker)
         for worker in list(self._workers):
             if worker.connection in ready:
                 results += self._hear(worker)
             # Silence is to say no whole word, whatever comes in.
             if worker in self._workers and worker.job and self._clock() - worker.heard_at > SILENCE_S:
-                worker.process.kill()
-                results += self._reap(worker, f"no progress in {SILENCE_S:.0f} s")
+                results += self._kill(worker, f"no progress in {SILENCE_S:.0f} s")
         return results
 
     def _hear(self, worker: Worker) -> list[Result]:
@@ -125,40 +146,64 @@ class Pool:
                     if worker.words > WORDS_AT_ONCE + WORDS_PER_S * (worker.heard_at - worker.given_at):
                         raise ValueError("too many words")
         except ValueError as error:
-            worker.process.kill()
-            found += self._reap(worker, f"its worker said what none does: {error}")
+            found += self._kill(worker, f"its worker said what none does: {error}")
         except (EOFError, OSError):
-            found += self._reap(worker, "")
+            self._part(worker)
+            found += self._reap(worker)
         return found
 
-    def _reap(self, worker: Worker, reason: str) -> list[Result]:
+    def _part(self, worker: Worker) -> None:
+        """A connection has ended by itself: why, the exit code says, if the process ends too."""
+        self._workers.remove(worker)
+        self._leaving.append(worker)
+        worker.connection.close()
+        worker.heard_at = self._clock()
+
+    def _reap(self, worker: Worker) -> list[Result]:
+        """What came of a worker that is leaving; nothing yet while its process may be about to end."""
+        code = worker.process.poll()
+        if code is None and self._clock() - worker.heard_at <= LEAVE_S:
+            return []
+        self._leaving.remove(worker)
+        if code is None:
+            return self._end(worker, "its worker closed its connection")
+        return [Result(worker.job, None, _how(code))] if worker.job else []
+
+    def _kill(self, worker: Worker, reason: str) -> list[Result]:
         self._workers.remove(worker)
         worker.connection.close()
-        code = self._end(worker.process)
-        return [Result(worker.job, None, reason or _how(code))] if worker.job else []
+        return self._end(worker, reason)
 
-    def _end(self, process: subprocess.Popen[bytes]) -> int | None:
-        """The exit code of a worker that ends or is made to, None when that does not help."""
-        for _ in range(2):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(END_S)
-            process.kill()
-        self._stuck.append(process)
-        return None
+    def _end(self, worker: Worker, reason: str) -> list[Result]:
+        """Kill a process, which is reaped later, so that nobody waits for it."""
+        worker.process.kill()
+        self._killed.append((worker.process, self._clock()))
+        return [Result(worker.job, None, reason)] if worker.job else []
 
     def close(self) -> None:
         """End every worker, at once: whatever it has in hand is lost, and found again by the next scan."""
-        for worker in self._workers:
+        for worker in (*self._workers, *self._leaving):
             worker.connection.close()
             worker.process.terminate()
-        for worker in self._workers:
-            self._end(worker.process)
-        self._workers.clear()
+            self._killed.append((worker.process, self._clock()))
+        left = _ended([process for process, _ in self._killed])
+        for process in left:
+            process.kill()
+        _ended(left)
+        for workers in (self._workers, self._leaving, self._killed, self._lost):
+            workers.clear()
 
 
-def _how(code: int | None) -> str:
-    if code is None:
-        return "its worker can't be ended"
+def _ended(processes: list[subprocess.Popen[bytes]]) -> list[subprocess.Popen[bytes]]:
+    """Those that have not ended after `END_S`, for which all together are waited for."""
+    until = time.monotonic() + END_S
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, until - time.monotonic()))
+    return [process for process in processes if process.returncode is None]
+
+
+def _how(code: int) -> str:
     if code == protocol.NO_MEMORY_EXIT:
         return "its worker ran out of memory"
     if code == -signal.SIGKILL:

@@ -1,17 +1,20 @@
 """What the daemon and its workers say to one another, over one pair of stream sockets a worker.
 
-A job, a word of progress and a finding are a line of JSON each; behind a finding's line come the hashes and lengths of
-as many chunks as it says, and the recompressed lengths of some, as they are. Never pickle: a worker reads hostile
-input, and one that was taken over must not be able to run code in the daemon, hold it up, fill its memory, or have it
-count what can't be.
+A job, a word of progress and a finding are a line of JSON each. With a job's line comes an open descriptor of its blob
+(SCM_RIGHTS, unix(7)), and never a path; behind a finding's line come the hashes and lengths of as many chunks as it
+says, and the recompressed lengths of some, as they are. Never pickle: a worker reads hostile input, and one that was
+taken over must not be able to run code in the daemon, hold it up, fill its memory, or have it count what can't be.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
+from array import array
+from dataclasses import replace
 from typing import Any
 
 from chunkd.model import CHUNK_HASH_BYTES, CODECS, Caps, ChunkParams, Digest, FileMark, Finding, Job, Recipe
@@ -21,29 +24,45 @@ LINE_BYTES = 1 << 16
 REASON_CHARACTERS = 1000
 RECEIVE_BYTES = 1 << 20
 
+# One descriptor comes with a job. A second one has room beside it by the way such messages are laid out; it is refused.
+DESCRIPTOR_SPACE = socket.CMSG_SPACE(array("i").itemsize)
+_CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # which macOS does not know; a worker starts no program
+
 # The exit code of a worker that got no memory: ENOMEM, for want of a better one.
 NO_MEMORY_EXIT = 12
 
-# What may come of a job, and whether the bytes were read to their end: then the finding has a mark.
-_OF_ANY_JOB = {"mismatched": True, "unreadable": False, "ignored": False, "gone": False}
+# What may come of a job, and whether the bytes were read to their end: then the finding says when.
+_OF_ANY_JOB = {"mismatched": True, "unreadable": False, "gone": False}
 _OF_A_DECODE = _OF_ANY_JOB | {"layer": True, "other": True, "undecodable": True}
 _OF_A_HASH = _OF_ANY_JOB | {"matched": True}
+_KEYS = {"kind", "codec", "uncompressed_bytes", "reason", "read_until_ns", "chunks", "measured"}
 
 
 class WorkersEnd:
     """A worker's connection with its daemon. Waits for it as long as it takes; raises EOFError or ConnectionError when
-    it has gone.
+    it has gone, ValueError for what no daemon says.
     """
 
     def __init__(self, pair: socket.socket) -> None:
-        self._socket, self._lines = pair, pair.makefile("rb")
+        self._socket = pair
 
-    def receive_job(self) -> Job:
-        line = self._lines.readline(LINE_BYTES)
-        if not line:
-            raise EOFError
-        algorithm, hex_digits, *rest = json.loads(line)
-        return Job(Digest(algorithm, hex_digits), *rest)
+    def receive_job(self) -> tuple[Job, int]:
+        """The next job, whose mark has nothing but the size, and the descriptor of its blob, which is the caller's."""
+        line, descriptors = b"", array("i")
+        while not line.endswith(b"\n"):
+            # A file object over the socket would read the bytes and drop the descriptor that comes with the first.
+            part, ancillary, flags, _ = self._socket.recvmsg(LINE_BYTES, DESCRIPTOR_SPACE, _CLOSE_ON_EXEC)
+            for level, kind, data in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+            if not part:
+                raise EOFError
+            line += part
+            if len(line) > LINE_BYTES or flags & socket.MSG_CTRUNC:
+                raise ValueError("a job that is too long, or has more descriptors than one")
+        algorithm, hex_digits, stored_bytes, decode, relayed = json.loads(line)
+        [descriptor] = descriptors
+        return Job(Digest(algorithm, hex_digits), FileMark(0, 0, stored_bytes, 0), decode, relayed), descriptor
 
     def send_progress(self, read_bytes: int) -> None:
         """How many stored bytes of the job in hand have been read: proof of life, and a progress bar's food."""
@@ -52,10 +71,10 @@ class WorkersEnd:
     def send_finding(self, finding: Finding) -> None:
         head = {
             "kind": finding.kind,
-            "mark": finding.mark,
             "codec": finding.codec,
             "uncompressed_bytes": finding.uncompressed_bytes,
             "reason": finding.reason,
+            "read_until_ns": finding.read_until_ns,
             "chunks": len(finding.recipe),
             "measured": len(finding.recipe.measured) // LENGTH_BYTES,
         }
@@ -80,9 +99,14 @@ class DaemonsEnd:
     def close(self) -> None:
         self._socket.close()
 
-    def send_job(self, job: Job) -> None:
-        """Raises ConnectionError when the worker has gone, BlockingIOError when it does not read."""
-        self._socket.sendall(_line([*job.digest, job.path, job.decode, job.relayed]))
+    def send_job(self, job: Job, descriptor: int) -> None:
+        """Hand over a job and the open descriptor of its blob, which stays the caller's as well.
+
+        Raises ConnectionError when the worker has gone, BlockingIOError when it does not read, and other OSErrors.
+        """
+        line = _line([*job.digest, job.mark.stored_bytes, job.decode, job.relayed])
+        if socket.send_fds(self._socket, [line], [descriptor]) < len(line):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     def read(self) -> None:
         """Take in a part of what has been sent. Raises EOFError when the worker has died, and OSErrors."""
@@ -115,9 +139,7 @@ class DaemonsEnd:
             return None
         finding, self._finding = self._finding, None
         recipe = Recipe(*map(self._take, self._wanted_bytes))
-        return Finding(
-            finding.kind, finding.mark, finding.codec, finding.uncompressed_bytes, finding.reason, recipe
-        )  # fmt: skip
+        return replace(finding, recipe=recipe)
 
     def _take(self, count: int) -> bytes:
         taken = bytes(memoryview(self._heard)[:count])
@@ -126,7 +148,7 @@ class DaemonsEnd:
 
     def _checked(self, said: dict[str, Any], job: Job) -> tuple[Finding, int, int]:
         """A finding whose recipe is still to come, of how many chunks that is, and how many of them are measured."""
-        if said.keys() != {"kind", "mark", "codec", "uncompressed_bytes", "reason", "chunks", "measured"}:
+        if said.keys() != _KEYS:
             raise ValueError("a finding with other keys")
         kind, codec, reason = said["kind"], said["codec"], said["reason"]
         kinds = _OF_A_DECODE if job.decode else _OF_A_HASH
@@ -137,9 +159,9 @@ class DaemonsEnd:
         # It is shown in the log and on terminals.
         if not isinstance(reason, str) or len(reason) > REASON_CHARACTERS or not reason.isprintable():
             raise ValueError("a reason that can't be shown")
-        mark = _mark(said["mark"])
-        if (mark is not None) != kinds[kind]:
-            raise ValueError(f"{kind}, and a mark that does not go with it")
+        read_until_ns = _number(said["read_until_ns"])
+        if bool(read_until_ns) != kinds[kind]:
+            raise ValueError(f"{kind}, and a time of reading that does not go with it")
         uncompressed_bytes, chunks = _number(said["uncompressed_bytes"]), _number(said["chunks"])
         measured = _number(said["measured"])
         if measured > chunks:
@@ -148,14 +170,11 @@ class DaemonsEnd:
             self._check_layer(job, uncompressed_bytes, chunks)
         elif uncompressed_bytes or chunks:
             raise ValueError(f"{kind}, with chunks")
-        return Finding(kind, mark, codec, uncompressed_bytes, reason), chunks, measured
+        return Finding(kind, codec, uncompressed_bytes, reason, read_until_ns), chunks, measured
 
     def _check_layer(self, job: Job, uncompressed_bytes: int, chunks: int) -> None:
-        # Its size is asked of the disk and not of the worker. The caps on both together bound what is held here.
-        stored_bytes = 0
-        with contextlib.suppress(OSError):
-            stored_bytes = os.lstat(job.path).st_size
-        most_bytes = self._caps.most_uncompressed_bytes(stored_bytes)
+        # Its size is the opener's word and not the worker's. The caps on both together bound what is held here.
+        most_bytes = self._caps.most_uncompressed_bytes(job.mark.stored_bytes)
         if not 0 < uncompressed_bytes <= most_bytes:
             raise ValueError(f"{uncompressed_bytes} bytes uncompressed of at most {most_bytes}")
         most = self._caps.most_chunks_of(uncompressed_bytes, self._params)
@@ -182,11 +201,3 @@ def _number(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 64:
         raise ValueError("a number out of bounds")
     return value
-
-
-def _mark(value: object) -> FileMark | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or len(value) != len(FileMark._fields):
-        raise ValueError("a mark of another form")
-    return FileMark(*map(_number, value))

@@ -1,6 +1,7 @@
 """What a worker gives up before its first job: a decoder that was taken over is to get no further than that.
 
-It keeps the right to read, what is open (its connection, and stderr for tracebacks) and its share of the processors.
+It keeps what is open (its connection, through which it is handed each blob, and stderr for tracebacks) and its share of
+the processors. It can open nothing, so whatever it imports must be imported before.
 Linux has the means for all of it; elsewhere the limits below hold that the system knows, and no more.
 """
 
@@ -17,7 +18,7 @@ import sys
 
 from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams
 
-# The blob, what a late import opens, and what is open from the start.
+# What is open from the start, and the blob. The rest is to spare.
 OPEN_FILES = 32
 # Measured at the end of an import 12 MiB, and 3 MiB more for gzip; the rest is for what Python frees late.
 BASE_BYTES = 64 << 20
@@ -30,12 +31,11 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_SET_MDWE = 65
 PR_MDWE_REFUSE_EXEC_GAIN = 1
 CAPABILITY_VERSION_3 = 0x20080522
-CAP_DAC_READ_SEARCH = 1 << 2
 LANDLOCK_CREATE_RULESET = 444
 LANDLOCK_RESTRICT_SELF = 446
 LANDLOCK_CREATE_RULESET_VERSION = 1
-# From which version on the kernel knows which accesses to files: all there are but reading files and listing folders.
-FILE_ACCESSES = {1: 0x1FF3, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
+# From which version on the kernel knows which accesses to files: all there are, reading files and listing folders too.
+FILE_ACCESSES = {1: 0x1FFF, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 # To bind and to connect TCP; abstract sockets and signals to whoever is outside.
 TCP_ACCESSES = {4: 3}
 SCOPES = {6: 3}
@@ -46,16 +46,19 @@ SECCOMP_ALLOW = 0x7FFF0000
 SECCOMP_REFUSE = 0x00050000 | errno.EPERM
 LOAD, IF_EQUAL, IF_AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06
 ARCHITECTURE_AT, CALL_AT = 4, 0
-# x86-64 has a second set of calls from here on; io_uring makes sockets too, and has one number everywhere.
+# x86-64 has a second set of calls from here on.
 X32_CALLS = 0x40000000
-IO_URING_SETUP = 425
-# Of a machine the architecture's name in <linux/audit.h>, then the numbers of socket(2) and socketpair(2).
-SOCKET_CALLS = {"x86_64": (0xC000003E, 41, 53), "aarch64": (0xC00000B7, 198, 199)}
+# Calls that have one number everywhere: io_uring_setup, as io_uring opens files and makes sockets too, openat2, and
+# pidfd_getfd, which takes another process's descriptor.
+REFUSED_CALLS = (425, 437, 438)
+# Of a machine the architecture's name in <linux/audit.h>, then the numbers of socket, socketpair, openat,
+# open_by_handle_at, and of open and creat where there are these.
+MACHINE_CALLS = {"x86_64": (0xC000003E, 41, 53, 257, 304, 2, 85), "aarch64": (0xC00000B7, 198, 199, 56, 265)}
 
 
 def give_up_rights() -> None:
-    """No writing, no new file, no program, no core dump, no capability but to read, as far as this system can refuse
-    them. For a process of one thread. Raises OSError when a refusal that the system knows fails.
+    """No opening, writing or making of files, no program, no socket, no core dump, no capability, as far as this system
+    can refuse them. For a process of one thread. Raises OSError when a refusal that the system knows fails.
     """
     limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: OPEN_FILES}
     if not _stderr_is_a_file():  # into which a traceback is to go
@@ -68,20 +71,17 @@ def give_up_rights() -> None:
         _call(libc, "prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         # Kernels before 6.3 do not know it.
         _call(libc, "prctl", PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0, but=errno.EINVAL)
-        _keep_the_right_to_read(libc)
+        _drop_capabilities(libc)
         _restrict(libc)
-        _make_no_sockets(libc)
+        _refuse_calls(libc)
 
 
-def limit_memory(path: str, params: ChunkParams, caps: Caps) -> None:
-    """Let this process have no more memory than the file at `path` can need within the caps.
+def limit_memory(stored_bytes: int, params: ChunkParams, caps: Caps) -> None:
+    """Let this process have no more memory than a blob of this size can need within the caps.
 
     Beyond it a decoder gets none, and Python a MemoryError. Linux only: macOS does not hold a process to it.
     """
     if sys.platform == "linux":
-        stored_bytes = 0
-        with contextlib.suppress(OSError):  # the look at the file that follows says what is wrong
-            stored_bytes = os.lstat(path).st_size
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         most = _within(hard, memory_bytes(stored_bytes, params, caps))
         resource.setrlimit(resource.RLIMIT_DATA, (most, hard))  # to be raised again for a larger one
@@ -104,7 +104,11 @@ def landlock_version() -> int:
 def described() -> str:
     """For the log: how far a worker that was taken over would get."""
     version = landlock_version()
-    return f"each may read and no more (Landlock {version})" if version else "no Landlock here keeps them from writing"
+    if version:
+        return f"each can open no file (Landlock {version})"
+    if _filters_calls():
+        return "each can open no file (by a filter of system calls alone: there is no Landlock here)"
+    return "nothing keeps them from opening files: there is no Landlock here, and no filter of system calls"
 
 
 def _within(hard: int, most: int) -> int:
@@ -126,20 +130,17 @@ def _call(libc: ctypes.CDLL, name: str, *arguments: object, but: int = 0) -> int
     return result
 
 
-def _keep_the_right_to_read(libc: ctypes.CDLL) -> None:
-    """Of root's capabilities, or a unit's, keep the one without which such a daemon's cache could not be read."""
+def _drop_capabilities(libc: ctypes.CDLL) -> None:
+    """Give up root's capabilities, or a unit's. Whoever opened a blob had the right to, which the descriptor keeps."""
     header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
     held = ctypes.create_string_buffer(24)
     _call(libc, "capget", header, held)
-    # For capabilities 0 to 31 and again from 32 on: effective, permitted, inheritable.
-    _, permitted, _, _, permitted_high, _ = struct.unpack("=6I", held.raw)
-    kept = permitted & CAP_DAC_READ_SEARCH
-    if (permitted, permitted_high) != (kept, 0):  # the unit leaves no more, and refuses the call
-        _call(libc, "capset", header, struct.pack("=6I", kept, kept, 0, 0, 0, 0))
+    if any(held.raw):  # the unit leaves none, and refuses the call
+        _call(libc, "capset", header, bytes(24))
 
 
 def _restrict(libc: ctypes.CDLL) -> None:
-    """Refuse by Landlock whatever is not reading. No path is excepted, so none can be mistaken."""
+    """Refuse by Landlock whatever it knows. No path is excepted, so none can be mistaken."""
     version = landlock_version()
     if not version:
         return
@@ -153,18 +154,27 @@ def _restrict(libc: ctypes.CDLL) -> None:
     os.close(ruleset)
 
 
-def _make_no_sockets(libc: ctypes.CDLL) -> None:
-    """Refuse to make a socket of any kind: Landlock knows TCP alone, and neither UDP nor what is named by a path."""
-    machine = os.uname().machine
-    if machine not in SOCKET_CALLS or struct.calcsize("P") != 8:
+def _filters_calls() -> bool:
+    """Whether this machine's calls are known, and its kernel can filter them."""
+    if sys.platform != "linux" or os.uname().machine not in MACHINE_CALLS or struct.calcsize("P") != 8:
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Without a filter this can't succeed. The kernel that knows filters misses it; another finds the mode wrong.
+    return libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, None, 0, 0) < 0 and ctypes.get_errno() == errno.EFAULT
+
+
+def _refuse_calls(libc: ctypes.CDLL) -> None:
+    """Refuse to open anything, also where there is no Landlock, and to make a socket of any kind: Landlock knows TCP
+    alone, and neither UDP nor what is named by a path.
+    """
+    if not _filters_calls():
         return
-    architecture, *refused = SOCKET_CALLS[machine]
-    tests = [(IF_AT_LEAST, X32_CALLS), *((IF_EQUAL, call) for call in (IO_URING_SETUP, *refused))]
+    architecture, *refused = MACHINE_CALLS[os.uname().machine]
+    tests = [(IF_AT_LEAST, X32_CALLS), *((IF_EQUAL, call) for call in (*REFUSED_CALLS, *refused))]
     # A jump is over so many instructions: to the last, which refuses. The one before it lets pass.
     program = [(LOAD, 0, 0, ARCHITECTURE_AT), (IF_EQUAL, 0, len(tests) + 2, architecture), (LOAD, 0, 0, CALL_AT)]
     program += [(code, len(tests) - at, 0, call) for at, (code, call) in enumerate(tests)]
     program += [(RETURN, 0, 0, SECCOMP_ALLOW), (RETURN, 0, 0, SECCOMP_REFUSE)]
     packed = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in program))
     what = struct.pack("@HP", len(program), ctypes.addressof(packed))
-    # A kernel that was built without it does not know it.
-    _call(libc, "prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, what, 0, 0, but=errno.EINVAL)
+    _call(libc, "prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, what, 0, 0)
