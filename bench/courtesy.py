@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chunkd.model import Caps, ChunkParams, Digest, Job
+from chunkd.sources.beneath import Beneath
 from chunkd.worker.pool import Pool
 from chunkd.worker.priority import Courtesy, share
 from chunkd.worker.spawn import core_count, spawn_worker
@@ -93,8 +94,14 @@ def others(program: str, count: int, read_bytes: Callable[[], int], *arguments: 
     return Got(sum(int(process.communicate()[0]) for process in running), read / BUSY_S)
 
 
+class FileJob(NamedTuple):
+    digest: Digest
+    path: Path
+    decode: bool = True
+
+
 @contextlib.contextmanager
-def working(courtesy: Courtesy | None, jobs: Sequence[Job], cold: bool) -> Iterator[Callable[[], int]]:
+def working(courtesy: Courtesy | None, jobs: Sequence[FileJob], cold: bool) -> Iterator[Callable[[], int]]:
     """Workers that do these jobs over and over, for None none; gives how many stored bytes they have read so far."""
     if courtesy is None:
         yield lambda: 0
@@ -108,14 +115,18 @@ def working(courtesy: Courtesy | None, jobs: Sequence[Job], cold: bool) -> Itera
         number = 0
         while not stopping.is_set():
             while pool.idle:
-                pool.give(jobs[number % len(jobs)])
+                one = jobs[number % len(jobs)]
+                with Beneath(str(one.path.parent)) as below:
+                    descriptor, mark = below.blob(one.path.name)
+                pool.give(Job(one.digest, mark, one.decode), descriptor)
+                os.close(descriptor)
                 number += 1
             for result in pool.collect(0.1):
                 if result.finding is None or result.finding.kind not in ("layer", "matched"):
                     sys.exit(f"{result}")
-                done_bytes += os.stat(result.job.path).st_size
+                done_bytes += result.job.mark.stored_bytes
                 if cold:
-                    forget(Path(result.job.path))
+                    forget(next(one.path for one in jobs if one.digest == result.job.digest))
 
     worker = threading.Thread(target=work)
     worker.start()
@@ -138,7 +149,7 @@ def forget(path: Path) -> None:
 def compare(
     title: str,
     courtesies: dict[str, Courtesy | None],
-    jobs: Sequence[Job],
+    jobs: Sequence[FileJob],
     run: Callable[[Callable[[], int]], Got],
     cold: bool,
 ) -> dict[str, Any]:
@@ -148,7 +159,7 @@ def compare(
         for name, courtesy in courtesies.items():
             if cold:
                 for job in jobs:
-                    forget(Path(job.path))
+                    forget(job.path)
             with working(courtesy, jobs, cold) as read_bytes:
                 got[name].append(run(read_bytes))
     alone = statistics.median(one.done for one in got["without chunkd"])
@@ -196,7 +207,7 @@ def main() -> None:
     if len(unique_bytes) != 1:
         sys.exit(f"the figures differ: {unique_bytes}")
     idle_table = table("an idle machine: chunkd scan", idle, stored_bytes, "nice 0, normal")
-    jobs = [Job(Digest("sha256", path.name), str(path)) for path in layers]
+    jobs = [FileJob(Digest("sha256", path.name), path) for path in layers]
     limit = share(LIMIT_BYTES_PER_S, cores)
     busy = compare(
         f"what is left to a SHA-256 loop on each of {cores} cores, the layers in memory",
@@ -223,7 +234,7 @@ def main() -> None:
         for path in files[1:]:
             with path.open("rb") as opened:
                 digest = Digest("sha256", hashlib.file_digest(opened, "sha256").hexdigest())
-            cold_jobs.append(Job(digest, str(path), decode=False))
+            cold_jobs.append(FileJob(digest, path, decode=False))
         scheduler = scheduler_of(Path(name))
         cold = compare(
             f"what is left to a reader of a cold file, beside workers that hash cold files; scheduler: {scheduler}",

@@ -6,8 +6,8 @@ The path of a blob:
     hint_queue        the hint waits, one entry a place
     compare        a listing that differs from the index gives hints as well
     look           the disk and the index are asked what there is to do             (holdings changes places)
-    ingest, pool   a job goes to an idle worker process, which may read and no more (confine; wire: what they say)
-    worker         decode opens and decompresses it, chunker (cgear.c) cuts and hashes it, the name is verified
+    ingest, pool   a job goes to an idle worker process, which can open no file (sandbox; wire: what they say)
+    worker         decode decompresses it, chunker (cgear.c) cuts and hashes it, the name is verified
                    and 1 chunk in 16 is compressed                                  (recompress; saving: what for)
     ingest, index  recipe, counts and totals change in one transaction              (lookup: hash to number)
                    and with them the histogram and the history                      (counting, measured; history)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from chunkd.model import FileMark
 from chunkd.sources import beneath
 from chunkd.sources.beneath import Beneath
 
@@ -221,3 +223,49 @@ def test_a_kernel_without_the_call_is_found_out(monkeypatch: pytest.MonkeyPatch)
     for code, has in ((errno.ENOSYS, False), (errno.EPERM, False), (errno.EINVAL, True)):
         monkeypatch.setattr(beneath, "_libc", lambda code=code: Libc(code))
         assert beneath.has_openat2.__wrapped__() is has
+
+
+@pytest.fixture
+def irregular(root: Path) -> Iterator[None]:
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = Path.cwd()
+        os.chdir(root)  # a socket's path has 104 characters at most
+        listener.bind("socket")
+        os.chdir(here)
+        yield
+
+
+@pytest.mark.usefixtures("irregular")
+def test_a_blob_is_a_regular_file_with_its_mark_and_nothing_else_is_opened(
+    root: Path, below: Beneath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descriptor, mark = below.blob("a/b/blob")
+    status = (root / "a/b/blob").stat()
+    assert mark == FileMark(status.st_dev, status.st_ino, 4, status.st_ctime_ns)
+    assert os.read(descriptor, 100) == b"deep"
+    os.close(descriptor)
+    for missing in ("gone", "gone/blob", "in/b/blob", "blob/data"):
+        with pytest.raises((FileNotFoundError, NotADirectoryError)):
+            below.blob(missing)
+    opened: list[object] = []
+    monkeypatch.setattr(Beneath, "open", lambda *arguments: opened.append(arguments))
+    for path in ("link", "out", "a", "fifo", "socket", ""):
+        with pytest.raises(FileNotFoundError):
+            below.blob(path)
+    assert not opened
+
+
+@pytest.mark.usefixtures("irregular")
+def test_what_is_put_in_a_files_place_before_the_open_is_no_blob(
+    root: Path, below: Beneath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    regular = below.status("blob")
+    monkeypatch.setattr(Beneath, "status", lambda *_: regular)
+    # The FIFO has no writer: an open without O_NONBLOCK would wait for ever.
+    for path in ("fifo", "a"):
+        with pytest.raises(FileNotFoundError):
+            below.blob(path)
+    for path in ("link", "socket"):
+        with pytest.raises(OSError, match=r"symbolic links|No such device"):
+            below.blob(path)
+    assert (root / "blob").exists()

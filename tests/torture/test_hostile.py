@@ -16,9 +16,10 @@ import pytest
 
 import blobs
 import fuzz_decode
+import working
 from blobs import gz, skippable, zst
-from chunkd.model import Caps, ChunkParams, Digest, Finding, Job
-from chunkd.worker import decode, examine
+from chunkd.model import Caps, Digest, Finding
+from chunkd.worker import decode
 from conftest import Tell
 from daemon import BRISK, NPM_TOTALS, Home, figures, npm_layers, opened
 
@@ -35,7 +36,7 @@ GIB = 1 << 30
 
 
 def examined(digest: Digest, path: Path) -> Finding:
-    return examine.examine(Job(digest, str(path)), ChunkParams(), Caps(), lambda _: None)
+    return working.examined(digest, path)
 
 
 def decoded(data: bytes) -> tuple[str, str, bytes]:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -19,7 +20,7 @@ import pytest
 import blobs
 import oracle
 import working
-from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Job, MeasureRule, Recipe
+from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Job, MeasureRule
 from chunkd.worker import decode, protocol
 from chunkd.worker import examine as worker
 from chunkd.worker.pipeline import Relay
@@ -36,20 +37,20 @@ def examine(
     caps: Caps = Caps(),
     progress: Callable[[int], object] = lambda _: None,
 ) -> Finding:
-    return worker.examine(Job(digest, str(path), decode, relayed=True), PARAMS, caps, progress)
+    """Without the time of reading, which must be that of this call where all was read, and only there."""
+    begun_ns = time.time_ns()
+    found = working.examined(digest, path, decode=decode, relayed=True, caps=caps, progress=progress)
+    if found.kind in ("gone", "unreadable"):
+        assert found.read_until_ns == 0
+    else:
+        assert begun_ns <= found.read_until_ns <= time.time_ns()
+    return replace(found, read_until_ns=0)
 
 
 @pytest.fixture(autouse=True, params=(0, 1 << 62), ids=("relayed", "in one thread"))
 def relayed_from(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Nothing but time depends on whether a second thread cuts and hashes."""
     monkeypatch.setattr(worker, "RELAYED_FROM_BYTES", request.param)
-
-
-@pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock stands at a second after everything in this test was written."""
-    now = time.time_ns
-    monkeypatch.setattr(time, "time_ns", lambda: now() + 1_000_000_000)
 
 
 @pytest.fixture
@@ -75,11 +76,6 @@ def at_the_first_end(change: Callable[[], object]) -> Iterator[None]:
         yield
 
 
-def mark_of(path: Path) -> FileMark:
-    status = path.stat()
-    return FileMark(status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
-
-
 STREAMS = {
     "tar": ("tar", LAYER),
     "gzip": ("gzip", blobs.gz(LAYER)),
@@ -89,26 +85,24 @@ STREAMS = {
 }
 
 
-@pytest.mark.usefixtures("later")
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
 @pytest.mark.parametrize("stream", STREAMS)
 def test_a_layer_is_its_recipe(stream: str, algorithm: str, tmp_path: Path) -> None:
     codec, stored = STREAMS[stream]
     digest, path = blobs.write_blob(tmp_path, stored, algorithm)
-    expected = Finding("layer", mark_of(path), codec, len(LAYER), recipe=oracle.recipe(LAYER))
+    expected = Finding("layer", codec, len(LAYER), recipe=oracle.recipe(LAYER))
     assert len(expected.recipe) > 10
     assert examine(digest, path) == expected
-    assert examine(digest, path, decode=False) == Finding("matched", mark_of(path))
+    assert examine(digest, path, decode=False) == Finding("matched")
 
 
-@pytest.mark.usefixtures("later")
 @pytest.mark.parametrize(
     "stored", [b"", b'{"schemaVersion": 2}', blobs.noise(3_000_000), blobs.gz(b""), blobs.zst(b"")]
 )
 def test_other_bytes_are_no_layer(stored: bytes, tmp_path: Path) -> None:
     digest, path = blobs.write_blob(tmp_path, stored)
-    assert examine(digest, path) == Finding("other", mark_of(path))
-    assert examine(digest, path, decode=False) == Finding("matched", mark_of(path))
+    assert examine(digest, path) == Finding("other")
+    assert examine(digest, path, decode=False) == Finding("matched")
 
 
 def test_many_buffers_are_one_stream(tmp_path: Path) -> None:
@@ -137,23 +131,20 @@ def test_a_second_thread_is_for_large_blobs_and_where_it_is_allowed(
     ):  # fmt: skip
         monkeypatch.setattr(worker, "RELAYED_FROM_BYTES", from_bytes)
         relays.clear()
-        job = Job(digest, str(path))
-        finding = worker.examine(replace(job, relayed=allowed), PARAMS, Caps(), lambda _: None)
+        finding = working.examined(digest, path, relayed=allowed)
         assert (finding.recipe, len(relays)) == (oracle.recipe(data), used)
 
 
-@pytest.mark.usefixtures("later")
 def test_a_mismatch_outranks_a_failure_to_decode(tmp_path: Path) -> None:
     whole = blobs.gz(blobs.tar({"large": blobs.noise(3_000_000)}))
     for stored in (whole, whole[:-1], whole + b"trailing garbage", whole[:1000] + b"damage" + whole[1006:], b"{}", b""):
         digest, path = blobs.write_blob(tmp_path, stored)
         wrong = blobs.digest_of(b"something else")
         for decodes in (True, False):
-            assert examine(wrong, path, decode=decodes) == Finding("mismatched", mark_of(path))
+            assert examine(wrong, path, decode=decodes) == Finding("mismatched")
         assert examine(digest, path).kind in ("layer", "undecodable", "other")
 
 
-@pytest.mark.usefixtures("later")
 def test_matching_bytes_that_do_not_decode(tmp_path: Path) -> None:
     whole = blobs.zst(LAYER)
     for stored, caps, reason in (
@@ -163,7 +154,7 @@ def test_matching_bytes_that_do_not_decode(tmp_path: Path) -> None:
         (blobs.zst(LAYER, window_log=21), Caps(zstd_window_bytes=1 << 20), "window over the limit of 1048576 bytes"),
     ):
         digest, path = blobs.write_blob(tmp_path, stored)
-        assert examine(digest, path, caps=caps) == Finding("undecodable", mark_of(path), codec="zstd", reason=reason)
+        assert examine(digest, path, caps=caps) == Finding("undecodable", codec="zstd", reason=reason)
 
 
 def test_a_blob_of_too_many_chunks_is_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,69 +174,6 @@ def test_a_blob_of_too_many_chunks_is_failed(tmp_path: Path, monkeypatch: pytest
             assert (finding.kind, len(finding.recipe)) == ("layer", chunks)
 
 
-@pytest.fixture
-def irregular(tmp_path: Path) -> Iterator[dict[str, Path]]:
-    """Everything but a regular file, each under the name of a blob that it could be taken for."""
-    _, path = blobs.write_blob(tmp_path, LAYER)
-    (tmp_path / "link").symlink_to(path)
-    (tmp_path / "folder").mkdir()
-    os.mkfifo(tmp_path / "fifo")
-    with socket.socket(socket.AF_UNIX) as listener:
-        here = Path.cwd()
-        os.chdir(tmp_path)  # a socket's path has 104 characters at most
-        listener.bind("socket")
-        os.chdir(here)
-        yield {
-            "symbolic link": tmp_path / "link",
-            "directory": tmp_path / "folder",
-            "FIFO": tmp_path / "fifo",
-            "socket": tmp_path / "socket",
-            "device": Path(os.devnull),
-        }
-
-
-def test_nothing_but_regular_files_is_opened(irregular: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[object] = []
-    monkeypatch.setattr(os, "open", lambda *arguments: opened.append(arguments))
-    for reason, path in irregular.items():
-        for decodes in (True, False):
-            assert examine(blobs.digest_of(LAYER), path, decode=decodes) == Finding("ignored", reason=reason)
-    assert not opened
-
-
-@pytest.fixture
-def in_time() -> Iterator[None]:
-    """A test that hangs fails after 20 s."""
-
-    def too_late(*_: object) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, too_late)
-    signal.alarm(20)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
-
-
-@pytest.mark.usefixtures("in_time")
-def test_what_is_put_in_a_files_place_before_the_open_is_not_read(
-    irregular: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    regular = os.lstat(__file__)
-    monkeypatch.setattr(os, "lstat", lambda _: regular)
-    # The FIFO has no writer: an open without O_NONBLOCK would wait for ever.
-    for kind in ("FIFO", "device"):
-        assert examine(blobs.digest_of(LAYER), irregular[kind]) == Finding("ignored", reason=kind)
-    for kind in ("symbolic link", "directory", "socket"):
-        assert examine(blobs.digest_of(LAYER), irregular[kind]).kind == "unreadable"
-
-
-def test_no_file_is_gone(tmp_path: Path) -> None:
-    digest, path = blobs.write_blob(tmp_path, LAYER)
-    assert examine(digest, tmp_path / "missing") == Finding("gone")
-    assert examine(digest, path / "data") == Finding("gone")
-
-
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.EMFILE, errno.ESTALE, errno.ECONNRESET])
 def test_a_file_that_can_not_be_read_is_no_bad_blob(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest, path = blobs.write_blob(tmp_path, blobs.gz(LAYER))
@@ -253,7 +181,7 @@ def test_a_file_that_can_not_be_read_is_no_bad_blob(code: int, tmp_path: Path, m
     def fail(*_: object) -> int:
         raise OSError(code, "in the test's words")
 
-    for owner, name in ((os, "lstat"), (os, "open"), (decode.Source, "readinto"), (decode.Source, "drain")):
+    for owner, name in ((decode.Source, "readinto"), (decode.Source, "drain")):
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, fail)
             assert examine(digest, path) == Finding("unreadable", reason=os.strerror(code)), name
@@ -272,20 +200,10 @@ def test_a_bug_is_not_taken_for_a_bad_blob(tmp_path: Path, monkeypatch: pytest.M
                 examine(digest, path)
 
 
-def test_a_mark_is_no_proof_right_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    digest, path = blobs.write_blob(tmp_path, LAYER)
-    mark = mark_of(path)
-    for after_ns, ctime_ns in ((50_000_000, mark.ctime_ns), (49_999_999, 0), (0, 0), (-10_000_000_000, 0)):
-        monkeypatch.setattr(time, "time_ns", lambda after_ns=after_ns: mark.ctime_ns + after_ns)
-        for decodes in (True, False):
-            assert examine(digest, path, decode=decodes).mark == mark._replace(ctime_ns=ctime_ns)
-
-
-@pytest.mark.usefixtures("later", "eager")
+@pytest.mark.usefixtures("eager")
 class TestAFileThatChangesWhileItIsRead:
     def test_matching_bytes_hold_whatever_happens_to_the_path(self, tmp_path: Path) -> None:
         digest, path = blobs.write_blob(tmp_path, blobs.gz(LAYER))
-        mark = mark_of(path)
 
         def replace(_: int) -> None:
             (tmp_path / "new").write_bytes(b"new")
@@ -293,7 +211,6 @@ class TestAFileThatChangesWhileItIsRead:
 
         finding = examine(digest, path, progress=lambda _: path.chmod(0o600))
         assert (finding.kind, finding.recipe) == ("layer", oracle.recipe(LAYER))
-        assert finding.mark == mark._replace(ctime_ns=0)
         assert examine(digest, path, progress=replace) == Finding("gone")
 
     @pytest.mark.parametrize("decodes", [True, False])
@@ -302,7 +219,6 @@ class TestAFileThatChangesWhileItIsRead:
         digest, path = blobs.write_blob(tmp_path, stored)
         finding = examine(digest, path, decode=decodes, progress=lambda _: os.truncate(path, 2_000_000))
         assert finding.kind == "mismatched"
-        assert finding.mark == mark_of(path)._replace(ctime_ns=0)
 
     @pytest.mark.parametrize(
         ("early", "late"),
@@ -338,12 +254,57 @@ class TestAFileThatChangesWhileItIsRead:
             finding = examine(digest, path, progress=cut_once)
         assert (finding.kind, finding.reason) == ("mismatched", "changed while it was read")
 
-    def test_stored_bytes_are_those_that_were_hashed(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("decodes", [True, False])
+    @pytest.mark.parametrize("seen_bytes", [0, 4999, 5001, 1 << 20])
+    def test_matching_bytes_must_be_as_many_as_their_opener_saw(
+        self, seen_bytes: int, decodes: bool, tmp_path: Path
+    ) -> None:
+        """The file grew or shrank before the worker had it."""
         digest, path = blobs.write_blob(tmp_path, blobs.noise(5000))
-        with at_the_first_end(lambda: path.write_bytes(blobs.noise(5004))):
-            finding = examine(digest, path, decode=False)
-        assert path.stat().st_size == 5004
-        assert (finding.kind, finding.mark) == ("matched", mark_of(path)._replace(stored_bytes=5000, ctime_ns=0))
+        descriptor, mark = working.opened(path)
+        job = Job(digest, mark._replace(stored_bytes=seen_bytes), decodes)
+        finding = worker.examine(job, descriptor, PARAMS, Caps(), lambda _: None)
+        assert (finding.kind, finding.reason) == ("mismatched", "changed while it was read")
+        assert finding.read_until_ns
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_a_layer_may_come_through_a_pipe(stream: str) -> None:
+    codec, stored = STREAMS[stream]
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with open(writing, "wb") as pipe:
+            pipe.write(stored)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    job = Job(blobs.digest_of(stored), FileMark(0, 0, len(stored), 0))
+    finding = worker.examine(job, reading, PARAMS, Caps(), lambda _: None)
+    writer.join()
+    assert (finding.kind, finding.codec, finding.recipe) == ("layer", codec, oracle.recipe(LAYER))
+
+
+def test_a_pipe_that_does_not_wait_has_no_end() -> None:
+    """No byte yet is not the end: what came so far would pass for the blob."""
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    os.write(writing, b"half")
+    job = Job(blobs.digest_of(b"half"), FileMark(0, 0, 4, 0))
+    assert worker.examine(job, reading, PARAMS, Caps(), lambda _: None) == Finding(
+        "unreadable", reason=os.strerror(errno.EAGAIN)
+    )
+    os.close(writing)
+
+
+def test_the_descriptor_is_closed_whatever_comes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest, path = blobs.write_blob(tmp_path, blobs.gz(LAYER))
+    before = set(os.listdir("/dev/fd"))
+    for caps in (Caps(), Caps(uncompressed_bytes=1)):
+        examine(digest, path, caps=caps)
+    monkeypatch.setattr(decode.Source, "readinto", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        examine(digest, path)
+    assert set(os.listdir("/dev/fd")) == before
 
 
 def test_progress_is_told_twice_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,7 +340,7 @@ class Worker:
         self.connection = protocol.DaemonsEnd(ours, PARAMS, Caps())
 
     def finding(self, digest: Digest, path: Path) -> Finding:
-        return working.finding(self.connection, Job(digest, str(path), relayed=True))
+        return working.finding(self.connection, digest, path, relayed=True)
 
     def leave(self) -> None:
         self.connection.close()
@@ -403,9 +364,6 @@ def test_a_process_serves_jobs_until_the_daemon_goes(process: Worker, tmp_path: 
         digest, path = blobs.write_blob(tmp_path, stored)
         finding = process.finding(digest, path)
         assert (finding.kind, finding.recipe) == ("layer", oracle.recipe(LAYER))
-        assert finding.mark is not None
-        assert finding.mark._replace(ctime_ns=0) == mark_of(path)._replace(ctime_ns=0)
-    assert process.finding(digest, tmp_path / "missing") == Finding("gone", recipe=Recipe())
     process.leave()
     assert process.end() == (0, "")
 
@@ -432,8 +390,7 @@ def test_a_process_whose_daemon_goes_in_the_middle_of_a_job_ends_quietly(process
     path = tmp_path / "sparse"
     path.touch()
     os.truncate(path, 200 << 30)  # minutes of reading, no space on the disk
-    job = Job(blobs.digest_of(b""), str(path))
-    process.connection.send_job(job)
+    job = working.give(process.connection.send_job, blobs.digest_of(b""), path)
     told = working.word(process.connection, job)
     assert isinstance(told, int)
     assert told > 0
@@ -442,10 +399,13 @@ def test_a_process_whose_daemon_goes_in_the_middle_of_a_job_ends_quietly(process
 
 
 def test_a_bug_ends_the_process_loudly(process: Worker) -> None:
+    """Though it can't open its own source for the traceback."""
     process.raw.sendall(b'{"no": "job"}\n')
     code, stderr = process.end()
     assert code == 1
     assert "Traceback" in stderr
+    assert "ValueError" in stderr
+    assert "in receive_job" in stderr
 
 
 def test_a_worker_imports_little() -> None:

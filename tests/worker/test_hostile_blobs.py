@@ -19,9 +19,9 @@ import blobs
 import fuzz_decode
 import fuzz_records
 import oracle
+import working
 from blobs import gz, skippable, zst
-from chunkd.model import Caps, ChunkParams, Finding, Job
-from chunkd.worker import examine
+from chunkd.model import Finding
 
 TEXT = blobs.text(2000)
 MIB = 1 << 20
@@ -31,7 +31,7 @@ MIB_2, MIB_256, GIB_2 = 0x58, 0x90, 0xA8
 
 def examined(folder: Path, stored: bytes) -> Finding:
     digest, path = blobs.write_blob(folder, stored)
-    return examine.examine(Job(digest, str(path)), ChunkParams(), Caps(), lambda _: None)
+    return working.examined(digest, path)
 
 
 def member(data: bytes, *, flags: int = 0, fields: bytes = b"", header_crc: bool = False) -> bytes:

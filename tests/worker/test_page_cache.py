@@ -9,16 +9,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pytest
 
 import blobs
-from chunkd.model import Caps, ChunkParams, Job
+import working
 from chunkd.worker import page_cache
-from chunkd.worker.examine import examine
 from chunkd.worker.page_cache import CacheNeutralFile
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mincore(2) as it is called here is Linux's")
@@ -96,7 +94,7 @@ def cold_file(folder: Path, data: bytes) -> Path:
 
 def read(path: Path, most: int = 1 << 62) -> bytes:
     buffer, out = memoryview(bytearray(100_000)), b""
-    with CacheNeutralFile(str(path), os.open) as file:
+    with CacheNeutralFile(os.open(path, os.O_RDONLY), path.stat().st_size) as file:
         while len(out) < most and (got := file.readinto(buffer)):
             out += buffer[:got]
     return out
@@ -174,12 +172,26 @@ def test_where_it_cannot_be_told_nothing_is_given_back(tmp_path: Path, monkeypat
 def test_a_worker_leaves_a_cold_blob_cold_and_a_hot_one_hot(tmp_path: Path) -> None:
     stored = blobs.gz(blobs.tar({"large": blobs.noise(5_000_000)}))
     path = cold_file(tmp_path, stored)
-    job = Job(blobs.digest_of(stored), str(path), relayed=True)
+    digest = blobs.digest_of(stored)
     for decodes in (True, False):
         drop(path)
-        found = examine(replace(job, decode=decodes), ChunkParams(), Caps(), lambda _: None)
+        found = working.examined(digest, path, decode=decodes, relayed=True)
         assert found.kind == ("layer" if decodes else "matched")
         assert sum(cached(path)) <= len(cached(path)) // 10
     path.read_bytes()
-    examine(job, ChunkParams(), Caps(), lambda _: None)
+    working.examined(digest, path, relayed=True)
     assert all(cached(path))
+
+
+def test_a_pipe_has_nothing_to_give_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    advised: list[object] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *arguments: advised.append(arguments))
+    reading, writing = os.pipe()
+    os.write(writing, b"piped")
+    os.close(writing)
+    buffer = memoryview(bytearray(100))
+    with CacheNeutralFile(reading, 3 * STRETCH_BYTES) as file:
+        assert (file.readinto(buffer), file.readinto(buffer)) == (5, 0)
+    assert advised == []
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reading)

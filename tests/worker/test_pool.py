@@ -1,7 +1,10 @@
-"""The pool with real processes that do as they are told by the path of their job."""
+"""The pool with real processes that do as they are told by the bytes of their blob."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 import socket
 import subprocess
 import sys
@@ -17,55 +20,68 @@ from chunkd.worker import protocol
 from chunkd.worker.pool import Pool, Result, Worker
 
 PATIENCE_S = 20.0
-DIGEST = Digest("sha256", "a" * 64)
 
 # Knows nothing of chunkd: what is on the wire is written out here.
 WORKER = """
 import json, os, signal, socket, sys, time
 connection = socket.socket(fileno=int(sys.argv[1]))
-jobs = connection.makefile("rb")
-while line := jobs.readline():
-    algorithm, digits, path, decode, relayed = json.loads(line)
-    if path == "die":
+while True:
+    line, descriptors, _, _ = socket.recv_fds(connection, 65536, 5)
+    if not line:
+        break
+    algorithm, digits, stored_bytes, decode, relayed = json.loads(line)
+    [blob] = descriptors
+    told = os.read(blob, 100).decode()
+    os.close(blob)
+    if told == "close":
+        connection.close()
+        time.sleep(600)
+    if told == "close and die":
+        connection.close()
+        time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
-    if path == "crash":
+    if told == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if told == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
-    if path == "exit":
+    if told == "exit":
         sys.exit(3)
-    if path == "no memory":
+    if told == "no memory":
         sys.exit(12)
-    if path == "half":
+    if told == "half":
         connection.sendall(b'{"kind":')
         os._exit(4)
-    if path == "half and hang":
+    if told == "half and hang":
         connection.sendall(b'{"kind":')
         time.sleep(600)
-    if path == "drip":
+    if told == "drip":
         while True:
             connection.sendall(b" ")
             time.sleep(0.01)
-    if path == "endless":
+    if told == "endless":
         connection.sendall(b" " * (1 << 20))
-    if path == "talkative":
+    if told == "talkative":
         connection.sendall(b'{"read_bytes": 1}\\n' * 1000)
-    if path in ("hang", "progress"):
+    if told in ("hang", "progress"):
         connection.sendall(b'{"read_bytes": 1234}\\n')
         time.sleep(600)
-    if path == "stubborn":
+    if told.startswith("stubborn"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    head = {"kind": "layer", "mark": [1, 2, 3, 4], "codec": "gzip", "uncompressed_bytes": 9, "reason": str(os.getpid()),
+    head = {"kind": "layer", "codec": "gzip", "uncompressed_bytes": 9, "reason": str(os.getpid()), "read_until_ns": 7,
             "chunks": 1, "measured": 0}
     head = json.dumps(head).encode() + b"\\n"
-    if path == "piece by piece":
+    if told == "piece by piece":
         for byte in head + b"h" * 16 + b"l" * 3:
             connection.sendall(bytes([byte]))
         connection.sendall(b"l")
     else:
         connection.sendall(b'{"read_bytes": 5}\\n' + head + b"h" * 16 + b"l" * 4)
-    if path == "unasked":
+    if told == "unasked":
         connection.sendall(b'{"read_bytes": 1234}\\n')
-    if path == "leave":
+    if told == "leave":
         sys.exit(0)
+    if told == "deaf" or told.startswith("stubborn"):
+        time.sleep(600)
 """
 
 
@@ -111,8 +127,16 @@ def pool(start: Start, clock: Clock) -> Iterator[Pool]:
     assert [process for process in start.started if process.returncode is None] == []
 
 
-def job(path: str) -> Job:
-    return Job(DIGEST, path)
+def job(told: str) -> Job:
+    return Job(Digest("sha256", hashlib.sha256(told.encode()).hexdigest()), FileMark(1, 2, 5000, 4))
+
+
+def give(pool: Pool, told: str) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, told.encode())
+    os.close(writing)
+    pool.give(job(told), reading)
+    os.close(reading)
 
 
 def results(pool: Pool, count: int = 1) -> list[Result]:
@@ -125,31 +149,40 @@ def results(pool: Pool, count: int = 1) -> list[Result]:
     return found
 
 
+def killed(pool: Pool, process: subprocess.Popen[bytes]) -> bool:
+    """Whether the process was killed, and reaped without anybody waiting for it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while process.returncode is None:
+        assert time.monotonic() < deadline
+        assert pool.collect(0.1) == []
+    return process.returncode == -9
+
+
 def test_a_job_comes_back_with_its_finding(pool: Pool, start: Start) -> None:
     assert (pool.idle, pool.jobs(), start.started) == (2, [], [])
-    pool.give(job("fine"))
+    give(pool, "fine")
     assert (pool.idle, pool.jobs()) == (1, [job("fine")])
     [result] = results(pool)
     pid = str(start.started[0].pid)
     recipe = Recipe(b"h" * 16, b"l" * 4)
-    assert result == Result(job("fine"), Finding("layer", FileMark(1, 2, 3, 4), "gzip", 9, pid, recipe))
+    assert result == Result(job("fine"), Finding("layer", "gzip", 9, pid, 7, recipe))
     assert (pool.idle, pool.jobs()) == (2, [])
 
 
 def test_workers_are_started_when_they_are_needed_and_used_again(pool: Pool, start: Start) -> None:
     for _ in range(3):
-        pool.give(job("fine"))
+        give(pool, "fine")
         results(pool)
     assert len(start.started) == 1
-    pool.give(job("one"))
-    pool.give(job("two"))
+    give(pool, "one")
+    give(pool, "two")
     assert pool.idle == 0
-    assert {result.job.path for result in results(pool, 2)} == {"one", "two"}
+    assert {result.job for result in results(pool, 2)} == {job("one"), job("two")}
     assert len(start.started) == 2
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("told", "said"),
     [
         ("die", "its worker was killed (signal 9), as the kernel does when memory is short"),
         ("crash", "its worker died (signal 11)"),
@@ -158,81 +191,136 @@ def test_workers_are_started_when_they_are_needed_and_used_again(pool: Pool, sta
         ("half", "its worker died (exit code 4)"),
     ],
 )
-def test_a_worker_that_dies_costs_its_job_and_is_replaced(pool: Pool, start: Start, path: str, said: str) -> None:
-    pool.give(job(path))
-    assert results(pool) == [Result(job(path), None, said)]
+def test_a_worker_that_dies_costs_its_job_and_is_replaced(pool: Pool, start: Start, told: str, said: str) -> None:
+    give(pool, told)
+    assert results(pool) == [Result(job(told), None, said)]
     assert pool.idle == 2
-    pool.give(job("fine"))
+    give(pool, "fine")
     assert results(pool)[0].finding is not None
     assert len(start.started) == 2
 
 
-@pytest.mark.parametrize("path", ["half and hang", "drip"])
+@pytest.mark.parametrize("told", ["half and hang", "drip"])
 def test_a_worker_that_does_not_end_a_word_holds_nobody_up_and_is_killed(
-    pool: Pool, start: Start, clock: Clock, path: str
+    pool: Pool, start: Start, clock: Clock, told: str
 ) -> None:
-    pool.give(job(path))
-    pool.give(job("fine"))
-    assert [result.job.path for result in results(pool)] == ["fine"]
+    give(pool, told)
+    give(pool, "fine")
+    assert [result.job for result in results(pool)] == [job("fine")]
     assert pool.collect(0) == []
     clock.now_s = module.SILENCE_S + 1
-    assert Result(job(path), None, "no progress in 300 s") in results(pool)
-    assert start.started[0].returncode == -9
-    pool.give(job("fine"))
+    assert Result(job(told), None, "no progress in 300 s") in results(pool)
+    assert killed(pool, start.started[0])
+    give(pool, "fine")
     assert results(pool)[0].finding is not None
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("told", "said"),
     [("endless", "a line of more than 65536 bytes"), ("talkative", "too many words")],
 )
-def test_a_word_and_their_number_are_bounded(pool: Pool, start: Start, path: str, said: str) -> None:
-    pool.give(job(path))
-    assert results(pool) == [Result(job(path), None, f"its worker said what none does: {said}")]
-    assert start.started[0].returncode == -9
+def test_a_word_and_their_number_are_bounded(pool: Pool, start: Start, told: str, said: str) -> None:
+    give(pool, told)
+    assert results(pool) == [Result(job(told), None, f"its worker said what none does: {said}")]
+    assert killed(pool, start.started[0])
 
 
 def test_words_that_waited_for_a_busy_daemon_are_not_too_many(pool: Pool, clock: Clock) -> None:
-    pool.give(job("talkative"))
+    give(pool, "talkative")
     clock.now_s = 100.0
     assert results(pool)[0].finding is not None
 
 
 def test_a_word_may_come_in_pieces(pool: Pool) -> None:
-    pool.give(job("piece by piece"))
+    give(pool, "piece by piece")
     [result] = results(pool)
     assert result.finding is not None
     assert result.finding.recipe == Recipe(b"h" * 16, b"l" * 4)
 
 
 def test_a_worker_that_speaks_unasked_loses_no_finding_and_is_replaced(pool: Pool, start: Start) -> None:
-    pool.give(job("unasked"))
+    give(pool, "unasked")
     assert results(pool)[0].finding is not None
     deadline = time.monotonic() + PATIENCE_S
     while start.started[0].returncode is None:
         assert time.monotonic() < deadline
         assert pool.collect(0.1) == []
-    assert start.started[0].returncode == -9
-    pool.give(job("fine"))
+    assert killed(pool, start.started[0])
+    give(pool, "fine")
     assert results(pool)[0].finding is not None
     assert len(start.started) == 2
+
+
+def test_a_worker_that_closes_its_connection_and_lives_on_holds_nobody_up(
+    pool: Pool, start: Start, clock: Clock
+) -> None:
+    give(pool, "close")
+    give(pool, "fine")
+    begun = time.monotonic()
+    assert [result.job for result in results(pool)] == [job("fine")]
+    while (took := time.monotonic() - begun) < 2.0:
+        assert pool.collect(PATIENCE_S) == []
+        assert time.monotonic() - begun - took < 1.0, "somebody was waited for"
+    assert (pool.idle, pool.jobs()) == (1, [job("close")])
+    clock.now_s += module.LEAVE_S + 0.1
+    assert pool.collect(PATIENCE_S) == [Result(job("close"), None, "its worker closed its connection")]
+    assert killed(pool, start.started[0])
+    assert (pool.idle, pool.stuck) == (2, 0)
+
+
+def test_a_worker_that_the_kernel_kills_is_told_from_one_that_closed_its_connection(pool: Pool, start: Start) -> None:
+    """Its connection ends before its process has."""
+    give(pool, "close and die")
+    [result] = results(pool)
+    assert result.died == "its worker was killed (signal 9), as the kernel does when memory is short"
+    assert [process.returncode for process in start.started] == [-9]
+
+
+def test_a_worker_that_takes_no_job_is_killed_and_the_job_comes_back(pool: Pool, start: Start) -> None:
+    give(pool, "deaf")
+    assert results(pool)[0].finding is not None
+    connection = pool._workers[0].connection._socket  # noqa: SLF001
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            connection.send(bytes(4096))
+    give(pool, "fine")
+    assert pool.jobs() == [job("fine")]
+    [result] = pool.collect(PATIENCE_S)
+    assert (result.job, result.finding) == (job("fine"), None)
+    assert result.died.startswith("its worker did not take the job")
+    assert killed(pool, start.started[0])
+    assert (pool.idle, pool.jobs()) == (2, [])
+    give(pool, "fine")
+    assert results(pool)[0].finding is not None
+
+
+def test_closing_waits_for_all_together(pool: Pool, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    for told in ("stubborn", "stubborn too"):
+        give(pool, told)
+    results(pool, 2)
+    monkeypatch.setattr(module, "END_S", 1.0)
+    begun = time.monotonic()
+    pool.close()
+    assert time.monotonic() - begun < 1.9
+    assert [process.returncode for process in start.started] == [-9, -9]
 
 
 def test_a_worker_that_can_not_be_ended_holds_its_slot_and_not_the_writer(
     pool: Pool, start: Start, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one that the kernel lets wait for a file system that does not answer."""
-    pool.give(job("hang"))
+    give(pool, "hang")
     deadline = time.monotonic() + PATIENCE_S
     while not pool.read_bytes:
         assert time.monotonic() < deadline
         pool.collect(1.0)
     process = start.started[0]
     with monkeypatch.context() as stuck:
-        stuck.setattr(module, "END_S", 0.01)
         stuck.setattr(process, "kill", lambda: None)
         clock.now_s = module.SILENCE_S + 1
         assert results(pool) == [Result(job("hang"), None, "no progress in 300 s")]
+        assert (pool.idle, pool.stuck) == (1, 0)
+        clock.now_s += module.END_S + 1
         assert (pool.idle, pool.stuck) == (1, 1)
         assert pool.collect(0) == []
         assert pool.stuck == 1
@@ -243,20 +331,20 @@ def test_a_worker_that_can_not_be_ended_holds_its_slot_and_not_the_writer(
 
 
 def test_a_worker_that_dies_while_idle_costs_nothing(pool: Pool, start: Start) -> None:
-    pool.give(job("leave"))
+    give(pool, "leave")
     assert results(pool)[0].finding is not None
     start.started[0].wait(PATIENCE_S)
     assert pool.collect(PATIENCE_S) == []
-    pool.give(job("fine"))
+    give(pool, "fine")
     assert results(pool)[0].finding is not None
     assert len(start.started) == 2
 
 
 def test_a_job_is_not_given_to_a_dead_worker(pool: Pool, start: Start) -> None:
-    pool.give(job("leave"))
+    give(pool, "leave")
     results(pool)
     start.started[0].wait(PATIENCE_S)
-    pool.give(job("fine"))  # before anybody noticed
+    give(pool, "fine")  # before anybody noticed
     assert results(pool)[0].finding is not None
     assert len(start.started) == 2
 
@@ -264,17 +352,17 @@ def test_a_job_is_not_given_to_a_dead_worker(pool: Pool, start: Start) -> None:
 def test_a_job_given_to_a_dying_worker_comes_back_as_died(
     pool: Pool, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool.give(job("leave"))
+    give(pool, "leave")
     results(pool)
     start.started[0].wait(PATIENCE_S)
     with monkeypatch.context() as dying:
         dying.setattr(start.started[0], "poll", lambda: None)
-        pool.give(job("fine"))
+        give(pool, "fine")
     assert results(pool) == [Result(job("fine"), None, "its worker died (exit code 0)")]
 
 
 def test_progress_is_proof_of_life_and_food_for_the_bar(pool: Pool, clock: Clock) -> None:
-    pool.give(job("progress"))
+    give(pool, "progress")
     clock.now_s = module.SILENCE_S - 1
     assert pool.read_bytes == 0
     deadline = time.monotonic() + PATIENCE_S
@@ -288,8 +376,8 @@ def test_progress_is_proof_of_life_and_food_for_the_bar(pool: Pool, clock: Clock
 
 
 def test_a_worker_that_says_nothing_is_killed(pool: Pool, start: Start, clock: Clock) -> None:
-    pool.give(job("hang"))
-    pool.give(job("fine"))
+    give(pool, "hang")
+    give(pool, "fine")
     deadline = time.monotonic() + PATIENCE_S
     while not pool.read_bytes:
         assert time.monotonic() < deadline
@@ -297,12 +385,12 @@ def test_a_worker_that_says_nothing_is_killed(pool: Pool, start: Start, clock: C
     clock.now_s = module.SILENCE_S + 1
     found = pool.collect(0) or results(pool)
     assert Result(job("hang"), None, "no progress in 300 s") in found
-    assert start.started[0].returncode == -9
+    assert killed(pool, start.started[0])
     assert job("hang") not in pool.jobs()
 
 
 def test_an_idle_worker_may_be_silent(pool: Pool, start: Start, clock: Clock) -> None:
-    pool.give(job("fine"))
+    give(pool, "fine")
     results(pool)
     clock.now_s = 10 * module.SILENCE_S
     assert pool.collect(0) == []
@@ -310,7 +398,7 @@ def test_an_idle_worker_may_be_silent(pool: Pool, start: Start, clock: Clock) ->
 
 
 def test_the_bell_ends_a_wait(pool: Pool) -> None:
-    pool.give(job("hang"))
+    give(pool, "hang")
     hint_queue = HintQueue()
     hint_queue.put(Hint(Place(1, "a"), "a test"))
     begun = time.monotonic()
@@ -324,13 +412,13 @@ def test_the_bell_ends_a_wait(pool: Pool) -> None:
 def test_no_worker_can_be_started(pool: Pool, start: Start) -> None:
     start.error = OSError(11, "Resource temporarily unavailable")
     with pytest.raises(OSError, match="temporarily"):
-        pool.give(job("fine"))
+        give(pool, "fine")
     assert (pool.idle, pool.jobs()) == (2, [])
 
 
 def test_closing_ends_every_worker(pool: Pool, start: Start) -> None:
-    pool.give(job("hang"))
-    pool.give(job("fine"))
+    give(pool, "hang")
+    give(pool, "fine")
     pool.close()
     assert [process.returncode for process in start.started] != [None, None]
     assert pool.jobs() == []

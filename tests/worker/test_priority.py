@@ -17,7 +17,7 @@ import pytest
 import blobs
 import working
 from answering import short_directory
-from chunkd.model import Caps, ChunkParams, Job
+from chunkd.model import Caps, ChunkParams
 from chunkd.worker import priority as module
 from chunkd.worker.priority import Courtesy, ask_of, share
 from chunkd.worker.rate_limit import BURST_S
@@ -84,7 +84,7 @@ def test_a_worker_runs_as_it_was_asked_to(
         if group is not None:
             assert group[1] == nice
             assert group != before[1], "it would take its daemon's processor away"
-        assert working.finding(worker.connection, Job(digest, str(path))).kind == "layer"
+        assert working.finding(worker.connection, digest, path).kind == "layer"
         assert {nice_of(f"{pid}/task/{task.name}") for task in Path(f"/proc/{pid}/task").iterdir()} == {nice}
     finally:
         working.end(worker)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import blobs
-from chunkd.model import Caps, ChunkParams, Digest, Finding, Job
+import working
+from chunkd.model import Digest, Finding
 from chunkd.worker import examine as worker
 from chunkd.worker import rate_limit as module
 from chunkd.worker.decode import BUFFER_BYTES
@@ -125,8 +126,9 @@ def test_without_a_limit_nothing_stands_between() -> None:
 # --- a worker's job -----------------------------------------------------------------------------------------------
 
 
-def examine(job: Job, pace: Pace | None, relayed: bool = False) -> Finding:
-    return worker.examine(replace(job, relayed=relayed), ChunkParams(), Caps(), silent, pace)
+def examine(digest: Digest, path: Path, pace: Pace | None, *, decode: bool = True, relayed: bool = False) -> Finding:
+    found = working.examined(digest, path, pace=pace, decode=decode, relayed=relayed)
+    return replace(found, read_until_ns=0)
 
 
 @pytest.mark.parametrize("relayed", [False, True])
@@ -136,11 +138,10 @@ def test_a_job_is_read_at_its_rate_and_finds_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bytes, decode: bool, relayed: bool
 ) -> None:
     monkeypatch.setattr(worker, "RELAYED_FROM_BYTES", 0)
-    monkeypatch.setattr(worker, "_CTIME_TICK_NS", 0)  # so that the mark does not depend on the file's age
     digest, path = blobs.write_blob(tmp_path, stored)
-    job = Job(digest, str(path), decode)
     time = Time()
-    assert examine(job, time.pace(), relayed) == examine(job, None, relayed)
+    paced, unpaced = (examine(digest, path, pace, decode=decode, relayed=relayed) for pace in (time.pace(), None))
+    assert paced == unpaced
     assert len(stored) / RATE - BURST_S <= time.now_s - 1000 <= len(stored) / RATE + 1e-6
 
 
@@ -153,7 +154,7 @@ def test_a_blob_that_is_unlinked_meanwhile_is_not_waited_for(tmp_path: Path, mon
         path.unlink(missing_ok=True)
         time.sleep(seconds)
 
-    assert examine(Job(digest, str(path)), Pace(1, time, unlink)) == Finding("gone")
+    assert examine(digest, path, Pace(1, time, unlink)) == Finding("gone")
     assert time.slept == [WORD_S]
 
 
@@ -189,7 +190,7 @@ def test_a_sparse_file_is_read_at_its_rate(tmp_path: Path) -> None:
             return functools.partial(note, then=super().paced(report))  # type: ignore[arg-type]
 
     pace = Noted(RATE, time, time.sleep)
-    assert examine(Job(Digest("sha256", "0" * 64), str(path)), pace).kind == "mismatched"
+    assert examine(Digest("sha256", "0" * 64), path, pace).kind == "mismatched"
     assert sum(size for _, size in reads) == 10_000_000
     assert max(size for _, size in reads) <= BUFFER_BYTES
     assert most_ahead(reads, BUFFER_BYTES) <= 1
