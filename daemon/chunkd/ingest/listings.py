@@ -64,9 +64,8 @@ class Listings:
         with self._index.snapshot() as txn:
             hints = list(news(self._index.store, txn, cache.number, listing, verify=listed.verify))
         for hint in hints:
-            if hint.cause is Cause.LISTED:
+            if cache.hints.put(hint) and hint.cause is Cause.LISTED:
                 self.unseen.add(hint.place)
-            cache.hints.put(hint)
         if listing.ignored:
             self.ignored += [(Place(cache.number, path), reason) for path, reason in listing.ignored]
             self.ignored_tokens.append(self._activity.take(cache.number, listed.token))

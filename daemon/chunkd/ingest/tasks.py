@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 
 from chunkd.ingest.actions import Task
-from chunkd.model import Digest, Finding, Job
+from chunkd.model import Cause, Digest, Finding, Hint, Job
 from chunkd.sources.activity import Activity
 from chunkd.sources.cache import ServedCache
 from chunkd.sources.source import Opened
@@ -59,7 +59,15 @@ class Tasks:
         return len(self._pool.jobs())
 
     def known(self, digest: Digest) -> Task | None:
-        return self._waiting.get(digest) or self._running.get(digest)
+        """The task for a digest. One that no worker has and whose cache does not answer is dropped for another's."""
+        task = self._waiting.get(digest) or self._running.get(digest)
+        if task is None or task.mark is not None or not self._caches[task.place.cache].hung_s():
+            return task
+        self._waiting.pop(digest, None)
+        for place in (task.place, *task.others):
+            self._caches[place.cache].hints.put(Hint(place, Cause.SAME_DIGEST))
+        self.finish(task)
+        return None
 
     def running(self, digest: Digest) -> Task:
         return self._running[digest]
@@ -110,6 +118,10 @@ class Tasks:
             while cache.opened:
                 opened = cache.opened.popleft()
                 task = self._opening.pop(opened.number)
+                if self._running.get(task.digest) is not task:  # dropped meanwhile
+                    if opened.descriptor >= 0:
+                        cache.close_descriptor(opened.descriptor)
+                    continue
                 finding = _finding_of(opened)
                 if finding is not None:
                     yield task, finding
@@ -129,6 +141,8 @@ class Tasks:
                 self._close(task)
         while (cache := self._next_cache()) is not None:
             *_, digest = heapq.heappop(self._order[cache.number])
+            if digest not in self._waiting or self._waiting[digest].place.cache != cache.number:
+                continue  # dropped
             task = self._running[digest] = self._waiting.pop(digest)
             task.given = True
             self._sequence += 1

@@ -39,13 +39,17 @@ class HintQueue:
         self._folders: dict[str, Token] = {}
         self._doubt = ""
 
-    def put(self, hint: Hint, *, first: bool = False) -> None:
-        """Observe this place soon, before all others if `first`. Never waits and never raises: watchers call it."""
+    def put(self, hint: Hint, *, first: bool = False) -> bool:
+        """Observe this place soon, before all others if `first`; whether there was room for it. Never waits and never
+        raises: watchers call it.
+        """
         with self._lock:
             self._put(hint)
-            if first and hint.place in self._hints:
+            there = hint.place in self._hints
+            if first and there:
                 self._hints.move_to_end(hint.place, last=False)
         self.news.set()
+        return there
 
     def _put(self, hint: Hint) -> None:
         waiting = self._hints.get(hint.place)
