@@ -148,7 +148,7 @@ class Finding:
     """What a worker found. `kind` is one of
 
     layer        the bytes match the name and decompress to their end; `codec`, `recipe`, `uncompressed_bytes` hold
-    other        the bytes match the name and are no layer
+    other        the bytes match the name and are no layer: `reason` says what they are
     matched      the bytes match the name (a job without `decode`)
     mismatched   the bytes do not match the name
     undecodable  the bytes match the name and are no whole stream, or break a cap: `reason`

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from chunkd.chunkers.gear import Chunker
 from chunkd.errors import BlobUndecodable
 from chunkd.model import Caps, ChunkParams, FileMark, Finding, Job, MeasureRule
-from chunkd.worker import protocol, sandbox
+from chunkd.worker import magic, protocol, sandbox
 from chunkd.worker.decode import BUFFER_BYTES, Source, buffers
 from chunkd.worker.page_cache import CacheNeutralFile
 from chunkd.worker.pipeline import Relay
@@ -70,7 +70,7 @@ def examine(
             if reason := _irregular(before):
                 return Finding("ignored", reason=reason)
             if before.st_size > caps.uncompressed_bytes:
-                return Finding("unreadable", reason=f"larger than the cap of {caps.uncompressed_bytes} bytes")
+                return Finding("unreadable", reason=f"larger than max_uncompressed_bytes = {caps.uncompressed_bytes}")
 
             def live(read_bytes: int) -> None:
                 if not os.fstat(file.fileno()).st_nlink:
@@ -121,6 +121,7 @@ def _read(
     report: Callable[[int], None],
 ) -> Finding:
     source = Source(file, job.digest.algorithm, report)
+    codec = source.codec
     chunker = Chunker(params, measure=measure or Recompressor(MeasureRule()))
     buffer = bytearray(BUFFER_BYTES)
     uncompressed_bytes = 0
@@ -156,11 +157,14 @@ def _read(
         return Finding("mismatched", mark, reason="changed while it was read")
     if failure is not None:
         return Finding("undecodable", mark, codec=failure.codec, reason=failure.reason)
-    if not uncompressed_bytes:
-        return Finding("other", mark)
     recipe = chunker.finish()
     if len(recipe) > most_chunks:
-        return Finding("undecodable", mark, codec=source.codec, reason=f"more than {most_chunks} chunks")
+        most = f"more than {most_chunks} chunks, the most for max_uncompressed_bytes = {caps.uncompressed_bytes}"
+        return Finding("undecodable", mark, codec=codec, reason=most)
+    if source.codec == "other":
+        return Finding("other", mark, reason=magic.describe(source.head))
+    if not uncompressed_bytes:
+        return Finding("other", mark, reason=f"{source.codec} of no bytes")
     return Finding("layer", mark, source.codec, uncompressed_bytes, recipe=recipe)
 
 
