@@ -169,7 +169,8 @@ class Finding:
 class Blob:
     """What the index holds of one digest. `state` is `layer`, `other` or `failed`.
 
-    For a failed one `reason` says why; `retry_at` (seconds since the epoch) is when it is tried again, 0 for never.
+    `reason` says why one failed, and what an `other` is, where that was found out; `retry_at` (seconds since the epoch)
+    is when a failed one is tried again, 0 for never.
     """
 
     digest: Digest

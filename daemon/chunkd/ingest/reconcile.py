@@ -255,14 +255,18 @@ class Reconciler:
         at.change.hold(place, Held(digest, "verified", mark))
         if at.change.blob(digest) is None:
             chunks = len(finding.recipe)
-            blob = Blob(digest, finding.kind, mark.stored_bytes, finding.uncompressed_bytes, chunks, finding.codec)
+            blob = Blob(
+                digest, finding.kind, mark.stored_bytes, finding.uncompressed_bytes, chunks, finding.codec,
+                finding.reason if finding.kind == "other" else "",
+            )  # fmt: skip
             try:
                 new = at.change.add(blob, finding.recipe)
             except RecipeImpossible as error:
                 at.fail(digest, place, mark, IMPOSSIBLE, str(error))
                 return
             at.after_commit.landings.append(landed_ns)
-            what = f"{finding.codec} layer, {chunks:,} chunks, {new:,} never seen before" if chunks else "not a layer"
+            layer = f"{finding.codec} layer, {chunks:,} chunks, {new:,} never seen before"
+            what = layer if chunks else f"not a layer: {blob.reason}"
             at.say(20, f"indexed {digest}, {mark.stored_bytes:,} bytes, {what}; found: {task.why}")
 
     def _lost(
