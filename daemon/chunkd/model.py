@@ -283,14 +283,19 @@ class Sample(NamedTuple):
 MAX_PATH_BYTES = 440
 
 
+# What a cache holds that has no layer, and no other large blob either.
+METADATA_ALONE = "metadata alone"
+
+
 class Cache(NamedTuple):
     """A cache as the index knows it. `device` and `inode` are its root's, 0 while it was never listed. `mounts` are the
-    folders below it, with their devices, where something was mounted that holds blobs.
+    folders below it, with their devices, where something was mounted that holds blobs. `layerless` says of a cache that
+    holds blobs and no layer which kinds of large blobs it holds, or METADATA_ALONE.
     """
 
     path: str
     device: int = 0
     inode: int = 0
     layouts: tuple[str, ...] = ()
-    layerless: bool = False
+    layerless: str = ""
     mounts: tuple[tuple[str, int], ...] = ()

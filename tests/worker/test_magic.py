@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blobs
+from chunkd.model import METADATA_ALONE, Blob
 from chunkd.worker import magic
 
 # Of a superblock as mkfs wrote it: what lies at 1024.
@@ -101,3 +102,32 @@ def test_no_pattern_looks_twice_at_the_same_bytes(slow: bytes) -> None:
     """As fast on what is made to cost much: some milliseconds, and with backtracking it would be minutes."""
     for _ in range(20):
         magic.describe((slow * magic.HEAD_BYTES)[: magic.HEAD_BYTES])
+
+
+def blob(state: str, reason: str = "", stored_bytes: int = 300_000) -> Blob:
+    return Blob(blobs.digest_of(b""), state, stored_bytes, reason=reason)
+
+
+SMALL = blob("other", "xz", 100)
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        ([], ""),
+        ([blob("layer")], ""),
+        ([blob("other", "xz"), blob("layer"), blob("other", "xz")], ""),
+        ([SMALL], METADATA_ALONE),
+        ([blob("other", "JSON"), blob("other", "image config"), blob("other")], METADATA_ALONE),
+        ([blob("other", "xz"), blob("other", "JSON"), blob("other", "EROFS image"), blob("other", "xz")],
+         "EROFS image, xz"),
+    ],
+)  # fmt: skip
+def test_what_a_cache_without_a_layer_holds_instead(held: list[Blob], words: str) -> None:
+    assert magic.instead_of_layers(held) == words
+
+
+def test_the_kinds_that_are_told_of_a_cache_are_bounded() -> None:
+    """What a worker says is whatever a worker says that was taken over."""
+    held = [blob("other", f"kind {number}") for number in range(1000)]
+    assert magic.instead_of_layers(held).count("kind") == 8

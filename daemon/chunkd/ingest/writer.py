@@ -30,6 +30,7 @@ from chunkd.sources import layouts
 from chunkd.sources.cache import ServedCache, warnings
 from chunkd.sources.hints import HintQueue
 from chunkd.sources.listing import Listed, ScanEnd
+from chunkd.worker.magic import instead_of_layers
 from chunkd.worker.pool import Pool, Result
 
 log = logging.getLogger(__name__)
@@ -316,15 +317,14 @@ class Ingest:
         self.verify_round.turn()
 
     def _look_at_kinds(self) -> None:
-        """Whether a cache holds blobs and no layer."""
+        """What a cache holds that has blobs and no layer."""
         done = self.progress.scans, self.progress.decoded_blobs
         if self._kinds_at == done:
             return
         self._kinds_at = done
         for cache in self.caches.values():
             with self.index.snapshot() as txn:
-                kinds = self.index.store.kinds(txn, cache.number)
-                cache.layerless = next(kinds, "layer") != "layer" and "layer" not in kinds
+                cache.layerless = instead_of_layers(self.index.store.blobs_in(txn, cache.number))
             told, cache.warned = cache.warned, warnings(cache.record())
             for warning in set(cache.warned) - set(told):
                 log.warning("cache %s: %s", cache.path, warning)

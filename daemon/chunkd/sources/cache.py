@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chunkd.errors import CacheUnusable
-from chunkd.model import Cache, CacheState
+from chunkd.model import METADATA_ALONE, Cache, CacheState
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class ServedCache:
     stale: str = ""
     polled: str = ""
     unwatched: str = ""
-    layerless: bool = False
+    layerless: str = ""
     mounts: dict[str, int] = field(default_factory=dict)
     warned: tuple[str, ...] = ()
     _noting: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
@@ -128,10 +128,14 @@ def warnings(cache: Cache) -> tuple[str, ...]:
             "no blob was recognised in it; name the folder of an OCI layout, a registry's or containerd's store,"
             " or a folder of files named by their digest"
         )
-    if cache.layerless:
+    if cache.layerless == METADATA_ALONE:
         found.append(
             "it holds blobs and no layer: does containerd discard layers once they are unpacked"
             " (discard_unpacked_layers, the default of EKS and Talos)? Then point chunkd at a registry"
+        )
+    elif cache.layerless:
+        found.append(
+            f"it holds no layer that chunkd decodes (gzip, zstd or plain tar); its large blobs are: {cache.layerless}"
         )
     return tuple(found)
 

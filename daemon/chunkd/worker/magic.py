@@ -7,12 +7,22 @@ beside it are looked at too.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from chunkd.model import METADATA_ALONE, Blob
 
 # What is kept of a blob's beginning: to the end of the magic number that lies deepest (btrfs, at 65,600), in pages.
 HEAD_BYTES = 68 << 10
 
 UNKNOWN = "unknown or encrypted"
+
+# Of the kinds that any image has beside its layers.
+METADATA = ("image manifest or index", "image config", "JSON", "text")
+
+# A blob of no layer that is at least so large is no metadata, unless it is JSON or text.
+_LARGE_BYTES = 64 << 10
+_MOST_KINDS = 8
 
 
 class _Kind(NamedTuple):
@@ -97,3 +107,19 @@ def _skipped(head: bytes) -> int:
     while head[at + 1 : at + 4] == b"\x2a\x4d\x18" and head[at] >> 4 == 5:
         at += 8 + int.from_bytes(head[at + 4 : at + 8], "little")
     return at
+
+
+def instead_of_layers(blobs: Iterable[Blob]) -> str:
+    """What a cache of these blobs holds, where none of them is a layer: the kinds of its large blobs, or METADATA_ALONE
+    if there are none. Nothing for a cache with a layer, and for one without a blob.
+    """
+    kinds: set[str] = set()
+    held = ""
+    for blob in blobs:
+        if blob.state == "layer":
+            return ""
+        held = METADATA_ALONE
+        large = blob.reason not in ("", *METADATA) and blob.stored_bytes >= _LARGE_BYTES
+        if large and len(kinds) < _MOST_KINDS:
+            kinds.add(blob.reason)
+    return ", ".join(sorted(kinds)) or held
