@@ -178,7 +178,7 @@ class Finding:
     """What a worker found. `kind` is one of
 
     layer        the bytes match the name and decompress to their end; `codec`, `recipe`, `uncompressed_bytes` hold
-    other        the bytes match the name and are no layer
+    other        the bytes match the name and are no layer: `reason` says what they are
     matched      the bytes match the name (a job without `decode`)
     mismatched   the bytes do not match the name, or are not as many as the job's mark says
     undecodable  the bytes match the name and are no whole stream, or break a cap: `reason`
@@ -200,7 +200,8 @@ class Finding:
 class Blob:
     """What the index holds of one digest. `state` is `layer`, `other` or `failed`.
 
-    For a failed one `reason` says why; `retry_at` (seconds since the epoch) is when it is tried again, 0 for never.
+    `reason` says why one failed, and what an `other` is, where that was found out; `retry_at` (seconds since the epoch)
+    is when a failed one is tried again, 0 for never.
     """
 
     digest: Digest
@@ -313,16 +314,20 @@ class Sample(NamedTuple):
 MAX_PATH_BYTES = 440
 
 
+# What a cache holds that has no layer, and no other large blob either.
+METADATA_ALONE = "metadata alone"
+
+
 class Cache(NamedTuple):
     """A cache as the index knows it. `device` and `inode` are its root's, 0 while it was never listed. `mounts` are the
-    folders below it, with their devices, where something was mounted that holds blobs. `warnings` say what is odd about
-    it.
+    folders below it, with their devices, where something was mounted that holds blobs. `layerless` says of a cache that
+    holds blobs and no layer which kinds of large blobs it holds, or METADATA_ALONE. `warnings` say what else is odd.
     """
 
     path: str
     device: int = 0
     inode: int = 0
     layouts: tuple[str, ...] = ()
-    layerless: bool = False
+    layerless: str = ""
     mounts: tuple[tuple[str, int], ...] = ()
     warnings: tuple[str, ...] = ()

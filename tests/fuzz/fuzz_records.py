@@ -113,7 +113,7 @@ def seeds() -> list[bytes]:
         bytes(range(3 * ENTRY_BYTES)),
         records.pack_head(records.Head())[records.SEAL_BYTES :],
         records.pack_rules(records.Rules())[records.SEAL_BYTES :],
-        records.pack_caches({7: Cache("/cache", 1, 2, ("flat",), True)})[records.SEAL_BYTES :],
+        records.pack_caches({7: Cache("/cache", 1, 2, ("flat",), "xz")})[records.SEAL_BYTES :],
         records.pack_format()[records.SEAL_BYTES :],
     ]
     return [bytes([kind]) + value for kind, value in enumerate(written)]

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import blobs
+from chunkd.errors import BlobUndecodable
 from chunkd.ingest import adopt
 from chunkd.ingest.adopt import serve_exactly
 from chunkd.model import Caps
-from ingesting import BROKEN, CAPS, LAYER, LIKE_IT, OTHER, PLAIN, World, land, oci, world_in, wrong
+from chunkd.worker import decode, examine
+from ingesting import BROKEN, CAPS, LAYER, LIKE_IT, OTHER, PLAIN, Content, World, land, oci, world_in, wrong
 
 
 @pytest.fixture
@@ -150,6 +153,49 @@ def test_what_failed_is_tried_again_by_other_rules(world: World) -> None:
     assert sorted(world.pool.decoded) == sorted([BROKEN.digest, LAYER.digest])
     world.pass_s(11)
     world.holds_exactly(failed=[BROKEN.digest, LAYER.digest])
+
+
+IMAGE = Content("IMAGE", "other", bytes(1024) + b"\xe2\xe1\xf5\xe0" + bytes(124) + blobs.noise(3000, 9))
+NYDUS = Content("NYDUS", "other", blobs.zst(blobs.text(500)) + blobs.noise(3000, 8))
+
+
+def as_before(source: decode.Source, *rest: Any) -> Iterator[memoryview]:
+    """The first rule: 1,024 bytes of NUL are a tar, and what follows a frame is damage."""
+    if source.head == IMAGE.stored:
+        source.codec = "tar"
+        yield memoryview(source.head)
+    elif source.head == NYDUS.stored:
+        raise BlobUndecodable("zstd", "trailing bytes after the last frame")
+    else:
+        yield from decode.buffers(source, *rest)
+
+
+def test_what_another_rule_of_kinds_may_judge_otherwise_is_read_once_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = (LAYER, LIKE_IT, PLAIN, OTHER, IMAGE, NYDUS, BROKEN)
+    monkeypatch.setattr(examine, "buffers", as_before)
+    for content in held:
+        land(oci(world.roots[0], content), content.stored)
+    world.settle()
+    assert world.totals.layers == 4
+    monkeypatch.undo()
+    world.restart(decoder="1; kinds 2")
+    assert world.counted() == {LAYER.digest, LIKE_IT.digest, OTHER.digest}
+    assert world.differences() == []
+    world.settle()
+    assert sorted(world.pool.decoded) == sorted(content.digest for content in (PLAIN, IMAGE, NYDUS, BROKEN))
+    assert world.counted() == {content.digest for content in held} - {BROKEN.digest}
+    assert world.totals.layers == 3
+    assert world.totals.failed_blobs == 1
+    assert world.differences() == []
+    with world.index.snapshot() as txn:
+        told = {blob.digest: blob.reason for blob in world.index.store.blobs(txn, "blobs")}
+    assert told[IMAGE.digest] == "EROFS image"
+    assert told[LAYER.digest] == ""
+    world.restart(decoder="2; kinds 2")
+    world.settle()
+    assert world.pool.decoded == [BROKEN.digest]
 
 
 def test_blobs_of_both_algorithms_are_dropped(world: World) -> None:

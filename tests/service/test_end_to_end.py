@@ -591,6 +591,23 @@ def test_a_cache_of_manifests_without_layers_is_warned_of(home: Home) -> None:
     daemon.until(lambda stats: stats["layers"] == 1 and not stats["caches"][0]["warnings"], "no warning")
 
 
+def test_a_cache_of_layers_that_are_not_decoded_is_told_what_they_are(home: Home) -> None:
+    cache = home.cache()
+    folder = oci(cache)
+    write_blob(folder, b'{"schemaVersion": 2, "config": {}, "layers": []}')
+    image, _ = write_blob(folder, bytes(1024) + b"\xe2\xe1\xf5\xe0" + bytes(124) + noise(100_000))
+    write_blob(folder, noise(100_000, 2))
+    daemon = home.start(cache, environ=NEVER)
+    warned = daemon.until(lambda stats: stats["caches"][0]["warnings"], "a warning")
+    assert warned["layers"] == 0
+    [warning] = warned["caches"][0]["warnings"]
+    assert "EROFS image, unknown or encrypted" in warning
+    assert "discard_unpacked_layers" not in warning
+    assert {row["digest"]: row["reason"] for row in daemon.blobs()}[str(image)] == "EROFS image"
+    daemon.stop()
+    home.check()
+
+
 def test_a_cache_of_a_single_layer_is_not_warned_of(home: Home) -> None:
     cache = home.cache()
     small_layers(oci(cache), 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chunkd.errors import CacheUnusable
-from chunkd.model import Cache, CacheState
+from chunkd.model import METADATA_ALONE, Cache, CacheState
 from chunkd.sources import cache as caches
 from chunkd.sources import filesystems
 from chunkd.sources.cache import ServedCache, check_usable, idle_state
@@ -98,8 +98,8 @@ def test_the_state_that_is_shown(cache: ServedCache, watching: bool, state: str,
 
 
 def test_layouts_are_shown_and_recorded_in_order(tmp_path: Path) -> None:
-    cache = ServedCache(1, str(tmp_path), 7, 8, {"oci", "flat"}, layerless=True)
-    assert cache.record() == Cache(str(tmp_path), 7, 8, ("flat", "oci"), True)
+    cache = ServedCache(1, str(tmp_path), 7, 8, {"oci", "flat"}, layerless="xz")
+    assert cache.record() == Cache(str(tmp_path), 7, 8, ("flat", "oci"), "xz")
     assert cache.state(True).layouts == ("flat", "oci")
     shown = idle_state(cache.record())
     assert (shown.state, shown.reason, shown.warnings) == ("idle", None, cache.state(True).warnings)
@@ -108,8 +108,11 @@ def test_layouts_are_shown_and_recorded_in_order(tmp_path: Path) -> None:
 def test_what_deserves_a_warning_gets_one(tmp_path: Path) -> None:
     cache = Cache(str(tmp_path))
     assert caches.warnings(cache) == ()
-    [warning] = caches.warnings(cache._replace(layouts=("oci",), layerless=True))
+    [warning] = caches.warnings(cache._replace(layouts=("oci",), layerless=METADATA_ALONE))
     assert "discard_unpacked_layers" in warning
+    [warning] = caches.warnings(cache._replace(layouts=("oci",), layerless="squashfs image, xz"))
+    assert "discard_unpacked_layers" not in warning
+    assert "squashfs image, xz" in warning
     (tmp_path / "photos").mkdir()
     [warning] = caches.warnings(cache)
     assert "no blob was recognised" in warning

@@ -79,7 +79,8 @@ def _layers(store: Store, txn: lmdb.Transaction, result: RecountResult) -> dict[
             result.bad.add(key)
             continue
         totals["stored_bytes"] += blob.stored_bytes
-        bare = Blob(blob.digest, blob.state, blob.stored_bytes, blob.uncompressed_bytes, blob.chunks, blob.codec)
+        what = blob.reason if blob.state == "other" else ""
+        bare = Blob(blob.digest, blob.state, blob.stored_bytes, blob.uncompressed_bytes, blob.chunks, blob.codec, what)
         if blob != bare or (blob.state == "layer") != bool(blob.codec):
             result.differ(
                 "blobs", blob.digest, "a layer with its codec, or another blob with none, and no failure", blob

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from chunkd.model import (
     CODECS,
     HEX_DIGITS,
+    METADATA_ALONE,
     Blob,
     Cache,
     Caps,
@@ -229,10 +230,21 @@ def pack_caches(caches: dict[int, Cache]) -> bytes:
 def unpack_caches(value: bytes) -> dict[int, Cache]:
     return {
         int(number): Cache(
-            path, device, inode, tuple(layouts), layerless, tuple((at, on) for at, on in mounts), tuple(warnings)
+            path,
+            device,
+            inode,
+            tuple(layouts),
+            _layerless(layerless),
+            tuple((at, on) for at, on in mounts),
+            tuple(warnings),
         )
         for number, (path, device, inode, layouts, layerless, mounts, warnings) in _fields(value).items()
     }
+
+
+def _layerless(value: str | bool) -> str:
+    """It was once true or false: whether a cache holds blobs and no layer."""
+    return value if isinstance(value, str) else METADATA_ALONE * value
 
 
 def unpack_paths(value: bytes) -> tuple[str, ...]:

@@ -18,9 +18,9 @@ PLACES_AT_ONCE = 1000
 
 
 def adopt_rules(index: Index, rules: records.Rules) -> None:
-    """Take over other caps and decoders: what failed by the old ones is tried again, what breaks the new ones is taken
-    out of the index, so that the scan finds and judges it anew. By which rule chunks are recompressed stays as it was
-    while there are any: what is asked for is noted beside it.
+    """Take over other caps and decoders: what failed by the old ones is tried again, what breaks the new ones, or was
+    taken for a tar by another rule, is taken out of the index, so that the scan finds and judges it anew. By which rule
+    chunks are recompressed stays as it was while there are any: what is asked for is noted beside it.
     """
     old = index.rules
     if old.measure != rules.measure:
@@ -33,12 +33,14 @@ def adopt_rules(index: Index, rules: records.Rules) -> None:
         return
     log.info("the rules changed: %s, before %s", rules, old)
     lowered = rules.caps.zstd_window_bytes < old.caps.zstd_window_bytes
+    tars_anew = old.decoder.partition("; ")[2] != rules.decoder.partition("; ")[2]
     judged_anew = (old.caps, old.decoder) != (rules.caps, rules.decoder)
     with index.transaction() as change:
         for blob in list(change.store.blobs(change.txn, "failed")) if judged_anew else ():
             change.fail(dataclasses.replace(blob, retry_at=1))
         for blob in list(change.store.blobs(change.txn, "blobs")) if judged_anew else ():
-            if _breaks(blob, rules.caps) or (lowered and blob.codec == "zstd"):
+            doubted = (lowered and blob.codec == "zstd") or (tars_anew and blob.codec == "tar")
+            if doubted or _breaks(blob, rules.caps):
                 for place, _ in list(change.holders(blob.digest)):
                     change.release(place, blob.digest)
                 change.remove(blob.digest)

@@ -246,14 +246,18 @@ class PlaceChanges:
         finding, mark = count.finding, count.mark
         self.change.hold(place, Held(digest, "verified", mark))
         chunks = len(finding.recipe)
-        blob = Blob(digest, finding.kind, mark.stored_bytes, finding.uncompressed_bytes, chunks, finding.codec)
+        what_it_is = finding.reason if finding.kind == "other" else ""
+        blob = Blob(
+            digest, finding.kind, mark.stored_bytes, finding.uncompressed_bytes, chunks, finding.codec, what_it_is
+        )  # fmt: skip
         try:
             new = self.change.add(blob, finding.recipe)
         except RecipeImpossible as error:
             self.fail(digest, place, mark, IMPOSSIBLE, str(error))
             return
         self.after_commit.landings.append(count.landed_ns)
-        what = f"{finding.codec} layer, {chunks:,} chunks, {new:,} never seen before" if chunks else "not a layer"
+        layer = f"{finding.codec} layer, {chunks:,} chunks, {new:,} never seen before"
+        what = layer if chunks else f"not a layer: {what_it_is}"
         self.say(INFO, f"indexed {digest}, {mark.stored_bytes:,} bytes, {what}; found: {why}")
 
     # --- who holds a digest ---------------------------------------------------------------------------------------

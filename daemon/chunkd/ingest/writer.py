@@ -33,6 +33,7 @@ from chunkd.sources.cache import ServedCache
 from chunkd.sources.source import Observation
 from chunkd.sources.status import warnings
 from chunkd.sources.wakeup import Wakeup
+from chunkd.worker.magic import instead_of_layers
 from chunkd.worker.pool import Pool, Result
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Writer:
         self.compaction = Compaction(index)
         self.verify_round = VerifyRound(index, caches, verify_interval_s, clock_s)
         self.failed_round = FailedRound(index, caches, activity)
-        self.layerless = {number for number, cache in self._recorded().items() if cache.layerless}
+        self.layerless = {number: cache.layerless for number, cache in self._recorded().items()}
         self._left = left
         self._left_token = None if left is None else activity.take(WRITER)
         self._results: list[Result] = []
@@ -286,7 +287,7 @@ class Writer:
     def _record(self, cache: ServedCache) -> Cache:
         status = cache.status
         return Cache(
-            cache.path, status.device, status.inode, status.layouts, cache.number in self.layerless, status.mounts,
+            cache.path, status.device, status.inode, status.layouts, self.layerless.get(cache.number, ""), status.mounts,
             status.warnings,
         )  # fmt: skip
 
@@ -358,16 +359,15 @@ class Writer:
             self._look_at_kinds()
 
     def _look_at_kinds(self) -> None:
-        """Whether a cache holds blobs and no layer."""
+        """What a cache holds that has blobs and no layer."""
         done = self.progress.scans, self.progress.decoded_blobs
         if self._kinds_at == done:
             return
         self._kinds_at = done
         for cache in self.caches.values():
             with self.index.snapshot() as txn:
-                kinds = self.index.store.kinds(txn, cache.number)
-                layerless = next(kinds, "layer") != "layer" and "layer" not in kinds
-            (self.layerless.add if layerless else self.layerless.discard)(cache.number)
+                layerless = instead_of_layers(self.index.store.blobs_in(txn, cache.number))
+            self.layerless[cache.number] = layerless
             told = warnings(cache.status.warnings, layerless=layerless)
             for warning in set(told) - set(self._told.get(cache.number, ())):
                 log.warning("cache %s: %s", cache.path, warning)

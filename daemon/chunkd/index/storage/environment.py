@@ -228,13 +228,13 @@ class Store:
                     if key != after:
                         yield bytes(key), bytes(value)
 
-    def kinds(self, txn: lmdb.Transaction, cache: int) -> Iterator[str]:
-        """The state (`layer`, `other`) of each counted blob that has a place in a cache."""
+    def blobs_in(self, txn: lmdb.Transaction, cache: int) -> Iterator[Blob]:
+        """Each counted blob that has a place in a cache, once for each of its places."""
         for place in self.under(txn, "places", cache, ""):
             held = records.unpack_held(self.get(txn, "places", records.place_key(place)) or b"")
             value = self.get(txn, "blobs", records.digest_key(held.digest))
             if value is not None:
-                yield records.unpack_blob(held.digest, value).state
+                yield records.unpack_blob(held.digest, value)
 
     def children(self, txn: lmdb.Transaction, database: str, cache: int, folder: str) -> set[bytes]:
         """The names right below a folder that lead to a record of `places` or `ignored`, a folder's with a slash."""
