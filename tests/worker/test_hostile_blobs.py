@@ -21,8 +21,8 @@ import fuzz_records
 import oracle
 import working
 from blobs import gz, skippable, zst
-from chunkd.model import Caps, ChunkParams, Finding, Job
-from chunkd.worker import examine, magic
+from chunkd.model import Finding
+from chunkd.worker import magic
 
 TEXT = blobs.text(2000)
 MIB = 1 << 20
@@ -140,8 +140,7 @@ EMPTY = {
 @pytest.mark.parametrize("relayed", [True, False])
 def test_whole_frames_and_then_another_format_are_no_layer(what: str, relayed: bool, tmp_path: Path) -> None:
     digest, path = blobs.write_blob(tmp_path, OTHERS[what])
-    job = Job(digest, str(path), relayed=relayed)
-    found = examine.examine(job, ChunkParams(), Caps(), lambda _: None)
+    found = working.examined(digest, path, relayed=relayed)
     assert found.mark is not None
     assert (found.kind, found.codec, found.uncompressed_bytes, len(found.recipe)) == ("other", "", 0, 0)
     assert found.mark.stored_bytes == len(OTHERS[what])
