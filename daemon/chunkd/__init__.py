@@ -15,7 +15,7 @@ The path of a blob:
     cli, text      and shown                                                        (plain: no click; page: HTML)
 
 Read in this order: model, errors; layouts, scan; chunker, decode, worker; records, blocks, entries, lookup, chunks,
-numbering, index, recount; holdings, look, ingest; scanner, service; then what is left. DESIGN.md has the reasons.
+index, recount; holdings, look, ingest; scanner, service; then what is left. DESIGN.md has the reasons.
 """
 
 __version__ = "0.1.0"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import blobs
-from chunkd.model import Digest
+import oracle
+from chunkd.model import Digest, Finding, Job
 from chunkd.worker import examine
 from ingesting import (
     BROKEN,
@@ -938,3 +941,53 @@ def test_a_digest_is_worked_on_once_however_many_places_it_has(world: World) -> 
     world.holds_exactly(LAYER)
     with world.index.transaction() as change:
         assert len(list(change.holders(Digest(*LAYER.digest)))) == 10
+
+
+# --- a worker that lies about a chunk that another blob has -----------------------------------------------------------
+
+
+def lies_about_its_first_chunk(world: World, liar: Content, times: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next `times` findings of a blob say that its first chunk is a byte longer than it is."""
+    left, honest = [times], world.pool._examine  # noqa: SLF001
+
+    def examine_(job: Job, meanwhile: Callable[[Job], None]) -> Finding:
+        finding = honest(job, meanwhile)
+        if job.digest != liar.digest or not left[0]:
+            return finding
+        left[0] -= 1
+        lengths = np.frombuffer(finding.recipe.lengths, "<u4").copy()
+        lengths[0] += 1
+        recipe = dataclasses.replace(finding.recipe, lengths=lengths.tobytes())
+        return dataclasses.replace(finding, recipe=recipe, uncompressed_bytes=finding.uncompressed_bytes + 1)
+
+    monkeypatch.setattr(world.pool, "_examine", examine_)
+
+
+@pytest.mark.parametrize("liar", [LAYER, LIKE_IT], ids=["the-first", "the-second"])
+def test_two_blobs_that_disagree_about_a_chunk_are_both_read_again(
+    liar: Content, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = [oracle.recipe(content.data).hashes[:16] for content in (LAYER, LIKE_IT)]
+    assert first[0] == first[1]
+    lies_about_its_first_chunk(world, liar, 1, monkeypatch)
+    for content in (LAYER, LIKE_IT):
+        land(oci(world.roots[0], content), content.stored)
+        world.heard(oci(world.roots[0], content))
+    world.rest()
+    assert world.pool.decoded == [LAYER.digest, LIKE_IT.digest, LAYER.digest]
+    assert world.differences() == []
+    world.holds_exactly(LAYER, failed=[LIKE_IT.digest])
+    world.pass_s(61)
+    world.holds_exactly(LAYER, LIKE_IT)
+
+
+def test_a_blob_whose_worker_always_lies_costs_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for content in (LAYER, LIKE_IT):
+        if content is LIKE_IT:
+            lies_about_its_first_chunk(world, LIKE_IT, 1000, monkeypatch)
+        land(oci(world.roots[0], content), content.stored)
+        world.heard(oci(world.roots[0], content))
+    for _ in range(3):
+        world.pass_s(4000)
+        world.rest()
+        world.holds_exactly(LAYER, failed=[LIKE_IT.digest])

@@ -17,13 +17,28 @@ from chunkd.index import blocks, records
 from chunkd.index.blocks import Numbers
 from chunkd.index.chunks.lookup import Lookup
 from chunkd.index.chunks.measured import MeasuredRecords
-from chunkd.index.chunks.numbering import Numbering
-from chunkd.index.chunks.table import ChunkRecords
+from chunkd.index.chunks.table import ChunkContradicted, ChunkRecords, Numbered
 from chunkd.index.history import History
 from chunkd.index.storage.create import create, give_away, is_there
 from chunkd.index.storage.environment import CACHES_KEY, HEAD_KEY, HISTOGRAM_KEY, RULES_KEY, VERIFIED_KEY, Store
 from chunkd.index.storage.lock import IndexLock
 from chunkd.model import Blob, Cache, Digest, Place, Recipe
+
+# Where more counted blobs than these agree about a chunk's length, a new recipe that says otherwise is not believed.
+MOST_DOUBTED = 8
+
+
+class RecipeContradicts(RecipeImpossible):
+    """Two recipes give one chunk two lengths, so one of their workers lied.
+
+    `digests` are the counted blobs that have the chunk, to be read again as well. There are none where more than
+    `MOST_DOUBTED` have it: then it is the new recipe that lies.
+    """
+
+    def __init__(self, chunk_hash: bytes, digests: tuple[Digest, ...]) -> None:
+        others = ", ".join(map(str, digests)) or f"more than {MOST_DOUBTED} other blobs"
+        super().__init__(f"chunk {chunk_hash.hex()} has another length in {others}")
+        self.chunk_hash, self.digests = chunk_hash, digests
 
 
 class Index:
@@ -109,7 +124,6 @@ class Change:
         self.chunks = ChunkRecords(
             txn, self.store.databases["chunks"], index.lookup, measured, index.rules, index.dead_blocks
         )
-        self.numbering = Numbering(txn, self.chunks, index.lookup)
         # By how much the histogram will have grown: its record is written once, with the head.
         self._grown = np.zeros((histogram.ROWS, len(histogram.COLUMNS)), np.int64)
 
@@ -207,22 +221,47 @@ class Change:
 
     # --- blobs: the rule of truth ---------------------------------------------------------------------------------
 
-    def foresee(self, recipes: dict[Digest, Recipe]) -> None:
-        """Number the chunks of blobs that are likely to be added, at once. Those that are not leave dead chunks."""
-        self.head = self.numbering.foresee(self.head, recipes)
-
     def add(self, blob: Blob, recipe: Recipe) -> int:
         """Count a blob; how many of its chunks were never seen before. Its failure, if any, is forgotten.
 
-        Raises RecipeImpossible, with nothing changed, when the recipe is none or not that of the blob.
+        Raises, with nothing changed, RecipeImpossible when the recipe is none or not that of the blob, and
+        RecipeContradicts when counted blobs have one of its chunks with another length.
         """
         uncompressed_bytes = int(np.frombuffer(recipe.lengths, "<u4").sum(dtype=np.int64))
         if (len(recipe), uncompressed_bytes) != (blob.chunks, blob.uncompressed_bytes):
             raise RecipeImpossible(f"{len(recipe)} chunks of {uncompressed_bytes} bytes in all")
-        self.head, (numbers, recompressed, new) = self.numbering.number(self.head, blob.digest, recipe)
+        numbered = self._number(recipe)
         self.clear_failure(blob.digest)
-        self.apply(blob, numbers, +1, recompressed)
-        return new
+        self.apply(blob, numbered.numbers, +1, numbered.recompressed)
+        return numbered.new
+
+    def _number(self, recipe: Recipe) -> Numbered:
+        """The chunks of a recipe by number. A new one has a record at 0 copies, and is in the look-up."""
+        head = self.head
+        try:
+            numbered = self.chunks.number(recipe, head.next_number)
+        except ChunkContradicted as error:
+            raise RecipeContradicts(error.chunk_hash, self._holders_of_chunk(error.number)) from None
+        if new := numbered.new:
+            following = head.next_number + new
+            young, hand = self.lookup.merge(self.txn, head.young_entries + new, head.hand, new, following)
+            dead = head.dead_chunks + new
+            self.head = replace(head, next_number=following, dead_chunks=dead, young_entries=young, hand=hand)
+        return numbered
+
+    def _holders_of_chunk(self, number: int) -> tuple[Digest, ...]:
+        """The counted blobs whose recipes have a chunk; none where they are more than can be read again for a doubt.
+
+        Every recipe is walked: no record leads from a chunk to its blobs.
+        """
+        found: list[Digest] = []
+        for key, packed in self.store.walk(self.txn, "recipes"):
+            blob = self.blob(records.digest_from_key(key))
+            if blob is not None and number in blocks.unpack_recipe(packed, blob.chunks):
+                found.append(blob.digest)
+                if len(found) > MOST_DOUBTED:
+                    return ()
+        return tuple(found)
 
     def remove(self, digest: Digest) -> None:
         """Subtract a counted blob."""

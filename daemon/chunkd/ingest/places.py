@@ -141,6 +141,17 @@ class PlaceChanges:
         if bad is not None:
             self.fail(digest, bad[0], bad[1].mark, MISMATCHED, "its bytes do not match its name")
 
+    def read_again(self, digest: Digest, why: str) -> None:
+        """Subtract a counted blob and have it read again, where that can be done now."""
+        places = [place for place, _ in self.change.holders(digest)]
+        if not any(self.mark(place) for place in places):
+            return
+        for place in places:
+            self.change.release(place, digest)
+            self.after_commit.hints.append(Hint(place, why))
+        self.change.remove(digest)
+        self.say(30, f"subtracted {digest}, to be read again: {why}")
+
     def fail(self, digest: Digest, place: Place, mark: FileMark, kind: str, reason: str) -> None:
         """Record a failure of a kind of `counts`, in no figure but the failed ones; tried again later unless its bytes
         are known to be undecodable, which is for good.

@@ -8,6 +8,7 @@ import stat
 from dataclasses import dataclass
 
 from chunkd.errors import RecipeImpossible
+from chunkd.index.index import RecipeContradicts
 from chunkd.index.records import Held
 from chunkd.ingest.counters import IMPOSSIBLE, MISMATCHED, UNDECODABLE, UNREADABLE
 from chunkd.ingest.places import MAX_KIN, PlaceChanges, Task, mark_of
@@ -259,6 +260,9 @@ class Reconciler:
             try:
                 new = at.change.add(blob, finding.recipe)
             except RecipeImpossible as error:
+                if isinstance(error, RecipeContradicts):
+                    for other in error.digests:
+                        at.read_again(other, f"{digest} contradicts it")
                 at.fail(digest, place, mark, IMPOSSIBLE, str(error))
                 return
             at.after_commit.landings.append(landed_ns)

@@ -241,7 +241,6 @@ class Ingest:
         settled = {result.job.digest for result in self._results}
         with self.index.transaction() as change:
             holdings = PlaceChanges(change, self.caches, after_commit, self.clock_s())
-            change.foresee({one.job.digest: one.finding.recipe for one in self._results if one.finding})
             for result in self._results:
                 self._settle(holdings, self._running[result.job.digest], result)
             for hint in self._hints:
