@@ -53,7 +53,7 @@ DOORS: dict[str, set[str]] = {
     "lmdb": {
         *("check.check", "check.recount", "check.recount_figures", "check.recount_places"),
         *("index.chunks.lookup", "index.chunks.measured", "index.chunks.table"),
-        *("index.index", "index.storage.environment", "index.storage.page_audit"),
+        *("index.index", "index.storage.environment", "index.storage.page_audit", "index.storage.upgrade"),
         *("ingest.diff", "queries.history", "queries.layer_shares", "queries.read"),
     },
     "matplotlib": {"report.plots"},

@@ -31,7 +31,7 @@ def check_index(config: Config, states: list[str], *, repair: bool, read: bool) 
     state_dir = next((state for state in states if _there(Path(state, "index", "data.mdb"))), None)
     if state_dir is None:
         raise IndexMissing(", ".join(states))
-    with reading(state_dir, audit=True) as store, store.guarded(), store.env.begin() as txn:
+    with reading(state_dir, audit=True) as store, store.snapshot() as txn:
         result = recount(store, txn, _tell)
         differences, bad = list(result.differences), set(result.bad)
         if read:

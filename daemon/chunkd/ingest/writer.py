@@ -127,10 +127,10 @@ class Ingest:
     # --- a turn ---------------------------------------------------------------------------------------------------
 
     def _take_up(self, holdings: PlaceChanges, why: str) -> None:
-        """See to the suspects that no task sees to: there was no room for it, or a root was gone."""
+        """See to the digests that need a rehash and have no task: there was no room for it, or a root was gone."""
         change = holdings.change
         room = MAX_TASKS - len(self._waiting)
-        for key, _ in list(itertools.islice(self.index.store.walk(change.txn, "suspects"), max(0, room))):
+        for key, _ in list(itertools.islice(self.index.store.walk(change.txn, "needs_rehash"), max(0, room))):
             digest = digest_from_key(key)
             if digest not in self._waiting and digest not in self._running:
                 holdings.hand_over(digest, None, why)

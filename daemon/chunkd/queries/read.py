@@ -32,26 +32,34 @@ def moment(time_ns: int) -> str | None:
 def read_stats(
     store: Store,
     caches: tuple[CacheState, ...] | None = None,
-    pending: tuple[int, int] = (0, 0),
+    pending: tuple[int, int] | None = None,
     watching: bool = False,
     now_ns: int | None = None,
 ) -> Stats:
-    """The figures of one snapshot. Without `caches` (no daemon) they are shown as the index has them."""
-    with store.guarded(), store.env.begin() as txn:
+    """The figures of one snapshot. Without `caches` (no daemon) they are shown as the index has them; without `pending`
+    nothing is where the last writer ended with nothing left to do, and else nobody knows.
+    """
+    with store.snapshot() as txn:
         rules = store.check_format(txn, None)
         head = store.head(txn)
         grown = changes(store, txn, time.time_ns() if now_ns is None else now_ns, head.totals)
         if caches is None:
             caches = tuple(idle_state(cache) for cache in store.caches(txn).values())
+        at_rest = store.at_rest(txn)
+    if pending is None:
+        pending_blobs, pending_bytes = (0, 0) if at_rest else (None, None)
+    else:
+        pending_blobs, pending_bytes = pending
     return Stats(
-        head.totals, *pending, moment(head.as_of_ns), moment(head.scanned_at_ns), watching, store.index_bytes(),
+        head.totals, pending_blobs, pending_bytes, moment(head.as_of_ns), moment(head.scanned_at_ns), watching,
+        store.index_bytes(),
         rules.params, rules.caps, caches, rules.measure, (rules.unlike,) if rules.unlike else (), grown,
     )  # fmt: skip
 
 
 def read_histogram(store: Store) -> dict[str, Any]:
     """The tables of one snapshot, with the time of its commit."""
-    with store.guarded(), store.env.begin() as txn:
+    with store.snapshot() as txn:
         rules = store.check_format(txn, None)
         rows = histogram.to_json(store.histogram(txn), rules.params.max_bytes)
         return rows | {"as_of": moment(store.head(txn).as_of_ns)}
@@ -59,7 +67,7 @@ def read_histogram(store: Store) -> dict[str, Any]:
 
 def read_blobs(store: Store, after: str, limit: int, failed: bool) -> dict[str, Any]:
     """A page of blobs in the order of their keys; with `failed` only those that failed, and then what was ignored."""
-    with store.guarded(), store.env.begin() as txn:
+    with store.snapshot() as txn:
         store.check_format(txn, None)
         roots = {number: cache.path for number, cache in store.caches(txn).items()}
         page: list[dict[str, Any]] = []

@@ -16,14 +16,14 @@ from types import FrameType
 from chunkd.api.routes import METRICS_ALONE
 from chunkd.api.server import Endpoint
 from chunkd.api.unix_socket import TcpListener
-from chunkd.errors import CachesDropped
+from chunkd.errors import CachesDropped, IndexUnwritable
 from chunkd.index import records
 from chunkd.index.index import Index
 from chunkd.index.replacement import take_over_at_start
 from chunkd.ingest.adopt import adopt_rules, serve_exactly
 from chunkd.ingest.writer import Ingest
 from chunkd.model import ChunkParams
-from chunkd.service.live import DaemonAnswers
+from chunkd.service.live import DaemonAnswers, settled
 from chunkd.service.notify import Notifier
 from chunkd.settings.config import Config
 from chunkd.sources import cache as served
@@ -205,10 +205,11 @@ class Service:
 
     def close(self) -> None:
         """Finish what is being read if that takes seconds, commit, and leave nothing behind."""
+        writer = self._threads.get("writer")
+        at_rest = writer is not None and self.ingest.progress.scans > 0 and settled(self.scanner, self.ingest)
         self.stopping.set()
         self.scanner.stop()
         self.hint_queue.wake_writer()
-        writer = self._threads.get("writer")
         if writer is not None:
             writer.join(DRAIN_S + 10)
             if writer.is_alive():
@@ -216,6 +217,11 @@ class Service:
                 log.error("the writer does not end; leaving without it")
                 logging.shutdown()
                 os._exit(1)
+        if at_rest and self.failure is None and not self.ingest.busy:
+            try:
+                self.index.record_at_rest()
+            except IndexUnwritable as error:
+                log.warning("that nothing was left to be done is not noted: %s", error)
         self._stack.close()
         for thread in self._threads.values():
             thread.join(2)

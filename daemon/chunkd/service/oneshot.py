@@ -100,5 +100,5 @@ def served_by(state_dir: str) -> tuple[str, ...]:
 
 def caches_in(store: Store) -> tuple[str, ...]:
     """The paths of an index's caches. Raises IndexDamaged."""
-    with store.guarded(), store.env.begin() as txn:
+    with store.snapshot() as txn:
         return store.sealed(txn, CACHES_KEY, records.unpack_paths)

@@ -78,10 +78,10 @@ def _begin(config: Config, beside: Config) -> None:
 
 def _unread(config: Config, beside: Config) -> list[Digest]:
     """The blobs that the old index counts, and that could not be read for the new one."""
-    with reading(beside.state_dir) as store, store.guarded(), store.env.begin() as txn:
+    with reading(beside.state_dir) as store, store.snapshot() as txn:
         failed = [blob for blob in store.blobs(txn, "failed") if blob.reason.startswith(CAN_NOT_BE_READ)]
     try:
-        with reading(config.state_dir) as store, store.guarded(), store.env.begin() as txn:
+        with reading(config.state_dir) as store, store.snapshot() as txn:
             return [blob.digest for blob in failed if store.get(txn, "blobs", digest_key(blob.digest)) is not None]
     except BadIndex:
         return []  # one of another format, say, which counts for nothing
@@ -91,7 +91,7 @@ def _rule_of(index: str, *, audit: bool) -> MeasureRule | None:
     """By which rule chunks are measured in the index there; None where there is none that can be read."""
     try:
         store = Store(index, readonly=True, lock=False, audit=audit)
-        with contextlib.closing(store), store.guarded(), store.env.begin() as txn:
+        with contextlib.closing(store), store.snapshot() as txn:
             return store.check_format(txn, None).measure
     except BadIndex:
         return None
