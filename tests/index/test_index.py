@@ -34,7 +34,7 @@ from chunkd.index import records
 from chunkd.index.index import MOST_DOUBTED, Index, RecipeContradicts
 from chunkd.index.records import Held, Rules
 from chunkd.index.storage import environment
-from chunkd.model import Blob, Caps, ChunkParams, FileMark, Place, Recipe, Totals
+from chunkd.model import Blob, Cache, Caps, ChunkParams, FileMark, Place, Recipe, Totals
 from indexing import (
     CACHE,
     SLOTS,
@@ -44,6 +44,7 @@ from indexing import (
     blob_of,
     chunk,
     chunks_of,
+    digest_of,
     edit,
     histogram_of,
     measured_of,
@@ -414,6 +415,43 @@ def test_copies_that_do_not_fit_their_40_bits_are_refused(bench: Bench) -> None:
     bench.close()
     edit(bench.state_dir, "chunks", key, true)
     bench.reopen()
+
+
+def at_rest(bench: Bench) -> bool:
+    with bench.index.snapshot() as txn:
+        return bench.index.store.at_rest(txn)
+
+
+def test_that_nothing_is_left_holds_until_something_is_changed(bench: Bench) -> None:
+    bench.add(1, [chunk(1)])
+    assert not at_rest(bench)
+    for change_something in (
+        lambda change: add(change, 2, [chunk(2)]),
+        lambda change: change.ignore(Place(CACHE, "link"), "a symbolic link"),
+        lambda change: change.unignore(Place(CACHE, "link")),
+        lambda change: change.require_rehash(digest_of(2)),
+        lambda change: change.rehashed(digest_of(2)),
+        lambda change: change.scanned(99),
+        lambda change: change.verified(99),
+        lambda change: change.set_caches({CACHE: Cache("/cache", 5)}),
+    ):
+        bench.index.record_at_rest()
+        bench.index.record_at_rest()
+        bench.reopen()
+        with bench.index.transaction() as change:  # nothing is changed
+            change.unignore(Place(CACHE, "not there"))
+            change.rehashed(digest_of(99))
+            change.clear_failure(digest_of(99))
+        with contextlib.suppress(Aborted), bench.index.transaction() as change:
+            change_something(change)
+            raise Aborted
+        assert at_rest(bench)
+        with bench.index.transaction() as change:
+            change_something(change)
+        assert not at_rest(bench)
+    bench.index.record_at_rest()
+    bench.index.record_at_rest(False)
+    assert not at_rest(bench)
 
 
 def test_what_is_raised_inside_a_transaction_undoes_all_of_it(bench: Bench) -> None:

@@ -11,7 +11,7 @@ old; therefore a row thins two at most, and an hour with a wrong clock costs 120
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from chunkd.index.records import Damaged, pack_totals, unpack_totals
@@ -75,14 +75,8 @@ class History:
         self._slice_rows = ROWS_A_SLICE
 
 
-def kept(store: Store) -> list[tuple[bytes, bytes]]:
-    """Every record of the history, for `inherit`."""
-    with store.snapshot() as txn:
-        return list(store.walk(txn, "history"))
-
-
-def inherit(store: Store, records: list[tuple[bytes, bytes]], now_ns: int) -> None:
-    """Make these records the history of another index, in place of its own, and how that one stands the last row.
+def inherit(store: Store, rows: Iterable[tuple[bytes, bytes]], now_ns: int) -> None:
+    """Make these rows the history of another index, in place of its own, and how that one stands the last row.
 
     Raises IndexUnwritable, with nothing changed.
     """
@@ -91,7 +85,7 @@ def inherit(store: Store, records: list[tuple[bytes, bytes]], now_ns: int) -> No
     with store.guarded():
         with store.env.begin(write=True) as txn:
             txn.drop(table, delete=False)
-            for key, value in records:
+            for key, value in rows:
                 txn.put(key, value, db=table)
             History(table).note(txn, now_ns, store.head(txn).totals)
         store.env.sync(True)

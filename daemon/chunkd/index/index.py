@@ -115,15 +115,18 @@ class Index:
         with self.store.snapshot() as txn:
             yield txn
 
-    def record_at_rest(self) -> None:
-        """Note that nothing is left to be done: every blob that is known is in the figures, or has failed. The next
-        change of the index takes that back. Raises IndexUnwritable.
+    def record_at_rest(self, is_at_rest: bool = True) -> None:
+        """Note whether nothing is left to be done: every blob that is known is in the figures, or has failed. The next
+        change of the index takes that back. Writes nothing where it is so noted. Raises IndexUnwritable.
         """
         with self.snapshot() as txn:
-            if self.store.at_rest(txn):
+            if self.store.at_rest(txn) == is_at_rest:
                 return
         with self.transaction() as change:
-            change.txn.put(AT_REST_KEY, records.seal(b""), db=self.store.databases["meta"])
+            if is_at_rest:
+                change.txn.put(AT_REST_KEY, records.seal(b""), db=self.store.databases["meta"])
+            else:
+                change.txn.delete(AT_REST_KEY, db=self.store.databases["meta"])
 
     def close(self) -> None:
         self.store.close()

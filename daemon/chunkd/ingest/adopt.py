@@ -6,9 +6,10 @@ import dataclasses
 import itertools
 import logging
 import time
+from collections.abc import Callable
 
 from chunkd.index import records
-from chunkd.index.index import Index
+from chunkd.index.index import Change, Index
 from chunkd.ingest.places import AfterCommit, PlaceChanges
 from chunkd.model import Blob, Cache, Caps
 from chunkd.sources.cache import ServedCache
@@ -16,6 +17,7 @@ from chunkd.sources.cache import ServedCache
 log = logging.getLogger(__name__)
 
 PLACES_AT_ONCE = 1000
+BLOBS_AT_ONCE = 1000
 
 
 def adopt_rules(index: Index, rules: records.Rules) -> None:
@@ -35,15 +37,34 @@ def adopt_rules(index: Index, rules: records.Rules) -> None:
     log.info("the rules changed: %s, before %s", rules, old)
     lowered = rules.caps.zstd_window_bytes < old.caps.zstd_window_bytes
     judged_anew = (old.caps, old.decoder) != (rules.caps, rules.decoder)
-    with index.transaction() as change:
-        for blob in list(change.store.blobs(change.txn, "failed")) if judged_anew else ():
+
+    def judge(change: Change, blob: Blob) -> None:
+        if not blob.counted:
             change.fail(dataclasses.replace(blob, retry_at=1))
-        for blob in list(change.store.blobs(change.txn, "blobs")) if judged_anew else ():
-            if _breaks(blob, rules.caps) or (lowered and blob.codec == "zstd"):
-                for place, _ in list(change.holders(blob.digest)):
-                    change.release(place, blob.digest)
-                change.remove(blob.digest)
+        elif _breaks(blob, rules.caps) or (lowered and blob.codec == "zstd"):
+            for place, _ in list(change.holders(blob.digest)):
+                change.release(place, blob.digest)
+            change.remove(blob.digest)
+
+    if judged_anew:
+        for database in ("failed", "blobs"):
+            _for_each_blob(index, database, judge)
+    # Last, so that a start after a crash begins again: to judge a blob twice changes nothing.
+    with index.transaction() as change:
         change.set_rules(rules)
+
+
+def _for_each_blob(index: Index, database: str, do: Callable[[Change, Blob], None]) -> None:
+    """Do something with every blob of a database, a thousand in a transaction."""
+    after = b""
+    while True:
+        with index.transaction() as change:
+            some = list(itertools.islice(change.store.blobs(change.txn, database, after), BLOBS_AT_ONCE))
+            for blob in some:
+                do(change, blob)
+        if not some:
+            return
+        after = records.digest_key(some[-1].digest)
 
 
 def _breaks(blob: Blob, caps: Caps) -> bool:
@@ -87,7 +108,7 @@ def _drop(index: Index, number: int, caches: dict[int, ServedCache]) -> None:
         with index.transaction() as change:
             store, txn = change.store, change.txn
             places = list(itertools.islice(store.under(txn, "places", number, ""), PLACES_AT_ONCE))
-            # What must follow (another place to be hashed) is noted as a suspect, and taken up when the writer starts.
+            # What must follow (another place to be hashed) is noted, and taken up when the writer starts.
             holdings = PlaceChanges(change, caches, AfterCommit(), time.time())
             for place in places:
                 held = change.held(place)

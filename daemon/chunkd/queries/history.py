@@ -11,7 +11,7 @@ import lmdb
 
 from chunkd.errors import UsageError
 from chunkd.figures.names import KEPT, value_of
-from chunkd.index.history import DAY, HOUR, minute_of, moment_from_key, moment_key
+from chunkd.index.history import DAY, HOUR, MINUTE_NS, minute_of, moment_from_key, moment_key
 from chunkd.index.records import unpack_totals
 from chunkd.index.storage.environment import Store
 from chunkd.model import Totals
@@ -103,6 +103,10 @@ def since_minute(text: str, now: int) -> int:
 
 
 def shown(minute: int) -> str:
-    """RFC 3339, in UTC."""
-    at = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(minutes=minute)
-    return at.strftime("%Y-%m-%dT%H:%M:%SZ").rjust(20, "0")
+    return time_text(minute * MINUTE_NS, "seconds")
+
+
+def time_text(time_ns: int, timespec: str = "milliseconds") -> str:
+    """RFC 3339, in UTC: how every time is written."""
+    at = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(milliseconds=time_ns // 1_000_000)
+    return at.isoformat(timespec=timespec).replace("+00:00", "Z")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import itertools
 import time
 from collections.abc import Iterator
@@ -17,16 +16,13 @@ from chunkd.figures.stats import Stats
 from chunkd.index import records
 from chunkd.index.storage.environment import Store
 from chunkd.model import CacheState, Digest
-from chunkd.queries.history import changes
+from chunkd.queries.history import changes, time_text
 from chunkd.sources.cache import idle_state
 
 
 def moment(time_ns: int) -> str | None:
-    """RFC 3339 in UTC to the millisecond, None for never."""
-    if not time_ns:
-        return None
-    at = dt.datetime.fromtimestamp(time_ns // 1_000_000 / 1000, dt.UTC)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """To the millisecond; None for 0, which is never."""
+    return time_text(time_ns) if time_ns else None
 
 
 def read_stats(

@@ -72,8 +72,7 @@ class Service:
 
     def _assemble(self, holder: str, replace: bool, spawn: Callable[..., Worker]) -> None:
         config = self.config
-        measure = dataclasses.replace(config.measure, library=recompress.library())
-        rules = records.Rules(ChunkParams(), config.caps, decode.decoder_rule(), measure)
+        rules = rules_of(config)
         if not os.path.exists(os.path.join(config.index_dir, "data.mdb")):
             for path in config.caches:
                 served.check_usable(path)  # before an index is made for nothing
@@ -217,11 +216,11 @@ class Service:
                 log.error("the writer does not end; leaving without it")
                 logging.shutdown()
                 os._exit(1)
-        if at_rest and self.failure is None and not self.ingest.busy:
+        if writer is not None and self.failure is None:
             try:
-                self.index.record_at_rest()
+                self.index.record_at_rest(at_rest and not self.ingest.busy)
             except IndexUnwritable as error:
-                log.warning("that nothing was left to be done is not noted: %s", error)
+                log.warning("whether anything was left to be done is not noted: %s", error)
         self._stack.close()
         for thread in self._threads.values():
             thread.join(2)
@@ -231,6 +230,12 @@ class Service:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def rules_of(config: Config) -> records.Rules:
+    """The rules that the settings ask for."""
+    measure = dataclasses.replace(config.measure, library=recompress.library())
+    return records.Rules(ChunkParams(), config.caps, decode.decoder_rule(), measure)
 
 
 def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None) -> None:

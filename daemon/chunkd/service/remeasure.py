@@ -22,7 +22,7 @@ from chunkd.index.storage.environment import Store, reading
 from chunkd.index.storage.lock import IndexLock
 from chunkd.ingest.reconcile import CAN_NOT_BE_READ
 from chunkd.model import Digest, MeasureRule
-from chunkd.queries.read import moment
+from chunkd.queries.history import time_text
 from chunkd.service.oneshot import Progress, caches_in, scan_here
 from chunkd.settings.config import Config
 from chunkd.sources.cache import check_usable
@@ -43,7 +43,7 @@ def remeasure(config: Config, progress: Progress) -> dict[str, Any]:
         check_usable(cache)
     beside = dataclasses.replace(config, state_dir=state_beside(config.state_dir), caches=caches)
     _begin(config, beside)
-    began = moment(time.time_ns()) or ""
+    began = time_text(time.time_ns())
     stats = scan_here(beside, {"retry_failed": True}, replace=True, progress=progress)
     stale = any(cache["state"] == "stale" for cache in stats["caches"])
     if stale or (stats["scanned_at"] or "") < began:

@@ -54,8 +54,8 @@ class Store:
         self, path: str, *, readonly: bool, lock: bool = True, audit: bool = False, any_format: bool = False
     ) -> None:
         """With `audit` every page is looked at before any is used. With `any_format` there is `meta` and nothing else,
-        of which `caches` has begun alike in every format. An index of chunkd 0.1 that is opened for writing is
-        upgraded. Raises FormatMismatch otherwise.
+        of which `caches` has begun alike in every format. An index of chunkd 0.1 is upgraded where it is opened for
+        writing. Raises FormatMismatch otherwise.
         """
         self.path, self.readonly = path, readonly
         data = Path(path, "data.mdb")
@@ -78,7 +78,7 @@ class Store:
             with self.guarded():
                 if audit or cut_short(self.env, self.index_bytes()):
                     audit_pages(self.env, path)
-                self.databases = {"meta": self._database("meta")}
+                self.databases = {"meta": self.open_database("meta")}
                 if not any_format:
                     with self.env.begin() as txn:
                         is_new = txn.get(FORMAT_KEY, db=self.databases["meta"]) is None
@@ -88,12 +88,13 @@ class Store:
                     if upgradable:
                         self.resync()
                         upgrade.upgrade(self.env)
-                    self.databases = {name: self._database(name) for name in DATABASES}
+                    self.databases = {name: self.open_database(name) for name in DATABASES}
         except BaseException:
             self.env.close()
             raise
 
-    def _database(self, name: str) -> lmdb._Database:
+    def open_database(self, name: str) -> lmdb._Database:
+        """Raises IndexDamaged when it is not there, and is not to be made."""
         try:
             return self.env.open_db(name.encode(), create=not self.readonly)
         except (lmdb.NotFoundError, lmdb.ReadonlyError):
@@ -241,6 +242,7 @@ class Store:
             yield records.place_from_key(key), value.decode(errors="replace")
 
     def walk(self, txn: lmdb.Transaction, database: str, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """The records of a database whose key comes after the given one, in key order."""
         with txn.cursor(db=self.databases[database]) as cursor:
             if cursor.set_range(after) if after else cursor.first():
                 for key, value in cursor:
