@@ -77,11 +77,11 @@ class Unrepairable(BadIndex):
 
 
 class FormatMismatch(BadIndex):
-    def __init__(self, path: str, found: int, expected: int) -> None:
-        super().__init__(
-            f"index {path}: format {found}, and this chunkd reads format {expected};"
-            " use the version that wrote it, or `chunkd rebuild`"
-        )
+    def __init__(self, path: str, found: int, expected: int, *, upgradable: bool = False) -> None:
+        advice = "use the version that wrote it, or `chunkd rebuild`"
+        if upgradable:
+            advice = "`chunkd run` or `chunkd scan` upgrades it in place"
+        super().__init__(f"index {path}: format {found}, and this chunkd reads format {expected}; {advice}")
         self.path, self.found, self.expected = path, found, expected
 
 

@@ -196,7 +196,7 @@ def test_the_caches_of_an_index_of_the_first_format_are_read_anew(scanned: Home)
     edit(scanned, "meta", FORMAT_KEY, lambda _: records.seal((1).to_bytes(4, "little")))
     old = {"1": [str(scanned.cache()), 0, 0, [], False]}
     edit(scanned, "meta", CACHES_KEY, lambda _: records.seal(json.dumps(old).encode()))
-    refused(scanned.command("scan", scanned.cache()), 1, "format 1", "format 2", "chunkd rebuild")
+    refused(scanned.command("scan", scanned.cache()), 1, "format 1", f"format {records.FORMAT}", "chunkd rebuild")
     done = scanned.command("rebuild", "--json")
     assert done.returncode == 0, done.stderr
     assert figures(json.loads(done.stdout)) == figures(before)

@@ -185,10 +185,13 @@ def test_the_bytes_of_a_record(packed: bytes, golden: str) -> None:
 @pytest.mark.parametrize(
     ("packed", "payload"),
     [
-        pytest.param(records.pack_format(), bytes.fromhex("02000000"), id="format"),
+        pytest.param(records.pack_format(), bytes.fromhex("03000000"), id="format"),
         pytest.param(
             records.pack_head(Head(Totals(*range(1, 17)), *range(17, 23))),
-            b"".join(number.to_bytes(16, "little") for number in range(1, 23)),
+            b'{"totals":{"layers":1,"others":2,"stored_bytes":3,"layer_stored_bytes":4,"uncompressed_bytes":5,"chunks":6,'
+            b'"unique_chunks":7,"unique_bytes":8,"failed_blobs":9,"failed_bytes":10,"measured_chunks":11,'
+            b'"measured_bytes":12,"measured_recompressed_bytes":13,"measured_xx":14,"measured_xy":15,"measured_yy":16},'
+            b'"next_number":17,"dead_chunks":18,"young_entries":19,"hand":20,"as_of_ns":21,"scanned_at_ns":22}',
             id="head",
         ),
         pytest.param(
@@ -233,11 +236,41 @@ def test_a_sealed_record_that_was_altered_is_damaged(packed: bytes, unpack: obje
             unpack(value)
 
 
-@given(st.binary(max_size=400))
-def test_a_head_of_another_size_is_damaged_even_when_sealed(payload: bytes) -> None:
-    if len(payload) != 352:
-        with pytest.raises(Damaged):
-            records.unpack_head(records.seal(payload))
+OWN = b'"next_number":1,"dead_chunks":1,"young_entries":1,"hand":1,"as_of_ns":1,"scanned_at_ns":1'
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"{" + OWN + b"}",
+        b'{"totals":[],' + OWN + b"}",
+        b'{"totals":{},"dead_chunks":1}',
+        b'{"totals":{},"more":1,' + OWN + b"}",
+        *(b'{"totals":{"layers":%b},%b}' % (value, OWN) for value in (b"-1", b"1.0", b"true", b"null", b'"1"', b"[1]")),
+        b'{"totals":{"a layer":1},' + OWN + b"}",
+        b'{"totals":{"layers":' + b"9" * 5000 + b"}," + OWN + b"}",
+        b'{"totals":{},' + OWN.replace(b"1", b"-1") + b"}",
+    ],
+)
+def test_what_is_no_head_is_damaged_even_when_sealed(payload: bytes) -> None:
+    with pytest.raises(Damaged):
+        records.unpack_head(records.seal(payload))
+
+
+def test_totals_are_read_by_name_however_large() -> None:
+    named = {"unique_chunks": 7, "layers": 10**40, "of_a_later_version": 3}
+    totals = records.unpack_totals(records.pack_totals(Totals.of(named)))
+    assert totals == Totals.of(named)
+    assert (totals.layers, totals.unique_chunks) == (10**40, 7)
+    with pytest.raises(AttributeError):
+        _ = totals.others
+    # What was not counted stays unknown, and what this version can't count does not stay as it was.
+    assert vars(totals.plus({"layers": 1, "others": 1})) == {"layers": 10**40 + 1, "unique_chunks": 7}
+
+
+def test_a_row_of_totals_is_bounded() -> None:
+    with pytest.raises(Damaged):
+        records.unpack_totals(records.pack_totals(Totals.of({f"t{number}": 1 for number in range(2000)})))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,30 @@ from typing import Any
 import pytest
 
 import blobs
+from chunkd.check.recount import recount
 from chunkd.errors import BlobUndecodable
+from chunkd.index.index import Change, Index
+from chunkd.index.records import Rules
 from chunkd.ingest import adopt
 from chunkd.ingest.adopt import serve_exactly
 from chunkd.model import Caps
 from chunkd.worker import decode, examine
-from ingesting import BROKEN, CAPS, LAYER, LIKE_IT, OTHER, PLAIN, Content, World, land, oci, world_in, wrong
+from ingesting import (
+    BROKEN,
+    CAPS,
+    CONTENTS,
+    LAYER,
+    LIKE_IT,
+    OTHER,
+    PARAMS,
+    PLAIN,
+    Content,
+    World,
+    land,
+    oci,
+    world_in,
+    wrong,
+)
 
 
 @pytest.fixture
@@ -205,3 +224,48 @@ def test_blobs_of_both_algorithms_are_dropped(world: World) -> None:
     assert world.counted() == {digest}
     serve(world, 1)
     world.holds_exactly()
+
+
+def test_rules_that_were_taken_over_half_way_are_taken_over_by_the_next_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bounded part of the blobs in a transaction, and the rules last: whenever it ends, it begins again."""
+    monkeypatch.setattr(adopt, "BLOBS_AT_ONCE", 1)
+    for content in CONTENTS:
+        land(oci(world.roots[0], content), content.stored)
+    world.settle()
+    world.stop()
+    rules = Rules(PARAMS, Caps(uncompressed_bytes=100), "1")
+    counted = [LAYER, LIKE_IT, PLAIN, OTHER]
+    before = len(counted)
+    real = Index.transaction
+    for transactions in range(100):
+        index = Index(str(world.folder / "state"), rules, "a test")
+        left = [transactions]
+
+        def cut_off(self: Index, left: list[int] = left) -> AbstractContextManager[Change]:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return real(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Index, "transaction", cut_off)
+            try:
+                adopt.adopt_rules(index, rules)
+                ended = True
+            except KeyboardInterrupt:
+                ended = False
+        with index.snapshot() as txn:
+            found = index.store.check_format(txn, None)
+            blobs_left = len(list(index.store.blobs(txn, "blobs")))
+            assert recount(index.store, txn).differences == []
+        index.close()
+        assert found == (rules if ended else Rules(PARAMS, CAPS, "1"))
+        assert before - blobs_left <= transactions
+        if ended:
+            break
+    assert blobs_left == 1
+    world.start(rules.caps)
+    world.settle()
+    world.holds_exactly(OTHER, failed=[content.digest for content in CONTENTS if content is not OTHER])

@@ -32,7 +32,8 @@ from chunkd.client.ask import Answer
 from chunkd.figures import words as text
 from chunkd.figures.histogram import COPIES_ROWS, ROWS, to_json
 from chunkd.figures.stats import Stats
-from chunkd.index.history import minute_of, moment_key, pack_moment
+from chunkd.index import records
+from chunkd.index.history import minute_of, moment_key
 from chunkd.index.storage.environment import DATABASES, reading
 from chunkd.model import CacheState, Caps, ChunkParams, Totals
 from chunkd.report import page, plots, svg
@@ -129,7 +130,7 @@ def put_history(home: Home, rows: dict[int, Totals]) -> None:
         table = env.open_db(b"history", create=False)
         with env.begin(write=True) as txn:
             for minutes, totals in rows.items():
-                txn.put(moment_key(now - minutes), pack_moment(totals), db=table)
+                txn.put(moment_key(now - minutes), records.pack_totals(totals), db=table)
 
 
 def made(home: Home, *flags: str, **environ: str) -> str:

@@ -232,7 +232,7 @@ class Deaths:
             place, held = place_from_key(key), unpack_held(value)
             failed = store.get(txn, "failed", digest_key(held.digest))
             due = failed is not None and unpack_blob(held.digest, failed).retry_at
-            suspect = store.get(txn, "suspects", digest_key(held.digest)) is not None
+            suspect = store.get(txn, "needs_rehash", digest_key(held.digest)) is not None
             if held.state == "verified" and not due and not suspect and (roots[place.cache] / place.path).exists():
                 yield held.digest.hex
 

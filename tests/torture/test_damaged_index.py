@@ -120,7 +120,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
             stats = scan_once(config, [], {}, replace=False)
     data = (root / "state" / "index" / "data.mdb").read_bytes()
     found = records_of(root / "state")
-    assert {name for name, table in found.items() if not table} <= {"suspects"}
+    assert {name for name, table in found.items() if not table} <= {"needs_rehash"}
     return Whole(config, data, figures(stats), found)
 
 
@@ -216,7 +216,7 @@ def harmless(whole: Whole, now: Records) -> bool:
             for at in range(0, len(value), 24)
             if any(value[at + 19 : at + 24])
         ]
-        same = {name: found[name] for name in ("blobs", "holders", "recipes", "measured", "suspects")}
+        same = {name: found[name] for name in ("blobs", "holders", "recipes", "measured", "needs_rehash")}
         return places, failed, slots, same
 
     return told(whole.records) == told(now)

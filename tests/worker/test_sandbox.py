@@ -422,7 +422,7 @@ LIES = {
     says([5000], b"h" * 16, measured=2): "its worker said what none does: 2 measured of 1 chunks",
     says([5000, 6000], b"h" * 32): "its worker gave an impossible recipe: one hash with two lengths",
     # The hash of a chunk that others have, whom this would make look damaged.
-    says([7], KNOWN_HASH): "its worker gave an impossible recipe: a chunk is known with another length",
+    says([7], KNOWN_HASH): f"its worker gave an impossible recipe: chunk {KNOWN_HASH.hex()} has another length in",
 }
 
 

@@ -28,7 +28,7 @@ class ConditionHolds(ChunkdError):
 
 class FigureUnknown(ChunkdError):
     def __init__(self, condition: str, figure: str) -> None:
-        super().__init__(f"{condition} can't be judged: {figure} is null, of no layer or too few chunks")
+        super().__init__(f"{condition} can't be judged: {figure} is null: nobody knows it")
         self.condition, self.figure = condition, figure
 
 

@@ -66,7 +66,10 @@ def stats(flags: Mapping[str, object]) -> Answer:
     def offline(store: Any) -> dict[str, Any]:
         from chunkd.queries.read import read_stats
 
-        return read_stats(store).to_json() | {"scanning": False, "scans": 0, "settled": True}
+        found = read_stats(store).to_json()
+        # Only who ended with nothing left to do has said that nothing is pending.
+        settled = None if found["pending_blobs"] is None else True
+        return found | {"scanning": False, "scans": 0, "settled": settled}
 
     return ask(flags, "/v1/stats", offline)
 

@@ -74,7 +74,9 @@ def _grown(step: float, size: str, what: str) -> str:
 
 def remarks(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(label, words) of whatever makes the figures less than the whole truth."""
-    if stats["pending_blobs"]:
+    if stats["pending_blobs"] is None:
+        yield "pending", "not known: the last writer was stopped before it was done; `chunkd scan` finds out"
+    elif stats["pending_blobs"]:
         yield "pending", _blobs(stats["pending_blobs"], stats["pending_bytes"], "not counted yet")
     if stats["failed_blobs"]:
         why = "in no figure; `chunkd blobs --failed` says why"

@@ -15,6 +15,7 @@ from chunkd.model import Blob, Cache, Caps
 log = logging.getLogger(__name__)
 
 PLACES_AT_ONCE = 1000
+BLOBS_AT_ONCE = 1000
 
 
 def adopt_rules(index: Index, rules: records.Rules) -> None:
@@ -35,16 +36,34 @@ def adopt_rules(index: Index, rules: records.Rules) -> None:
     lowered = rules.caps.zstd_window_bytes < old.caps.zstd_window_bytes
     tars_anew = old.decoder.partition("; ")[2] != rules.decoder.partition("; ")[2]
     judged_anew = (old.caps, old.decoder) != (rules.caps, rules.decoder)
-    with index.transaction() as change:
-        for blob in list(change.store.blobs(change.txn, "failed")) if judged_anew else ():
+
+    def judge(change: Change, blob: Blob) -> None:
+        if not blob.counted:
             change.fail(dataclasses.replace(blob, retry_at=1))
-        for blob in list(change.store.blobs(change.txn, "blobs")) if judged_anew else ():
-            doubted = (lowered and blob.codec == "zstd") or (tars_anew and blob.codec == "tar")
-            if doubted or _breaks(blob, rules.caps):
-                for place, _ in list(change.holders(blob.digest)):
-                    change.release(place, blob.digest)
-                change.remove(blob.digest)
+        elif _breaks(blob, rules.caps) or (lowered and blob.codec == "zstd") or (tars_anew and blob.codec == "tar"):
+            for place, _ in list(change.holders(blob.digest)):
+                change.release(place, blob.digest)
+            change.remove(blob.digest)
+
+    if judged_anew:
+        for database in ("failed", "blobs"):
+            _for_each_blob(index, database, judge)
+    # Last, so that a start after a crash begins again: to judge a blob twice changes nothing.
+    with index.transaction() as change:
         change.set_rules(rules)
+
+
+def _for_each_blob(index: Index, database: str, do: Callable[[Change, Blob], None]) -> None:
+    """Do something with every blob of a database, a thousand in a transaction."""
+    after = b""
+    while True:
+        with index.transaction() as change:
+            some = list(itertools.islice(change.store.blobs(change.txn, database, after), BLOBS_AT_ONCE))
+            for blob in some:
+                do(change, blob)
+        if not some:
+            return
+        after = records.digest_key(some[-1].digest)
 
 
 def _breaks(blob: Blob, caps: Caps) -> bool:

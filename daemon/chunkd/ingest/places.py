@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from chunkd.errors import RecipeImpossible
-from chunkd.index.index import Change
+from chunkd.index.index import Change, RecipeContradicts
 from chunkd.index.records import Held
 from chunkd.ingest.actions import (
     Action,
@@ -253,6 +253,9 @@ class PlaceChanges:
         try:
             new = self.change.add(blob, finding.recipe)
         except RecipeImpossible as error:
+            if isinstance(error, RecipeContradicts):
+                for other in error.digests:
+                    self._read_again(other, f"{digest} contradicts it")
             self.fail(digest, place, mark, IMPOSSIBLE, str(error))
             return
         self.after_commit.landings.append(count.landed_ns)
@@ -326,6 +329,18 @@ class PlaceChanges:
         hint = Hint(place, Cause.SETTLING)
         self.apply(hint, Known(digest), wait_for_a_writer(digest, read, now, self.now_s), "")
 
+    def _read_again(self, digest: Digest, why: str) -> None:
+        """Subtract a counted blob and have its places observed, where one of them can be seen now."""
+        places = [place for place, _ in self.change.holders(digest)]
+        caches = {place: self.caches.get(place.cache) for place in places}
+        if not any(cache and not cache.status.out_of_sight(place.path) for place, cache in caches.items()):
+            return
+        for place in places:
+            self.change.release(place, digest)
+            self.after_commit.hints.append(Hint(place, Cause.DISAGREES))
+        self.change.remove(digest)
+        self.say(WARNING, f"subtracted {digest}, to be read again: {why}")
+
     def subtract(self, digest: Digest, why: str) -> None:
         """No place holds the digest any longer."""
         self.change.remove(digest)
@@ -334,6 +349,17 @@ class PlaceChanges:
             if held.state == "bad" and place.cache in self.caches:
                 self.fail(digest, place, held.mark, MISMATCHED, WRONG_NAME)
                 return
+
+    def read_again(self, digest: Digest, why: str) -> None:
+        """Subtract a counted blob and have it read again, where that can be done now."""
+        places = [place for place, _ in self.change.holders(digest)]
+        if not any(self.mark(place) for place in places):
+            return
+        for place in places:
+            self.change.release(place, digest)
+            self.after_commit.hints.append(Hint(place, why))
+        self.change.remove(digest)
+        self.say(30, f"subtracted {digest}, to be read again: {why}")
 
     def fail(self, digest: Digest, place: Place, mark: FileMark, kind: str, reason: str) -> None:
         """Record a failure of a kind of `counters`, in no figure but the failed ones; tried again later unless its

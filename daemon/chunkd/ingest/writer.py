@@ -215,7 +215,6 @@ class Writer:
         done: list[Found] = []
         with self.index.transaction() as change:
             places = self._places(change, after)
-            self._foresee(change)
             looks: list[Observation] = []
             for observed in self._observed:
                 found = self._found.get(observed.hint.place)
@@ -243,14 +242,6 @@ class Writer:
     def _places(self, change: Change, after: AfterCommit) -> PlaceChanges:
         return PlaceChanges(change, self.caches, after, self.clock_s(), self.remembered)
 
-    def _foresee(self, change: Change) -> None:
-        recipes = {}
-        for observed in self._observed:
-            found = self._found.get(observed.hint.place)
-            if found is not None and found.finding.recipe:
-                recipes[found.task.digest] = found.finding.recipe
-        change.foresee(recipes)
-
     def _settle(self, places: PlaceChanges, found: Found, observed: Observation) -> None:
         task = found.task
         known = places.known(observed, None)
@@ -271,7 +262,7 @@ class Writer:
         """See to the digests that need a rehash and that no task sees to: there was no room, or a root was away."""
         change = places.change
         room = MAX_TASKS - self.tasks.waiting
-        for key, _ in list(itertools.islice(self.index.store.walk(change.txn, "suspects"), max(0, room))):
+        for key, _ in list(itertools.islice(self.index.store.walk(change.txn, "needs_rehash"), max(0, room))):
             digest = digest_from_key(key)
             if self.tasks.known(digest) is None:
                 places.hand_over(digest, None, "a round of retries")
