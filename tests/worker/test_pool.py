@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Hint, Job, Place, Recipe
+from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Job, Recipe
 from chunkd.sources.wakeup import Wakeup
 from chunkd.worker import pool as module
 from chunkd.worker import protocol
@@ -400,7 +400,7 @@ def test_an_idle_worker_may_be_silent(pool: Pool, start: Start, clock: Clock) ->
 def test_the_bell_ends_a_wait(pool: Pool) -> None:
     give(pool, "hang")
     wakeup = Wakeup()
-    hint_queue.put(Hint(Place(1, "a"), "a test"))
+    wakeup.wake()
     begun = time.monotonic()
     while not pool.read_bytes:
         pool.collect(PATIENCE_S, wakeup)

@@ -350,17 +350,6 @@ class PlaceChanges:
                 self.fail(digest, place, held.mark, MISMATCHED, WRONG_NAME)
                 return
 
-    def read_again(self, digest: Digest, why: str) -> None:
-        """Subtract a counted blob and have it read again, where that can be done now."""
-        places = [place for place, _ in self.change.holders(digest)]
-        if not any(self.mark(place) for place in places):
-            return
-        for place in places:
-            self.change.release(place, digest)
-            self.after_commit.hints.append(Hint(place, why))
-        self.change.remove(digest)
-        self.say(30, f"subtracted {digest}, to be read again: {why}")
-
     def fail(self, digest: Digest, place: Place, mark: FileMark, kind: str, reason: str) -> None:
         """Record a failure of a kind of `counters`, in no figure but the failed ones; tried again later unless its
         bytes are known to be undecodable, which is for good.

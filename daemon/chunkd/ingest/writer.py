@@ -276,11 +276,8 @@ class Writer:
             change.set_caches(recorded)
 
     def _record(self, cache: ServedCache) -> Cache:
-        status = cache.status
-        return Cache(
-            cache.path, status.device, status.inode, status.layouts, self.layerless.get(cache.number, ""), status.mounts,
-            status.warnings,
-        )  # fmt: skip
+        status, layerless = cache.status, self.layerless.get(cache.number, "")
+        return Cache(cache.path, status.device, status.inode, status.layouts, layerless, status.mounts, status.warnings)
 
     def _follow(self, after: AfterCommit) -> None:
         """What follows from a commit. Each thing that is still to be done takes its token here."""
