@@ -12,7 +12,7 @@ The path of a blob:
     ingest, index  recipe, counts and totals change in one transaction              (lookup: hash to number)
                    and with them the histogram and the history                      (counting, measured; history)
     answers        the figures are read                                             (endpoint, client: the socket)
-    cli, text      and shown                                                        (plain: no click; page: HTML)
+    cli, text      and shown                                                        (page: HTML)
 
 Read in this order: model, errors; layouts, scan; chunker, decode, worker; records, blocks, entries, lookup, chunks,
 numbering, index, recount; holdings, look, ingest; scanner, service; then what is left. DESIGN.md has the reasons.

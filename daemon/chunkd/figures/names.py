@@ -6,7 +6,7 @@ A figure that is new is added here by its name, and then has its condition, its 
 from __future__ import annotations
 
 # What `stats --fail-if` compares with a number.
-GATED = ("net", "redundancy", "pending_blobs", "failed_blobs")
+GATED = ("net", "redundancy", "pending_blobs", "failed_blobs", "unlisted_folders")
 # What `chunkd history` shows, and `stats` the changes of: figures that follow from the totals alone.
 KEPT = (
     "blobs",
