@@ -28,7 +28,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("settings", "figures", "sources", "chunkers"),
     ("api",),
     ("model",),
-    ("defaults", "errors"),
+    ("errors",),
     ("__init__",),
 )
 LEVEL_OF = {wing: level for level, wings in enumerate(LEVELS) for wing in wings}
@@ -47,7 +47,7 @@ DOORS: dict[str, set[str]] = {
     "_cgear": {"chunkers.gear"},
     "backports": {"worker.decode", "worker.recompress"},
     "blake3": {"chunkers.gear"},
-    "click": {"cli.lists", "cli.main", "cli.options", "cli.report"},
+    "click": {"cli.lists", "cli.main", "cli.options", "cli.output", "cli.report"},
     "compression": {"worker.decode", "worker.recompress"},  # of the standard library from Python 3.14 on
     "isal": {"worker.decode"},
     "lmdb": {

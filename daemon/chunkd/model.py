@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, NamedTuple
 
-from chunkd import defaults
-
 HEX_DIGITS = {"sha256": 64, "sha512": 128}
 CHUNK_HASH_BYTES = 16
 CODECS = ("", "gzip", "zstd", "tar")
@@ -118,9 +116,9 @@ class ChunkParams:
 class Caps:
     """How far a hostile blob may go before it is failed. Each is a setting, and all are stored in the index."""
 
-    uncompressed_bytes: int = defaults.UNCOMPRESSED_BYTES
-    ratio: int = defaults.RATIO
-    zstd_window_bytes: int = defaults.ZSTD_WINDOW_BYTES
+    uncompressed_bytes: int = 256 << 30
+    ratio: int = 2000
+    zstd_window_bytes: int = 128 << 20
 
     # The ratio says nothing of small blobs: a file of zeros is one, and harms nobody.
     RATIO_FROM_BYTES = 1 << 30
@@ -222,7 +220,9 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class CacheState:
-    """One cache as it is served. `state` is `watched`, `polled`, `idle` (no daemon), `stale` or `unwatched`."""
+    """One cache as it is served. `state` is `watched`, `polled`, `idle` (no daemon), `unwatched`, `stale`, or `hung`:
+    its file system does not answer.
+    """
 
     path: str
     layouts: tuple[str, ...] = ()

@@ -697,7 +697,7 @@ def test_a_root_on_another_device_is_stale_until_it_is_accepted(home: Home) -> N
         txn.put(CACHES_KEY, records.pack_caches(known), db=store.databases["meta"])
     paths[0].unlink()
     done = home.command("scan", "--json", cache)
-    assert done.returncode == 6
+    assert done.returncode == 7
     assert figures(json.loads(done.stdout)) == before
     daemon = home.start(cache, environ=NEVER)
     stats = daemon.settled_after_scan()

@@ -248,7 +248,7 @@ def judge(whole: Whole, counts: Counter[str], rebuild: bool) -> str:
     what, said = apart(lambda: differing(whole))
     assert what in ("named", "fine"), f"check: {what} {said}"
     if what == "named":
-        assert "`chunkd rebuild`" in str(said) or "there is none" in str(said), said
+        assert "`chunkd rebuild`" in str(said) or "does not exist" in str(said), said
         # A writer that was killed is followed by one that looks first.
         whole.damage(damaged, left="chunkd run (pid 1)")
         after, words = apart(lambda: scanned(whole))

@@ -16,6 +16,8 @@ class Stats:
     """The figures and how fresh they are: a read-only snapshot. Times are RFC 3339 in UTC.
 
     What is pending is None where nobody knows: without a daemon, unless the last writer ended with nothing left to do.
+    `unlisted_folders` counts folders whose last listing failed, None where no daemon knows; `problems` are at most 20
+    sentences on what the figures may lack.
     """
 
     totals: Totals
@@ -31,6 +33,8 @@ class Stats:
     measure: MeasureRule = MeasureRule()
     warnings: tuple[str, ...] = ()
     changes: Mapping[str, Mapping[str, Any] | None] = field(default_factory=lambda: {"day": None, "week": None})
+    unlisted_folders: int | None = None
+    problems: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The one object of `stats --json`, `GET /v1/stats` and `scan --json`; names as DESIGN.md has them."""
@@ -41,10 +45,12 @@ class Stats:
             **{name: own[name] if name in own else value_of(name, self.totals) for name in FIGURES},
             "as_of": self.as_of,
             "scanned_at": self.scanned_at,
+            "unlisted_folders": self.unlisted_folders,
             "watching": self.watching,
             "params": dataclasses.asdict(self.params)
             | {"caps": dataclasses.asdict(self.caps), "measure": dataclasses.asdict(self.measure)},
             "caches": [dataclasses.asdict(cache) for cache in self.caches],
+            "problems": list(self.problems),
             "warnings": list(self.warnings),
             "changes": dict(self.changes),
         }

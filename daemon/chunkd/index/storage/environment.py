@@ -72,6 +72,8 @@ class Store:
             )  # fmt: skip
         except lmdb.Error as error:
             raise self._unopened(error) from error
+        except UnicodeEncodeError:
+            raise IndexUnreachable(path, "LMDB needs a path that is UTF-8; use another with `--state DIR`") from None
         except OSError as error:
             raise IndexUnreachable(path, durability.said(path, error.errno, str(error.strerror))) from error
         try:
