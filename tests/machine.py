@@ -25,8 +25,8 @@ from ingesting import BROKEN, LAYER, LIKE_IT, Content, World, distribution, oci,
 
 BLOBS = (LAYER, LIKE_IT, BROKEN)
 STEPS = 40
-EXAMPLES_A_ROUND = 100
-MOST_ROUNDS = 12
+EXAMPLES_A_ROUND = 25
+MOST_ROUNDS = 48
 KINDS = (
     "land", "land in place in pieces", "replace", "push the same again", "hard-link", "remove", "remove while decoding",
     "replace while decoding", "move between caches", "move within a cache", "move a folder", "restart", "be killed",
