@@ -35,6 +35,7 @@ from daemon import (
     land,
     npm_layers,
     opened,
+    timing,
     until,
     without_rights,
 )
@@ -427,7 +428,7 @@ def test_bad_blobs_change_no_figure_and_are_listed_with_their_reasons(home: Home
     shutil.copytree(cache, without)
     (without / overwritten.relative_to(cache)).unlink()
     expected = home.fresh(without)
-    daemon = home.start(cache, environ=NEVER)
+    daemon = home.start(cache, environ=NEVER | timing(settle_s=0.5))
     daemon.until(lambda stats: stats["layers"] == 4 and stats["settled"], "the good ones")
 
     # A counted one is written over, and all that may lie among blobs lands.
@@ -772,7 +773,7 @@ def test_an_overflow_of_the_kernels_queue_leads_to_a_scan(home: Home) -> None:
     cache = home.cache()
     folder = oci(cache)
     _, counted = write_blob(folder, gz(layer(99, 60_000)))
-    daemon = home.start(cache, environ=NEVER)
+    daemon = home.start(cache, environ=NEVER | timing(settle_s=0.5))
     daemon.until(lambda stats: stats["layers"] == 1 and stats["settled"], "watched")
     with daemon.halted():
         for number in range(room // 3 + 1):  # created, closed, deleted

@@ -30,13 +30,16 @@ from chunkd.queries.read import read_stats
 from chunkd.service.oneshot import rebuild_index
 from chunkd.settings.config import Config, load
 from conftest import Tell
+from counts import dealt, share_of
 from daemon import SAVING, figures
 from indexing import edit, records_of, small_bounds
 
 PAGE_BYTES = 4096
 META_BYTES = 200
-PAGE_CASES = 240
-RECORD_CASES = 160
+PAGE_CASES = share_of(240, 80)
+RECORD_CASES = share_of(160, 60)
+PAGE_DAMAGES = ("zeros", "noise", "another", "bit", "bits", "header", "meta", "cut")
+RECORD_DAMAGES = ("missing", "key", "empty", "noise", "shorter", "longer", *["bit"] * 6)
 REBUILD_EVERY = 4
 DEADLINE_S = 60
 
@@ -145,11 +148,10 @@ def rebuilt(whole: Whole) -> dict[str, int]:
 # --- damages --------------------------------------------------------------------------------------------------------
 
 
-def damaged_pages(whole: bytes, chance: random.Random) -> tuple[str, bytes]:
+def damaged_pages(whole: bytes, kind: str, chance: random.Random) -> bytes:
     data = bytearray(whole)
     pages = len(data) // PAGE_BYTES
     page = chance.randrange(pages) * PAGE_BYTES
-    kind = chance.choice(["zeros", "noise", "another", "bit", "bits", "header", "meta", "cut"])
     match kind:
         case "zeros":
             data[page : page + PAGE_BYTES] = bytes(PAGE_BYTES)
@@ -167,15 +169,13 @@ def damaged_pages(whole: bytes, chance: random.Random) -> tuple[str, bytes]:
             data[chance.randrange(2) * PAGE_BYTES + chance.randrange(META_BYTES)] ^= 1 << chance.randrange(8)
         case "cut":
             del data[chance.randrange(len(data)) :]
-    return kind, bytes(data)
+    return bytes(data)
 
 
-def damage_record(state: Path, found: Records, chance: random.Random) -> str:
-    """Alter one record, whatever kind it is, past all care."""
-    database = chance.choice([name for name, table in found.items() if table])
+def damage_record(state: Path, found: Records, database: str, kind: str, chance: random.Random) -> None:
+    """Alter one record, whatever it holds, past all care."""
     key = chance.choice(list(found[database]))
     value = found[database][key]
-    kind = chance.choice(["missing", "key", "empty", "noise", "shorter", "longer", *["bit"] * 6])
     bit = 1 << chance.randrange(8)
     match kind:
         case "missing":
@@ -195,7 +195,6 @@ def damage_record(state: Path, found: Records, chance: random.Random) -> str:
         case "bit" if value:
             at = chance.randrange(len(value))
             edit(state, database, key, value[:at] + bytes([value[at] ^ bit]) + value[at + 1 :])
-    return f"{database} {kind}"
 
 
 # --- what may follow ------------------------------------------------------------------------------------------------
@@ -310,9 +309,8 @@ def report(counts: Counter[str], kinds: Counter[str], tell: Tell) -> None:
 
 def test_pages_damaged_at_random(whole: Whole, seed: int, tell: Tell) -> None:
     counts, kinds = Counter[str](), Counter[str]()
-    for case in range(PAGE_CASES):
-        kind, data = damaged_pages(whole.data, random.Random(f"{seed} {case}"))
-        whole.damage(data)
+    for case, kind in enumerate(dealt(PAGE_DAMAGES, PAGE_CASES, random.Random(seed))):
+        whole.damage(damaged_pages(whole.data, kind, random.Random(f"{seed} {case}")))
         try:
             counts[judge(whole, counts, rebuild=case % REBUILD_EVERY == 0)] += 1
         except AssertionError as error:
@@ -321,16 +319,19 @@ def test_pages_damaged_at_random(whole: Whole, seed: int, tell: Tell) -> None:
     report(counts, kinds, tell)
 
 
+@pytest.mark.long
 def test_records_damaged_at_random(whole: Whole, seed: int, tell: Tell) -> None:
     counts, kinds = Counter[str](), Counter[str]()
-    for case in range(RECORD_CASES):
+    chance = random.Random(seed)
+    databases = dealt([name for name, table in whole.records.items() if table], RECORD_CASES, chance)
+    for case, (database, kind) in enumerate(zip(databases, dealt(RECORD_DAMAGES, RECORD_CASES, chance), strict=True)):
         whole.damage(whole.data)
-        kind = damage_record(whole.state, whole.records, random.Random(f"{seed} {case}"))
+        damage_record(whole.state, whole.records, database, kind, random.Random(f"{seed} {case}"))
         try:
             counts[judge(whole, counts, rebuild=case % REBUILD_EVERY == 0)] += 1
         except AssertionError as error:
-            raise AssertionError(f"seed {seed}, case {case}, {kind}: {error}") from error
-        kinds[kind.split()[0]] += 1
+            raise AssertionError(f"seed {seed}, case {case}, {database} {kind}: {error}") from error
+        kinds[database] += 1
     report(counts, kinds, tell)
 
 
