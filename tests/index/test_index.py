@@ -417,6 +417,16 @@ def test_copies_that_do_not_fit_their_40_bits_are_refused(bench: Bench) -> None:
     bench.reopen()
 
 
+def test_a_name_that_no_file_has_is_damage(bench: Bench) -> None:
+    key = records.place_key(Place(CACHE, "folder/name")).replace(b"name", b"na\0e")
+    with bench.closed():
+        edit(bench.state_dir, "places", key, b"")
+    with pytest.raises(IndexDamaged), bench.index.snapshot() as txn:
+        bench.index.store.children(txn, "places", CACHE, "folder")
+    with bench.closed():
+        edit(bench.state_dir, "places", key, None)
+
+
 def at_rest(bench: Bench) -> bool:
     with bench.index.snapshot() as txn:
         return bench.index.store.at_rest(txn)
