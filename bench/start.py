@@ -166,7 +166,7 @@ def opened_blobs(made: Made) -> int | None:
         Start(made, [strace, "-D", "-f", "-qq", "-e", "trace=open,openat,openat2", "-o", trace.name], scan=False)
         seen = trace.read()
     assert str(made.cache) in seen, "strace saw nothing"
-    return len(re.findall(r'"[^"]*[0-9a-f]{64}(?:/data)?"', seen))
+    return len(re.findall(r'"[^"]*[0-9a-f]{64}(?:/data)?"(?!.*O_PATH)', seen))
 
 
 def compare(made: Made, empty: Made) -> dict[str, list[float]]:

@@ -338,7 +338,8 @@ def without_rights() -> tuple[str, ...]:
 
 
 def digests_opened(trace: Path) -> list[str]:
-    """The names of blobs that were opened, by an strace of openat."""
+    """The names of blobs that were opened to be read, by an strace of open, openat and openat2."""
     return re.findall(
-        r'open(?:at)?\([^"]*"[^"]*?((?:[0-9a-f]{64}|[0-9a-f]{128})(?:/data)?)"', trace.read_text(errors="replace")
+        r'open(?:at2?)?\([^"]*"[^"]*?((?:[0-9a-f]{64}|[0-9a-f]{128})(?:/data)?)"(?!.*O_PATH)',
+        trace.read_text(errors="replace"),
     )
