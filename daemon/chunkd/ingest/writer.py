@@ -157,6 +157,7 @@ class Writer:
 
     def _await_observation(self, task: Task, finding: Finding) -> None:
         """A finding is applied only with an observation that was made after the worker was done."""
+        task.was_read = True
         self._found[task.place] = Found(task, finding, time.monotonic_ns())
         self.caches[task.place.cache].hints.put(Hint(task.place, Cause.READ), first=True)
 
@@ -200,7 +201,7 @@ class Writer:
             return False
         if not self._commit_at:
             self._commit_at = self.clock_s() + GROUP_S
-        idle, full = self.pool.idle > self.tasks.waiting, len(self._observed) >= OBSERVATIONS_A_TURN
+        idle, full = self.pool.idle > self.tasks.not_given, len(self._observed) >= OBSERVATIONS_A_TURN
         return idle or full or not self._waits(self._commit_at, GROUP_S)
 
     # --- one transaction ------------------------------------------------------------------------------------------
