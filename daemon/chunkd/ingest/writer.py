@@ -187,13 +187,16 @@ class Writer:
                 self._observed.append(cache.observations.popleft())
             cache.hints.news.set()
         for end in self.listings.compare(self._may_compare):
-            self.scans.note(end)
+            if end.number:
+                self.scans.note(end)
             for hint in self.remembered.waited_for():
                 put(self.caches, hint)
             if end.retry_failed:
                 self.failed_round.begin(lambda _: True, force=True)
             # A listing has names only, and no event tells what happened while nobody watched.
             self.failed_round.begin(lambda blob: blob.retry_at > self.clock_s(), force=False)
+            if not end.number:
+                self.activity.give_back(end.token)
 
     def _due(self) -> bool:
         """Whether what was gathered, if anything, is to be committed now."""
