@@ -338,10 +338,10 @@ class World:
             self.writer.turn(0.0)
 
     def _all_in_hand(self) -> bool:
-        """Whether all that is left are blobs that workers have."""
+        """Whether all that is left are blobs that workers have, and those that wait for one."""
         jobs = len(self.pool.jobs())
-        return jobs == len(self.writer.tasks) > 0 and not any(
-            cache.observations or cache.listings or len(cache.hints) for cache in self.caches.values()
+        return (jobs == len(self.writer.tasks) > 0 or not self.pool.idle) and not any(
+            cache.observations or cache.listings or cache.opened or len(cache.hints) for cache in self.caches.values()
         )
 
     def scan(self, *, verify: bool = False, accept: bool = False, retry_failed: bool = False) -> None:
