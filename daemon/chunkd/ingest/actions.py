@@ -11,8 +11,9 @@ from chunkd.sources.activity import Token
 @dataclass(slots=True)
 class Task:
     """A blob that waits for a worker, or is being read once `given`, until it `was_read` and that is committed.
-    `counted`: it stands in the figures and is only hashed again. `inherit` is the token of what it follows from. `others` are places that are observed when it is done.
-    `mark` is what was opened.
+
+    `counted`: it stands in the figures and is only hashed again. `inherit` is the token of what it follows from.
+    `others` are places that are observed when it is done. `mark` is what was opened.
     """
 
     digest: Digest
