@@ -18,6 +18,7 @@ from chunkd.errors import IndexUnwritable
 from chunkd.index.index import Change, Index
 from chunkd.ingest.writer import Writer
 from chunkd.model import Cause, Digest
+from chunkd.queries import read
 from chunkd.service import live, oneshot
 from chunkd.service.live import DaemonAnswers
 from chunkd.settings import config
@@ -153,7 +154,7 @@ def test_figures_that_are_told_as_settled_were_read_after_it(
         world.run()
         return stats
 
-    real = live.read_stats
+    real = read.read_stats
     monkeypatch.setattr(live, "read_stats", read_stats)
     for number, when in enumerate(("before", "after"), 2):
         world.scanner.request("a test")
@@ -209,7 +210,7 @@ def test_a_scan_by_hand_tells_what_was_so_before_its_figures_were_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, at_rest: bool
 ) -> None:
     order: list[str] = []
-    real_idle, real_read = Activity.idle, oneshot.read_stats
+    real_idle, real_read = Activity.idle, read.read_stats
 
     def idle(activity: Activity, but: Collection[int] = ()) -> bool:
         order.append("settled")

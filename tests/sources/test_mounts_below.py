@@ -89,7 +89,6 @@ def test_a_mount_whose_blobs_came_by_events_and_that_goes_away_is_no_removal(
     mounted[library] = 1
     path = oci(world.roots[0], LAYER, "library/one")
     world.settle()
-    cache = world.cache_of(path)
     assert mounts(world) == {}
     land(path, LAYER.stored)
     world.heard(path)
@@ -168,7 +167,7 @@ def test_what_lies_at_a_place_whose_mount_is_away_says_nothing_of_it(
 @pytest.mark.parametrize("event", ["library", "library/blobs"])
 def test_a_link_to_a_folder_on_another_device_is_no_mount(world: World, mounted: dict[Path, int], event: str) -> None:
     library = world.roots[0] / "library"
-    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
     world.settle()
     library.rename(world.folder / "elsewhere")
     library.symlink_to(world.folder / "elsewhere")
@@ -214,7 +213,7 @@ def test_a_mount_below_a_root_is_there_again(world: World, mounted: dict[Path, i
 
 
 def test_a_folder_that_is_listed_before_the_first_scan_is_no_mount(world: World) -> None:
-    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
     world.event(world.roots[0] / "library", Cause.CREATED, folder=True)
     world.run()
     assert mounts(world) == {}
