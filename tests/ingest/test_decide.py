@@ -125,6 +125,10 @@ RULES: dict[str, Rule] = {
     "what lies where a mount is away is read if nothing is known of it": Rule(
         there(hidden=True), NEW, [Unignore(), Settle(), DECODE]
     ),
+    "or only that it failed": Rule(there(OTHER, hidden=True), failed(), [Unignore(), Settle(), DECODE]),
+    "and is another place of a counted digest": Rule(
+        there(hidden=True), replace(NEW, counted=True), [Unignore(), Settle(), Hold("untested", OLD)]
+    ),
     # What is gone.
     "a place that is gone holds nothing": Rule(
         gone(), held("verified"), [Unignore(), Forget("removed, deleted"), Settle()]
@@ -190,6 +194,11 @@ RULES: dict[str, Rule] = {
         there(YOUNG),
         replace(NEW, unsettled=waiting(OLD, YOUNG)),
         [Unignore(), Settle(waiting(OLD, YOUNG)), DECODE],
+    ),
+    "another file that is at rest too was not read": Rule(
+        there(OTHER),
+        replace(NEW, unsettled=waiting(YOUNG, YOUNG)),
+        [Unignore(), Settle(waiting(YOUNG, OTHER, NOW_S, 1.0)), Observe(1.0, waited_for=True)],
     ),
     "one that an event names is read": Rule(
         heard(YOUNG),
@@ -287,6 +296,9 @@ RULES: dict[str, Rule] = {
         held("untested", needs_rehash=True, lost=OLD),
         [Unignore(), Settle(), TakeOver(LINKED._replace(ctime_ns=0))],
     ),
+    "unless another place holds it by now": Rule(
+        there(LINKED), held("untested", lost=OLD), [Unignore(), Settle(), Hold("untested", LINKED)]
+    ),
     "another file is hashed": Rule(
         there(OTHER), held("untested", OTHER, needs_rehash=True, lost=OLD), [Unignore(), Settle(), HASH]
     ),
@@ -353,6 +365,10 @@ FINDINGS: dict[str, Found] = {
     "what was read where a mount went away says nothing": Found(
         MISMATCH, there(OTHER, hidden=True), held("verified"), [Settle()]
     ),
+    "but of what was not known there": Found(
+        MATCHED, there(hidden=True), replace(NEW, counted=True), [Settle(), Verified(OLD)]
+    ),
+    "or had failed": Found(LAYER, there(hidden=True), failed(), [Settle(), Count(LAYER, OLD, OLD.ctime_ns)]),
     "a place that is gone is observed again": Found(LAYER, gone(), NEW, [Settle(), Observe()]),
     "as one that was gone when it was opened": Found(Finding("gone"), there(), NEW, [Settle(), Observe()], None),
     "or no regular file": Found(Finding("ignored", reason="a FIFO"), there(), NEW, [Settle(), Observe()], None),
@@ -379,6 +395,9 @@ FINDINGS: dict[str, Found] = {
     ),
     "and it is observed again when that was after it was read": Found(
         LAYER, there(CHANGED), NEW, [Settle(), Count(LAYER, unsure(OLD), CHANGED.ctime_ns), Observe()]
+    ),
+    "a file system's clock may be ahead": Found(
+        LAYER, there(CHANGED), NEW, [Settle(), Count(LAYER, unsure(CHANGED), CHANGED.ctime_ns)], CHANGED
     ),
     "a counted digest that is hashed is verified": Found(
         MATCHED, there(), held("untested"), [Settle(), Verified(OLD)]
