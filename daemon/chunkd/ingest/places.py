@@ -189,7 +189,7 @@ class PlaceChanges:
                     before_s = DOUBT_S / 2 if hint.by_event else self.remembered.doubts.get(place, DOUBT_S / 2)
                     delay_s = min(2 * before_s, MOST_DOUBT_S)
                     after.doubts[place] = delay_s
-                    after.later.append(Later(hint, delay_s, False))
+                    after.later.append(Later(hint._replace(by_event=False), delay_s, False))
                     self._tell_once(f"can't look at {self.path(place)}: {problem}")
                 case Forget(words):
                     if known.held is not None:

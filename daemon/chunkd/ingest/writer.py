@@ -158,6 +158,7 @@ class Writer:
 
     def _await_observation(self, task: Task, finding: Finding) -> None:
         """A finding is applied only with an observation that was made after the worker was done."""
+        task.was_read = True
         self._found[task.place] = Found(task, finding, time.monotonic_ns())
         self.caches[task.place.cache].hints.put(Hint(task.place, Cause.READ), first=True)
 
@@ -187,13 +188,16 @@ class Writer:
                 self._observed.append(cache.observations.popleft())
             cache.hints.news.set()
         for end in self.listings.compare(self._may_compare):
-            self.scans.note(end)
+            if end.number:
+                self.scans.note(end)
             for hint in self.remembered.waited_for():
                 put(self.caches, hint)
             if end.retry_failed:
                 self.failed_round.begin(lambda _: True, force=True)
             # A listing has names only, and no event tells what happened while nobody watched.
             self.failed_round.begin(lambda blob: blob.retry_at > self.clock_s(), force=False)
+            if not end.number:
+                self.activity.give_back(end.token)
 
     def _due(self) -> bool:
         """Whether what was gathered, if anything, is to be committed now."""
@@ -201,7 +205,7 @@ class Writer:
             return False
         if not self._commit_at:
             self._commit_at = self.clock_s() + GROUP_S
-        idle, full = self.pool.idle > self.tasks.waiting, len(self._observed) >= OBSERVATIONS_A_TURN
+        idle, full = self.pool.idle > self.tasks.not_given, len(self._observed) >= OBSERVATIONS_A_TURN
         return idle or full or not self._waits(self._commit_at, GROUP_S)
 
     # --- one transaction ------------------------------------------------------------------------------------------

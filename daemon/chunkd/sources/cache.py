@@ -362,7 +362,7 @@ class ServedCache:
         self.request_scan(Request(why, verify=True))
 
     def _list_all(self, request: Request, token: Token) -> Iterator[None]:
-        """List the whole cache. The token goes to the end of the scan, or is given back when that has no number."""
+        """List the whole cache. The token goes to the end of the scan, or is given back when nobody waits for that."""
         mark = self._accepted(request)
         self._tell_stale()
         complete = False
@@ -385,7 +385,7 @@ class ServedCache:
                     self.request_scan(Request(f"{self.path} is watched again", verify=True))
         self._listed_s = self._clock_s()
         self._publish()
-        if request.number:
+        if request.number or request.verify:
             end = ScanEnd(self.number, request.number, complete, time.time_ns(), token, request.retry_failed)
             self.listings.append(end)
             self._wake_writer()
