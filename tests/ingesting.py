@@ -32,7 +32,7 @@ from chunkd.ingest.writer import Writer
 from chunkd.model import Blob, Caps, Cause, ChunkParams, Digest, Finding, Hint, Job, Place, Totals
 from chunkd.sources import watch
 from chunkd.sources.activity import Activity
-from chunkd.sources.cache import ServedCache
+from chunkd.sources.cache import ServedCache, WatchMaker
 from chunkd.sources.folder import FolderSource
 from chunkd.sources.scanner import Scanner
 from chunkd.sources.source import Observation, Source
@@ -218,7 +218,8 @@ class Deaf:
 class World:
     """Caches on disk and the daemon's inside, without its threads. `roots` are the caches, by their numbers.
 
-    `sources` may have another source for a cache's path than the folder there.
+    `sources` may have another source for a cache's path than the folder there. No cache has a watcher but by
+    `make_watcher`. What is set of these is so from the next start on.
     """
 
     index: Index
@@ -234,6 +235,8 @@ class World:
         for root in self.roots:
             root.mkdir(parents=True, exist_ok=True)
         self.sources: dict[str, Source] = {}
+        self.make_watcher: WatchMaker | None = None
+        self.verify_interval_s = 86400.0
         self.begun_s, self.ahead_s = time.time(), 0.0
         self.start(caps, decoder)
 
@@ -254,13 +257,15 @@ class World:
             number: ServedCache(
                 number, record, self.sources.get(record.path) or FolderSource(record.path), self.activity,
                 wake_writer=self.wakeup.wake, empty=holds_nothing(self.index, number), clock_s=self.clock_s,
+                make_watcher=self.make_watcher,
             )
             for number, record in records.items()
         }  # fmt: skip
         self.pool = HerePool(self, self.index.rules.caps)
         self.writer = Writer(
             self.index, self.pool, self.caches, self.activity, self.wakeup,
-            left=LeftCaches(self.index, left) if left else None, clock_s=self.clock_s,
+            left=LeftCaches(self.index, left) if left else None, verify_interval_s=self.verify_interval_s,
+            clock_s=self.clock_s,
         )  # fmt: skip
         self.scanner = Scanner(self.caches, 600, self.clock_s)
 

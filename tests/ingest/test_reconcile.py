@@ -13,6 +13,8 @@ import blobs
 from chunkd.ingest import reconcile
 from chunkd.model import Cause, Digest
 from chunkd.sources.beneath import Beneath
+from chunkd.sources.source import Seen
+from faulty import faulty
 from ingesting import (
     BROKEN,
     LAYER,
@@ -857,26 +859,24 @@ def test_a_file_that_cannot_be_read_is_failed_with_the_reason(world: World, monk
     world.holds_exactly(failed=[LAYER.digest])
 
 
-def test_a_place_that_cannot_be_looked_at_proves_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_place_that_cannot_be_looked_at_proves_nothing(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    source = faulty(world)
     path = counted_at(world, oci(world.roots[0], LAYER))
-    real = os.stat
 
-    def refuse(what: str | Path, *, follow_symlinks: bool = True) -> os.stat_result:
-        if str(what) == str(path):
+    def refuse(look: Callable[[str], Seen], what: str) -> Seen:
+        if what == world.place(path).path:
             raise PermissionError(13, "Permission denied")
-        return real(what, follow_symlinks=follow_symlinks)
+        return look(what)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "stat", refuse)
-        for _ in range(3):
-            world.heard(path, Cause.DELETED)
-            world.pass_s(61)
+    source.look = refuse
+    for _ in range(3):
+        world.heard(path, Cause.DELETED)
+        world.pass_s(61)
     world.holds_exactly(LAYER)
     assert len(messages(caplog.records, "can't look at")) == 1
+    source.look = lambda look, what: look(what)
     path.unlink()
-    world.pass_s(61)
+    world.pass_s(3600)
     world.holds_exactly()
 
 
