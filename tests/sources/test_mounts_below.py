@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from stat import S_ISDIR
-from typing import Any
 
 import pytest
 
+from chunkd.model import Cause
+from chunkd.sources.source import Entry, RootMark, Seen
+from faulty import FaultySource, faulty, on_device
 from ingesting import LAYER, LIKE_IT, OTHER, PLAIN, World, land, oci, touch, world_in, wrong
+
+# Folders that lie on another device, each on the one that is so many after its root's own.
+Mounted = dict[Path, int]
 
 
 @pytest.fixture
@@ -21,32 +24,44 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def mounted(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
-    """Folders of which the kernel is made to say that they lie on another device."""
-    folders: set[Path] = set()
-    real = os.stat
+def mounted(world: World) -> Mounted:
+    folders: Mounted = {}
+    root = world.roots[0]
+    source = faulty(world)
 
-    def stat(path: Any, **flags: Any) -> os.stat_result:
-        status = real(path, **flags)
-        own = Path(os.fsdecode(path))
-        if not S_ISDIR(status.st_mode) or folders.isdisjoint((own, *own.parents)):
-            return status
-        fields = list(status)
-        fields[2] += 1
-        return os.stat_result(fields)
+    def lies_on(seen: Seen, path: str) -> Seen:
+        own = root / path
+        above = [own, *own.parents] if seen.kind != "a symbolic link" else own.parents
+        number = next((folders[folder] for folder in above if folder in folders), 0)
+        return on_device(seen, seen.mark.device + number)
 
-    monkeypatch.setattr(os, "stat", stat)
+    def open_(open_it: Callable[[str], tuple[int, Seen]], path: str) -> tuple[int, Seen]:
+        descriptor, seen = open_it(path)
+        return descriptor, lies_on(seen, path)
+
+    source.root = lambda mark: RootMark(mark.device + folders.get(root, 0), mark.inode)
+    source.look = lambda look, path: lies_on(look(path), path)
+    source.open = open_
     return folders
 
 
-def test_a_mount_below_a_root_that_goes_away_is_no_removal(world: World, mounted: set[Path]) -> None:
+def mounts(world: World) -> dict[str, int]:
+    """The recorded ones, each with the number of its device after its root's own."""
+    status = world.caches[1].status
+    return {folder: device - status.device for folder, device in status.mounts}
+
+
+def problems(world: World) -> str:
+    return " ".join(world.caches[1].status.problems)
+
+
+def test_a_mount_below_a_root_that_goes_away_is_no_removal(world: World, mounted: Mounted) -> None:
     library = world.roots[0] / "library"
-    mounted.add(library)
+    mounted[library] = 1
     own = land(oci(world.roots[0], OTHER), OTHER.stored)
     paths = [land(oci(world.roots[0], content, "library/one"), content.stored) for content in (LAYER, LIKE_IT)]
     world.settle()
-    cache = world.cache_of(own)
-    assert cache.mounts == {"library": cache.device + 1}
+    assert mounts(world) == {"library": 1}
     scanned_at_ns = world.scanned_at_ns
 
     mounted.clear()
@@ -54,11 +69,10 @@ def test_a_mount_below_a_root_that_goes_away_is_no_removal(world: World, mounted
     world.event(paths[0], Cause.DELETED)
     world.run()
     world.restart()
-    cache = world.cache_of(own)
     for verify in (False, True):
         world.settle(verify=verify)
         world.holds_exactly(LAYER, LIKE_IT, OTHER)
-    assert "library: what was mounted there is away" in " ".join(world.scanner.problems.values())
+    assert "library: the file system that was mounted there is away" in problems(world)
     assert world.scanned_at_ns == scanned_at_ns, "a scan that could not see all of it is not complete"
     own.unlink()  # beside it all goes on
     land(oci(world.roots[0], PLAIN, "library/two"), PLAIN.stored)
@@ -67,21 +81,20 @@ def test_a_mount_below_a_root_that_goes_away_is_no_removal(world: World, mounted
 
     world.scan(accept=True)
     world.holds_exactly(PLAIN)
-    assert (cache.mounts, world.scanner.problems) == ({}, {})
+    assert (mounts(world), problems(world)) == ({}, "")
 
 
-def test_a_mount_whose_blobs_came_by_events_and_that_goes_away_is_no_removal(world: World, mounted: set[Path]) -> None:
+def test_a_mount_whose_blobs_came_by_events_and_that_goes_away_is_no_removal(world: World, mounted: Mounted) -> None:
     """No listing has found a blob there."""
     library = world.roots[0] / "library"
-    mounted.add(library)
+    mounted[library] = 1
     path = oci(world.roots[0], LAYER, "library/one")
     world.settle()
-    cache = world.cache_of(path)
-    assert cache.mounts == {}
+    assert mounts(world) == {}
     land(path, LAYER.stored)
     world.heard(path)
     world.run()
-    assert cache.mounts == {"library": cache.device + 1}
+    assert mounts(world) == {"library": 1}
 
     mounted.clear()
     shutil.rmtree(library / "one")
@@ -93,39 +106,37 @@ def test_a_mount_whose_blobs_came_by_events_and_that_goes_away_is_no_removal(wor
     world.heard(land(oci(world.roots[0], OTHER, "library/one"), OTHER.stored))
     world.settle()
     world.holds_exactly(LAYER, OTHER)
-    assert world.cache_of(path).mounts == {"library": cache.device + 1}, "what lies there meanwhile tells nothing"
+    assert mounts(world) == {"library": 1}, "what lies there meanwhile tells nothing"
 
 
-def test_a_mount_that_is_there_is_not_forgotten_when_others_are_accepted(
-    world: World, mounted: set[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mount_that_is_there_is_not_forgotten_when_others_are_accepted(world: World, mounted: Mounted) -> None:
     library = world.roots[0] / "library"
-    mounted.add(library)
+    mounted[library] = 1
     land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
     world.settle()
-    real = os.scandir
+    source = world.sources[str(world.roots[0])]
+    assert isinstance(source, FaultySource)
 
-    def scandir(path: Any) -> Any:
-        if b"library" in os.fsencode(path):
+    def list_(list_it: Callable[[str], Iterator[Entry]], folder: str) -> Iterator[Entry]:
+        if "library" in folder:
             raise OSError(5, "Input/output error")
-        return real(path)
+        return list_it(folder)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "scandir", scandir)
-        world.scan(accept=True)
+    source.list, listing = list_, source.list
+    world.scan(accept=True)
+    source.list = listing
     mounted.clear()
     shutil.rmtree(library / "blobs")
     world.settle(verify=True)
     world.holds_exactly(LAYER)
 
 
-def test_what_is_accepted_where_a_mount_was_is_compared(world: World, mounted: set[Path]) -> None:
+def test_what_is_accepted_where_a_mount_was_is_compared(world: World, mounted: Mounted) -> None:
     library = world.roots[0] / "library"
-    mounted.add(library)
+    mounted[library] = 1
     path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
     world.settle()
-    cache = world.cache_of(path)
-    cache.mounts = {"library": cache.device + 2}  # so another disk is there now
+    mounted[library] = 2  # another disk is there now
     path.unlink()
     path.write_bytes(wrong(LAYER))
     world.scan(accept=True)
@@ -134,11 +145,9 @@ def test_what_is_accepted_where_a_mount_was_is_compared(world: World, mounted: s
 
 
 @pytest.mark.parametrize("kind", ["partial", "symlink"])
-def test_what_lies_at_a_place_whose_mount_is_away_says_nothing_of_it(
-    world: World, mounted: set[Path], kind: str
-) -> None:
+def test_what_lies_at_a_place_whose_mount_is_away_says_nothing_of_it(world: World, mounted: Mounted, kind: str) -> None:
     library = world.roots[0] / "library"
-    mounted.add(library)
+    mounted[library] = 1
     path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
     world.settle()
     mounted.clear()
@@ -155,27 +164,26 @@ def test_what_lies_at_a_place_whose_mount_is_away_says_nothing_of_it(
 
 
 @pytest.mark.parametrize("event", ["library", "library/blobs"])
-def test_a_link_to_a_folder_on_another_device_is_no_mount(world: World, mounted: set[Path], event: str) -> None:
+def test_a_link_to_a_folder_on_another_device_is_no_mount(world: World, mounted: Mounted, event: str) -> None:
     library = world.roots[0] / "library"
-    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
     world.settle()
     library.rename(world.folder / "elsewhere")
     library.symlink_to(world.folder / "elsewhere")
-    mounted.add(library)
+    mounted[library] = 1
     world.event(world.roots[0] / event, Cause.DELETED, folder=True)
     world.run()
     world.rest()
     world.holds_exactly()
-    assert world.cache_of(path).mounts == {}
+    assert mounts(world) == {}
 
 
-def test_another_file_system_where_a_mount_was_does_not_take_its_place(world: World, mounted: set[Path]) -> None:
+def test_another_file_system_where_a_mount_was_does_not_take_its_place(world: World, mounted: Mounted) -> None:
     library = world.roots[0] / "library"
-    mounted.add(library)
+    mounted[library] = 1
     path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
     world.settle()
-    cache = world.cache_of(path)
-    cache.mounts = {"library": cache.device + 2}  # so what is there now is not what was
+    mounted[library] = 2
     path.unlink()
     world.heard(path, Cause.DELETED)
     world.heard(land(oci(world.roots[0], OTHER, "library"), OTHER.stored))
@@ -183,12 +191,12 @@ def test_another_file_system_where_a_mount_was_does_not_take_its_place(world: Wo
     world.holds_exactly(LAYER, OTHER)
     world.scan(accept=True)
     world.holds_exactly(OTHER)
-    assert cache.mounts == {"library": cache.device + 1}
+    assert mounts(world) == {"library": 2}
 
 
-def test_a_mount_below_a_root_is_there_again(world: World, mounted: set[Path]) -> None:
+def test_a_mount_below_a_root_is_there_again(world: World, mounted: Mounted) -> None:
     library = world.roots[0] / "library"
-    mounted.add(library)
+    mounted[library] = 1
     paths = [land(oci(world.roots[0], content, "library"), content.stored) for content in (LAYER, LIKE_IT)]
     world.settle()
     mounted.clear()
@@ -196,45 +204,45 @@ def test_a_mount_below_a_root_is_there_again(world: World, mounted: set[Path]) -
     world.settle()
     world.holds_exactly(LAYER, LIKE_IT)
     hidden.rename(library)
-    mounted.add(library)
+    mounted[library] = 1
     paths[0].unlink()
     world.settle()
     world.holds_exactly(LIKE_IT)
-    assert world.scanner.problems == {}
+    assert problems(world) == ""
 
 
 def test_a_folder_that_is_listed_before_the_first_scan_is_no_mount(world: World) -> None:
-    path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
     world.event(world.roots[0] / "library", Cause.CREATED, folder=True)
     world.run()
-    assert world.cache_of(path).mounts == {}
+    assert mounts(world) == {}
     world.settle()
     shutil.rmtree(world.roots[0] / "library")
     world.settle()
     world.holds_exactly()
 
 
-def test_an_accepted_root_on_a_mounts_own_device_has_no_mount_there(world: World, mounted: set[Path]) -> None:
+def test_an_accepted_root_on_a_mounts_own_device_has_no_mount_there(world: World, mounted: Mounted) -> None:
     root = world.roots[0]
     library = root / "library"
-    mounted.add(library)
+    mounted[library] = 1
     land(oci(root, LAYER, "library"), LAYER.stored)
     world.settle()
-    mounted.add(root)  # the whole cache was moved to the disk that the library lay on
+    mounted[root] = 1  # the whole cache was moved to the disk that the library lay on
     world.scan()
-    assert world.writer.caches[1].stale
+    assert world.caches[1].status.stale
     world.scan(accept=True)
     world.rest()
     world.holds_exactly(LAYER)
-    assert world.writer.caches[1].mounts == {}
+    assert mounts(world) == {}
     shutil.rmtree(library)
     world.settle(verify=True)
     world.holds_exactly()
 
 
-def test_what_fails_where_a_mount_is_away_is_counted_when_it_is_whole(world: World, mounted: set[Path]) -> None:
+def test_what_fails_where_a_mount_is_away_is_counted_when_it_is_whole(world: World, mounted: Mounted) -> None:
     library = world.roots[0] / "library"
-    mounted.add(library)
+    mounted[library] = 1
     land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
     world.settle()
     mounted.clear()
@@ -252,9 +260,9 @@ def test_what_fails_where_a_mount_is_away_is_counted_when_it_is_whole(world: Wor
     world.holds_exactly(LAYER, OTHER)
 
 
-def test_what_was_read_where_a_mount_went_away_meanwhile_says_nothing(world: World, mounted: set[Path]) -> None:
+def test_what_was_read_where_a_mount_went_away_meanwhile_says_nothing(world: World, mounted: Mounted) -> None:
     library = world.roots[0] / "library"
-    mounted.add(library)
+    mounted[library] = 1
     path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
     world.settle()
     touch(path)
@@ -270,9 +278,9 @@ def test_what_was_read_where_a_mount_went_away_meanwhile_says_nothing(world: Wor
 
 
 @pytest.mark.parametrize("back", [True, False])
-def test_what_lies_where_a_mount_is_away_does_not_take_over(world: World, mounted: set[Path], back: bool) -> None:
+def test_what_lies_where_a_mount_is_away_does_not_take_over(world: World, mounted: Mounted, back: bool) -> None:
     library = world.roots[0] / "library"
-    mounted.add(library)
+    mounted[library] = 1
     own = land(oci(world.roots[0], LAYER, "own"), LAYER.stored)
     world.settle()
     path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
@@ -294,7 +302,7 @@ def test_what_lies_where_a_mount_is_away_does_not_take_over(world: World, mounte
     assert len(world.pool.decoded) == before
     below.rename(path)
     if back:
-        mounted.add(library)
+        mounted[library] = 1
         world.settle(verify=True)
         world.holds_exactly(LAYER)
     else:
