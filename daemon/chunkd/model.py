@@ -220,7 +220,8 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class CacheState:
-    """One cache as it is served. `state` is `watched`, `polled`, `idle` (no daemon), `stale` or `unwatched`."""
+    """One cache as it is served. `state` is `watched`, `polled`, `unwatched`, `stale`, `hung` or `idle` (no daemon).
+    """
 
     path: str
     layouts: tuple[str, ...] = ()

@@ -33,7 +33,7 @@ EPILOG = (
 
 
 works = settings(*(name for name in SETTINGS if name != "caches"))
-of_caches = click.argument("caches", nargs=-1, type=click.Path(readable=False), metavar="[CACHE]...")
+of_caches = click.argument("caches", nargs=-1, type=click.UNPROCESSED, metavar="[CACHE]...")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
@@ -107,7 +107,7 @@ def scan(
     asked = {"verify": verify, "accept": accept, "retry_failed": retry_failed}
     stats = scan_once(effective, resolve.socket_candidates(flags), asked, replace)
     say(tables.stats_text(stats, "", json))
-    if any(cache["state"] == "stale" for cache in stats["caches"]):
+    if any(cache["state"] in ("stale", "hung") for cache in stats["caches"]):
         sys.exit(plain.DEGRADED)
 
 

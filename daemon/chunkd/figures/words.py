@@ -85,8 +85,9 @@ def remarks(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "warning", shown(warning)
     for cache in stats["caches"]:
         state = cache["state"]
-        if state in ("stale", "polled", "unwatched"):
+        if state in ("hung", "stale", "polled", "unwatched"):
             meaning = {
+                "hung": "its figures are kept as they were last known",
                 "stale": "its figures are kept as they were last known",
                 "polled": "no events come from it; it is listed on a timer",
                 "unwatched": "its events do not come; it is listed on a timer",
