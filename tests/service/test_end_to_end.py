@@ -136,7 +136,7 @@ def strace() -> tuple[str, ...]:
     usable = (
         shutil.which("strace") and not subprocess.run(["strace", "true"], capture_output=True, check=False).returncode
     )
-    return ("strace", "-D", "-f", "-qq", "-e", "trace=open,openat", "-s", "300", "-o") if usable else ()
+    return ("strace", "-D", "-f", "-qq", "-e", "trace=open,openat,openat2", "-s", "300", "-o") if usable else ()
 
 
 def test_a_restart_opens_no_blob_and_has_the_figures_at_once(home: Home) -> None:

@@ -209,7 +209,17 @@ def test_a_scan_waits_for_no_cache_that_hangs(home: Home, disk: HangingDisk) -> 
     disk.hang()
     said = home.root / "said"
     with said.open("wb") as out:
-        command = [sys.executable, "-m", "chunkd", "scan", "--json", disk.path, healthy, "--state", home.state]
+        command = [
+            sys.executable,
+            "-m",
+            "chunkd",
+            "scan",
+            "--json",
+            str(disk.path),
+            str(healthy),
+            "--state",
+            str(home.state),
+        ]
         process = subprocess.Popen(command, env=home.environ, stdout=out, stderr=subprocess.DEVNULL)
     ends(process)
     stats = json.loads(said.read_text())
@@ -225,7 +235,7 @@ def test_a_scan_waits_for_no_cache_that_hangs(home: Home, disk: HangingDisk) -> 
 
 def test_a_scan_of_hung_caches_alone_ends(home: Home, disk: HangingDisk) -> None:
     disk.hang()
-    command = [sys.executable, "-m", "chunkd", "scan", disk.path, "--state", home.state]
+    command = [sys.executable, "-m", "chunkd", "scan", str(disk.path), "--state", str(home.state)]
     process = subprocess.Popen(command, env=home.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ends(process)
     disk.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,10 +13,11 @@ import pytest
 
 from chunkd.errors import CacheUnusable
 from chunkd.model import Cache, CacheState, FileMark
-from chunkd.sources import filesystems, folder
+from chunkd.sources import filesystems
 from chunkd.sources.activity import Activity
 from chunkd.sources.cache import Request, ServedCache
 from chunkd.sources.folder import FolderSource, check_usable
+from chunkd.sources.listing import Listed, ScanEnd
 from chunkd.sources.root import Root
 from chunkd.sources.source import Entry, RootMark, Seen
 from chunkd.sources.status import LAYERLESS, CacheStatus, idle_state, state_of, warnings, warnings_of
@@ -208,10 +210,9 @@ def test_what_is_asked_for_before_a_scan_starts_is_done_in_one(world: World, cap
     cache = world.caches[1]
     while cache.step():
         pass
-    ends = [item for item in cache.listings if not hasattr(item, "listing")]
+    ends = [item for item in cache.listings if isinstance(item, ScanEnd)]
     assert [(end.number, end.retry_failed) for end in ends] == [(3, True)]
-    listed = [item for item in cache.listings if hasattr(item, "listing")]
-    assert all(item.verify for item in listed)
+    assert all(item.verify for item in cache.listings if isinstance(item, Listed))
     world.run()
     assert world.writer.scans.finished == 3
     world.holds_exactly(LAYER)
@@ -336,7 +337,7 @@ def test_what_can_be_no_cache_says_what_to_do(tmp_path: Path, monkeypatch: pytes
             raise error
 
         with monkeypatch.context() as patched:
-            patched.setattr(folder.os, "scandir", refuse)
+            patched.setattr(os, "scandir", refuse)
             with pytest.raises(CacheUnusable, match=said):
                 check_usable(str(tmp_path))
 

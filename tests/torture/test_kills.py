@@ -114,8 +114,9 @@ def test_three_hundred_deaths_lose_nothing_and_read_nothing_twice(
 MAKE = """
 import itertools, os, sys
 from pathlib import Path
-from chunkd.index import Index
-from chunkd.records import Cache, Rules
+from chunkd.index.index import Index
+from chunkd.index.records import Rules
+from chunkd.model import Cache
 
 folder, moment = Path(sys.argv[1]), sys.argv[2]
 for number in itertools.count(1):

@@ -443,7 +443,8 @@ def test_workers_that_die_hang_eat_memory_or_lie_cost_their_blobs_and_no_other(
     with Service(settings, "a test", watch=False, replace=False, spawn=spawn_bad) as service:
 
         def settle(scan: int) -> None:
-            until(lambda: service.ingest.progress.scans >= scan and not service.ingest.busy, bool, "all is read")
+            writer = service.writer
+            until(lambda: writer.scans.finished >= scan and not service.activity.working(), bool, "all is read")
             service.check()
 
         settle(service.start())
