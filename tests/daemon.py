@@ -6,6 +6,7 @@ What is waited for is asked for again until it holds or patience ends: a slow ma
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -22,7 +23,8 @@ from typing import Any, TypeVar
 import pytest
 
 from chunkd.client import http
-from chunkd.errors import NoDaemon, RequestRefused, SocketUnusable
+from chunkd.errors import NoDaemon, RequestRefused, SettingInvalid, SocketUnusable
+from chunkd.settings.config import load
 
 PATIENCE_S = 60.0
 ASK_EVERY_S = 0.02
@@ -92,6 +94,24 @@ def state_of(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         raise ProcessLookupError from None
+
+
+@functools.cache
+def takes_timing() -> bool:
+    """Whether this daemon knows CHUNKD_TIMING, or refuses it as it does each variable that it does not know."""
+    try:
+        load({}, {"CHUNKD_TIMING": "{}", "CHUNKD_CONFIG": os.devnull, "HOME": os.devnull})
+    except SettingInvalid:
+        return False
+    return True
+
+
+def timing(**seconds: float) -> dict[str, str]:
+    """For the environment of a daemon that is to wait so long and not as long as it does by itself.
+
+    Empty where it can't be told: then the same test takes longer.
+    """
+    return {"CHUNKD_TIMING": json.dumps(seconds)} if takes_timing() else {}
 
 
 def land(source: Path, folder: Path, name: str = "") -> Path:

@@ -1,21 +1,21 @@
 """chunkd keeps the redundancy figure of a blob cache current.
 
-The path of a blob:
+The path of a blob, wing by wing:
 
-    scan, watch    a folder's listing, or an event, says: look at this place        (scanner decides when to list)
-    hint_queue        the hint waits, one entry a place
-    compare        a listing that differs from the index gives hints as well
-    look           the disk and the index are asked what there is to do             (holdings changes places)
-    ingest, pool   a job goes to an idle worker process, which can open no file (sandbox; wire: what they say)
-    worker         decode decompresses it, chunker (cgear.c) cuts and hashes it, the name is verified
-                   and 1 chunk in 16 is compressed                                  (recompress; saving: what for)
-    ingest, index  recipe, counts and totals change in one transaction              (lookup: hash to number)
-                   and with them the histogram and the history                      (counting, measured; history)
-    answers        the figures are read                                             (endpoint, client: the socket)
-    cli, text      and shown                                                        (plain: no click; page: HTML)
+    sources    an event or a listing says: observe this place (watch, listing; hints); the cache's thread does (cache)
+    ingest     the writer decides what follows (reconcile) and carries it out (places); what must be read is a task
+    worker     a confined process reads the open file: decompresses (decode), cuts and hashes (chunkers, cgear.c),
+               verifies the name, and compresses 1 chunk in 16 (recompress)
+    index      recipe, copies, totals, histogram and history change in one transaction (index, chunks)
+    queries    the figures are read; figures says what they mean
+    api        they are asked for over a Unix socket; client asks, or reads the index where no daemon runs
+    cli        and prints them; report draws them
+    check      counts everything again without trusting a counter
+    service    puts the parts together, as the daemon or for one scan
 
-Read in this order: model, errors; layouts, scan; chunker, decode, worker; records, blocks, entries, lookup, chunks,
-numbering, index, recount; holdings, look, ingest; scanner, service; then what is left. DESIGN.md has the reasons.
+Read in this order: model, errors; sources/source, layouts, listing, cache; chunkers/gear, worker/decode, examine;
+index/records, blocks, chunks, index; ingest/reconcile, places, writer; check/recount; service/daemon; then what is
+left. DESIGN.md has the reasons.
 """
 
 __version__ = "0.1.0"

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from test_watch import LINUX, PATIENCE_S
 
 from chunkd.ingest.places import PlaceChanges
 from chunkd.model import Cause, Hint, Place
@@ -22,6 +21,7 @@ from chunkd.sources.hints import HintQueue
 from chunkd.sources.scanner import Request
 from chunkd.sources.watch import InotifyWatcher
 from ingesting import BROKEN, LAYER, OTHER, Deaf, World, distribution, land, oci, touch, world_in, write_in_place, wrong
+from test_watch import LINUX, PATIENCE_S
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from chunkd.model import Cause
 from chunkd.sources.listing import Listed, ScanEnd
 from chunkd.sources.scanner import Intervals, Scanner
 from chunkd.sources.watch import Watcher
+from chunkd.worker import examine
 from ingesting import (
     BROKEN,
     CONTENTS,
@@ -889,3 +891,16 @@ def test_what_has_no_hurry_is_done_though_there_is_always_something_to_do(
     assert OTHER.digest in world.pool.hashed_again
     world.pool.held = False
     world.run()
+
+
+def test_what_a_worker_says_beside_a_layer_is_not_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a blob that is no layer has words for what it is: a recount names others as damage."""
+    honest = examine.examine
+    monkeypatch.setattr(examine, "examine", lambda *given: replace(honest(*given), reason="a lie"))
+    for content in (LAYER, OTHER):
+        land(oci(world.roots[0], content), content.stored)
+    world.settle()
+    world.holds_exactly(LAYER, OTHER)
+    with world.index.snapshot() as txn:
+        told = {blob.digest: blob.reason for blob in world.index.store.blobs(txn, "blobs")}
+    assert told == {LAYER.digest: "", OTHER.digest: "a lie"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chunkd.errors import CacheUnusable
-from chunkd.model import Cache, CacheState, FileMark
+from chunkd.model import METADATA_ALONE, Cache, CacheState, FileMark
 from chunkd.sources import filesystems
 from chunkd.sources.activity import Activity
 from chunkd.sources.cache import Request, ServedCache
@@ -257,7 +257,7 @@ def test_a_cache_that_does_not_answer_says_for_how_long(tmp_path: Path, monkeypa
     ],
 )
 def test_the_state_that_is_shown(status: CacheStatus, hung_s: float, state: str, reason: str | None) -> None:
-    assert state_of("/c", status, hung_s, layerless=False) == CacheState("/c", (), state, reason, ())
+    assert state_of("/c", status, hung_s, layerless="") == CacheState("/c", (), state, reason, ())
 
 
 def test_what_is_out_of_sight() -> None:
@@ -281,10 +281,10 @@ def test_layouts_are_shown_and_recorded_in_order(world: World) -> None:
         recorded = world.index.store.caches(txn)[1]
     root = world.roots[0].stat()
     assert recorded == Cache(str(world.roots[0]), root.st_dev, root.st_ino, ("flat", "oci"))
-    shown = idle_state(recorded._replace(layerless=True))
+    shown = idle_state(recorded._replace(layerless=METADATA_ALONE))
     assert (shown.state, shown.reason) == ("idle", None)
     assert shown.layouts == ("flat", "oci")
-    assert shown.warnings == state_of("/c", status, 0, layerless=True).warnings == (LAYERLESS,)
+    assert shown.warnings == state_of("/c", status, 0, layerless=METADATA_ALONE).warnings == (LAYERLESS,)
 
 
 def folders_of(*names: str) -> list[Entry]:
@@ -292,9 +292,12 @@ def folders_of(*names: str) -> list[Entry]:
 
 
 def test_what_deserves_a_warning_gets_one() -> None:
-    assert warnings((), layerless=False) == ()
-    [warning] = warnings((), layerless=True)
+    assert warnings((), layerless="") == ()
+    [warning] = warnings((), layerless=METADATA_ALONE)
     assert "discard_unpacked_layers" in warning
+    [warning] = warnings((), layerless="squashfs image, xz")
+    assert "discard_unpacked_layers" not in warning
+    assert "squashfs image, xz" in warning
     assert warnings_of([], found_blobs=False) == ()
     [warning] = warnings_of(folders_of("photos"), found_blobs=False)
     assert "no blob was recognised" in warning

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from chunkd.errors import RecipeImpossible
-from chunkd.index.index import Change
+from chunkd.index.index import Change, RecipeContradicts
 from chunkd.index.records import Held
 from chunkd.ingest.actions import (
     Action,
@@ -246,14 +246,21 @@ class PlaceChanges:
         finding, mark = count.finding, count.mark
         self.change.hold(place, Held(digest, "verified", mark))
         chunks = len(finding.recipe)
-        blob = Blob(digest, finding.kind, mark.stored_bytes, finding.uncompressed_bytes, chunks, finding.codec)
+        what_it_is = finding.reason if finding.kind == "other" else ""
+        blob = Blob(
+            digest, finding.kind, mark.stored_bytes, finding.uncompressed_bytes, chunks, finding.codec, what_it_is
+        )  # fmt: skip
         try:
             new = self.change.add(blob, finding.recipe)
         except RecipeImpossible as error:
+            if isinstance(error, RecipeContradicts):
+                for other in error.digests:
+                    self._read_again(other, f"{digest} contradicts it")
             self.fail(digest, place, mark, IMPOSSIBLE, str(error))
             return
         self.after_commit.landings.append(count.landed_ns)
-        what = f"{finding.codec} layer, {chunks:,} chunks, {new:,} never seen before" if chunks else "not a layer"
+        layer = f"{finding.codec} layer, {chunks:,} chunks, {new:,} never seen before"
+        what = layer if chunks else f"not a layer: {what_it_is}"
         self.say(INFO, f"indexed {digest}, {mark.stored_bytes:,} bytes, {what}; found: {why}")
 
     # --- who holds a digest ---------------------------------------------------------------------------------------
@@ -321,6 +328,18 @@ class PlaceChanges:
         # Subtracted. It may be a writer at work: pending until it has come to rest.
         hint = Hint(place, Cause.SETTLING)
         self.apply(hint, Known(digest), wait_for_a_writer(digest, read, now, self.now_s), "")
+
+    def _read_again(self, digest: Digest, why: str) -> None:
+        """Subtract a counted blob and have its places observed, where one of them can be seen now."""
+        places = [place for place, _ in self.change.holders(digest)]
+        caches = {place: self.caches.get(place.cache) for place in places}
+        if not any(cache and not cache.status.out_of_sight(place.path) for place, cache in caches.items()):
+            return
+        for place in places:
+            self.change.release(place, digest)
+            self.after_commit.hints.append(Hint(place, Cause.DISAGREES))
+        self.change.remove(digest)
+        self.say(WARNING, f"subtracted {digest}, to be read again: {why}")
 
     def subtract(self, digest: Digest, why: str) -> None:
         """No place holds the digest any longer."""

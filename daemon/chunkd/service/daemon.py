@@ -16,7 +16,7 @@ from types import FrameType
 from chunkd.api.routes import METRICS_ALONE
 from chunkd.api.server import Endpoint
 from chunkd.api.unix_socket import TcpListener
-from chunkd.errors import CachesDropped
+from chunkd.errors import CachesDropped, IndexUnwritable
 from chunkd.index import records
 from chunkd.index.index import Index
 from chunkd.index.replacement import take_over_at_start
@@ -71,8 +71,7 @@ class Service:
 
     def _assemble(self, holder: str, replace: bool, spawn: Callable[..., Worker]) -> None:
         config = self.config
-        measure = dataclasses.replace(config.measure, library=recompress.library())
-        rules = records.Rules(ChunkParams(), config.caps, decode.decoder_rule(), measure)
+        rules = rules_of(config)
         checked = () if os.path.exists(os.path.join(config.index_dir, "data.mdb")) else config.caches
         check_caches(checked)  # before an index is made for nothing
         take_over_at_start(config.state_dir)
@@ -172,9 +171,10 @@ class Service:
         A cache whose file system does not answer keeps its thread, and the process, for as long as it likes: the index
         is closed, its lock let go and the socket removed all the same.
         """
+        writer = self._threads.get("writer")
+        at_rest = writer is not None and self.writer.scans.finished > 0 and self.activity.idle()
         self.stopping.set()
         self.wakeup.wake()
-        writer = self._threads.get("writer")
         if writer is not None:
             writer.join(DRAIN_S + 10)
             if writer.is_alive():
@@ -182,6 +182,11 @@ class Service:
                 log.error("the writer does not end; leaving without it")
                 logging.shutdown()
                 os._exit(1)
+        if writer is not None and self.failure is None:
+            try:
+                self.index.record_at_rest(at_rest and self.activity.idle())
+            except IndexUnwritable as error:
+                log.warning("whether anything was left to be done is not noted: %s", error)
         for cache in self.caches.values():
             cache.stop()
         deadline = time.monotonic() + CACHES_END_S
@@ -201,6 +206,12 @@ class Service:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def rules_of(config: Config) -> records.Rules:
+    """The rules that the settings ask for."""
+    measure = dataclasses.replace(config.measure, library=recompress.library())
+    return records.Rules(ChunkParams(), config.caps, decode.decoder_rule(), measure)
 
 
 def check_caches(paths: Iterable[str]) -> None:
