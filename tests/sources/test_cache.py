@@ -158,6 +158,35 @@ def test_a_root_that_was_never_there_is_followed_as_soon_as_it_comes(tmp_path: P
         world.stop()
 
 
+@pytest.mark.parametrize("how", ["back", "accepted"])
+def test_what_is_listed_of_a_root_that_is_there_again_is_compared(world: World, how: str) -> None:
+    """Also when the writer is quick, and compares a folder before the scan has ended."""
+    root = world.roots[0]
+    gone = land(oci(root, LAYER), LAYER.stored)
+    land(oci(root, LIKE_IT), LIKE_IT.stored)
+    world.settle()
+    if how == "back":
+        away = root.rename(world.folder / "away")
+        world.pass_s(6)
+        (away / gone.relative_to(root)).unlink()
+    else:
+        on_another_device(faulty(world))
+        world.scan()
+        gone.unlink()
+    assert world.caches[1].status.stale
+    world.holds_exactly(LAYER, LIKE_IT)
+
+    if how == "back":
+        away.rename(root)
+    world.scanner.request("a test", accept=how == "accepted")
+    for _ in range(200):
+        world.caches[1].step()
+        world.writer.turn(0.0)
+    assert world.caches[1].status.stale == ""
+    assert not world.activity.working()
+    world.holds_exactly(LIKE_IT)
+
+
 def warned(records: list[logging.LogRecord]) -> list[str]:
     return messages([record for record in records if record.levelno >= logging.WARNING], "stale")
 
