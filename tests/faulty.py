@@ -18,7 +18,9 @@ class FaultySource(FolderSource):
         self.root: Callable[[RootMark], RootMark] = lambda mark: mark
         self.look: Callable[[Callable[[str], Seen], str], Seen] = lambda look, path: look(path)
         self.list: Callable[[Callable[[str], Iterator[Entry]], str], Iterator[Entry]] = lambda list_, path: list_(path)
-        self.open: Callable[[Callable[[str], tuple[int, Seen]], str], tuple[int, Seen]] = lambda open_, path: open_(path)
+        self.open: Callable[[Callable[[str], tuple[int, Seen]], str], tuple[int, Seen]] = lambda open_, path: open_(
+            path
+        )
 
     def look_at_root(self) -> RootMark:
         return self.root(super().look_at_root())

@@ -61,7 +61,7 @@ DOORS: dict[str, set[str]] = {
         *("check.check", "check.recount", "check.recount_figures", "check.repair"),
         *("index.blocks", "index.chunks.entries", "index.chunks.growth", "index.chunks.lookup"),
         *("index.chunks.measured", "index.chunks.table"),
-        *("index.compaction", "index.index", "queries.layer_shares"),
+        *("index.compaction", "index.index", "ingest.diff", "queries.layer_shares"),
     },
     "prometheus_client": {"service.openmetrics"},
     "psutil": {"worker.priority"},

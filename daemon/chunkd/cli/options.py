@@ -36,7 +36,7 @@ def settings(*names: str) -> Callable[[Command], Callable[..., Any]]:
         for name in reversed(names):
             setting = SETTINGS[name]
             if setting.kind == "paths":
-                found = click.argument(name, nargs=-1, type=click.Path(readable=False), metavar="[CACHE]...")(found)
+                found = click.argument(name, nargs=-1, type=click.UNPROCESSED, metavar="[CACHE]...")(found)
                 continue
             metavar = "|".join(setting.choices) or setting.kind.upper()
             shown = setting.help if setting.default is None else f"{setting.help} (default {setting.default})"

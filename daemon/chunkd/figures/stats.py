@@ -40,12 +40,12 @@ class Stats:
         """The one object of `stats --json`, `GET /v1/stats` and `scan --json`; names as DESIGN.md has them."""
         own = {
             "pending_blobs": self.pending_blobs, "pending_bytes": self.pending_bytes, "index_bytes": self.index_bytes,
+            "unlisted_folders": self.unlisted_folders,
         }  # fmt: skip
         return {
             **{name: own[name] if name in own else value_of(name, self.totals) for name in FIGURES},
             "as_of": self.as_of,
             "scanned_at": self.scanned_at,
-            "unlisted_folders": self.unlisted_folders,
             "watching": self.watching,
             "params": dataclasses.asdict(self.params)
             | {"caps": dataclasses.asdict(self.caps), "measure": dataclasses.asdict(self.measure)},

@@ -40,6 +40,10 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
 
+    def __contains__(self, digest: Digest) -> bool:
+        """Safe to call from any thread, as `known` is not."""
+        return digest in self._waiting or digest in self._running
+
     @property
     def waiting(self) -> int:
         return len(self._waiting)

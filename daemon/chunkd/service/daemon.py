@@ -10,7 +10,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import FrameType
 
 from chunkd.api.routes import METRICS_ALONE
@@ -72,13 +72,13 @@ class Service:
     def _assemble(self, holder: str, replace: bool, spawn: Callable[..., Worker]) -> None:
         config = self.config
         rules = rules_of(config)
-        if not os.path.exists(os.path.join(config.index_dir, "data.mdb")):
-            check_caches(config.caches)  # before an index is made for nothing
+        checked = () if os.path.exists(os.path.join(config.index_dir, "data.mdb")) else config.caches
+        check_caches(checked)  # before an index is made for nothing
         take_over_at_start(config.state_dir)
         self.index = Index(config.state_dir, rules, holder)
         self._stack.callback(self.index.close)
         adopt_rules(self.index, rules)
-        left = self._left(replace)
+        left = self._left(replace, checked)
         self.activity, self.wakeup = Activity(), Wakeup()
         self._stack.callback(self.wakeup.close)
         self._workers = courtesy_of(config.workers, config.nice, config.io_priority, config.read_bytes_per_s)
@@ -102,11 +102,11 @@ class Service:
                 log.info("metrics over TCP at %s, for whoever can reach it", config.metrics_address)
                 self._stack.callback(self.metrics.stop)
 
-    def _left(self, replace: bool) -> LeftCaches | None:
+    def _left(self, replace: bool, checked: Collection[str]) -> LeftCaches | None:
         """The caches that the index has and that are not asked for, when they may be dropped."""
         with self.index.snapshot() as txn:
             known = {cache.path for cache in self.index.store.caches(txn).values()}
-        check_caches(path for path in self.config.caches if path not in known)
+        check_caches(path for path in self.config.caches if path not in known and path not in checked)
         dropped = sorted(known - set(self.config.caches))
         if dropped and not replace:
             raise CachesDropped(self.config.state_dir, dropped)
@@ -218,20 +218,22 @@ def check_caches(paths: Iterable[str]) -> None:
     """Raises CacheUnusable when there is no folder at one of these, or it can't be listed. A file system that does not
     answer is not waited for: health will name its cache.
     """
-    for path in paths:
-        found: list[Exception] = []
+    found: dict[str, Exception] = {}
 
-        def check(path: str = path, found: list[Exception] = found) -> None:
-            try:
-                check_usable(path)
-            except Exception as error:
-                found.append(error)
+    def check(path: str) -> None:
+        try:
+            check_usable(path)
+        except Exception as error:
+            found[path] = error
 
-        thread = threading.Thread(target=check, name=f"look at {path}", daemon=True)
+    threads = [threading.Thread(target=check, args=(path,), name=f"look at {path}", daemon=True) for path in paths]
+    for thread in threads:
         thread.start()
-        thread.join(HUNG_S)
-        if found:
-            raise found[0]
+    deadline = time.monotonic() + HUNG_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    for error in found.copy().values():
+        raise error
 
 
 def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None) -> None:

@@ -377,6 +377,7 @@ class ServedCache:
             self._learn_what_it_lies_on(request, compare)
             self._refused = False
             self._forgot_problems = 0
+            self._publish()  # before the first listing: those of a stale cache are not compared
             complete = yield from self._walk("", compare)
             self._warnings = self._judge_root()
             if self._watcher is not None and not self._refused and self._unwatched:
