@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,9 +24,6 @@ from chunkd.sources.watch import InotifyWatcher
 from faulty import FaultySource, FaultyView, faulty
 from ingesting import BROKEN, LAYER, OTHER, Deaf, World, distribution, land, oci, touch, world_in, write_in_place, wrong
 from test_watch import LINUX, PATIENCE_S
-
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="inotify")
-PATIENCE_S = 20.0
 
 
 @pytest.fixture
