@@ -317,6 +317,22 @@ def sums(kind: str, *things: Any) -> dict[str, int]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long the daemon waits for what others do. Tests of the whole daemon have it wait shorter.
+
+    settle_s         a file that does not match its name may still be written, until so long after its last change
+    look_at_root_s   from one look at a cache's root to the next
+    hung_s           a file system that has not answered one call for so long is taken for hung
+    unsettled_s      `chunkd scan` waits so long for files that are still being written
+    """
+
+    settle_s: float = 10.0
+    look_at_root_s: float = 5.0
+    hung_s: float = 5.0
+    unsettled_s: float = 15.0
+
+
 class Difference(NamedTuple):
     """One thing that `recount` found otherwise than the index says."""
 

@@ -35,7 +35,7 @@ from chunkd.ingest.actions import (
 )
 from chunkd.ingest.counters import IMPOSSIBLE, MISMATCHED, UNDECODABLE
 from chunkd.ingest.reconcile import WRONG_NAME, Known, wait_for_a_writer
-from chunkd.model import MAX_PATH_BYTES, Blob, Cause, Digest, FileMark, Hint, Place
+from chunkd.model import MAX_PATH_BYTES, Blob, Cause, Digest, FileMark, Hint, Place, Timing
 from chunkd.sources import layouts
 from chunkd.sources.activity import Token
 from chunkd.sources.cache import ServedCache
@@ -120,9 +120,10 @@ class PlaceChanges:
         after_commit: AfterCommit,
         now_s: float,
         remembered: Remembered | None = None,
+        settle_s: float = Timing().settle_s,
     ) -> None:
         self.change, self.caches, self.after_commit, self.now_s = change, caches, after_commit, now_s
-        self.remembered = remembered or Remembered()
+        self.remembered, self.settle_s = remembered or Remembered(), settle_s
 
     def path(self, place: Place) -> str:
         return f"{self.caches[place.cache].path}/{place.path}"
@@ -151,6 +152,7 @@ class PlaceChanges:
             task,
             remembered.unsettled.get(place),
             remembered.expected.get(place),
+            self.settle_s,
         )
 
     def _kin(self, digest: Digest, mark: FileMark) -> FileMark | None:

@@ -26,7 +26,7 @@ from chunkd.ingest.reconcile import decide, decide_finding
 from chunkd.ingest.rounds import FailedRound, VerifyRound, put
 from chunkd.ingest.scans import Scans
 from chunkd.ingest.tasks import MAX_TASKS, Tasks
-from chunkd.model import Blob, Cache, Cause, Digest, Finding, Hint, Place
+from chunkd.model import Blob, Cache, Cause, Digest, Finding, Hint, Place, Timing
 from chunkd.sources import layouts
 from chunkd.sources.activity import WRITER, Activity, Token
 from chunkd.sources.cache import ServedCache
@@ -83,10 +83,11 @@ class Writer:
         *,
         left: LeftCaches | None = None,
         verify_interval_s: float = 86400.0,
+        settle_s: float = Timing().settle_s,
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         self.index, self.pool, self.caches, self.activity, self.wakeup = index, pool, caches, activity, wakeup
-        self.clock_s = clock_s
+        self.clock_s, self._settle_s = clock_s, settle_s
         self.progress, self.counters = Progress(), Counters()
         self.remembered = Remembered()
         self.tasks = Tasks(pool, caches, activity)
@@ -244,7 +245,7 @@ class Writer:
             self.failed_round.begin(lambda blob: _due(blob, self.clock_s()), force=True)
 
     def _places(self, change: Change, after: AfterCommit) -> PlaceChanges:
-        return PlaceChanges(change, self.caches, after, self.clock_s(), self.remembered)
+        return PlaceChanges(change, self.caches, after, self.clock_s(), self.remembered, self._settle_s)
 
     def _settle(self, places: PlaceChanges, found: Found, observed: Observation) -> None:
         task = found.task
