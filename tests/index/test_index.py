@@ -30,11 +30,12 @@ from chunkd.errors import (
     RecipeImpossible,
 )
 from chunkd.figures import histogram
+from chunkd.figures.totals import Totals
 from chunkd.index import records
 from chunkd.index.index import MOST_DOUBTED, Index, RecipeContradicts
 from chunkd.index.records import Held, Rules
 from chunkd.index.storage import environment
-from chunkd.model import Blob, Cache, Caps, ChunkParams, FileMark, Place, Recipe, Totals
+from chunkd.model import Blob, Cache, Caps, ChunkParams, FileMark, Place, Recipe
 from indexing import (
     CACHE,
     SLOTS,

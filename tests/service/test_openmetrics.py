@@ -24,8 +24,9 @@ from chunkd.api.unix_socket import TcpListener
 from chunkd.errors import SettingInvalid, SocketUnusable
 from chunkd.figures.names import METRICS
 from chunkd.figures.stats import Stats
+from chunkd.figures.totals import Totals
 from chunkd.ingest.counters import DELAYS_S, FAILURES, Counters
-from chunkd.model import CacheState, Caps, ChunkParams, Totals
+from chunkd.model import CacheState, Caps, ChunkParams
 from chunkd.service import openmetrics
 from chunkd.settings.table import SETTINGS, checked
 from daemon import REPOSITORY, Home, opened, until
