@@ -353,7 +353,7 @@ class Found:
     opened: FileMark | None = OLD
 
 
-PENDING = [
+PENDING: list[Action] = [
     Settle(Unsettled(DIGEST, YOUNG, YOUNG, NOW_S, FIRST_LOOK_S)),
     Observe(FIRST_LOOK_S, waited_for=True),
 ]

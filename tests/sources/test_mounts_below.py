@@ -10,7 +10,7 @@ import pytest
 
 from chunkd.model import Cause
 from chunkd.sources.source import Entry, Seen
-from faulty import FaultySource, faulty, on_device
+from faulty import FaultySource, as_it_is, faulty, on_device
 from ingesting import LAYER, LIKE_IT, OTHER, PLAIN, World, land, oci, touch, world_in, wrong
 
 
@@ -123,7 +123,7 @@ def test_a_mount_that_is_there_is_not_forgotten_when_others_are_accepted(
 
     source.list = refuse
     world.scan(accept=True)
-    source.list = lambda real, folder: real(folder)
+    source.list = as_it_is
     mounted.clear()
     shutil.rmtree(library / "blobs")
     world.settle(verify=True)
