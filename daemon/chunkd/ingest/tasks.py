@@ -63,6 +63,10 @@ class Tasks:
         """How many a worker has."""
         return len(self._pool.jobs())
 
+    def has(self, digest: Digest) -> bool:
+        """Whether there is a task for a digest. Safe to call from any thread."""
+        return digest in self._waiting or digest in self._running
+
     def known(self, digest: Digest) -> Task | None:
         """The task for a digest. One that no worker has and whose cache does not answer is dropped for another's."""
         task = self._waiting.get(digest) or self._running.get(digest)

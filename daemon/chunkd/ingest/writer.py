@@ -109,7 +109,7 @@ class Writer:
     def pending(self) -> tuple[int, int]:
         """Blobs and stored bytes that are known and in no figure yet."""
         waits = list(self.remembered.unsettled.copy().values())
-        unsettled = [one for one in waits if self.tasks.known(one.digest) is None]
+        unsettled = [one for one in waits if not self.tasks.has(one.digest)]
         blobs = self.tasks.blobs + len(self.listings.unseen) + len({one.digest for one in unsettled})
         return blobs, self.tasks.stored_bytes + sum(one.seen.stored_bytes for one in unsettled)
 
