@@ -112,6 +112,24 @@ def test_a_digest_that_another_cache_has_too_is_read_there(
     assert world.activity.idle()
 
 
+def test_asking_what_is_pending_changes_nothing(world: World, hang: Callable[[bool], None]) -> None:
+    """The endpoint's threads ask."""
+    path = land(oci(world.roots[1], LAYER), wrong(LAYER))
+    world.heard(path)
+    assert set(world.writer.remembered.unsettled) == {world.place(path)}
+    world.event(path, Cause.WRITTEN)
+    world.caches[2].step()
+    hang(True)
+    go_on(world)
+    assert len(world.writer.tasks) == 1
+    before = len(world.caches[2].hints)
+    assert world.writer.pending() == (1, len(LAYER.stored))
+    assert (len(world.writer.tasks), len(world.caches[2].hints)) == (1, before)
+    hang(False)
+    world.rest()
+    world.holds_exactly(failed=[LAYER.digest])
+
+
 def test_what_was_read_of_a_cache_that_hangs_waits_for_its_observation(
     world: World, hang: Callable[[bool], None]
 ) -> None:
@@ -144,6 +162,21 @@ def test_a_blob_of_a_cache_that_hangs_is_not_subtracted(world: World, hang: Call
     hang(False)
     world.rest()
     world.holds_exactly(failed=[LAYER.digest])
+
+
+def test_another_place_takes_over_than_one_of_a_cache_that_hangs(tmp_path: Path) -> None:
+    with world_in(tmp_path, "one", "two", "three") as world:
+        first, _, third = (land(oci(root, LAYER), LAYER.stored) for root in world.roots)
+        for root in world.roots:
+            world.heard(oci(root, LAYER))
+        world.caches[2].hung_s = lambda: 9.0  # type: ignore[method-assign]
+        world.caches[2].step = lambda: False  # type: ignore[method-assign]
+        first.unlink()
+        world.event(first, Cause.DELETED)
+        go_on(world)
+        assert world.suspects() == 0
+        assert world.held(third).state == "verified"  # type: ignore[union-attr]
+        assert world.pool.hashed_again == [LAYER.digest]
 
 
 def test_what_is_failed_and_due_does_not_wait_for_a_cache_that_hangs(
