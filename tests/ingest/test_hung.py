@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from chunkd.ingest.writer import RETRY_EVERY_S
 from chunkd.model import Cause
 from chunkd.service.live import DaemonAnswers
 from chunkd.sources import cache as caches
@@ -158,8 +159,10 @@ def test_a_blob_of_a_cache_that_hangs_is_not_subtracted(world: World, hang: Call
     go_on(world)
     world.holds_exactly(LAYER)
     assert world.suspects() == 1
+    assert not DaemonAnswers(world.writer, world.scanner).stats()["settled"]
     second.write_bytes(wrong(LAYER))
     hang(False)
+    world.pass_s(RETRY_EVERY_S)
     world.rest()
     world.holds_exactly(failed=[LAYER.digest])
 
