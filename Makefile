@@ -7,8 +7,10 @@ VENV_PYTHON := .venv/bin/python
 NPM_SMALL := $(CURDIR)/.cache/npm_small
 # 4 GB, made once of this machine's own files.
 LAYERS := $(CURDIR)/.cache/layers
-# For pytest: make test ARGS="-k index -x"
+# For pytest: make test ARGS="-k index -x". With -n0 all tests run in one process, which -s and --pdb need.
 ARGS ?=
+# Most tests wait for something, so there are more processes than cores.
+PARALLEL := -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -21,10 +23,10 @@ run: .venv/package ## start the daemon on CACHE=/path, or on a demo cache into w
 	@exec $(VENV_PYTHON) bench/demo.py .run "$$CACHE"
 
 test: .venv/dev npm_small ## run the tests; ARGS="..." goes to pytest
-	NPM_SMALL="$(NPM_SMALL)" $(VENV_PYTHON) -m pytest $(ARGS)
+	NPM_SMALL="$(NPM_SMALL)" $(VENV_PYTHON) -m pytest $(PARALLEL) $(ARGS)
 
 torture: .venv/dev npm_small ## run the tests that take minutes: kills, power cuts, lost events, a long day
-	NPM_SMALL="$(NPM_SMALL)" $(VENV_PYTHON) -m pytest -m torture tests/torture $(ARGS)
+	NPM_SMALL="$(NPM_SMALL)" $(VENV_PYTHON) -m pytest $(PARALLEL) -m torture tests/torture $(ARGS)
 
 lint: .venv/dev ## check format, style and types
 	$(VENV_PYTHON) -m ruff format --check .

@@ -3,7 +3,7 @@
     python bench/stats.py [CHUNKS]     10,000,000 unless said
 
 Asks through the console script beside this Python, as a user does. Taking turns with it: the other short questions,
-`stats` where there is a settings file, `--version` and `--help`, which go through click, and a bare request by curl.
+`stats` where there is a settings file, `--version` and `--help`, and a bare request by curl.
 The figures must be those of the index, as a model has them.
 """
 
@@ -29,7 +29,7 @@ from running import daemon, environ
 
 LAYER_CHUNKS = 500_000
 ROUNDS = 30
-BAR = 3.0
+BAR = 8.0
 PYTHON, STATS = "python -c pass", "chunkd stats"
 
 

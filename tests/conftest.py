@@ -1,4 +1,4 @@
-"""Fixtures that several test files use, and what tests of the folder `torture` tell at the end."""
+"""Fixtures that several test files use, the order of the torture, and what the tests of `torture` tell at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import settings
 from indexing import Bench, recounted
 
 TORTURE = Path(__file__).parent / "torture"
-TOLD = pytest.StashKey[list[tuple[str, str]]]()
+TOLD = "told"
 
 Tell = Callable[[str], None]
 
@@ -29,20 +29,24 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         yield opened
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[TOLD] = []
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     for item in items:
         if TORTURE in item.path.parents:
             item.add_marker("torture")
+    yield  # what was not asked for is taken out
+    # The processes of `--dist worksteal` begin with a run of the list each. The torture's long tests come first in each
+    # of them; the others stay beside their neighbours, with which they share fixtures.
+    if all(item.get_closest_marker("torture") for item in items):
+        items.sort(key=lambda item: item.get_closest_marker("long") is None)
+        processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        items[:] = [item for first in range(processes) for item in items[first::processes]]
 
 
 @pytest.fixture
 def tell(request: pytest.FixtureRequest) -> Tell:
     """Counters of what was survived, for the table at the end."""
-    return lambda what: request.config.stash[TOLD].append((request.node.name, what))
+    return lambda what: request.node.user_properties.append((TOLD, what))
 
 
 @pytest.fixture
@@ -54,6 +58,11 @@ def seed(tell: Tell) -> int:
     return number
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for name, what in config.stash[TOLD]:
-        terminalreporter.write_line(f"{name}: {what}")
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was told comes with the reports, from other processes too; that of the teardown is a test's last."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") == "teardown":
+                name = report.nodeid.rpartition("::")[2]
+                for what in (what for kind, what in report.user_properties if kind == TOLD):
+                    terminalreporter.write_line(f"{name}: {what}")

@@ -94,6 +94,11 @@ def state_of(pid: int) -> str:
         raise ProcessLookupError from None
 
 
+def timing(**seconds: float) -> dict[str, str]:
+    """For the environment of a daemon that is to wait so long, by the fields of `Timing`."""
+    return {"CHUNKD_TIMING": json.dumps(seconds)}
+
+
 def land(source: Path, folder: Path, name: str = "") -> Path:
     """Copy a file into a cache as a careful writer does: under another name beside the cache, then renamed."""
     partial = folder.parent / f"partial-{source.name[:16]}"
@@ -318,7 +323,6 @@ def without_rights() -> tuple[str, ...]:
 
 
 def digests_opened(trace: Path) -> list[str]:
-    """The names of blobs that were opened, by an strace of openat."""
-    return re.findall(
-        r'open(?:at)?\([^"]*"[^"]*?((?:[0-9a-f]{64}|[0-9a-f]{128})(?:/data)?)"', trace.read_text(errors="replace")
-    )
+    """The names of blobs that were opened, by an strace of openat2 and its like. O_PATH opens nothing: it looks."""
+    blob = r'open(?:at2?)?\([^"]*"[^"]*?((?:[0-9a-f]{64}|[0-9a-f]{128})(?:/data)?)", (.*)'
+    return [name for name, how in re.findall(blob, trace.read_text(errors="replace")) if "O_PATH" not in how]

@@ -153,7 +153,7 @@ def recounted(state_dir: Path) -> Iterator[Bench]:
         bench.close()
     store = Store(str(state_dir / "index"), readonly=True)
     try:
-        with store.guarded(), store.env.begin() as txn:
+        with store.snapshot() as txn:
             assert [str(difference) for difference in recount_module.recount(store, txn).differences] == []
     finally:
         store.close()

@@ -413,7 +413,7 @@ class World:
 
     def suspects(self) -> int:
         with self.index.snapshot() as txn:
-            return sum(1 for _ in self.index.store.walk(txn, "suspects"))
+            return sum(1 for _ in self.index.store.walk(txn, "needs_rehash"))
 
     def differences(self) -> list[str]:
         with self.index.snapshot() as txn:

@@ -15,15 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
+import hypothesis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from chunkd.model import Cause, Job
 from ingesting import BROKEN, LAYER, LIKE_IT, Content, World, distribution, oci, totals_of, wrong
 
 BLOBS = (LAYER, LIKE_IT, BROKEN)
 STEPS = 40
+EXAMPLES_A_ROUND = 25
+MOST_ROUNDS = 48
+KINDS = (
+    "land", "land in place in pieces", "replace", "push the same again", "hard-link", "remove", "remove while decoding",
+    "replace while decoding", "move between caches", "move within a cache", "move a folder", "restart", "be killed",
+    "scan", "lose an event", "lose all events", "lose a cache",
+)  # fmt: skip
 # Where memory can hold an example's files, no disk is waited for.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 
@@ -36,6 +44,14 @@ besides = st.integers(1, 3)
 kinds = st.sampled_from(["whole", "whole", "whole", "part", "wrong"])
 
 At = tuple[Content, int]
+
+LOOKING = settings(
+    max_examples=EXAMPLES_A_ROUND,
+    stateful_step_count=STEPS,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 @dataclass(eq=False)
@@ -54,17 +70,6 @@ class Writing:
     opened: BinaryIO
     rest: bytes
     pieces: int = 0
-
-
-def looking(examples: int) -> settings:
-    """So many examples of `STEPS` steps, other ones each time."""
-    return settings(
-        max_examples=examples,
-        stateful_step_count=STEPS,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 class Caches(RuleBasedStateMachine):
@@ -434,3 +439,17 @@ class Caches(RuleBasedStateMachine):
     def the_index_is_sound(self) -> None:
         self.count("step")
         assert self.world.differences() == []
+
+
+def look(steps: int, of_each: int, seed: int) -> Counter[str]:
+    """Run examples until there were so many steps, and so many of each kind; how often each came to pass."""
+    counts = Caches.counts
+    counts.clear()
+    for number in range(MOST_ROUNDS):
+        hypothesis.seed(seed + number)(Caches)
+        run_state_machine_as_test(Caches, settings=LOOKING)
+        if counts["step"] >= steps and all(counts[kind] >= of_each for kind in KINDS):
+            break
+    assert counts["step"] >= steps
+    assert {kind: counts[kind] for kind in KINDS if counts[kind] < of_each} == {}
+    return counts

@@ -71,3 +71,12 @@ def test_every_file_that_is_linked_is_there() -> None:
 def test_the_exit_codes_are_those_of_the_help() -> None:
     assert re.search(r"^Exit codes: [^\n]+$", README, re.MULTILINE)
     assert (main.epilog or "").removesuffix(".") in README
+
+
+def test_the_files_and_tests_that_the_page_of_the_tests_names_are_there() -> None:
+    tests = REPOSITORY / "tests"
+    page = (tests / "README.md").read_text()
+    named = re.findall(r"`([a-z_/]+\.(?:py|c))`", page)
+    assert [name for name in named if not [*tests.rglob(name), *REPOSITORY.glob(name)]] == []
+    modules = {path.stem for path in tests.rglob("test_*.py")}
+    assert set(re.findall(r"-k (test_\w+)", page)) - modules == set()

@@ -28,7 +28,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("settings", "figures", "sources", "chunkers"),
     ("api",),
     ("model",),
-    ("defaults", "errors"),
+    ("errors",),
     ("__init__",),
 )
 LEVEL_OF = {wing: level for level, wings in enumerate(LEVELS) for wing in wings}
@@ -36,7 +36,7 @@ LEVEL_OF = {wing: level for level, wings in enumerate(LEVELS) for wing in wings}
 # What a wing must not know though it may stand above it, as its `__init__` says.
 FORBIDDEN: dict[str, set[str]] = {
     "api": {"index"},
-    "check": {"chunkd.index.chunks.table", "chunkd.index.chunks.numbering", "chunkd.index.chunks.growth"},
+    "check": {"chunkd.index.chunks.table", "chunkd.index.chunks.growth"},
     "client": {"api", "worker", "sources", "chunkers"},
     "report": {"worker", "sources", "ingest", "service"},
     "worker": {"sources", "settings", "lmdb"},
@@ -47,21 +47,21 @@ DOORS: dict[str, set[str]] = {
     "_cgear": {"chunkers.gear"},
     "backports": {"worker.decode", "worker.recompress"},
     "blake3": {"chunkers.gear"},
-    "click": {"cli.lists", "cli.main", "cli.options", "cli.report"},
+    "click": {"cli.lists", "cli.main", "cli.options", "cli.output", "cli.report"},
     "compression": {"worker.decode", "worker.recompress"},  # of the standard library from Python 3.14 on
     "isal": {"worker.decode"},
     "lmdb": {
         *("check.check", "check.recount", "check.recount_figures", "check.recount_places"),
-        *("index.chunks.lookup", "index.chunks.measured", "index.chunks.numbering", "index.chunks.table"),
-        *("index.index", "index.storage.environment", "index.storage.page_audit"),
+        *("index.chunks.lookup", "index.chunks.measured", "index.chunks.table"),
+        *("index.index", "index.storage.environment", "index.storage.page_audit", "index.storage.upgrade"),
         *("ingest.diff", "queries.history", "queries.layer_shares", "queries.read"),
     },
     "matplotlib": {"report.plots"},
     "numpy": {
         *("check.check", "check.recount", "check.recount_figures", "check.repair"),
         *("index.blocks", "index.chunks.entries", "index.chunks.growth", "index.chunks.lookup"),
-        *("index.chunks.measured", "index.chunks.numbering", "index.chunks.table"),
-        *("index.compaction", "index.index", "queries.layer_shares"),
+        *("index.chunks.measured", "index.chunks.table"),
+        *("index.compaction", "index.index", "ingest.diff", "queries.layer_shares"),
     },
     "prometheus_client": {"service.openmetrics"},
     "psutil": {"worker.priority"},

@@ -2,7 +2,7 @@
 
 The path of a blob, wing by wing:
 
-    sources    an event or a listing says: observe this place (watch, listing; hints); the cache's own thread does (cache)
+    sources    an event or a listing says: observe this place (watch, listing; hints); the cache's thread does (cache)
     ingest     the writer decides what follows (reconcile) and carries it out (places); what must be read is a task
     worker     a confined process reads the open file: decompresses (decode), cuts and hashes (chunkers, cgear.c),
                verifies the name, and compresses 1 chunk in 16 (recompress)
@@ -13,9 +13,9 @@ The path of a blob, wing by wing:
     check      counts everything again without trusting a counter
     service    puts the parts together, as the daemon or for one scan
 
-Read in this order: model, errors; sources/source, layouts, listing, cache; chunkers/gear, worker/decode, worker/examine;
-index/records, index/blocks, index/chunks, index/index; ingest/reconcile, places, writer; check/recount; service/daemon;
-then what is left. DESIGN.md has the reasons.
+Read in this order: model, errors; sources/source, layouts, listing, cache; chunkers/gear, worker/decode, examine;
+index/records, blocks, chunks, index; ingest/reconcile, places, writer; check/recount; service/daemon; then what is
+left. DESIGN.md has the reasons.
 """
 
 __version__ = "0.1.0"

@@ -1,10 +1,13 @@
-"""Every error that chunkd raises on purpose has one base class; its leaves carry values.
+"""Every error that chunkd raises on purpose has one base class; a leaf keeps the values that somebody reads.
 
 A bad blob is recorded and skipped, a bad index stops the daemon, a bad request is answered. Anything that is not a
 `ChunkdError` is a bug and is left to crash. A message names the thing, then what is wrong, then what to do.
 """
 
 from __future__ import annotations
+
+REBUILD = "run `chunkd rebuild`, which moves it aside and reads the caches anew"
+RUN_AGAIN = "run the command again to go on from there"
 
 
 class ChunkdError(Exception):
@@ -14,22 +17,21 @@ class ChunkdError(Exception):
 
 
 class OutputUnwritable(ChunkdError):
-    """Standard output takes no more: what it goes to is full, or fails. That its reader has gone is another thing."""
+    """Standard output can't be written: it is closed, its disk is full, or it fails."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"standard output: can't be written: {problem}")
-        self.problem = problem
 
 
 # --- a bad blob: recorded with its reason, and skipped -------------------------------------------------------------
 
 
 class BlobError(ChunkdError):
-    """The bytes of one blob can't be taken in."""
+    """One blob can't be counted."""
 
 
 class BlobUndecodable(BlobError):
-    """The bytes match the name and are no whole stream, or break a cap."""
+    """The blob's bytes match its name, but do not decompress to their end, or break a cap."""
 
     def __init__(self, codec: str, reason: str) -> None:
         super().__init__(f"{codec}: {reason}")
@@ -37,11 +39,10 @@ class BlobUndecodable(BlobError):
 
 
 class RecipeImpossible(BlobError):
-    """A worker sent what no chunker makes: it was taken over by its blob, or has a bug. It costs the blob."""
+    """A worker sent a recipe that no chunker makes: its blob took it over, or it has a bug. The blob is failed."""
 
     def __init__(self, problem: str) -> None:
-        super().__init__(f"its worker gave an impossible recipe: {problem}")
-        self.problem = problem
+        super().__init__(f"worker sent an invalid recipe: {problem}")
 
 
 # --- a bad index: the daemon stops, and says which command mends it ------------------------------------------------
@@ -55,59 +56,53 @@ class IndexMissing(BadIndex):
     exit_code = 3
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"index {path}: there is none; `chunkd run` or `chunkd scan` makes it")
-        self.path = path
+        super().__init__(f"index {path}: does not exist; make it with `chunkd run` or `chunkd scan`")
 
 
 class IndexDamaged(BadIndex):
     def __init__(self, path: str, what: str) -> None:
-        super().__init__(f"index {path}: damaged: {what}; `chunkd rebuild` moves it aside and reads the caches anew")
-        self.path, self.what = path, what
+        super().__init__(f"index {path}: damaged: {what}; {REBUILD}")
 
 
 class Unrepairable(BadIndex):
     exit_code = 4
 
     def __init__(self, path: str, left: str) -> None:
-        super().__init__(
-            f"index {path}: not all could be repaired ({left});"
-            " `chunkd rebuild` moves it aside and reads the caches anew"
-        )
-        self.path, self.left = path, left
+        super().__init__(f"index {path}: the repair left a difference ({left}); {REBUILD}")
 
 
 class FormatMismatch(BadIndex):
-    def __init__(self, path: str, found: int, expected: int) -> None:
-        super().__init__(
-            f"index {path}: format {found}, and this chunkd reads format {expected};"
-            " use the version that wrote it, or `chunkd rebuild`"
-        )
-        self.path, self.found, self.expected = path, found, expected
+    def __init__(self, path: str, found: int, expected: int, *, upgradable: bool = False) -> None:
+        advice = "use the version that wrote it, or run `chunkd rebuild`"
+        if upgradable:
+            advice = "run `chunkd run` or `chunkd scan`, which upgrades it in place"
+        super().__init__(f"index {path}: has format {found}, and this chunkd reads format {expected}; {advice}")
+        self.found, self.expected = found, expected
 
 
 class ParamsMismatch(BadIndex):
     def __init__(self, path: str, found: str, expected: str) -> None:
         super().__init__(
-            f"index {path}: made with the chunker's parameters {found}, asked for {expected};"
-            " figures of the two can't be mixed: use another `--state DIR`, or `chunkd rebuild`"
+            f"index {path}: was made with chunker parameters {found}, not {expected}, and their figures can't be mixed;"
+            " use another `--state DIR`, or run `chunkd rebuild`"
         )
-        self.path, self.found, self.expected = path, found, expected
+        self.found, self.expected = found, expected
 
 
 class IndexBusy(ChunkdError):
     """Another process holds the index's lock."""
 
     def __init__(self, path: str, holder: str) -> None:
-        super().__init__(f"index {path}: in use by {holder}; stop that one, or name another with `--state DIR`")
-        self.path, self.holder = path, holder
+        super().__init__(f"index {path}: in use by {holder}; stop that one, or use another index with `--state DIR`")
+        self.holder = holder
 
 
 class IndexUnwritable(ChunkdError):
-    """A transaction could not be written (disk full, I/O error). The index is as before it; trying again is right."""
+    """A transaction was not written (disk full, I/O error). The index is as before it, so it may be tried again."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"index {path}: can't be written: {reason}; it is as it was before")
-        self.path, self.reason = path, reason
+        super().__init__(f"index {path}: can't be written: {reason}; it is unchanged")
+        self.reason = reason
 
 
 class IndexUnreachable(ChunkdError):
@@ -115,12 +110,12 @@ class IndexUnreachable(ChunkdError):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"index {path}: can't be opened: {reason}")
-        self.path, self.reason = path, reason
+        self.reason = reason
 
 
 class CopiesOverflow(ChunkdError):
     def __init__(self, number: int, copies: int) -> None:
-        super().__init__(f"chunk {number}: {copies} copies do not fit the 40 bits of its record")
+        super().__init__(f"chunk {number}: {copies} copies do not fit into the 40 bits of its record")
         self.number, self.copies = number, copies
 
 
@@ -133,58 +128,61 @@ class UsageError(ChunkdError):
 
 class SettingInvalid(UsageError):
     def __init__(self, name: str, source: str, problem: str) -> None:
-        super().__init__(f"setting {name} ({source}): {problem}; `chunkd run --help` shows every setting")
+        super().__init__(f"setting {name} ({source}): {problem}; `chunkd run --help` lists the settings")
         self.name, self.source, self.problem = name, source, problem
+
+
+class SettingsFileUnusable(SettingInvalid):
+    """A settings file can't be read, or is not TOML."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        self.name, self.source, self.problem = "file", path, problem
+        advice = "correct it, or set CHUNKD_CONFIG to another file (/dev/null for none)"
+        ChunkdError.__init__(self, f"settings file {path}: {problem}; {advice}")
 
 
 class KernelMissing(UsageError):
     def __init__(self, kernel: str, present: tuple[str, ...]) -> None:
-        super().__init__(f"kernel {kernel}: this processor or build lacks it; it has {', '.join(present)}")
+        super().__init__(f"kernel {kernel}: not available on this processor or in this build; use {', '.join(present)}")
         self.kernel, self.present = kernel, present
 
 
 class CacheUnusable(ChunkdError):
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"cache {path}: {problem}")
-        self.path, self.problem = path, problem
 
 
 class CachesDropped(UsageError):
     def __init__(self, state: str, dropped: list[str]) -> None:
         super().__init__(
-            f"index {state}: also serves {', '.join(dropped)}, which would be dropped;"
-            " say `--replace` if that is meant, or name another index with `--state DIR`"
+            f"index {state}: also serves {', '.join(dropped)}, which this would drop;"
+            " add `--replace` to drop them, or use another index with `--state DIR`"
         )
-        self.state, self.dropped = state, dropped
 
 
 class Interrupted(ChunkdError):
     def __init__(self, done: int, left: int) -> None:
-        super().__init__(f"interrupted: {done} blobs were read, {left} are left; run it again to go on from there")
-        self.done, self.left = done, left
+        super().__init__(f"interrupted: {done} blobs were read and {left} are left; {RUN_AGAIN}")
 
 
 class ServesOthers(UsageError):
     def __init__(self, socket: str, caches: list[str]) -> None:
         super().__init__(
-            f"socket {socket}: a daemon serves {', '.join(caches)} from this index;"
-            " name those, stop it, or name another index with `--state DIR`"
+            f"socket {socket}: its daemon uses this index and serves {', '.join(caches)};"
+            " name those caches, stop the daemon, or use another index with `--state DIR`"
         )
-        self.socket, self.caches = socket, caches
 
 
 class Halted(ChunkdError):
-    """Where a daemon would pause, a command ends: who started it decides when to go on."""
+    """A command ends where a daemon would pause: its user decides when to go on."""
 
     def __init__(self, why: str, left: int) -> None:
-        super().__init__(f"{why}; {left} blobs are left: run it again to go on from there")
-        self.why, self.left = why, left
+        super().__init__(f"{why}; {left} blobs are left: {RUN_AGAIN}")
 
 
 class RemeasureIncomplete(ChunkdError):
     def __init__(self, path: str, why: str) -> None:
-        super().__init__(f"index {path}: the old figures stay, as {why}; run it again to go on from there")
-        self.path, self.why = path, why
+        super().__init__(f"index {path}: keeps its old figures, since {why}; {RUN_AGAIN}")
 
 
 # --- the socket ---------------------------------------------------------------------------------------------------
@@ -205,12 +203,12 @@ class NoDaemon(ChunkdError):
 
 
 class SocketDenied(ChunkdError):
-    """Never to be taken for "no daemon": one may well be there."""
+    """A daemon may be there, and this user may not ask it. This is not "no daemon"."""
 
     def __init__(self, path: str, group: str) -> None:
         advice = f"join the group {group} (usermod -aG {group} $USER)"
         if group == "root":
-            advice = "ask as root; where the daemon runs as a user of its own, join the group of that"
+            advice = "ask as root, or join the group that the daemon runs as"
         super().__init__(f"socket {path}: permission denied; {advice}")
         self.path, self.group = path, group
 
@@ -218,4 +216,4 @@ class SocketDenied(ChunkdError):
 class RequestRefused(ChunkdError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"the daemon answered {status}: {message}")
-        self.status, self.message = status, message
+        self.status = status

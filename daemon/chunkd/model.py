@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import NamedTuple
-
-from chunkd import defaults
+from typing import Any, NamedTuple
 
 HEX_DIGITS = {"sha256": 64, "sha512": 128}
 CHUNK_HASH_BYTES = 16
@@ -117,9 +116,9 @@ class ChunkParams:
 class Caps:
     """How far a hostile blob may go before it is failed. Each is a setting, and all are stored in the index."""
 
-    uncompressed_bytes: int = defaults.UNCOMPRESSED_BYTES
-    ratio: int = defaults.RATIO
-    zstd_window_bytes: int = defaults.ZSTD_WINDOW_BYTES
+    uncompressed_bytes: int = 256 << 30
+    ratio: int = 2000
+    zstd_window_bytes: int = 128 << 20
 
     # The ratio says nothing of small blobs: a file of zeros is one, and harms nobody.
     RATIO_FROM_BYTES = 1 << 30
@@ -178,7 +177,7 @@ class Finding:
     """What a worker found. `kind` is one of
 
     layer        the bytes match the name and decompress to their end; `codec`, `recipe`, `uncompressed_bytes` hold
-    other        the bytes match the name and are no layer
+    other        the bytes match the name and are no layer: `reason` says what they are
     matched      the bytes match the name (a job without `decode`)
     mismatched   the bytes do not match the name, or are not as many as the job's mark says
     undecodable  the bytes match the name and are no whole stream, or break a cap: `reason`
@@ -200,7 +199,8 @@ class Finding:
 class Blob:
     """What the index holds of one digest. `state` is `layer`, `other` or `failed`.
 
-    For a failed one `reason` says why; `retry_at` (seconds since the epoch) is when it is tried again, 0 for never.
+    `reason` says why one failed, and what an `other` is, where that was found out; `retry_at` (seconds since the epoch)
+    is when a failed one is tried again, 0 for never.
     """
 
     digest: Digest
@@ -220,7 +220,9 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class CacheState:
-    """One cache as it is served. `state` is `watched`, `polled`, `idle` (no daemon), `stale` or `unwatched`."""
+    """One cache as it is served. `state` is `watched`, `polled`, `idle` (no daemon), `unwatched`, `stale`, or `hung`:
+    its file system does not answer.
+    """
 
     path: str
     layouts: tuple[str, ...] = ()
@@ -229,37 +231,106 @@ class CacheState:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+def _sum_over(kind: str, of: Callable[..., int]) -> Any:
+    """A total: the sum of a function over all things of one kind.
+
+    blobs     the counted blobs: `of(blob)`
+    failed    the failed blobs: `of(blob)`
+    chunks    the unique chunks, many at once: `of(lengths, copies)`, two arrays
+    measured  those of them that were recompressed: `of(lengths, recompressed lengths)`, two arrays
+    """
+    # A factory, so that a total that is not known is no attribute, and is not taken for 0.
+    return field(default_factory=int, metadata={"kind": kind, "of": of})
+
+
+# Products of two lengths (24 bits each) that are summed up in 63 bits.
+PRODUCTS_AT_ONCE = 1 << 14
+
+
+def dot(left: Any, right: Any) -> int:
+    """The sum of the products of two arrays of lengths, exact however many there are."""
+    pieces = range(0, len(left), PRODUCTS_AT_ONCE)
+    return sum(int(left[at : at + PRODUCTS_AT_ONCE] @ right[at : at + PRODUCTS_AT_ONCE]) for at in pieces)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
 class Totals:
     """The running figures, changed only together with the recipes that they sum up.
 
-    Those that begin with `measured` are over the unique chunks that were recompressed: their number, the sums of their
-    lengths and recompressed lengths, and of the squares and products of the two (x and y).
+    One line here makes a total: the index counts and stores it by its name, the history keeps it, `check` recounts it.
+    A total that an index did not count yet is not known: reading it raises AttributeError. `vars` gives those that are.
     """
 
-    layers: int = 0
-    others: int = 0
-    stored_bytes: int = 0
-    layer_stored_bytes: int = 0
-    uncompressed_bytes: int = 0
-    chunks: int = 0
-    unique_chunks: int = 0
-    unique_bytes: int = 0
-    failed_blobs: int = 0
-    failed_bytes: int = 0
-    measured_chunks: int = 0
-    measured_bytes: int = 0
-    measured_recompressed_bytes: int = 0
-    measured_xx: int = 0
-    measured_xy: int = 0
-    measured_yy: int = 0
+    layers: int = _sum_over("blobs", lambda blob: blob.state == "layer")
+    others: int = _sum_over("blobs", lambda blob: blob.state == "other")
+    stored_bytes: int = _sum_over("blobs", lambda blob: blob.stored_bytes)
+    layer_stored_bytes: int = _sum_over("blobs", lambda blob: blob.stored_bytes * (blob.state == "layer"))
+    uncompressed_bytes: int = _sum_over("chunks", lambda lengths, copies: lengths @ copies)
+    chunks: int = _sum_over("chunks", lambda _, copies: copies.sum())
+    unique_chunks: int = _sum_over("chunks", lambda lengths, _: len(lengths))
+    unique_bytes: int = _sum_over("chunks", lambda lengths, _: lengths.sum())
+    failed_blobs: int = _sum_over("failed", lambda _: 1)
+    failed_bytes: int = _sum_over("failed", lambda blob: blob.stored_bytes)
+    measured_chunks: int = _sum_over("measured", lambda x, _: len(x))
+    measured_bytes: int = _sum_over("measured", lambda x, _: x.sum())
+    measured_recompressed_bytes: int = _sum_over("measured", lambda _, y: y.sum())
+    measured_xx: int = _sum_over("measured", lambda x, _: dot(x, x))
+    measured_xy: int = _sum_over("measured", dot)
+    measured_yy: int = _sum_over("measured", lambda _, y: dot(y, y))
+
+    @classmethod
+    def of(cls, values: Mapping[str, int]) -> Totals:
+        """These and no others: what is not among them is not known, and what has no line above is kept."""
+        totals = object.__new__(cls)
+        vars(totals).update(values)
+        return totals
+
+    def plus(self, steps: Mapping[str, int]) -> Totals:
+        """After a change. What is not known stays so, and what has no line above is not known any longer."""
+        return Totals.of({name: vars(self)[name] + steps.get(name, 0) for name in TOTALS if name in vars(self)})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Totals) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(vars(self).items()))
+
+    def __repr__(self) -> str:
+        return f"Totals({', '.join(f'{name}={value}' for name, value in vars(self).items())})"
 
     @property
     def sample(self) -> Sample:
+        """The exact sums over the measured chunks."""
         return Sample(
             self.measured_chunks, self.measured_bytes, self.measured_recompressed_bytes,
             self.measured_xx, self.measured_xy, self.measured_yy,
         )  # fmt: skip
+
+
+TOTALS = tuple(total.name for total in fields(Totals))
+
+
+def sums(kind: str, *things: Any) -> dict[str, int]:
+    """The totals of a kind, by name, over these things alone."""
+    return {
+        total.name: int(total.metadata["of"](*things)) for total in fields(Totals) if total.metadata["kind"] == kind
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long the daemon waits for what others do. Tests of the whole daemon have it wait shorter.
+
+    settle_s         a file that does not match its name may still be written, until so long after its last change
+    look_at_root_s   from one look at a cache's root to the next
+    hung_s           a file system that has not answered one call for so long is taken for hung
+    unsettled_s      `chunkd scan` waits so long for files that are still being written
+    """
+
+    settle_s: float = 10.0
+    look_at_root_s: float = 5.0
+    hung_s: float = 5.0
+    unsettled_s: float = 15.0
 
 
 class Difference(NamedTuple):
@@ -313,16 +384,20 @@ class Sample(NamedTuple):
 MAX_PATH_BYTES = 440
 
 
+# What a cache holds that has no layer, and no other large blob either.
+METADATA_ALONE = "metadata alone"
+
+
 class Cache(NamedTuple):
     """A cache as the index knows it. `device` and `inode` are its root's, 0 while it was never listed. `mounts` are the
-    folders below it, with their devices, where something was mounted that holds blobs. `warnings` say what is odd about
-    it.
+    folders below it, with their devices, where something was mounted that holds blobs. `layerless` says of a cache that
+    holds blobs and no layer which kinds of large blobs it holds, or METADATA_ALONE. `warnings` say what else is odd.
     """
 
     path: str
     device: int = 0
     inode: int = 0
     layouts: tuple[str, ...] = ()
-    layerless: bool = False
+    layerless: str = ""
     mounts: tuple[tuple[str, int], ...] = ()
     warnings: tuple[str, ...] = ()

@@ -93,7 +93,7 @@ def window(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> i
 
 
 def differences(state_dir: Path) -> list[Difference]:
-    with reading(str(state_dir)) as store, store.guarded(), store.env.begin() as txn:
+    with reading(str(state_dir)) as store, store.snapshot() as txn:
         return recount(store, txn).differences
 
 
@@ -474,9 +474,9 @@ DAMAGES = [
         to("ignored", records.place_key(Place(9, "link")), b"a symbolic link"),
         {("ignored", "9:link")},
     ),
-    Damage("suspect-of-nothing", to("suspects", GONE_KEY, b""), {("suspects", str(GONE))}),
-    Damage("suspect-of-a-failed-one", to("suspects", FAILED_KEY, b""), {("suspects", str(FAILED))}),
-    Damage("suspect-garbage", to("suspects", b"garbage", b""), {("suspects", b"garbage".hex())}),
+    Damage("suspect-of-nothing", to("needs_rehash", GONE_KEY, b""), {("needs_rehash", str(GONE))}),
+    Damage("suspect-of-a-failed-one", to("needs_rehash", FAILED_KEY, b""), {("needs_rehash", str(FAILED))}),
+    Damage("suspect-garbage", to("needs_rehash", b"garbage", b""), {("needs_rehash", b"garbage".hex())}),
 ]
 
 
@@ -492,7 +492,7 @@ def damaged(state_dir: Path, damage: Damage) -> None:
 
 def test_the_index_that_is_damaged_has_something_of_everything(whole: Path) -> None:
     found = records_of(whole)
-    assert {name for name, table in found.items() if not table} == {"suspects"}
+    assert {name for name, table in found.items() if not table} == {"needs_rehash"}
     head = records.unpack_head(found["meta"][b"head"])
     assert all(getattr(head.totals, field.name) for field in dataclasses.fields(Totals))
     assert (head.next_number, head.dead_chunks) == (500, 100)
@@ -539,7 +539,7 @@ def test_a_difference_says_what_was_expected_and_what_was_found(copy: Path) -> N
 
 def test_the_differences_are_bounded(copy: Path) -> None:
     for number in range(MAX_DIFFERENCES // 2):
-        edit(copy, "suspects", records.digest_key(blob_of(1000 + number, []).digest), b"")
+        edit(copy, "needs_rehash", records.digest_key(blob_of(1000 + number, []).digest), b"")
     for block in range(3):
         edit(copy, "chunks", block.to_bytes(8, "big"), bytes(4080))
     assert len(differences(copy)) == MAX_DIFFERENCES

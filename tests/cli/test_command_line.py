@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -12,9 +13,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import lmdb
 import pytest
@@ -22,7 +23,7 @@ import pytest
 from answering import short_directory
 from blobs import gz, layer, noise, tar, write_blob
 from chunkd import __version__
-from chunkd.cli import main, plain
+from chunkd.errors import OutputUnwritable
 from chunkd.index import records
 from chunkd.index.storage.environment import CACHES_KEY, DATABASES, FORMAT_KEY, HEAD_KEY, RULES_KEY
 from chunkd.model import ChunkParams
@@ -49,7 +50,7 @@ def scanned(home: Home) -> Home:
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
-    """It ended with this exit code and one line on stderr that has these words."""
+    """It ended with this exit code and one line on stderr that names these things."""
     assert done.returncode == code, done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
@@ -115,17 +116,24 @@ def test_unknown_command_and_flag_are_usage_errors(home: Home) -> None:
 # --- settings -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["run", "scan", "stats", "blobs", "check", "rebuild", "health", "config"])
-def test_an_unknown_variable_is_one_line(home: Home, command: str) -> None:
-    refused(home.command(command, environ={"CHUNKD_COLOUR": "red"}), 2, "CHUNKD_COLOUR", "there is no such setting")
+@pytest.mark.parametrize("command", ["stats", "blobs", "check", "health", "config"])
+def test_an_unknown_variable_is_a_warning(scanned: Home, command: str) -> None:
+    usual = scanned.command(command)
+    odd = scanned.command(command, environ={"CHUNKD_WORKRES": "3"})
+    assert (odd.returncode, odd.stdout) == (usual.returncode, usual.stdout)
+    (warning,) = odd.stderr.splitlines()
+    assert "CHUNKD_WORKRES" in warning
+    assert "CHUNKD_WORKERS" in warning
+    as_kubernetes_does = {"CHUNKD_PORT": "tcp://10.0.0.7:9464", "CHUNKD_METRICS_SERVICE_HOST": "10.0.0.7"}
+    assert scanned.command(command, environ=as_kubernetes_does).stderr == ""
 
 
 def test_a_bad_value_says_where_it_came_from(home: Home) -> None:
-    refused(home.command("config", "--workers", "many"), 2, "workers (--workers)", "'many' is not a whole number")
+    refused(home.command("config", "--workers", "many"), 2, "workers (--workers)", "'many'")
     settings = home.root / "settings.toml"
     settings.write_text("wrokers = 3\n")
     environ = {"CHUNKD_CONFIG": str(settings)}
-    refused(home.command("config", environ=environ), 2, f"wrokers ({settings}:wrokers)", "there is no such setting")
+    refused(home.command("config", environ=environ), 2, f"wrokers ({settings}:wrokers)", "workers")
 
 
 def test_config_shows_every_setting_and_its_source(home: Home) -> None:
@@ -146,9 +154,9 @@ def test_config_shows_every_setting_and_its_source(home: Home) -> None:
 @pytest.mark.parametrize("command", ["run", "scan"])
 def test_a_cache_that_is_missing_or_no_folder(home: Home, command: str) -> None:
     missing = home.root / "nowhere"
-    refused(home.command(command, missing), 1, f"cache {missing}: does not exist")
+    refused(home.command(command, missing), 1, str(missing))
     missing.touch()
-    refused(home.command(command, missing), 1, f"cache {missing}: is no folder")
+    refused(home.command(command, missing), 1, str(missing))
 
 
 def test_a_cache_that_may_not_be_listed(home: Home) -> None:
@@ -156,21 +164,21 @@ def test_a_cache_that_may_not_be_listed(home: Home) -> None:
     cache.chmod(0)
     for command in ("run", "scan"):
         done = home.command(command, cache, under=without_rights())
-        refused(done, 1, f"cache {cache}: can't be listed: permission denied")
+        refused(done, 1, str(cache))
 
 
 def test_caches_inside_one_another(home: Home) -> None:
-    refused(home.command("scan", home.cache(), home.cache("cache/inner")), 2, "lies inside")
+    refused(home.command("scan", home.cache(), home.cache("cache/inner")), 2, str(home.root / "cache" / "inner"))
 
 
 # --- no index, another index, a damaged one -----------------------------------------------------------------------
 
 
 def test_without_daemon_and_index(home: Home) -> None:
-    refused(home.command("stats"), 3, "no daemon answers", str(home.state), "chunkd run", "chunkd scan")
-    refused(home.command("blobs"), 3, "no daemon answers")
-    refused(home.command("check"), 3, f"{home.state}: there is none")
-    refused(home.command("rebuild"), 3, "there is none")
+    refused(home.command("stats"), 3, str(home.state), "chunkd run", "chunkd scan")
+    refused(home.command("blobs"), 3, str(home.state))
+    refused(home.command("check"), 3, str(home.state))
+    refused(home.command("rebuild"), 3, str(home.state))
     down = home.command("health")
     assert down.returncode == 3
     assert down.stdout.startswith("down\n")
@@ -187,7 +195,7 @@ def test_without_daemon_and_index(home: Home) -> None:
 def test_an_index_of_another_format(scanned: Home, command: tuple[str, ...]) -> None:
     edit(scanned, "meta", FORMAT_KEY, lambda _: records.seal((99).to_bytes(4, "little")))
     done = scanned.command(*command, cwd=scanned.root)
-    refused(done, 1, str(scanned.state), "format 99", f"format {records.FORMAT}", "chunkd rebuild")
+    refused(done, 1, str(scanned.state), "99", str(records.FORMAT), "chunkd rebuild")
 
 
 def test_the_caches_of_an_index_of_the_first_format_are_read_anew(scanned: Home) -> None:
@@ -196,7 +204,7 @@ def test_the_caches_of_an_index_of_the_first_format_are_read_anew(scanned: Home)
     edit(scanned, "meta", FORMAT_KEY, lambda _: records.seal((1).to_bytes(4, "little")))
     old = {"1": [str(scanned.cache()), 0, 0, [], False]}
     edit(scanned, "meta", CACHES_KEY, lambda _: records.seal(json.dumps(old).encode()))
-    refused(scanned.command("scan", scanned.cache()), 1, "format 1", "format 2", "chunkd rebuild")
+    refused(scanned.command("scan", scanned.cache()), 1, str(scanned.state), "format 1", "chunkd rebuild")
     done = scanned.command("rebuild", "--json")
     assert done.returncode == 0, done.stderr
     assert figures(json.loads(done.stdout)) == figures(before)
@@ -216,8 +224,8 @@ def test_an_index_made_with_other_parameters(scanned: Home) -> None:
 def test_a_damaged_record_is_named_and_rebuild_mends_it(scanned: Home, key: bytes) -> None:
     before = json.loads(scanned.command("stats", "--json").stdout)
     edit(scanned, "meta", key, lambda value: value[:-1] + bytes([value[-1] ^ 1]))
-    refused(scanned.command("stats"), 1, "damaged", key.decode(), "chunkd rebuild")
-    refused(scanned.command("scan", scanned.cache()), 1, "damaged", key.decode(), "chunkd rebuild")
+    refused(scanned.command("stats"), 1, key.decode(), "chunkd rebuild")
+    refused(scanned.command("scan", scanned.cache()), 1, key.decode(), "chunkd rebuild")
     # The caches are remembered by the index, unless that is what is damaged.
     caches = (scanned.cache(),) if key == CACHES_KEY else ()
     done = scanned.command("rebuild", "--json", *caches)
@@ -231,15 +239,15 @@ def test_noise_for_an_index_is_one_line(scanned: Home) -> None:
     data = scanned.state / "index" / "data.mdb"
     data.write_bytes(os.urandom(data.stat().st_size))
     for command in ("stats", "blobs", "check"):
-        refused(scanned.command(command), 1, str(scanned.state), "damaged", "chunkd rebuild")
-    refused(scanned.command("scan", scanned.cache()), 1, str(scanned.state), "damaged", "chunkd rebuild")
+        refused(scanned.command(command), 1, str(scanned.state), "chunkd rebuild")
+    refused(scanned.command("scan", scanned.cache()), 1, str(scanned.state), "chunkd rebuild")
     assert json.loads(scanned.command("rebuild", "--json", scanned.cache()).stdout)["layers"] == 3
 
 
 def test_an_empty_file_for_an_index_is_no_index(scanned: Home) -> None:
     (scanned.state / "index" / "data.mdb").write_bytes(b"")
     for command in ("stats", "blobs", "check"):
-        refused(scanned.command(command), 3, str(scanned.state), "there is n")
+        refused(scanned.command(command), 3, str(scanned.state))
     assert scanned.scan(scanned.cache())["layers"] == 3
 
 
@@ -247,8 +255,8 @@ def test_an_index_that_was_cut_short_is_one_line(scanned: Home) -> None:
     data = scanned.state / "index" / "data.mdb"
     os.truncate(data, data.stat().st_size // 2)
     for command in ("stats", "check"):
-        refused(scanned.command(command), 1, str(scanned.state), "damaged", "chunkd rebuild")
-    refused(scanned.command("scan", scanned.cache()), 1, str(scanned.state), "damaged", "chunkd rebuild")
+        refused(scanned.command(command), 1, str(scanned.state), "chunkd rebuild")
+    refused(scanned.command("scan", scanned.cache()), 1, str(scanned.state), "chunkd rebuild")
 
 
 @pytest.mark.parametrize("command", ["stats", "blobs", "check", "rebuild"])
@@ -257,7 +265,7 @@ def test_a_state_directory_that_may_not_be_entered(scanned: Home, command: str) 
     done = scanned.command(command, under=without_rights())
     assert done.returncode == 1, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "ermission denied" in done.stderr
+    assert str(scanned.state) in done.stderr
 
 
 def test_a_state_directory_that_can_not_be_made(home: Home) -> None:
@@ -274,13 +282,11 @@ def test_check_names_a_wrong_total_and_repairs_it_when_asked(scanned: Home) -> N
     edit(scanned, "meta", HEAD_KEY, more_layers)
     done = scanned.command("check")
     assert done.returncode == 4
-    assert "layers: expected 3, found 8" in done.stdout
     shown = json.loads(scanned.command("check", "--json").stdout)["differences"]
     assert [(one["key"], one["expected"], one["found"]) for one in shown] == [("layers", "3", "8")]
     assert scanned.command("check").returncode == 4, "nothing was repaired unasked"
     repaired = scanned.command("check", "--repair")
     assert repaired.returncode == 4
-    assert "1 differences, repaired" in repaired.stdout
     scanned.check("--read")
     assert json.loads(scanned.command("stats", "--json").stdout)["layers"] == 3
 
@@ -290,8 +296,8 @@ def test_repair_is_refused_while_a_daemon_runs_and_check_is_not(scanned: Home) -
     daemon = scanned.start(scanned.cache())
     daemon.until(lambda stats: stats["settled"] and stats["scans"], "scanned")
     assert scanned.command("check").returncode == 4
-    refused(scanned.command("check", "--repair"), 1, f"in use by chunkd run (pid {daemon.pid})")
-    refused(scanned.command("rebuild"), 1, f"in use by chunkd run (pid {daemon.pid})")
+    refused(scanned.command("check", "--repair"), 1, str(daemon.pid))
+    refused(scanned.command("rebuild"), 1, str(daemon.pid))
     assert daemon.stop() == 0
     assert scanned.command("check", "--repair").returncode == 4
     scanned.check()
@@ -341,8 +347,7 @@ def test_a_socket_that_is_denied_is_not_taken_for_no_daemon(home: Home) -> None:
     daemon = home.start(home.cache())
     daemon.socket.chmod(0)
     for command in ("stats", "blobs", "health"):
-        refused(home.command(command, under=without_rights()), 1, "permission denied", "join the group")
-    assert as_both(home, "stats", under=without_rights()).returncode == 1
+        refused(home.command(command, under=without_rights()), 1, str(daemon.socket))
 
 
 def test_a_daemon_that_says_nothing_is_not_taken_for_no_daemon(scanned: Home) -> None:
@@ -413,7 +418,7 @@ def test_watch_shows_the_figures_as_they_change(home: Home) -> None:
 
 
 def imported_by(home: Home, *args: str) -> set[str]:
-    """The modules that a command has imported when it ends well."""
+    """The modules that a command has imported when it ends."""
     code = f"""
 import sys
 before, sys.argv = set(sys.modules), {["chunkd", *args]!r}
@@ -429,154 +434,110 @@ finally:
     return {name.partition(".")[0] for name in done.stderr.split()}
 
 
-# Where a settings file names neither the socket nor the state directory, as most do, it is not parsed either.
-HEAVY = {"numpy", "watchdog", "rich", "isal", "blake3", "cffi"}
-SLOW = HEAVY | {"lmdb", "click", "dataclasses", "inspect", "typing", "contextlib", "tomllib", "socket", "http"}
+HEAVY = {"numpy", "watchdog", "rich", "isal", "blake3", "cffi", "matplotlib", "prometheus_client", "psutil"}
 
 
 def test_stats_imports_little(scanned: Home) -> None:
     state = ("--state", str(scanned.state))
     offline = imported_by(scanned, "stats", *state)
     assert "lmdb" in offline
-    assert not offline & (HEAVY | {"click"})
+    assert not offline & HEAVY
     scanned.start(scanned.cache())
     Path(scanned.environ["CHUNKD_CONFIG"]).write_text(f"caches = ['{scanned.cache()}']\n")
-    for command in (("stats", "--json"), ("stats",), ("health",)):
-        assert not imported_by(scanned, *command, *state) & SLOW
-    by_click = imported_by(scanned, "stats", f"--state={scanned.state}")
-    assert "click" in by_click
-    assert not by_click & (HEAVY | {"lmdb"})
+    for command in (("stats", "--json", *state), ("stats", *state), ("health", *state), ("--help",)):
+        assert not imported_by(scanned, *command) & (HEAVY | {"lmdb"})
+
+
+# --- standard streams that are closed or full ---------------------------------------------------------------------
+
+PRINTING = [
+    ("stats",), ("stats", "--json"), ("stats", "--fail-if", "net<1"), ("stats", "--watch"), ("histogram",),
+    ("blobs",), ("blobs", "--sort", "size"), ("history",), ("history", "--csv"), ("check",), ("config",),
+    ("health",), ("scan", "CACHE"), ("report", "-o", "-"), ("--help",), ("stats", "--help"), ("--version",),
+]  # fmt: skip
+
+
+def in_shell(home: Home, args: Sequence[str], redirected: str) -> subprocess.CompletedProcess[str]:
+    """The command with its streams redirected as sh spells it."""
+    state = () if {"--help", "--version"} & set(args) else ("--state", str(home.state))
+    command = [sys.executable, "-m", "chunkd", *(str(home.cache()) if arg == "CACHE" else arg for arg in args), *state]
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirected}', "sh", *command], env=home.environ, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
 @pytest.mark.parametrize(
-    "args",
-    [
-        ("stats",), ("stats", "--json"), ("stats", "--fail-if", "net<1"), ("stats", "--watch"), ("histogram",),
-        ("blobs",), ("blobs", "--sort", "size"), ("history",), ("history", "--csv"), ("check",), ("config",),
-        ("health",), ("scan", "CACHE"), ("report", "-o", "-"),
-    ],
-    ids=" ".join,
-)  # fmt: skip
-def test_a_standard_output_that_is_full_is_named(scanned: Home, args: tuple[str, ...]) -> None:
-    cache = str(scanned.cache())
-    with open("/dev/full", "wb") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "chunkd", *(cache if arg == "CACHE" else arg for arg in args), "--state",
-             str(scanned.state)],
-            env=scanned.environ, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
-        )  # fmt: skip
-    assert (done.returncode, done.stderr) == (1, "chunkd: standard output: can't be written: No space left on device\n")
+    ("args", "redirected"),
+    [*((args, ">/dev/full") for args in PRINTING), (("stats",), ">&-"), (("--help",), ">&-")],
+)
+def test_a_standard_output_that_takes_nothing_is_one_line(
+    scanned: Home, args: tuple[str, ...], redirected: str
+) -> None:
+    done = in_shell(scanned, args, redirected)
+    (line,) = done.stderr.splitlines()
+    assert line == f"chunkd: {OutputUnwritable(os.strerror(errno.ENOSPC if 'full' in redirected else errno.EBADF))}"
+    assert done.returncode == 1
 
 
-# --- the plain forms, and the same by click -----------------------------------------------------------------------
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+@pytest.mark.parametrize("redirected", ["2>/dev/full", "2>&-", "<&- 2>&-"])
+def test_a_standard_error_that_takes_nothing_changes_no_exit_code(scanned: Home, redirected: str) -> None:
+    for args, code in ((("stats",), 0), (("stats", "--fail-if", "layers>1"), 2), (("scan", "/nowhere"), 1)):
+        done = in_shell(scanned, args, redirected)
+        assert (done.returncode, done.stderr) == (code, ""), args
+        assert bool(done.stdout) == (code == 0)
+    usage = in_shell(scanned, ("stats", "--frobnicate"), redirected)
+    assert (usage.returncode, usage.stdout) == (2, "")
+    nothing = in_shell(scanned, ("stats",), f"{redirected} >&-")
+    assert nothing.returncode == 1
 
 
-def as_both(home: Home, *args: str, state: Path | None = None, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    """How a command in its plain form ended; another spelling, which is click's, ended the same, byte for byte."""
-    spelt = (["--state", str(state or home.state)], [f"--state={state or home.state}"])
-    under, environ = options.get("under", ()), home.environ | options.get("environ", {})
-    plainly, by_click = (
-        subprocess.run(
-            [*under, sys.executable, "-m", "chunkd", *args, *flags],
-            env=environ, capture_output=True, timeout=30, check=False,
-        )
-        for flags in spelt
-    )  # fmt: skip
-    for said in ("returncode", "stdout", "stderr"):
-        assert getattr(plainly, said) == getattr(by_click, said)
-    return plainly
+def test_a_daemon_lives_without_its_streams(home: Home) -> None:
+    command = [sys.executable, "-m", "chunkd", "run", str(home.cache()), "--state", str(home.state)]
+    process = subprocess.Popen(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], env=home.environ)
+    try:
+        until(lambda: home.command("health").returncode, lambda code: code == 0, "the daemon answers")
+    finally:
+        process.terminate()
+    assert process.wait(30) == 0
+
+
+def test_what_is_no_utf_8_is_shown_escaped(home: Home) -> None:
+    cache = home.root / "st\udce4te"
+    (cache / "blobs" / "sha256").mkdir(parents=True)
+    write_blob(cache / "blobs" / "sha256", gz(layer(1))[:-9])
+    for args in (
+        ("scan", cache),
+        ("stats",),
+        ("stats", "--json"),
+        ("blobs",),
+        ("blobs", "--failed"),
+        ("config", cache),
+    ):
+        done = home.command(*args)
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    assert r"st\udce4te" in home.command("config", cache).stdout
+    refused(home.command("scan", home.root / "\udce4"), 1, r"\udce4")
+    refused(home.command("scan", home.cache(), state=home.root / "\udce4"), 1, r"\udce4")
+    refused(home.command("stats", state=home.root / "a\nb"), 3, r"a\nb")
 
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])
-def test_a_plain_form_says_what_click_has_said(scanned: Home, flags: tuple[str, ...]) -> None:
-    offline = as_both(scanned, "stats", *flags)
-    assert (offline.returncode, offline.stderr) == (0, b"")
-    assert as_both(scanned, "health", *flags).returncode == 3
-    nothing = as_both(scanned, "stats", *flags, state=scanned.root / "nothing")
-    assert (nothing.returncode, nothing.stdout) == (3, b"")
-    assert nothing.stderr.startswith(b"chunkd: no daemon answers (")
-    wrong = as_both(scanned, "stats", *flags, environ={"CHUNKD_COLOUR": "red"})
-    assert (wrong.returncode, wrong.stdout) == (2, b"")
-    assert as_both(scanned, "health", *flags, state=Path("~/state")).returncode == 2
+def test_health_says_how_it_is_by_its_exit_code(scanned: Home, flags: tuple[str, ...]) -> None:
+    assert scanned.command("health", *flags).returncode == 3
+    assert scanned.command("health", *flags, state=Path("~/state")).returncode == 2
     daemon = scanned.start(scanned.cache())
     daemon.until(lambda stats: stats["settled"] and stats["scans"], "scanned")
-    online = as_both(scanned, "stats", *flags)
-    assert (online.returncode, online.stderr) == (0, b"")
-    assert online.stdout != offline.stdout
-    if flags:
-        assert online.stdout == json.dumps(daemon.stats(), indent=1).encode() + b"\n"
-    assert as_both(scanned, "health", *flags).returncode == 0
+    assert scanned.command("health", *flags).returncode == 0
+    assert json.loads(scanned.command("stats", "--json").stdout) == daemon.stats()
     scanned.cache().rename(scanned.root / "away")
     daemon.settled_after_scan()
-    degraded = as_both(scanned, "health", *flags)
-    assert (degraded.returncode, b"stale" in degraded.stdout) == (6, True)
-
-
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object], bool]]:
-    """What the plain questions are asked, from here on, instead of their answers."""
-    asked: list[tuple[str, dict[str, object], bool]] = []
-
-    def record(name: str) -> Callable[[Mapping[str, object], bool], tuple[str, int]]:
-        def ask(flags: Mapping[str, object], as_json: bool) -> tuple[str, int]:
-            asked.append((name, {flag: value for flag, value in flags.items() if value is not None}, as_json))
-            return "said", 0
-
-        return ask
-
-    for name in plain.COMMANDS:
-        monkeypatch.setattr(plain, name, record(name))
-        monkeypatch.setitem(plain.COMMANDS, name, getattr(plain, name))
-    return asked
-
-
-@pytest.mark.parametrize("command", ["stats", "health"])
-@pytest.mark.parametrize(
-    ("line", "flags", "as_json"),
-    [
-        ("", {}, False),
-        ("--json", {}, True),
-        ("--json --json", {}, True),
-        ("--state /s", {"state_dir": "/s"}, False),
-        ("--socket /x --json --state s", {"socket": "/x", "state_dir": "s"}, True),
-        ("--state /a --state /b", {"state_dir": "/b"}, False),
-        ("--state --json", None, False),
-        ("--state=/s", None, False),
-        ("--state", None, False),
-        ("--json --help", None, False),
-        ("--watch", None, False),
-        ("--fail-if redundancy<0", None, False),
-        ("-h", None, False),
-        ("/cache", None, False),
-        ("--", None, False),
-        ("--workers 3", None, False),
-    ],
-)
-def test_what_is_a_plain_form(
-    monkeypatch: pytest.MonkeyPatch, command: str, line: str, flags: dict[str, object] | None, as_json: bool
-) -> None:
-    asked = recorded(monkeypatch)
-    args = [command, *line.split()]
-    if flags is None:
-        assert plain.answer(args) is None
-        assert asked == []
-        return
-    assert plain.answer(args) == ("said", 0)
-    with pytest.raises(SystemExit) if command == "health" else contextlib.nullcontext():
-        main.main(args, standalone_mode=False)
-    assert asked == [(command, flags, as_json)] * 2
-
-
-def test_other_commands_have_no_plain_form() -> None:
-    for args in ([], ["--help"], ["--json", "stats"], ["blobs"], ["config", "--json"]):
-        assert plain.answer(args) is None
-
-
-def test_what_a_terminal_can_not_write_is_for_click(scanned: Home) -> None:
-    scanned.state.rename(scanned.root / "d\u00e9p\u00f4t")
-    done = as_both(scanned, "stats", state=scanned.root / "d\u00e9p\u00f4t", environ={"PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 0, done.stderr
-    assert "d\u00e9p\u00f4t".encode() in done.stdout
+    degraded = scanned.command("health", *flags)
+    assert (degraded.returncode, "stale" in degraded.stdout) == (6, True)
+    assert scanned.command("stats", *flags).returncode == 7
+    assert scanned.command("scan", *flags, scanned.root / "cache").returncode == 7
 
 
 def test_ctrl_c_while_the_daemon_thinks_is_no_crash(home: Home) -> None:
@@ -584,16 +545,25 @@ def test_ctrl_c_while_the_daemon_thinks_is_no_crash(home: Home) -> None:
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(str(home.state / "chunkd.sock"))
         mute.listen()
-        for flag in (["--state", str(home.state)], [f"--state={home.state}"]):
-            process = subprocess.Popen(
-                [sys.executable, "-m", "chunkd", "stats", *flag], env=home.environ, stderr=subprocess.PIPE
-            )
-            connection, _ = mute.accept()
-            with connection:
-                connection.recv(65536)
-                process.send_signal(signal.SIGINT)
-                assert process.communicate(timeout=30)[1] == b"\nAborted!\n"
-            assert process.returncode == 1
+        process = subprocess.Popen(
+            [sys.executable, "-m", "chunkd", "stats", "--state", str(home.state)],
+            env=home.environ, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        connection, _ = mute.accept()
+        with connection:
+            connection.recv(65536)
+            process.send_signal(signal.SIGINT)
+            assert "Traceback" not in process.communicate(timeout=30)[1]
+        assert process.returncode == 1
+
+
+def test_a_reload_of_a_daemon_that_is_starting_does_not_end_it(home: Home) -> None:
+    for delay_s in (0.3, 0.6):
+        daemon = home.spawn(home.cache())
+        time.sleep(delay_s)
+        daemon.process.send_signal(signal.SIGHUP)
+        until(daemon.answers, bool, "the daemon answers")
+        assert daemon.stop() == 0
 
 
 def test_blobs_lists_one_line_each_with_and_without_a_daemon(scanned: Home) -> None:

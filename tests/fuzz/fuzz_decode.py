@@ -5,6 +5,7 @@ The decoders are C and not instrumented: what finds new ways there is the mutato
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import random
@@ -17,7 +18,7 @@ import fuzzing
 with fuzzing.instrumented():
     from chunkd.errors import BlobUndecodable
     from chunkd.model import Caps
-    from chunkd.worker import decode, pipeline
+    from chunkd.worker import decode, magic, pipeline
 
 from isal import isal_zlib
 
@@ -30,7 +31,7 @@ else:
 
 # More than one buffer.
 CAPS = Caps(uncompressed_bytes=400_000, zstd_window_bytes=1 << 20)
-OVER = f"more than {CAPS.uncompressed_bytes} bytes uncompressed"
+OVER = f"max_uncompressed_bytes = {CAPS.uncompressed_bytes}"
 MEMBER = bytes.fromhex("1f8b0800000000000003")
 
 
@@ -43,8 +44,9 @@ def outcome(data: bytes, buffer_bytes: int, most: int, caps: Caps = CAPS) -> tup
             out = b"".join(map(bytes, decode.buffers(source, lambda: buffer, caps, len(data))))
         except BlobUndecodable as error:
             return error.codec, error.reason, b""
-        if source.codec != "other":
-            assert source.read_bytes == len(data), "a success that left bytes unread"
+        if source.codec == "other":
+            return source.codec, "", b""
+        assert source.read_bytes == len(data), "a success that left bytes unread"
         return source.codec, "", out
 
 
@@ -55,7 +57,8 @@ def outcome_however_read(data: bytes, most: int) -> tuple[str, str, bytes]:
     """
     found = outcome(data, decode.BUFFER_BYTES, sys.maxsize)
     other = outcome(data, pipeline.RELAY_BUFFER_BYTES, most)
-    if OVER not in (found[1], other[1]) or not (found[1] and other[1]):
+    over = found[1].endswith(OVER) or other[1].endswith(OVER)
+    if not (over and found[1] and other[1]):
         assert found == other, "it depends on how it is read"
     return found
 
@@ -75,11 +78,22 @@ def python_gzip(data: bytes) -> bytes | None:
         return None
 
 
+class Otherwise(Exception):
+    """Whole frames, and then bytes that are none."""
+
+
+def begins_a_frame(data: bytes) -> bool:
+    """Whether the data is the begin of a frame, of either kind, or of one's magic number."""
+    return b"\x28\xb5\x2f\xfd".startswith(data[:4]) or (data[0] >> 4 == 5 and b"\x2a\x4d\x18".startswith(data[1:4]))
+
+
 def python_zstd(data: bytes) -> bytes | None:
     """Frame by frame, each with a decompressor of its own."""
     out = b""
     options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 20}
     while data and len(out) <= CAPS.uncompressed_bytes:
+        if not begins_a_frame(data):
+            raise Otherwise
         frame = zstd.ZstdDecompressor(options=options)
         try:
             out += frame.decompress(data, CAPS.uncompressed_bytes + 1 - len(out))
@@ -95,15 +109,26 @@ def check(data: bytes) -> None:
     codec, reason, out = outcome_however_read(data, 4093)
     assert len(reason) <= 200
     assert reason.isprintable(), "a reason that a worker may not say"
+    words = magic.describe(data[: magic.HEAD_BYTES])
+    assert words.isascii()
+    assert words.isprintable()
+    if codec == "tar" and not any(data[:512]):
+        assert not any(data), "a tar of more than NUL without a header"
     if codec == "other":
-        assert not out
+        assert len(data) < 1024 or any(data), "a tar of no file"
+        if len(data) >= 4 and begins_a_frame(data):
+            with contextlib.suppress(Otherwise):
+                python_zstd(data)
+                raise AssertionError("frames that are whole, or damaged ones")
         return
-    if reason.startswith("window over the limit"):
+    if "max_zstd_window_bytes" in reason:
         return  # a frame that is decoded at once needs none; whether it is depends on how much is read at a time
     try:
         expected = data if codec == "tar" else python_gzip(data) if codec == "gzip" else python_zstd(data)
     except Unjudged:
         return
+    except Otherwise:
+        raise AssertionError("what follows the last frame is none") from None
     if expected is not None and len(expected) > CAPS.uncompressed_bytes:
         # The cap is tested before what comes after it is seen.
         assert reason, "over the cap"
@@ -162,6 +187,9 @@ def seeds() -> list[bytes]:
             found.append(mended(MEMBER + body, zlib))
     found += [header + blobs.gz(short)[10:], blobs.gz(tar) + bytes(7), blobs.gz(short) + bytes(5) + blobs.gz(short)]
     found += [blobs.estargz(short, 100), blobs.zstd_chunked(short, 100), blobs.zst(short, window_log=21)]
+    found += [bytes(1024) + b"\xe2\xe1\xf5\xe0", bytes(3000), bytes(1080) + b"\x53\xef" + bytes(900)]
+    for frames in (blobs.zst(short), blobs.skippable(b"a"), blobs.zstd_chunked(short, 100)):
+        found += [frames + random_bytes, frames + b"\x04\x22\x4d\x18", frames + blobs.zst(short)[:3]]
     return found
 
 

@@ -14,7 +14,7 @@ import fuzzing
 with fuzzing.instrumented():
     from chunkd.index import blocks, records
     from chunkd.index.chunks.entries import ENTRY_BYTES, join_entries, unpack_entries
-    from chunkd.model import Blob, Cache, Digest, FileMark, Place
+    from chunkd.model import Blob, Cache, Digest, FileMark, Place, Totals
 
 Found = TypeVar("Found")
 
@@ -88,6 +88,7 @@ CHECKS = (
     digest, place, blob, held, varints, recipe, entries,
     sealed(records.unpack_head, records.pack_head), sealed(records.unpack_rules, records.pack_rules),
     sealed(records.unpack_caches, records.pack_caches), sealed(records.unpack_format),
+    sealed(records.unpack_totals, records.pack_totals),
 )  # fmt: skip
 
 
@@ -113,8 +114,9 @@ def seeds() -> list[bytes]:
         bytes(range(3 * ENTRY_BYTES)),
         records.pack_head(records.Head())[records.SEAL_BYTES :],
         records.pack_rules(records.Rules())[records.SEAL_BYTES :],
-        records.pack_caches({7: Cache("/cache", 1, 2, ("flat",), True)})[records.SEAL_BYTES :],
+        records.pack_caches({7: Cache("/cache", 1, 2, ("flat",), "xz")})[records.SEAL_BYTES :],
         records.pack_format()[records.SEAL_BYTES :],
+        records.pack_totals(Totals(layers=1, measured_xx=1 << 70))[records.SEAL_BYTES :],
     ]
     return [bytes([kind]) + value for kind, value in enumerate(written)]
 

@@ -21,7 +21,7 @@ from chunkd.check.repair import repair_index
 from chunkd.cli import tables
 from chunkd.errors import IndexDamaged, UsageError
 from chunkd.figures.names import KEPT
-from chunkd.index import history
+from chunkd.index import history, records
 from chunkd.index.history import (
     DAY,
     HOUR,
@@ -31,8 +31,6 @@ from chunkd.index.history import (
     History,
     minute_of,
     moment_key,
-    pack_moment,
-    unpack_moment,
 )
 from chunkd.index.index import Index
 from chunkd.index.records import Damaged, Rules, seal
@@ -272,16 +270,20 @@ def test_what_lies_ahead_hides_from_no_one_how_it_stands(clocked: Clocked) -> No
 
 def test_a_row_comes_back_as_it_went() -> None:
     totals = Totals(*range(10**20, 10**20 + len(dataclasses.fields(Totals))))
-    assert unpack_moment(pack_moment(totals)) == totals
-    for wrong in (b"", pack_moment(totals)[:-1], seal(b"x" * 15), pack_moment(totals) + b"\0"):
+    assert records.unpack_totals(records.pack_totals(totals)) == totals
+    for wrong in (b"", records.pack_totals(totals)[:-1], seal(b"x" * 15), records.pack_totals(totals) + b"\0"):
         with pytest.raises(Damaged):
-            unpack_moment(wrong)
+            records.unpack_totals(wrong)
 
 
 def test_a_bad_row_is_found_told_and_repaired(clocked: Clocked) -> None:
     clocked.add(1)
     clocked.index.close()
-    bad = {moment_key(NOW + 1): b"x", b"abc": pack_moment(Totals()), moment_key(LAST_MINUTE + 1): pack_moment(Totals())}
+    bad = {
+        moment_key(NOW + 1): b"x",
+        b"abc": records.pack_totals(Totals()),
+        moment_key(LAST_MINUTE + 1): records.pack_totals(Totals()),
+    }
     for key, value in bad.items():
         edit(clocked.state_dir, "history", key, value)
     clocked.open()

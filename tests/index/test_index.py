@@ -31,11 +31,10 @@ from chunkd.errors import (
 )
 from chunkd.figures import histogram
 from chunkd.index import records
-from chunkd.index.chunks import numbering
-from chunkd.index.index import Index
+from chunkd.index.index import MOST_DOUBTED, Index, RecipeContradicts
 from chunkd.index.records import Held, Rules
 from chunkd.index.storage import environment
-from chunkd.model import Blob, Caps, ChunkParams, FileMark, Place, Recipe, Totals
+from chunkd.model import Blob, Cache, Caps, ChunkParams, FileMark, Place, Recipe, Totals
 from indexing import (
     CACHE,
     SLOTS,
@@ -45,6 +44,7 @@ from indexing import (
     blob_of,
     chunk,
     chunks_of,
+    digest_of,
     edit,
     histogram_of,
     measured_of,
@@ -116,8 +116,6 @@ def work(bench: Bench, counted: Counted, steps: Sequence[tuple[str, int, Sequenc
     after = dict(counted)
     try:
         with bench.index.transaction() as change:
-            if how != "commit":  # also what is not added then, or is another recipe of that name
-                change.foresee({blob_of(number, chunks).digest: recipe_of(chunks) for _, number, chunks in steps})
             for verb, number, chunks in steps:
                 if verb == "add" and number not in after:
                     add(change, number, chunks)
@@ -164,57 +162,6 @@ def test_the_order_of_arrivals_and_removals_does_not_matter(
             else:
                 bench.remove(number)
         check(bench, {number: chunks for number, chunks in enumerate(layers) if number not in passing})
-
-
-def test_what_is_foreseen_is_numbered_as_if_one_by_one(bench: Bench, tmp_path: Path) -> None:
-    layers = [chunks_of(range(first, first + 300)) for first in (0, 100, 50, 1000, 0)]
-    layers[4] = [chunk(2000), chunk(5), chunk(2000), chunk(2001)]
-    new = [bench.add(number, chunks) for number, chunks in enumerate(layers)]
-    with recounted(tmp_path / "at once") as other:
-        with other.index.transaction() as change:
-            change.foresee({blob_of(number, chunks).digest: recipe_of(chunks) for number, chunks in enumerate(layers)})
-            before = change.head.next_number
-            assert [add(change, number, chunks) for number, chunks in enumerate(layers)] == new == [300, 100, 0, 300, 2]
-            assert change.head.next_number == before == sum(new)
-        other.close()
-        bench.close()
-        assert records_of(other.state_dir) == records_of(bench.state_dir)
-
-
-def test_an_impossible_recipe_is_refused_by_itself_among_foreseen_ones(bench: Bench) -> None:
-    good, bad = chunks_of(range(9)), [chunk(3), (chunk(5)[0], 7)]
-    with bench.index.transaction() as change:
-        change.foresee({blob_of(number, chunks).digest: recipe_of(chunks) for number, chunks in ((1, good), (2, bad))})
-        assert add(change, 1, good) == 9
-        with pytest.raises(RecipeImpossible):
-            change.add(blob_of(2, bad), recipe_of(bad))
-    check(bench, {1: good})
-
-
-def test_no_recompressed_length_is_taken_for_one_of_another_blob(bench: Bench) -> None:
-    layers = [[(chunk(number)[0], 30_000) for number in range(first, first + 500)] for first in (0, 500, 1000)]
-    recipes = {blob_of(number, chunks).digest: recipe_of(chunks) for number, chunks in enumerate(layers)}
-    first, _, last = recipes
-    recipes[first] = replace(recipes[first], measured=struct.pack("<I", 9999) + recipes[first].measured)
-    recipes[last] = replace(recipes[last], measured=recipes[last].measured[:-4])
-    with bench.index.transaction() as change:
-        change.foresee(recipes)
-        assert change.head.next_number == 500
-        add(change, 1, layers[1])
-        for number, digest in ((0, first), (2, last)):
-            with pytest.raises(RecipeImpossible):
-                change.add(blob_of(number, layers[number]), recipes[digest])
-    check(bench, {1: layers[1]})
-
-
-def test_no_more_is_foreseen_than_can_be_held(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numbering, "FORESEEN_CHUNKS", 20)
-    layers: Counted = dict(enumerate([chunks_of(range(15)), chunks_of(range(10, 20)), chunks_of(range(3))]))
-    with bench.index.transaction() as change:
-        change.foresee({blob_of(number, chunks).digest: recipe_of(chunks) for number, chunks in layers.items()})
-        assert change.head.next_number == 15
-        assert [add(change, number, chunks) for number, chunks in layers.items()] == [15, 5, 0]
-    check(bench, layers)
 
 
 def test_large_layers_at_full_size(bench: Bench) -> None:
@@ -370,14 +317,46 @@ def test_removing_what_is_absent_is_refused(bench: Bench) -> None:
         change.remove(present)
 
 
-def test_a_known_hash_with_another_length_is_refused(bench: Bench) -> None:
+def test_a_live_chunk_with_another_length_is_refused_and_its_holders_are_named(bench: Bench) -> None:
     name, length = chunk(1)
     bench.add(1, [(name, length)])
-    with refused(bench, RecipeImpossible):
-        bench.add(2, [chunk(2), (name, length + 1)])
+    for holders in range(1, MOST_DOUBTED + 3):
+        with refused(bench, RecipeContradicts):
+            bench.add(99, [chunk(2), (name, length + 1)])
+        with pytest.raises(RecipeContradicts) as caught:
+            bench.add(99, [chunk(2), (name, length + 1)])
+        named = {blob_of(number, []).digest for number in range(1, holders + 1)}
+        assert caught.value.chunk_hash == name
+        assert set(caught.value.digests) == (named if holders <= MOST_DOUBTED else set())
+        bench.add(holders + 1, [chunk(100 + holders), (name, length)])
+
+
+def test_a_chunk_without_copies_contradicts_nothing(bench: Bench) -> None:
+    """What a blob that was removed said of a chunk's length is gone with it, both ways, and so is its frame's."""
+    truth = chunks_of(range(400))
+    lie = [(name, length + (1 if length < 65536 else -1)) for name, length in truth[3:300:7]]
+    assert any(map(picked, lie))
+    bench.add(1, lie)
     bench.remove(1)
-    with refused(bench, RecipeImpossible):
-        bench.add(2, [chunk(2), (name, length + 1)])
+    assert bench.add(2, truth) == len(truth) - len(lie)
+    check(bench, {2: truth})
+    bench.remove(2)
+    assert bench.add(1, lie) == 0
+    check(bench, {1: lie})
+
+
+def test_a_refused_recipe_leaves_no_length_behind(bench: Bench) -> None:
+    name, length = chunk(7)
+    lie = [(name, length - 1), chunk(8)]
+    blob = replace(blob_of(1, lie), uncompressed_bytes=blob_of(1, lie).uncompressed_bytes + 5)
+    with refused(bench, RecipeImpossible), bench.index.transaction() as change:
+        change.add(blob, recipe_of(lie))
+    bench.add(3, lie)
+    bench.remove(3)
+    with bench.index.transaction() as change, contextlib.suppress(RecipeImpossible):
+        change.add(blob, recipe_of(lie))
+    bench.add(2, [chunk(7), chunk(9)])
+    check(bench, {2: [chunk(7), chunk(9)]})
 
 
 def test_a_hash_with_two_lengths_in_one_recipe_is_refused(bench: Bench) -> None:
@@ -436,6 +415,53 @@ def test_copies_that_do_not_fit_their_40_bits_are_refused(bench: Bench) -> None:
     bench.close()
     edit(bench.state_dir, "chunks", key, true)
     bench.reopen()
+
+
+def test_a_name_that_no_file_has_is_damage(bench: Bench) -> None:
+    key = records.place_key(Place(CACHE, "folder/name")).replace(b"name", b"na\0e")
+    with bench.closed():
+        edit(bench.state_dir, "places", key, b"")
+    with pytest.raises(IndexDamaged), bench.index.snapshot() as txn:
+        bench.index.store.children(txn, "places", CACHE, "folder")
+    with bench.closed():
+        edit(bench.state_dir, "places", key, None)
+
+
+def at_rest(bench: Bench) -> bool:
+    with bench.index.snapshot() as txn:
+        return bench.index.store.at_rest(txn)
+
+
+def test_that_nothing_is_left_holds_until_something_is_changed(bench: Bench) -> None:
+    bench.add(1, [chunk(1)])
+    assert not at_rest(bench)
+    for change_something in (
+        lambda change: add(change, 2, [chunk(2)]),
+        lambda change: change.ignore(Place(CACHE, "link"), "a symbolic link"),
+        lambda change: change.unignore(Place(CACHE, "link")),
+        lambda change: change.require_rehash(digest_of(2)),
+        lambda change: change.rehashed(digest_of(2)),
+        lambda change: change.scanned(99),
+        lambda change: change.verified(99),
+        lambda change: change.set_caches({CACHE: Cache("/cache", 5)}),
+    ):
+        bench.index.record_at_rest()
+        bench.index.record_at_rest()
+        bench.reopen()
+        with bench.index.transaction() as change:  # nothing is changed
+            change.unignore(Place(CACHE, "not there"))
+            change.rehashed(digest_of(99))
+            change.clear_failure(digest_of(99))
+        with contextlib.suppress(Aborted), bench.index.transaction() as change:
+            change_something(change)
+            raise Aborted
+        assert at_rest(bench)
+        with bench.index.transaction() as change:
+            change_something(change)
+        assert not at_rest(bench)
+    bench.index.record_at_rest()
+    bench.index.record_at_rest(False)
+    assert not at_rest(bench)
 
 
 def test_what_is_raised_inside_a_transaction_undoes_all_of_it(bench: Bench) -> None:
@@ -591,7 +617,7 @@ def test_other_parameters_are_another_index(bench: Bench) -> None:
     bench.reopen()
 
 
-@pytest.mark.parametrize("found", [1, 3])
+@pytest.mark.parametrize("found", [0, 1, records.FORMAT + 1, 99])
 def test_another_format_is_named(bench: Bench, found: int) -> None:
     """Also to a reader, and where a database of this format is missing: none is made."""
     bench.close()
@@ -599,7 +625,7 @@ def test_another_format_is_named(bench: Bench, found: int) -> None:
     for opens in (lambda: opened(bench), lambda: environment.Store(str(bench.state_dir / "index"), readonly=True)):
         with pytest.raises(FormatMismatch, match="chunkd rebuild") as caught:
             opens()
-        assert (caught.value.found, caught.value.expected) == (found, 2)
+        assert (caught.value.found, caught.value.expected) == (found, records.FORMAT)
     edit(bench.state_dir, "meta", b"format", before)
     bench.reopen()
 

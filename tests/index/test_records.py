@@ -15,6 +15,7 @@ from chunkd.index.records import Damaged, Head, Held, Rules
 from chunkd.model import (
     CODECS,
     MAX_PATH_BYTES,
+    METADATA_ALONE,
     Blob,
     Cache,
     Caps,
@@ -54,14 +55,14 @@ HELD = st.builds(Held, DIGESTS, st.sampled_from(records.HELD_STATES), MARKS)
 HEADS = st.builds(Head, st.builds(Totals, *[U64] * 10), *[U64] * 6)
 ROOT = st.text(max_size=50) | PATHS
 CACHES = st.dictionaries(
-    U32, st.builds(Cache, ROOT, U64, U64, st.lists(st.text(max_size=9), max_size=3).map(tuple), st.booleans())
+    U32, st.builds(Cache, ROOT, U64, U64, st.lists(st.text(max_size=9), max_size=3).map(tuple), st.text(max_size=9))
 )
 
 SHA256 = Digest("sha256", bytes(range(32)).hex())
 SHA512 = Digest("sha512", bytes(range(64)).hex())
 MARK = FileMark(0x0102, 0x0304, 0x0506, 0x0708090A0B0C0D0E)
 RULES = Rules(ChunkParams(), Caps(1, 2, 3), "a decoder", MeasureRule(4, 5, "a library"), MeasureRule(6, 7, "another"))
-SOME_CACHES = {7: Cache("/caf\udce9", 1, 2, ("flat",), True)}
+SOME_CACHES = {7: Cache("/caf\udce9", 1, 2, ("flat",), "squashfs image, xz")}
 
 
 # --- there and back -------------------------------------------------------------------------------------------------
@@ -113,6 +114,12 @@ def test_the_head_comes_back(head: Head) -> None:
 @given(CACHES)
 def test_the_caches_come_back(caches: dict[int, Cache]) -> None:
     assert records.unpack_caches(records.pack_caches(caches)) == caches
+
+
+@pytest.mark.parametrize(("before", "now"), [(b"true", METADATA_ALONE), (b"false", "")])
+def test_a_cache_without_layers_of_an_older_record_is_one_of_metadata_alone(before: bytes, now: str) -> None:
+    value = records.seal(b'{"7": ["/c", 1, 2, ["flat"], ' + before + b", []]}")
+    assert records.unpack_caches(value) == {7: Cache("/c", 1, 2, ("flat",), now)}
 
 
 @given(st.builds(Rules, st.builds(ChunkParams, gear_seed=U64), st.builds(Caps, U64, U64, U64), st.text(max_size=99)))
@@ -178,10 +185,13 @@ def test_the_bytes_of_a_record(packed: bytes, golden: str) -> None:
 @pytest.mark.parametrize(
     ("packed", "payload"),
     [
-        pytest.param(records.pack_format(), bytes.fromhex("02000000"), id="format"),
+        pytest.param(records.pack_format(), bytes.fromhex("03000000"), id="format"),
         pytest.param(
             records.pack_head(Head(Totals(*range(1, 17)), *range(17, 23))),
-            b"".join(number.to_bytes(16, "little") for number in range(1, 23)),
+            b'{"totals":{"layers":1,"others":2,"stored_bytes":3,"layer_stored_bytes":4,"uncompressed_bytes":5,"chunks":6,'
+            b'"unique_chunks":7,"unique_bytes":8,"failed_blobs":9,"failed_bytes":10,"measured_chunks":11,'
+            b'"measured_bytes":12,"measured_recompressed_bytes":13,"measured_xx":14,"measured_xy":15,"measured_yy":16},'
+            b'"next_number":17,"dead_chunks":18,"young_entries":19,"hand":20,"as_of_ns":21,"scanned_at_ns":22}',
             id="head",
         ),
         pytest.param(
@@ -194,7 +204,9 @@ def test_the_bytes_of_a_record(packed: bytes, golden: str) -> None:
             id="rules",
         ),
         pytest.param(
-            records.pack_caches(SOME_CACHES), b'{"7": ["/caf\\udce9", 1, 2, ["flat"], true, []]}', id="caches"
+            records.pack_caches(SOME_CACHES),
+            b'{"7": ["/caf\\udce9", 1, 2, ["flat"], "squashfs image, xz", []]}',
+            id="caches",
         ),
     ],
 )
@@ -224,11 +236,41 @@ def test_a_sealed_record_that_was_altered_is_damaged(packed: bytes, unpack: obje
             unpack(value)
 
 
-@given(st.binary(max_size=400))
-def test_a_head_of_another_size_is_damaged_even_when_sealed(payload: bytes) -> None:
-    if len(payload) != 352:
-        with pytest.raises(Damaged):
-            records.unpack_head(records.seal(payload))
+OWN = b'"next_number":1,"dead_chunks":1,"young_entries":1,"hand":1,"as_of_ns":1,"scanned_at_ns":1'
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"{" + OWN + b"}",
+        b'{"totals":[],' + OWN + b"}",
+        b'{"totals":{},"dead_chunks":1}',
+        b'{"totals":{},"more":1,' + OWN + b"}",
+        *(b'{"totals":{"layers":%b},%b}' % (value, OWN) for value in (b"-1", b"1.0", b"true", b"null", b'"1"', b"[1]")),
+        b'{"totals":{"a layer":1},' + OWN + b"}",
+        b'{"totals":{"layers":' + b"9" * 5000 + b"}," + OWN + b"}",
+        b'{"totals":{},' + OWN.replace(b"1", b"-1") + b"}",
+    ],
+)
+def test_what_is_no_head_is_damaged_even_when_sealed(payload: bytes) -> None:
+    with pytest.raises(Damaged):
+        records.unpack_head(records.seal(payload))
+
+
+def test_totals_are_read_by_name_however_large() -> None:
+    named = {"unique_chunks": 7, "layers": 10**40, "of_a_later_version": 3}
+    totals = records.unpack_totals(records.pack_totals(Totals.of(named)))
+    assert totals == Totals.of(named)
+    assert (totals.layers, totals.unique_chunks) == (10**40, 7)
+    with pytest.raises(AttributeError):
+        _ = totals.others
+    # What was not counted stays unknown, and what this version can't count does not stay as it was.
+    assert vars(totals.plus({"layers": 1, "others": 1})) == {"layers": 10**40 + 1, "unique_chunks": 7}
+
+
+def test_a_row_of_totals_is_bounded() -> None:
+    with pytest.raises(Damaged):
+        records.unpack_totals(records.pack_totals(Totals.of({f"t{number}": 1 for number in range(2000)})))
 
 
 @pytest.mark.parametrize(

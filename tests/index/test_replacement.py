@@ -13,7 +13,7 @@ import pytest
 from chunkd.check.recount import recount
 from chunkd.errors import IndexBusy, IndexDamaged, IndexUnwritable
 from chunkd.index import records, replacement
-from chunkd.index.history import MINUTE_NS, History, moment_key, pack_moment, unpack_moment
+from chunkd.index.history import MINUTE_NS, History, moment_key
 from chunkd.index.index import Index
 from chunkd.index.records import Head, Rules
 from chunkd.index.storage.lock import IndexLock
@@ -69,7 +69,7 @@ def test_the_history_goes_with_the_index_and_the_one_of_its_making_does_not(stat
     assert len(rows(state / "remeasured")) == 3
     assert replacement.take_over(str(state))
     assert head(state).totals == totals
-    assert rows(state) == old | {moment_key(NOW + 600): pack_moment(totals)}
+    assert rows(state) == old | {moment_key(NOW + 600): records.pack_totals(totals)}
     assert not (state / "remeasured").exists()
     assert differences(state) == []
 
@@ -88,7 +88,7 @@ def test_a_take_over_that_was_cut_off_before_its_rename_comes_to_the_same(
             replacement.take_over(str(state))
     assert records_of(state) == old
     assert replacement.take_over(str(state))
-    assert rows(state) == old["history"] | {moment_key(NOW + 600): pack_moment(totals)}
+    assert rows(state) == old["history"] | {moment_key(NOW + 600): records.pack_totals(totals)}
 
 
 def test_what_was_counted_after_it_was_whole_is_in_the_history(state: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_history_that_can_not_be_read_begins_anew(state: Path, damage: str, ca
     else:
         (state / "index" / "data.mdb").write_bytes(bytes(8192))
     assert replacement.take_over(str(state))
-    assert [unpack_moment(value) for value in rows(state).values()] == [head(state).totals]
+    assert [records.unpack_totals(value) for value in rows(state).values()] == [head(state).totals]
     assert "the history begins anew" in caplog.text
 
 

@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import blobs
+from chunkd.check.recount import recount
+from chunkd.errors import BlobUndecodable
+from chunkd.index.index import Change, Index
+from chunkd.index.records import Rules
 from chunkd.ingest import adopt
 from chunkd.ingest.adopt import holds_nothing, number_caches
 from chunkd.model import Caps
-from ingesting import BROKEN, CAPS, LAYER, LIKE_IT, OTHER, PLAIN, World, land, oci, world_in, wrong
+from chunkd.worker import decode, examine
+from ingesting import (
+    BROKEN,
+    CAPS,
+    CONTENTS,
+    LAYER,
+    LIKE_IT,
+    OTHER,
+    PARAMS,
+    PLAIN,
+    Content,
+    World,
+    land,
+    oci,
+    world_in,
+    wrong,
+)
 
 
 @pytest.fixture
@@ -244,6 +266,49 @@ def test_what_failed_is_tried_again_by_other_rules(world: World) -> None:
     world.holds_exactly(failed=[BROKEN.digest, LAYER.digest])
 
 
+IMAGE = Content("IMAGE", "other", bytes(1024) + b"\xe2\xe1\xf5\xe0" + bytes(124) + blobs.noise(3000, 9))
+NYDUS = Content("NYDUS", "other", blobs.zst(blobs.text(500)) + blobs.noise(3000, 8))
+
+
+def as_before(source: decode.Source, *rest: Any) -> Iterator[memoryview]:
+    """The first rule: 1,024 bytes of NUL are a tar, and what follows a frame is damage."""
+    if source.head == IMAGE.stored:
+        source.codec = "tar"
+        yield memoryview(source.head)
+    elif source.head == NYDUS.stored:
+        raise BlobUndecodable("zstd", "trailing bytes after the last frame")
+    else:
+        yield from decode.buffers(source, *rest)
+
+
+def test_what_another_rule_of_kinds_may_judge_otherwise_is_read_once_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = (LAYER, LIKE_IT, PLAIN, OTHER, IMAGE, NYDUS, BROKEN)
+    monkeypatch.setattr(examine, "buffers", as_before)
+    for content in held:
+        land(oci(world.roots[0], content), content.stored)
+    world.settle()
+    assert world.totals.layers == 4
+    monkeypatch.undo()
+    world.restart(decoder="1; kinds 2")
+    assert world.counted() == {LAYER.digest, LIKE_IT.digest, OTHER.digest}
+    assert world.differences() == []
+    world.settle()
+    assert sorted(world.pool.decoded) == sorted(content.digest for content in (PLAIN, IMAGE, NYDUS, BROKEN))
+    assert world.counted() == {content.digest for content in held} - {BROKEN.digest}
+    assert world.totals.layers == 3
+    assert world.totals.failed_blobs == 1
+    assert world.differences() == []
+    with world.index.snapshot() as txn:
+        told = {blob.digest: blob.reason for blob in world.index.store.blobs(txn, "blobs")}
+    assert told[IMAGE.digest] == "EROFS image"
+    assert told[LAYER.digest] == ""
+    world.restart(decoder="2; kinds 2")
+    world.settle()
+    assert world.pool.decoded == [BROKEN.digest]
+
+
 def test_blobs_of_both_algorithms_are_dropped(world: World) -> None:
     digest = blobs.digest_of(OTHER.stored, "sha512")
     land(world.roots[0] / "blobs" / "sha512" / digest.hex, OTHER.stored)
@@ -251,3 +316,48 @@ def test_blobs_of_both_algorithms_are_dropped(world: World) -> None:
     assert world.counted() == {digest}
     serve(world, 1)
     world.holds_exactly()
+
+
+def test_rules_that_were_taken_over_half_way_are_taken_over_by_the_next_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bounded part of the blobs in a transaction, and the rules last: whenever it ends, it begins again."""
+    monkeypatch.setattr(adopt, "BLOBS_AT_ONCE", 1)
+    for content in CONTENTS:
+        land(oci(world.roots[0], content), content.stored)
+    world.settle()
+    world.stop()
+    rules = Rules(PARAMS, Caps(uncompressed_bytes=100), "1")
+    counted = [LAYER, LIKE_IT, PLAIN, OTHER]
+    before = len(counted)
+    real = Index.transaction
+    for transactions in range(100):
+        index = Index(str(world.folder / "state"), rules, "a test")
+        left = [transactions]
+
+        def cut_off(self: Index, left: list[int] = left) -> AbstractContextManager[Change]:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return real(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Index, "transaction", cut_off)
+            try:
+                adopt.adopt_rules(index, rules)
+                ended = True
+            except KeyboardInterrupt:
+                ended = False
+        with index.snapshot() as txn:
+            found = index.store.check_format(txn, None)
+            blobs_left = len(list(index.store.blobs(txn, "blobs")))
+            assert recount(index.store, txn).differences == []
+        index.close()
+        assert found == (rules if ended else Rules(PARAMS, CAPS, "1"))
+        assert before - blobs_left <= transactions
+        if ended:
+            break
+    assert blobs_left == 1
+    world.start(rules.caps)
+    world.settle()
+    world.holds_exactly(OTHER, failed=[content.digest for content in CONTENTS if content is not OTHER])

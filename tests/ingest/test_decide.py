@@ -33,13 +33,12 @@ from chunkd.ingest.reconcile import (
     CTIME_TICK_NS,
     FIRST_LOOK_S,
     LAST_LOOK_S,
-    SETTLE_S,
     WRONG_NAME,
     Known,
     decide,
     decide_finding,
 )
-from chunkd.model import MAX_PATH_BYTES, Blob, Cause, Digest, FileMark, Finding, Hint, Place
+from chunkd.model import MAX_PATH_BYTES, Blob, Cause, Digest, FileMark, Finding, Hint, Place, Timing
 from chunkd.sources.activity import Token
 from chunkd.sources.source import Observation, Presence, Seen
 
@@ -51,6 +50,7 @@ PLACE, ANOTHER = Place(1, f"blobs/sha256/{DIGEST.hex}"), Place(1, f"library/blob
 # A file that came to rest long ago; one that was changed just now; a hard link's mark of the first; another file.
 OLD = FileMark(7, 100, 5000, NOW_NS - 3600 * S)
 YOUNG = OLD._replace(ctime_ns=NOW_NS - S)
+AHEAD = OLD._replace(ctime_ns=NOW_NS + 99 * S)
 LINKED = OLD._replace(ctime_ns=NOW_NS - 5 * S)
 OTHER = FileMark(7, 200, 5000, NOW_NS - 3600 * S)
 
@@ -144,7 +144,7 @@ RULES: dict[str, Rule] = {
         replace(NEW, expected_s=1.0),
         [Unignore(), Settle(expected_s=2.0), Observe(1.0, waited_for=True)],
     ),
-    "but not for ever": Rule(gone(folder=True), replace(NEW, expected_s=SETTLE_S), [Unignore(), Settle()]),
+    "but not for ever": Rule(gone(folder=True), replace(NEW, expected_s=Timing().settle_s), [Unignore(), Settle()]),
     "and what was there before it holds nothing meanwhile": Rule(
         gone(folder=True, cause=Cause.NOT_LISTED),
         held("verified"),
@@ -214,9 +214,7 @@ RULES: dict[str, Rule] = {
         there(OLD._replace(ctime_ns=NOW_NS + 99 * S)),
         replace(
             NEW,
-            unsettled=waiting(
-                OLD._replace(ctime_ns=NOW_NS + 99 * S), OLD._replace(ctime_ns=NOW_NS + 99 * S), NOW_S - SETTLE_S
-            ),
+            unsettled=waiting(AHEAD, AHEAD, NOW_S - Timing().settle_s),
         ),
         [Unignore(), Settle(), Fail(MISMATCHED, OLD._replace(ctime_ns=NOW_NS + 99 * S), WRONG_NAME)],
     ),

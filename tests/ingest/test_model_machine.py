@@ -5,20 +5,12 @@ what lies on the disk. `make torture` looks five times as long.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 
 import pytest
 
 import machine
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    logger = logging.getLogger("chunkd")
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(logging.NOTSET)
-
-
-TestCaches = machine.Caches.TestCase
-TestCaches.settings = machine.looking(examples=100)
+def test_the_index_is_the_models_whatever_the_order(seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.CRITICAL, "chunkd"):
+        machine.look(steps=4000, of_each=20, seed=seed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,18 +14,15 @@ from typing import Any
 
 import pytest
 
-from chunkd.model import Cause, Hint
+from chunkd.model import Cause, Hint, Timing
 from chunkd.sources import filesystems
 from chunkd.sources.activity import Activity
-from chunkd.sources.cache import LOOK_AT_ROOT_S
 from chunkd.sources.hints import HintQueue
 from chunkd.sources.source import Seen
 from chunkd.sources.watch import InotifyWatcher
 from faulty import FaultySource, FaultyView, faulty
 from ingesting import BROKEN, LAYER, OTHER, Deaf, World, distribution, land, oci, touch, world_in, write_in_place, wrong
-
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="inotify")
-PATIENCE_S = 20.0
+from test_watch import LINUX, PATIENCE_S
 
 
 @pytest.fixture
@@ -37,7 +33,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def look_at_roots(world: World) -> None:
     """As each cache's thread does every few seconds."""
-    world.pass_s(LOOK_AT_ROOT_S)
+    world.pass_s(Timing().look_at_root_s)
 
 
 def test_a_folder_of_a_blob_that_is_removed_and_made_anew_is_waited_for(world: World) -> None:

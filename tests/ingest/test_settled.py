@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -222,7 +223,7 @@ def test_a_scan_by_hand_tells_what_was_so_before_its_figures_were_read(
 
     monkeypatch.setattr(Activity, "idle", idle)
     monkeypatch.setattr(oneshot, "read_stats", read_stats)
-    monkeypatch.setattr(oneshot, "UNSETTLED_S", 0.5)
+    monkeypatch.setenv("CHUNKD_TIMING", json.dumps({"unsettled_s": 0.5}))
     cache = tmp_path / "cache"
     cache.mkdir()
     (tmp_path / "none").touch()

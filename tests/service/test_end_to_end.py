@@ -35,6 +35,7 @@ from daemon import (
     land,
     npm_layers,
     opened,
+    timing,
     until,
     without_rights,
 )
@@ -136,7 +137,7 @@ def strace() -> tuple[str, ...]:
     usable = (
         shutil.which("strace") and not subprocess.run(["strace", "true"], capture_output=True, check=False).returncode
     )
-    return ("strace", "-D", "-f", "-qq", "-e", "trace=open,openat", "-s", "300", "-o") if usable else ()
+    return ("strace", "-D", "-f", "-qq", "-e", "trace=open,openat,openat2", "-s", "300", "-o") if usable else ()
 
 
 def test_a_restart_opens_no_blob_and_has_the_figures_at_once(home: Home) -> None:
@@ -217,7 +218,7 @@ def test_scan_drops_a_cache_only_when_told_to(home: Home) -> None:
     assert home.scan(one, two)["layers"] == 3
     refused = home.command("scan", "--json", two)
     assert refused.returncode == 2
-    assert f"{one}, which would be dropped" in refused.stderr
+    assert str(one) in refused.stderr
     assert json.loads(home.command("stats", "--json").stdout)["layers"] == 3
     replaced = home.command("scan", "--json", two, "--replace")
     assert json.loads(replaced.stdout)["layers"] == 2
@@ -234,7 +235,7 @@ def test_scan_asks_the_daemon_that_serves_the_cache(home: Home) -> None:
     third = home.cache("third")
     refused = home.command("scan", third)
     assert refused.returncode == 2
-    assert f"a daemon serves {one}, {two} from this index" in refused.stderr
+    assert f"{one}, {two}" in refused.stderr
     # Another index is another matter.
     assert home.scan(third, state=home.root / "elsewhere")["layers"] == 0
 
@@ -427,7 +428,7 @@ def test_bad_blobs_change_no_figure_and_are_listed_with_their_reasons(home: Home
     shutil.copytree(cache, without)
     (without / overwritten.relative_to(cache)).unlink()
     expected = home.fresh(without)
-    daemon = home.start(cache, environ=NEVER)
+    daemon = home.start(cache, environ=NEVER | timing(settle_s=0.5))
     daemon.until(lambda stats: stats["layers"] == 4 and stats["settled"], "the good ones")
 
     # A counted one is written over, and all that may lie among blobs lands.
@@ -591,6 +592,23 @@ def test_a_cache_of_manifests_without_layers_is_warned_of(home: Home) -> None:
     daemon.until(lambda stats: stats["layers"] == 1 and not stats["caches"][0]["warnings"], "no warning")
 
 
+def test_a_cache_of_layers_that_are_not_decoded_is_told_what_they_are(home: Home) -> None:
+    cache = home.cache()
+    folder = oci(cache)
+    write_blob(folder, b'{"schemaVersion": 2, "config": {}, "layers": []}')
+    image, _ = write_blob(folder, bytes(1024) + b"\xe2\xe1\xf5\xe0" + bytes(124) + noise(100_000))
+    write_blob(folder, noise(100_000, 2))
+    daemon = home.start(cache, environ=NEVER)
+    warned = daemon.until(lambda stats: stats["caches"][0]["warnings"], "a warning")
+    assert warned["layers"] == 0
+    [warning] = warned["caches"][0]["warnings"]
+    assert "EROFS image, unknown or encrypted" in warning
+    assert "discard_unpacked_layers" not in warning
+    assert {row["digest"]: row["reason"] for row in daemon.blobs()}[str(image)] == "EROFS image"
+    daemon.stop()
+    home.check()
+
+
 def test_a_cache_of_a_single_layer_is_not_warned_of(home: Home) -> None:
     cache = home.cache()
     small_layers(oci(cache), 1)
@@ -680,7 +698,7 @@ def test_a_root_on_another_device_is_stale_until_it_is_accepted(home: Home) -> N
         txn.put(CACHES_KEY, records.pack_caches(known), db=store.databases["meta"])
     paths[0].unlink()
     done = home.command("scan", "--json", cache)
-    assert done.returncode == 6
+    assert done.returncode == 7
     assert figures(json.loads(done.stdout)) == before
     daemon = home.start(cache, environ=NEVER)
     stats = daemon.settled_after_scan()
@@ -755,7 +773,7 @@ def test_an_overflow_of_the_kernels_queue_leads_to_a_scan(home: Home) -> None:
     cache = home.cache()
     folder = oci(cache)
     _, counted = write_blob(folder, gz(layer(99, 60_000)))
-    daemon = home.start(cache, environ=NEVER)
+    daemon = home.start(cache, environ=NEVER | timing(settle_s=0.5))
     daemon.until(lambda stats: stats["layers"] == 1 and stats["settled"], "watched")
     with daemon.halted():
         for number in range(room // 3 + 1):  # created, closed, deleted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,16 @@ from typing import Any
 import pytest
 
 from chunkd.errors import IndexDamaged
+from chunkd.model import Cache
 from chunkd.service import live as module
 from chunkd.service.live import DaemonAnswers
+from chunkd.sources.activity import Activity
 from chunkd.sources.cache import ServedCache
+from chunkd.sources.folder import FolderSource
+from chunkd.sources.status import CacheStatus
 from indexing import Bench
+
+WATCHED = CacheStatus(watched=True)
 
 
 @dataclasses.dataclass
@@ -23,9 +30,7 @@ class Inside:
     """The parts of a daemon that its health is read from."""
 
     cache: ServedCache
-    watcher: Any
-    ingest: Any
-    scanner: Any
+    writer: Any
     answers: DaemonAnswers
 
     def health(self) -> dict[str, Any]:
@@ -34,13 +39,15 @@ class Inside:
 
 @pytest.fixture
 def inside(tmp_path: Path, bench: Bench) -> Inside:
-    cache = ServedCache(1, str(tmp_path))
-    watcher = SimpleNamespace(alive=True)
-    ingest: Any = SimpleNamespace(
-        caches={1: cache}, progress=SimpleNamespace(paused=""), pool=SimpleNamespace(stuck=0), index=bench.index
-    )
-    scanner: Any = SimpleNamespace(watcher=lambda: watcher, problems={})
-    return Inside(cache, watcher, ingest, scanner, DaemonAnswers(ingest, scanner, watching=True))
+    record = Cache(str(tmp_path))
+    cache = ServedCache(1, record, FolderSource(record.path), Activity())
+    cache.status = WATCHED
+    writer: Any = SimpleNamespace(
+        caches={1: cache}, progress=SimpleNamespace(paused=""), pool=SimpleNamespace(stuck=0), index=bench.index,
+        layerless={}, verify_round=SimpleNamespace(late_s=0.0),
+    )  # fmt: skip
+    scanner: Any = SimpleNamespace(scanning=False)
+    return Inside(cache, writer, DaemonAnswers(writer, scanner))
 
 
 @pytest.fixture(autouse=True)
@@ -60,39 +67,60 @@ def wrong(inside: Inside, *parts: str) -> None:
 
 
 def test_a_cache_that_is_away(inside: Inside) -> None:
-    inside.cache.stale = "its root can't be reached: No such file or directory"
+    inside.cache.status = replace(WATCHED, stale="its root can't be reached: No such file or directory")
     wrong(inside, inside.cache.path, "stale", "No such file")
-    inside.cache.stale = ""
+    inside.cache.status = WATCHED
+
+
+def test_a_cache_that_does_not_answer(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(ServedCache, "hung_s", lambda _: 75.2)
+        wrong(inside, inside.cache.path, "hung", "has not answered for 75 s")
 
 
 def test_a_cache_that_can_not_be_watched(inside: Inside) -> None:
-    inside.cache.unwatched = "can't be watched: No space left on device"
+    inside.cache.status = CacheStatus(unwatched="can't be watched: No space left on device")
     wrong(inside, inside.cache.path, "unwatched", "No space left on device")
-    inside.cache.unwatched = ""
+    inside.cache.status = WATCHED
 
 
 def test_a_watcher_that_died(inside: Inside) -> None:
-    inside.watcher.alive = False
-    wrong(inside, inside.cache.path, "unwatched", "the watcher does not live")
-    inside.watcher.alive = True
+    inside.cache.status = CacheStatus()
+    wrong(inside, inside.cache.path, "unwatched", "the watcher has not started")
+    inside.cache.status = WATCHED
 
 
 def test_indexing_that_is_paused(inside: Inside) -> None:
-    inside.ingest.progress.paused = "index /i: can't be written: No space left on device"
+    inside.writer.progress.paused = "index /i: can't be written: No space left on device"
     wrong(inside, "indexing is paused", "No space left on device")
-    inside.ingest.progress.paused = ""
+    inside.writer.progress.paused = ""
 
 
 def test_a_folder_that_can_not_be_listed(inside: Inside) -> None:
-    inside.scanner.problems["/c/secret"] = "/c/secret: can't be listed: Permission denied"
+    inside.cache.status = replace(WATCHED, problems=("/c/secret: Permission denied",), unlisted_folders=1)
     wrong(inside, "/c/secret", "Permission denied")
-    inside.scanner.problems.clear()
+    inside.cache.status = WATCHED
+
+
+def test_more_folders_than_are_named(inside: Inside) -> None:
+    problems = tuple(f"/c/{number}: Permission denied" for number in range(20))
+    inside.cache.status = replace(WATCHED, problems=problems, unlisted_folders=5000)
+    reasons = inside.health()["reasons"]
+    assert reasons[:-1] == list(problems)
+    assert "4980 more" in reasons[-1]
+    inside.cache.status = WATCHED
+
+
+def test_a_round_that_takes_longer_than_it_may(inside: Inside) -> None:
+    inside.writer.verify_round.late_s = 90_000.0
+    wrong(inside, "90000 s", "verify_interval_s")
+    inside.writer.verify_round.late_s = 0.0
 
 
 def test_workers_that_do_not_end(inside: Inside) -> None:
-    inside.ingest.pool.stuck = 2
+    inside.writer.pool.stuck = 2
     wrong(inside, "2 workers", "do not end")
-    inside.ingest.pool.stuck = 0
+    inside.writer.pool.stuck = 0
 
 
 def test_a_daemon_that_stands_still(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,16 +140,13 @@ def test_figures_that_can_not_be_read(inside: Inside, bench: Bench, monkeypatch:
 
 
 def test_all_at_once(inside: Inside) -> None:
-    inside.cache.stale = "its root is no folder"
-    inside.ingest.progress.paused = "no worker can be started: Cannot allocate memory"
-    inside.scanner.problems["/c"] = "/c: can't be listed"
+    inside.cache.status = replace(WATCHED, stale="its root is not a folder", problems=("/c: ?",), unlisted_folders=1)
+    inside.writer.progress.paused = "no worker can be started: Cannot allocate memory"
     assert len(inside.health()["reasons"]) == 3
-    inside.cache.stale = inside.ingest.progress.paused = ""
-    inside.scanner.problems.clear()
+    inside.cache.status, inside.writer.progress.paused = WATCHED, ""
 
 
 def test_what_is_polled_is_well(inside: Inside) -> None:
-    inside.cache.polled = "NFS"
-    inside.watcher.alive = False  # nobody watches it
+    inside.cache.status = CacheStatus(polled="NFS")  # nobody watches it
     assert inside.health()["state"] == "ok"
-    inside.cache.polled, inside.watcher.alive = "", True
+    inside.cache.status = WATCHED

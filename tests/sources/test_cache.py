@@ -2,127 +2,355 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from chunkd.errors import CacheUnusable
-from chunkd.model import Cache, CacheState
-from chunkd.sources import cache as caches
+from chunkd.model import METADATA_ALONE, Cache, CacheState, FileMark
 from chunkd.sources import filesystems
-from chunkd.sources.cache import ServedCache, check_usable, idle_state
+from chunkd.sources.activity import Activity
+from chunkd.sources.cache import Request, ServedCache
+from chunkd.sources.folder import FolderSource, check_usable
+from chunkd.sources.listing import Listed, ScanEnd
+from chunkd.sources.root import Root
+from chunkd.sources.source import Entry, RootMark, Seen
+from chunkd.sources.status import LAYERLESS, CacheStatus, idle_state, state_of, warnings, warnings_of
+from faulty import FaultySource, faulty, on_device
+from ingesting import LAYER, LIKE_IT, World, land, messages, oci, world_in
+
+# --- its root ---------------------------------------------------------------------------------------------------------
+
+
+def root_of(path: Path, *, empty: bool = False) -> tuple[Root, FaultySource]:
+    source = FaultySource(str(path))
+    return Root(source, Cache(str(path)), empty=empty), source
+
+
+def accepted(root: Root) -> None:
+    mark = root.check()
+    assert mark is not None
+    root.accept(mark)
 
 
 def test_a_root_that_is_there_is_not_stale(tmp_path: Path) -> None:
-    cache = ServedCache(1, str(tmp_path))
-    status = cache.check_root()
-    assert status is not None
-    cache.accept(status)
-    assert (cache.device, cache.inode, cache.stale) == (tmp_path.stat().st_dev, tmp_path.stat().st_ino, "")
+    root, _ = root_of(tmp_path)
+    accepted(root)
+    assert (root.device, root.inode, root.stale) == (tmp_path.stat().st_dev, tmp_path.stat().st_ino, "")
+    assert not root.missed
 
 
 def test_a_root_that_is_missing_is_stale_until_it_returns(tmp_path: Path) -> None:
-    root = tmp_path / "cache"
-    cache = ServedCache(1, str(root))
-    assert cache.check_root() is None
-    assert cache.stale == "its root can't be reached: No such file or directory"
-    root.mkdir()
-    assert cache.check_root() is not None
-    assert cache.stale == ""
-    root.rmdir()
-    root.write_bytes(b"")
-    assert cache.check_root() is None
-    assert cache.stale == "its root is no folder"
-    root.unlink()
-    root.symlink_to("nowhere")
-    assert cache.check_root() is None
+    path = tmp_path / "cache"
+    root, _ = root_of(path)
+    assert root.check() is None
+    assert root.stale == "its root can't be reached: No such file or directory"
+    path.mkdir()
+    assert root.check() is not None
+    assert root.stale == ""
+    assert root.missed, "what happened meanwhile is not known"
+    path.rmdir()
+    path.write_bytes(b"")
+    assert root.check() is None
+    assert root.stale == "its root is not a folder"
+    path.unlink()
+    path.symlink_to("nowhere")
+    assert root.check() is None
 
 
-def test_a_root_on_another_device_is_stale_until_it_is_accepted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = ServedCache(1, str(tmp_path))
-    status = cache.check_root()
-    assert status is not None
-    cache.accept(status)
-    fields = list(status)
-    fields[2] += 1
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "stat", lambda *_, **__: os.stat_result(fields))
-        assert cache.check_root() is None
-        assert cache.stale.endswith(f"run `chunkd scan --accept {tmp_path}`")
-    assert cache.check_root() is not None
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "stat", lambda *_, **__: os.stat_result(fields))
-        cache.accept(os.stat(tmp_path))
-        assert cache.check_root() is not None
+def test_a_root_on_another_device_is_stale_until_it_is_accepted(tmp_path: Path) -> None:
+    root, source = root_of(tmp_path)
+    accepted(root)
+    source.root = lambda mark: mark._replace(device=mark.device + 1)
+    assert root.check() is None
+    assert root.stale.endswith(f"run `chunkd scan --accept {tmp_path}`")
+    source.root = lambda mark: mark
+    assert root.check() is not None
+    source.root = lambda mark: mark._replace(device=mark.device + 1)
+    root.accept(source.look_at_root())
+    assert root.check() is not None
 
 
-def test_a_root_that_was_never_seen_may_be_on_any_device(tmp_path: Path) -> None:
-    assert ServedCache(1, str(tmp_path), device=0).check_root() is not None
+def test_a_root_of_which_nothing_is_known_may_be_on_any_device(tmp_path: Path) -> None:
+    for recorded, empty in ((0, False), (1 << 40, True)):
+        assert Root(FolderSource(str(tmp_path)), Cache(str(tmp_path), recorded), empty=empty).check() is not None
+    assert Root(FolderSource(str(tmp_path)), Cache(str(tmp_path), 1 << 40), empty=False).check() is None
 
 
-def test_the_mount_that_a_path_belongs_to() -> None:
-    cache = ServedCache(1, "/c", mounts={"library": 7, "library/deep": 8, "lib": 9})
-    found = [cache.mount_of(path) for path in ("library", "library/x", "library/deep/x", "library2", "lib/x", "x", "")]
+def test_the_mount_that_a_path_belongs_to(tmp_path: Path) -> None:
+    mounts = (("library", 7), ("library/deep", 8), ("lib", 9))
+    root = Root(FolderSource(str(tmp_path)), Cache(str(tmp_path), mounts=mounts), empty=False)
+    found = [root.mount_of(path) for path in ("library", "library/x", "library/deep/x", "library2", "lib/x", "x", "")]
     assert found == ["library", "library", "library/deep", "", "lib", "", ""]
 
 
 def test_a_root_that_is_not_the_recorded_one_tells_of_no_mount(tmp_path: Path) -> None:
     """It was unmounted under the scan: what lies on the device below it is no mount."""
-    (tmp_path / "blobs" / "sha256").mkdir(parents=True)
-    device = tmp_path.stat().st_dev
-    for recorded in (0, device + 1, device):
-        cache = ServedCache(1, str(tmp_path), recorded)
-        cache.note_mount("blobs/sha256")
-        assert cache.mounts == {}
+    path = land(oci(tmp_path, LAYER), LAYER.stored)
+    status = path.stat()
+    mark = FileMark(status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
+    for recorded in (0, status.st_dev + 1, status.st_dev):
+        source = FolderSource(str(tmp_path))
+        root = Root(source, Cache(str(tmp_path), recorded), empty=False)
+        with source.view() as view:
+            root.note_mount(view, str(path.relative_to(tmp_path)), mark)
+        assert root.mounts == {}
+
+
+def on_another_device(source: FaultySource) -> None:
+    def moved(seen: Seen) -> Seen:
+        return on_device(seen, seen.mark.device + 1)
+
+    def open_(open_it: Callable[[str], tuple[int, Seen]], path: str) -> tuple[int, Seen]:
+        descriptor, seen = open_it(path)
+        return descriptor, moved(seen)
+
+    source.root = lambda mark: mark._replace(device=mark.device + 1)
+    source.look = lambda look, path: moved(look(path))
+    source.open = open_
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with world_in(tmp_path) as made:
+        yield made
+
+
+def test_a_root_that_comes_after_the_start_is_followed(tmp_path: Path) -> None:
+    """The index holds nothing of it, and so nothing has to be accepted, wherever it lies."""
+    with world_in(tmp_path, "one", "two") as world:
+        world.settle()  # both are recorded, and empty
+        world.roots[0].rmdir()
+        source = faulty(world)
+        land(world.roots[1] / LIKE_IT.hex, LIKE_IT.stored)
+        world.settle()
+        assert world.caches[1].status.stale == "its root can't be reached: No such file or directory"
+        world.holds_exactly(LIKE_IT)
+
+        on_another_device(source)  # it was mounted meanwhile
+        world.roots[0].mkdir()
+        land(oci(world.roots[0], LAYER), LAYER.stored)
+        world.pass_s(6)  # nobody asks for a scan
+        world.rest()
+        assert world.caches[1].status.stale == ""
+        world.holds_exactly(LAYER, LIKE_IT)
+
+
+def test_a_root_that_was_never_there_is_followed_as_soon_as_it_comes(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    try:
+        world.roots[0].rmdir()
+        world.settle()
+        assert world.caches[1].status.stale
+        assert world.scanned_at_ns == 0
+        land(oci(world.roots[0], LAYER), LAYER.stored)
+        world.pass_s(6)
+        world.rest()
+        world.holds_exactly(LAYER)
+        world.settle()
+        assert world.scanned_at_ns
+    finally:
+        world.stop()
+
+
+@pytest.mark.parametrize("how", ["back", "accepted"])
+def test_what_is_listed_of_a_root_that_is_there_again_is_compared(world: World, how: str) -> None:
+    """Also when the writer is quick, and compares a folder before the scan has ended."""
+    root = world.roots[0]
+    gone = land(oci(root, LAYER), LAYER.stored)
+    land(oci(root, LIKE_IT), LIKE_IT.stored)
+    world.settle()
+    if how == "back":
+        away = root.rename(world.folder / "away")
+        world.pass_s(6)
+        (away / gone.relative_to(root)).unlink()
+    else:
+        on_another_device(faulty(world))
+        world.scan()
+        gone.unlink()
+    assert world.caches[1].status.stale
+    world.holds_exactly(LAYER, LIKE_IT)
+
+    if how == "back":
+        away.rename(root)
+    world.scanner.request("a test", accept=how == "accepted")
+    for _ in range(200):
+        world.caches[1].step()
+        world.writer.turn(0.0)
+    assert world.caches[1].status.stale == ""
+    assert not world.activity.working()
+    world.holds_exactly(LIKE_IT)
+
+
+def warned(records: list[logging.LogRecord]) -> list[str]:
+    return messages([record for record in records if record.levelno >= logging.WARNING], "stale")
+
+
+def test_a_stale_cache_is_told_of_with_its_reason_when_it_changes(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    root = world.roots[0]
+    land(oci(root, LAYER), LAYER.stored)
+    world.settle()
+    away = root.rename(world.folder / "away")
+    caplog.clear()
+    world.restart()  # it is away at the start
+    world.settle()
+    world.settle()
+    [said] = warned(caplog.records)
+    assert str(root) in said
+    assert "can't be reached: No such file or directory" in said
+    caplog.clear()
+
+    root.write_bytes(b"")
+    world.pass_s(6)
+    world.pass_s(6)
+    assert [text.partition("kept: ")[2] for text in warned(caplog.records)] == ["its root is not a folder"]
+    caplog.clear()
+    root.unlink()
+    away.rename(root)
+    world.pass_s(6)
+    assert warned(caplog.records) == []
+    assert messages(caplog.records, "there again")
+    caplog.clear()
+
+    on_another_device(faulty(world))
+    world.settle()
+    [said] = warned(caplog.records)
+    assert "another device" in said
+    assert f"`chunkd scan --accept {root}`" in said
+    world.holds_exactly(LAYER)
+
+
+# --- its thread -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_asked_for_before_a_scan_starts_is_done_in_one(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    land(oci(world.roots[0], LAYER), LAYER.stored)
+    for number in range(3):
+        world.scanner.request("a test", verify=number == 1, retry_failed=number == 0)
+    cache = world.caches[1]
+    while cache.step():
+        pass
+    ends = [item for item in cache.listings if isinstance(item, ScanEnd)]
+    assert [(end.number, end.retry_failed) for end in ends] == [(3, True)]
+    assert all(item.verify for item in cache.listings if isinstance(item, Listed))
+    world.run()
+    assert world.writer.scans.finished == 3
+    world.holds_exactly(LAYER)
+
+
+def test_a_cache_that_does_not_answer_says_for_how_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    now_s = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now_s[0])
+    source = FaultySource(str(tmp_path))
+    cache = ServedCache(1, Cache(str(tmp_path)), source, Activity())
+    assert cache.hung_s() == 0
+
+    def slow(mark: RootMark) -> RootMark:
+        for passed_s in (4.0, 4.0, 60.0):
+            now_s[0] += passed_s
+            seen.append(cache.hung_s())
+        return mark
+
+    source.root = slow
+    cache.request_scan(Request("a test", 1))
+    cache.step()
+    while not seen:
+        cache.step()
+    assert seen[:3] == [0.0, 8.0, 68.0]
+    assert cache.hung_s() == 0, "it has answered"
+
+
+# --- how it is shown --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("cache", "watching", "state", "reason"),
+    ("status", "hung_s", "state", "reason"),
     [
-        (ServedCache(1, "/c"), True, "watched", None),
-        (ServedCache(1, "/c"), False, "unwatched", "the watcher does not live"),
-        (ServedCache(1, "/c", unwatched="limit"), True, "unwatched", "limit"),
-        (ServedCache(1, "/c", unwatched="limit"), False, "unwatched", "limit"),
-        (ServedCache(1, "/c", polled="nfs"), True, "polled", "nfs"),
-        (ServedCache(1, "/c", polled="nfs", unwatched="limit"), False, "polled", "nfs"),
-        (ServedCache(1, "/c", stale="gone", polled="nfs", unwatched="limit"), True, "stale", "gone"),
+        (CacheStatus(watched=True), 0, "watched", None),
+        (CacheStatus(), 0, "unwatched", "the watcher has not started"),
+        (CacheStatus(unwatched="limit"), 0, "unwatched", "limit"),
+        (CacheStatus(polled="nfs", watched=True), 0, "polled", "nfs"),
+        (CacheStatus(polled="nfs", unwatched="limit"), 0, "polled", "nfs"),
+        (CacheStatus(stale="gone", polled="nfs", unwatched="limit", watched=True), 0, "stale", "gone"),
+        (CacheStatus(stale="gone", watched=True), 7.6, "hung", "its file system has not answered for 8 s"),
     ],
 )
-def test_the_state_that_is_shown(cache: ServedCache, watching: bool, state: str, reason: str | None) -> None:
-    assert cache.state(watching) == CacheState("/c", (), state, reason, ())
+def test_the_state_that_is_shown(status: CacheStatus, hung_s: float, state: str, reason: str | None) -> None:
+    assert state_of("/c", status, hung_s, layerless="") == CacheState("/c", (), state, reason, ())
 
 
-def test_layouts_are_shown_and_recorded_in_order(tmp_path: Path) -> None:
-    cache = ServedCache(1, str(tmp_path), 7, 8, {"oci", "flat"}, layerless=True)
-    assert cache.record() == Cache(str(tmp_path), 7, 8, ("flat", "oci"), True)
-    assert cache.state(True).layouts == ("flat", "oci")
-    shown = idle_state(cache.record())
-    assert (shown.state, shown.reason, shown.warnings) == ("idle", None, cache.state(True).warnings)
+def test_what_is_out_of_sight() -> None:
+    assert CacheStatus(stale="gone").out_of_sight("a/b")
+    status = CacheStatus(away=frozenset({"library"}))
+    assert [status.out_of_sight(path) for path in ("library", "library/x", "library2/x", "x")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
-def test_what_deserves_a_warning_gets_one(tmp_path: Path) -> None:
-    cache = Cache(str(tmp_path))
-    assert caches.warnings(cache) == ()
-    [warning] = caches.warnings(cache._replace(layouts=("oci",), layerless=True))
+def test_layouts_are_shown_and_recorded_in_order(world: World) -> None:
+    land(oci(world.roots[0], LAYER), LAYER.stored)
+    land(world.roots[0] / LIKE_IT.hex, LIKE_IT.stored)
+    world.settle()
+    status = world.caches[1].status
+    assert status.layouts == ("flat", "oci")
+    with world.index.snapshot() as txn:
+        recorded = world.index.store.caches(txn)[1]
+    root = world.roots[0].stat()
+    assert recorded == Cache(str(world.roots[0]), root.st_dev, root.st_ino, ("flat", "oci"))
+    shown = idle_state(recorded._replace(layerless=METADATA_ALONE))
+    assert (shown.state, shown.reason) == ("idle", None)
+    assert shown.layouts == ("flat", "oci")
+    assert shown.warnings == state_of("/c", status, 0, layerless=METADATA_ALONE).warnings == (LAYERLESS,)
+
+
+def folders_of(*names: str) -> list[Entry]:
+    return [Entry(name, False, True) for name in names]
+
+
+def test_what_deserves_a_warning_gets_one() -> None:
+    assert warnings((), layerless="") == ()
+    [warning] = warnings((), layerless=METADATA_ALONE)
     assert "discard_unpacked_layers" in warning
-    (tmp_path / "photos").mkdir()
-    [warning] = caches.warnings(cache)
+    [warning] = warnings((), layerless="squashfs image, xz")
+    assert "discard_unpacked_layers" not in warning
+    assert "squashfs image, xz" in warning
+    assert warnings_of([], found_blobs=False) == ()
+    [warning] = warnings_of(folders_of("photos"), found_blobs=False)
     assert "no blob was recognised" in warning
-    assert caches.warnings(cache._replace(layouts=("flat",))) == ()
-    (tmp_path / "overlay-images").mkdir()
-    [warning] = caches.warnings(cache)
-    assert "unpacked image store" in warning
+    assert warnings_of(folders_of("photos"), found_blobs=True) == ()
+    for found_blobs in (True, False):
+        [warning] = warnings_of(folders_of("photos", "overlay-images"), found_blobs=found_blobs)
+        assert "unpacked image store" in warning
+    assert warnings_of([Entry("overlay2", True, False)], found_blobs=True) == ()
 
 
 @pytest.mark.parametrize("name", ["blobs", "docker", "index.json", "oci-layout", "sha256"])
-def test_a_store_without_blobs_yet_is_not_odd(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).mkdir()
-    assert caches.warnings(Cache(str(tmp_path))) == ()
+def test_a_store_without_blobs_yet_is_not_odd(name: str) -> None:
+    assert warnings_of(folders_of(name), found_blobs=False) == ()
+
+
+def test_a_warning_comes_from_what_lies_in_the_root_and_is_recorded(world: World) -> None:
+    (world.roots[0] / "photos").mkdir()
+    world.settle()
+    [warning] = world.caches[1].status.warnings
+    with world.index.snapshot() as txn:
+        assert world.index.store.caches(txn)[1].warnings == (warning,)
+    land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.settle()
+    assert world.caches[1].status.warnings == ()
 
 
 def test_what_can_be_no_cache_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +358,7 @@ def test_what_can_be_no_cache_says_what_to_do(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(CacheUnusable, match="does not exist; name the folder"):
         check_usable(str(tmp_path / "nothing"))
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(CacheUnusable, match="is no folder"):
+    with pytest.raises(CacheUnusable, match="is not a folder"):
         check_usable(str(tmp_path / "file"))
     for error, said in (
         (PermissionError(13, "Permission denied"), "permission denied; run chunkd as"),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from breaking import breaking
-from chunkd.sources.listing import Listing, walk
+from chunkd.model import FileMark
+from chunkd.sources import listing as module
+from chunkd.sources.folder import FolderSource
+from chunkd.sources.listing import Listing, name_hash, walk
 from ingesting import LAYER, LIKE_IT, OTHER, PLAIN, Content, distribution, land, oci
 
 
@@ -17,7 +22,7 @@ def listings(root: Path, folder: str = "") -> dict[str, Listing]:
     """By folder. Each was entered before it was listed."""
     entered: list[str] = []
     found = {}
-    for listing in walk(str(root), folder, entered.append):
+    for listing in walk(FolderSource(str(root)), folder, entered.append):
         assert entered[-1] == listing.folder
         found[listing.folder] = listing
     assert sorted(entered) == sorted(found)
@@ -115,6 +120,54 @@ def test_a_folder_that_breaks_off_has_a_problem(tmp_path: Path, after: int) -> N
     assert found["blobs/sha256"].problem == f"{tmp_path}/blobs/sha256: Input/output error"
     assert len(found["blobs/sha256"].blobs) == after
     assert not found[""].problem
+
+
+@pytest.mark.parametrize("breaks_after", [None, 5, 8])
+def test_a_large_folder_comes_in_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breaks_after: int | None
+) -> None:
+    """The last one knows the names of all, so that what is under another name is known to be gone."""
+    monkeypatch.setattr(module, "SLICE_NAMES", 4)
+    names = {f"{number:064x}".encode() for number in range(8)}
+    for name in names:
+        (tmp_path / name.decode()).write_bytes(b"")
+    (tmp_path / "blobs").mkdir()
+    with contextlib.ExitStack() as stack:
+        if breaks_after is not None:
+            stack.enter_context(breaking(tmp_path, breaks_after))
+        slices = [one for one in walk(FolderSource(str(tmp_path)), "", lambda _: None) if one.folder == ""]
+    assert [one.last for one in slices] == [False] * (len(slices) - 1) + [True]
+    assert max(len(list(one.names())) for one in slices) <= 4
+    assert [bool(one.problem) for one in slices[:-1]] == [False] * (len(slices) - 1)
+    found = {name for one in slices for name in one.names()}
+    before = [name for one in slices[:-1] for name in one.names()]
+    assert sorted(slices[-1].earlier) == sorted(map(name_hash, before))
+    if breaks_after is None:
+        assert len(slices) == 3
+        assert found == names | {b"blobs/"}
+        assert slices[-1].problem == ""
+    else:
+        assert found <= names | {b"blobs/"}
+        assert len(found) == breaks_after
+        assert slices[-1].problem.endswith("Input/output error")
+
+
+def test_a_blob_folder_that_has_long_been_empty_expects_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distribution(tmp_path, OTHER).parent.mkdir(parents=True)
+    now_s = time.time()
+    monkeypatch.setattr(time, "time", lambda: now_s + 11)
+    assert listings(tmp_path)[f"blobs/sha256/{OTHER.hex[:2]}"].expected == []
+
+
+def test_a_blob_folders_mark_comes_with_the_listing(tmp_path: Path) -> None:
+    """It is looked at anyway, and so another file is found by a listing."""
+    path = land(distribution(tmp_path, LAYER), b"a blob")
+    status = path.stat()
+    found = listings(tmp_path)[f"blobs/sha256/{LAYER.hex[:2]}"]
+    mark = FileMark(status.st_dev, status.st_ino, 6, status.st_ctime_ns)
+    assert found.marks == {f"{LAYER.hex}/".encode(): mark}
 
 
 def test_a_tree_without_end_has_one_here(tmp_path: Path) -> None:

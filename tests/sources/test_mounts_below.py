@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from chunkd.model import Cause
-from chunkd.sources.source import Entry, Seen
-from faulty import FaultySource, as_it_is, faulty, on_device
+from chunkd.sources.source import Entry, RootMark, Seen
+from faulty import FaultySource, faulty, on_device
 from ingesting import LAYER, LIKE_IT, OTHER, PLAIN, World, land, oci, touch, world_in, wrong
+
+# Folders that lie on another device, each on the one that is so many after its root's own.
+Mounted = dict[Path, int]
 
 
 @pytest.fixture
@@ -21,42 +24,43 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def source(world: World) -> FaultySource:
-    return faulty(world)
+def mounted(world: World) -> Mounted:
+    folders: Mounted = {}
+    root = world.roots[0]
+    source = faulty(world)
 
+    def lies_on(seen: Seen, path: str) -> Seen:
+        own = root / path
+        above = [own, *own.parents] if seen.kind != "a symbolic link" else own.parents
+        number = next((folders[folder] for folder in above if folder in folders), 0)
+        return on_device(seen, seen.mark.device + number)
 
-@pytest.fixture
-def mounted(world: World, source: FaultySource) -> dict[Path, int]:
-    """Folders that lie, with all below them, on another device: by how much its number is higher than the real one."""
-    folders: dict[Path, int] = {}
+    def open_(open_it: Callable[[str], tuple[int, Seen]], path: str) -> tuple[int, Seen]:
+        descriptor, seen = open_it(path)
+        return descriptor, lies_on(seen, path)
 
-    def moved(seen: Seen, path: str) -> Seen:
-        own = world.roots[0] / path
-        shift = next((folders[folder] for folder in (own, *own.parents) if folder in folders), 0)
-        return on_device(seen, seen.mark.device + shift)
-
-    def open_(real: Callable[[str], tuple[int, Seen]], path: str) -> tuple[int, Seen]:
-        descriptor, seen = real(path)
-        return descriptor, moved(seen, path)
-
-    source.look = lambda real, path: moved(real(path), path)
+    source.root = lambda mark: RootMark(mark.device + folders.get(root, 0), mark.inode)
+    source.look = lambda look, path: lies_on(look(path), path)
     source.open = open_
-    source.root = lambda mark: mark._replace(device=mark.device + folders.get(world.roots[0], 0))
     return folders
 
 
 def mounts(world: World) -> dict[str, int]:
-    """By how much each recorded mount's device is higher than the real root's."""
-    return {folder: device - world.roots[0].stat().st_dev for folder, device in world.caches[1].status.mounts}
+    """The recorded ones, each with the number of its device after its root's own."""
+    status = world.caches[1].status
+    return {folder: device - status.device for folder, device in status.mounts}
 
 
-def test_a_mount_below_a_root_that_goes_away_is_no_removal(world: World, mounted: dict[Path, int]) -> None:
+def problems(world: World) -> str:
+    return " ".join(world.caches[1].status.problems)
+
+
+def test_a_mount_below_a_root_that_goes_away_is_no_removal(world: World, mounted: Mounted) -> None:
     library = world.roots[0] / "library"
     mounted[library] = 1
     own = land(oci(world.roots[0], OTHER), OTHER.stored)
     paths = [land(oci(world.roots[0], content, "library/one"), content.stored) for content in (LAYER, LIKE_IT)]
     world.settle()
-    cache = world.cache_of(own)
     assert mounts(world) == {"library": 1}
     scanned_at_ns = world.scanned_at_ns
 
@@ -65,11 +69,10 @@ def test_a_mount_below_a_root_that_goes_away_is_no_removal(world: World, mounted
     world.event(paths[0], Cause.DELETED)
     world.run()
     world.restart()
-    cache = world.cache_of(own)
     for verify in (False, True):
         world.settle(verify=verify)
         world.holds_exactly(LAYER, LIKE_IT, OTHER)
-    assert "library: the file system that was mounted there is away" in " ".join(cache.status.problems)
+    assert "library: the file system that was mounted there is away" in problems(world)
     assert world.scanned_at_ns == scanned_at_ns, "a scan that could not see all of it is not complete"
     own.unlink()  # beside it all goes on
     land(oci(world.roots[0], PLAIN, "library/two"), PLAIN.stored)
@@ -78,12 +81,10 @@ def test_a_mount_below_a_root_that_goes_away_is_no_removal(world: World, mounted
 
     world.scan(accept=True)
     world.holds_exactly(PLAIN)
-    assert (mounts(world), cache.status.problems) == ({}, ())
+    assert (mounts(world), problems(world)) == ({}, "")
 
 
-def test_a_mount_whose_blobs_came_by_events_and_that_goes_away_is_no_removal(
-    world: World, mounted: dict[Path, int]
-) -> None:
+def test_a_mount_whose_blobs_came_by_events_and_that_goes_away_is_no_removal(world: World, mounted: Mounted) -> None:
     """No listing has found a blob there."""
     library = world.roots[0] / "library"
     mounted[library] = 1
@@ -108,29 +109,29 @@ def test_a_mount_whose_blobs_came_by_events_and_that_goes_away_is_no_removal(
     assert mounts(world) == {"library": 1}, "what lies there meanwhile tells nothing"
 
 
-def test_a_mount_that_is_there_is_not_forgotten_when_others_are_accepted(
-    world: World, source: FaultySource, mounted: dict[Path, int]
-) -> None:
+def test_a_mount_that_is_there_is_not_forgotten_when_others_are_accepted(world: World, mounted: Mounted) -> None:
     library = world.roots[0] / "library"
     mounted[library] = 1
     land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
     world.settle()
+    source = world.sources[str(world.roots[0])]
+    assert isinstance(source, FaultySource)
 
-    def refuse(real: Callable[[str], Iterator[Entry]], folder: str) -> Iterator[Entry]:
-        if folder.startswith("library"):
+    def list_(list_it: Callable[[str], Iterator[Entry]], folder: str) -> Iterator[Entry]:
+        if "library" in folder:
             raise OSError(5, "Input/output error")
-        return real(folder)
+        return list_it(folder)
 
-    source.list = refuse
+    source.list, listing = list_, source.list
     world.scan(accept=True)
-    source.list = as_it_is
+    source.list = listing
     mounted.clear()
     shutil.rmtree(library / "blobs")
     world.settle(verify=True)
     world.holds_exactly(LAYER)
 
 
-def test_what_is_accepted_where_a_mount_was_is_compared(world: World, mounted: dict[Path, int]) -> None:
+def test_what_is_accepted_where_a_mount_was_is_compared(world: World, mounted: Mounted) -> None:
     library = world.roots[0] / "library"
     mounted[library] = 1
     path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
@@ -144,9 +145,7 @@ def test_what_is_accepted_where_a_mount_was_is_compared(world: World, mounted: d
 
 
 @pytest.mark.parametrize("kind", ["partial", "symlink"])
-def test_what_lies_at_a_place_whose_mount_is_away_says_nothing_of_it(
-    world: World, mounted: dict[Path, int], kind: str
-) -> None:
+def test_what_lies_at_a_place_whose_mount_is_away_says_nothing_of_it(world: World, mounted: Mounted, kind: str) -> None:
     library = world.roots[0] / "library"
     mounted[library] = 1
     path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
@@ -165,7 +164,7 @@ def test_what_lies_at_a_place_whose_mount_is_away_says_nothing_of_it(
 
 
 @pytest.mark.parametrize("event", ["library", "library/blobs"])
-def test_a_link_to_a_folder_on_another_device_is_no_mount(world: World, mounted: dict[Path, int], event: str) -> None:
+def test_a_link_to_a_folder_on_another_device_is_no_mount(world: World, mounted: Mounted, event: str) -> None:
     library = world.roots[0] / "library"
     land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
     world.settle()
@@ -179,12 +178,12 @@ def test_a_link_to_a_folder_on_another_device_is_no_mount(world: World, mounted:
     assert mounts(world) == {}
 
 
-def test_another_file_system_where_a_mount_was_does_not_take_its_place(world: World, mounted: dict[Path, int]) -> None:
+def test_another_file_system_where_a_mount_was_does_not_take_its_place(world: World, mounted: Mounted) -> None:
     library = world.roots[0] / "library"
     mounted[library] = 1
     path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
     world.settle()
-    mounted[library] = 2  # what is there now is not what was
+    mounted[library] = 2
     path.unlink()
     world.heard(path, Cause.DELETED)
     world.heard(land(oci(world.roots[0], OTHER, "library"), OTHER.stored))
@@ -195,7 +194,7 @@ def test_another_file_system_where_a_mount_was_does_not_take_its_place(world: Wo
     assert mounts(world) == {"library": 2}
 
 
-def test_a_mount_below_a_root_is_there_again(world: World, mounted: dict[Path, int]) -> None:
+def test_a_mount_below_a_root_is_there_again(world: World, mounted: Mounted) -> None:
     library = world.roots[0] / "library"
     mounted[library] = 1
     paths = [land(oci(world.roots[0], content, "library"), content.stored) for content in (LAYER, LIKE_IT)]
@@ -209,7 +208,7 @@ def test_a_mount_below_a_root_is_there_again(world: World, mounted: dict[Path, i
     paths[0].unlink()
     world.settle()
     world.holds_exactly(LIKE_IT)
-    assert world.caches[1].status.problems == ()
+    assert problems(world) == ""
 
 
 def test_a_folder_that_is_listed_before_the_first_scan_is_no_mount(world: World) -> None:
@@ -223,7 +222,7 @@ def test_a_folder_that_is_listed_before_the_first_scan_is_no_mount(world: World)
     world.holds_exactly()
 
 
-def test_an_accepted_root_on_a_mounts_own_device_has_no_mount_there(world: World, mounted: dict[Path, int]) -> None:
+def test_an_accepted_root_on_a_mounts_own_device_has_no_mount_there(world: World, mounted: Mounted) -> None:
     root = world.roots[0]
     library = root / "library"
     mounted[library] = 1
@@ -241,7 +240,7 @@ def test_an_accepted_root_on_a_mounts_own_device_has_no_mount_there(world: World
     world.holds_exactly()
 
 
-def test_what_fails_where_a_mount_is_away_is_counted_when_it_is_whole(world: World, mounted: dict[Path, int]) -> None:
+def test_what_fails_where_a_mount_is_away_is_counted_when_it_is_whole(world: World, mounted: Mounted) -> None:
     library = world.roots[0] / "library"
     mounted[library] = 1
     land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
@@ -261,7 +260,7 @@ def test_what_fails_where_a_mount_is_away_is_counted_when_it_is_whole(world: Wor
     world.holds_exactly(LAYER, OTHER)
 
 
-def test_what_was_read_where_a_mount_went_away_meanwhile_says_nothing(world: World, mounted: dict[Path, int]) -> None:
+def test_what_was_read_where_a_mount_went_away_meanwhile_says_nothing(world: World, mounted: Mounted) -> None:
     library = world.roots[0] / "library"
     mounted[library] = 1
     path = land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
@@ -279,7 +278,7 @@ def test_what_was_read_where_a_mount_went_away_meanwhile_says_nothing(world: Wor
 
 
 @pytest.mark.parametrize("back", [True, False])
-def test_what_lies_where_a_mount_is_away_does_not_take_over(world: World, mounted: dict[Path, int], back: bool) -> None:
+def test_what_lies_where_a_mount_is_away_does_not_take_over(world: World, mounted: Mounted, back: bool) -> None:
     library = world.roots[0] / "library"
     mounted[library] = 1
     own = land(oci(world.roots[0], LAYER, "own"), LAYER.stored)

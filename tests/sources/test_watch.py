@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from chunkd.model import Cause, Hint, Job, Place
-from chunkd.sources.beneath import Beneath
+from chunkd.sources.activity import Activity
+from chunkd.sources.folder import FolderSource
 from chunkd.sources.hints import HintQueue
 from chunkd.sources.listing import walk
 from chunkd.sources.watch import RootWatcher, Watcher, start_watcher
@@ -29,44 +30,54 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
 class Watched:
     """A cache that is watched, and what its events led to."""
 
-    def __init__(self, root: Path, make: Callable[[HintQueue], Watcher]) -> None:
+    def __init__(self, root: Path, make: Callable[[HintQueue, str], Watcher]) -> None:
         self.root = root
-        self.hint_queue = HintQueue()
-        self.watcher = make(self.hint_queue)
+        self.hint_queue = HintQueue(1, Activity())
+        self.watcher = make(self.hint_queue, str(root))
         self.empty = root.parent / "empty"
         self.empty.write_bytes(b"")
-        self.folders: list[Hint] = []
+        self.folders: list[str] = []
         self.ends: list[str] = []
+        # Places that were named by their folder, so that the blob may be about to come.
+        self.awaited: set[str] = set()
 
     def enter(self, folder: str = "") -> None:
         """As a scan does: this folder and all below it."""
-        for _ in walk(str(self.root), folder, lambda entered: self.watcher.enter(1, str(self.root), entered)):
+        for _ in walk(FolderSource(str(self.root)), folder, self.watcher.enter):
             pass
 
-    def hints(self) -> dict[str, str]:
+    def hints(self) -> dict[str, Cause]:
         """What was hinted, by path, once all events up to now have come: the last one is told by its name.
 
         It is a link, which gives one event alone: a file that is written gives a second, which may come after this.
         """
         self.ends.append(f"{len(self.ends):064}")
         os.link(self.empty, self.root / self.ends[-1])
-        found: dict[str, str] = {}
+        found: dict[str, Cause] = {}
         deadline = time.monotonic() + PATIENCE_S
         while self.ends[-1] not in found:
             assert time.monotonic() < deadline, found
-            found = {hint.place.path: hint.why for hint in self.hint_queue.take(1000)} | found
-            self.folders += self.hint_queue.take_folders()
-        return {path: why for path, why in found.items() if path not in self.ends}
+            hints = [hint for hint, _ in self.hint_queue.take(1000)]
+            assert all(hint.by_event for hint in hints)
+            self.awaited |= {hint.place.path for hint in hints if hint.folder}
+            found = {hint.place.path: hint.cause for hint in hints} | found
+            while (folder := self.hint_queue.take_folder()) is not None:
+                self.folders.append(folder[0])
+        return {path: cause for path, cause in found.items() if path not in self.ends}
+
+    def doubt(self) -> str:
+        found: list[str] = []
+        self.hint_queue.take_doubt(found.append)
+        return "".join(found)
 
     def until(self, true: Callable[[], object]) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while not true():
             assert time.monotonic() < deadline
-            self.hint_queue.wake_scanner.wait(0.01)
+            self.hint_queue.news.wait(0.01)
 
     def close(self) -> None:
         self.watcher.close()
-        self.hint_queue.close()
 
 
 @pytest.fixture
@@ -134,9 +145,9 @@ def test_names_that_are_no_blobs_are_not_hinted(watched: Watched) -> None:
 def test_our_own_reading_is_not_hinted(watched: Watched) -> None:
     path = land(oci(watched.root, LAYER), LAYER.stored)
     watched.hints()
-    with Beneath(str(watched.root)) as below:
-        descriptor, mark = below.blob(str(path.relative_to(watched.root)))
-    assert examine(Job(LAYER.digest, mark), descriptor, PARAMS, CAPS, lambda _: None).kind == "layer"
+    with FolderSource(str(watched.root)).view() as view:
+        descriptor, seen = view.open(str(path.relative_to(watched.root)))
+    assert examine(Job(LAYER.digest, seen.mark), descriptor, PARAMS, CAPS, lambda _: None).kind == "layer"
     os.stat(path)
     os.listdir(path.parent)
     os.chmod(path, 0o444)
@@ -149,7 +160,7 @@ def test_a_folder_that_appears_is_to_be_listed(watched: Watched) -> None:
     land(oci(watched.root, LAYER, "library"), LAYER.stored)
     (watched.root / ".uploads").mkdir()
     assert watched.hints() == {}
-    assert watched.folders == [Hint(Place(1, "library"), "folder created (event)")]
+    assert watched.folders == ["library"]
     watched.enter("library")
     path = land(oci(watched.root, OTHER, "library"), OTHER.stored)
     assert watched.hints() == {name(path, watched.root): Cause.MOVED_IN}
@@ -158,10 +169,11 @@ def test_a_folder_that_appears_is_to_be_listed(watched: Watched) -> None:
 @LINUX
 def test_a_blobs_own_folder_is_a_hint_for_the_blob(watched: Watched) -> None:
     path = land(distribution(watched.root, LAYER), LAYER.stored)
-    assert watched.hints() == {name(path, watched.root): "folder created (event)"}
+    assert watched.hints() == {name(path, watched.root): Cause.CREATED}
+    assert watched.awaited == {name(path, watched.root)}
     path.unlink()
     path.parent.rmdir()
-    assert watched.hints() == {name(path, watched.root): "folder deleted (event)"}
+    assert watched.hints() == {name(path, watched.root): Cause.DELETED}
     assert watched.folders == []
 
 
@@ -171,8 +183,8 @@ def test_a_folder_that_goes_is_to_be_listed(watched: Watched, how: str) -> None:
     folder = watched.root / "blobs" / "sha256" / LAYER.hex[:2]
     folder.rmdir() if how == "deleted" else folder.rename(watched.root.parent / "away")
     watched.hints()
-    assert Place(1, name(folder, watched.root)) in [hint.place for hint in watched.folders]
-    assert bool(watched.hint_queue.take_doubt()) == (how == "moved out")
+    assert name(folder, watched.root) in watched.folders
+    assert bool(watched.doubt()) == (how == "moved out")
 
 
 @LINUX
@@ -185,7 +197,7 @@ def test_a_folder_that_comes_again_is_watched_again(watched: Watched) -> None:
         watched.enter(name(folder, watched.root))
         path = folder / LAYER.hex / "data"
         path.parent.mkdir()
-        assert watched.hints() == {name(path, watched.root): "folder created (event)"}
+        assert watched.hints() == {name(path, watched.root): Cause.CREATED}
         path.parent.rmdir()
         watched.hints()
 
@@ -195,7 +207,7 @@ def test_a_folder_that_another_took_the_place_of_is_watched(watched: Watched) ->
     folder = watched.root / "blobs" / "sha256"
     folder.rename(watched.root.parent / "old")
     folder.mkdir()
-    watched.until(watched.hint_queue.take_doubt)
+    watched.until(watched.doubt)
     watched.enter()
     path = land(folder / OTHER.hex, b"")
     assert watched.hints()[name(path, watched.root)] == Cause.MOVED_IN
@@ -210,7 +222,7 @@ def test_a_root_that_goes_is_a_doubt(watched: Watched, how: str) -> None:
         for folder in sorted(watched.root.rglob("*"), reverse=True):
             folder.rmdir()
         watched.root.rmdir()
-    watched.until(watched.hint_queue.take_doubt)
+    watched.until(watched.doubt)
 
 
 @LINUX
@@ -254,14 +266,14 @@ def test_a_watch_that_cannot_be_set_says_why(watched: Watched, monkeypatch: pyte
         with monkeypatch.context() as patched:
             patched.setattr(inotify_c, "inotify_add_watch", refuse)
             with pytest.raises(OSError) as caught:  # noqa: PT011
-                watched.watcher.enter(1, str(watched.root), "new")
+                watched.watcher.enter("new")
         assert caught.value.strerror == said
     with pytest.raises(FileNotFoundError):
-        watched.watcher.enter(1, str(watched.root), "nothing")
-    watched.watcher.enter(1, str(watched.root), "new")  # the limit was raised
+        watched.watcher.enter("nothing")
+    watched.watcher.enter("new")  # the limit was raised
     (new / "deeper").mkdir()
     watched.hints()
-    assert Place(1, "new/deeper") in {hint.place for hint in watched.folders}
+    assert "new/deeper" in watched.folders
 
 
 @LINUX
@@ -270,7 +282,7 @@ def test_an_overflow_is_a_doubt(watched: Watched) -> None:
 
     inotify = watched.watcher._inotify  # type: ignore[attr-defined]  # noqa: SLF001
     inotify.handle_event(InotifyEvent(WatchDescriptor(-1), InotifyConstants.IN_Q_OVERFLOW, 0, b""))
-    assert watched.hint_queue.take_doubt() == "the kernel's event queue overflowed"
+    assert watched.doubt() == "the kernel's event queue overflowed"
     assert watched.watcher.alive
 
 
@@ -291,23 +303,53 @@ def test_a_watcher_whose_thread_died_says_so(watched: Watched, monkeypatch: pyte
 
 @LINUX
 def test_a_cache_that_is_left_sends_nothing(watched: Watched) -> None:
-    watched.watcher.enter(2, str(watched.root), "")  # the same folder for two caches
-    watched.watcher.leave(1)
-    path = land(watched.root / LAYER.hex, b"")
-    land(oci(watched.root, OTHER), b"")
-    watched.until(lambda: len(watched.hint_queue))
-    assert watched.hint_queue.take(9) == [Hint(Place(2, path.name), Cause.MOVED_IN)]
-    watched.watcher.leave(2)
+    other = HintQueue(2, Activity())
+    beside = start_watcher(other, str(watched.root))  # the same folder is another cache too
+    try:
+        beside.enter("")
+        watched.watcher.leave()
+        path = land(watched.root / LAYER.hex, b"")
+        land(oci(watched.root, OTHER), b"")
+        watched.until(lambda: len(other))
+        assert [hint for hint, _ in other.take(9)] == [Hint(Place(2, path.name), Cause.MOVED_IN, by_event=True)]
+        assert watched.watcher.alive
+    finally:
+        beside.close()
+    assert len(watched.hint_queue) == 0
     land(watched.root / OTHER.hex, b"")
     watched.enter()
     assert watched.hints() == {}
+    path = land(watched.root / LIKE_IT.hex, b"")
+    assert watched.hints() == {path.name: Cause.MOVED_IN}
+
+
+@LINUX
+def test_what_is_mounted_over_a_watched_folder_is_to_be_listed_once(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That gives no event: another folder has the path."""
+    folder = watched.root / "blobs" / "sha256"
+    real = os.stat
+
+    def stat(path: Any, **flags: Any) -> os.stat_result:
+        status = real(path, **flags)
+        return os.stat_result([*status[:2], status.st_dev + 1, *status[3:]]) if path == str(folder) else status
+
+    watched.watcher.check()
+    watched.hints()
+    assert watched.folders == []
+    monkeypatch.setattr(os, "stat", stat)
+    for _ in range(3):
+        watched.watcher.check()
+    watched.hints()
+    assert watched.folders == ["blobs/sha256"]
 
 
 @LINUX
 def test_names_in_any_bytes_come_through(watched: Watched) -> None:
     (watched.root / "caf\udce9").mkdir()
     watched.hints()
-    assert [hint.place.path for hint in watched.folders] == ["caf\udce9"]
+    assert watched.folders == ["caf\udce9"]
 
 
 def test_a_root_watcher_hints_at_blobs_and_folders(rooted: Watched) -> None:
@@ -316,14 +358,13 @@ def test_a_root_watcher_hints_at_blobs_and_folders(rooted: Watched) -> None:
     written = write_in_place(oci(root, OTHER), OTHER.stored)
     found = rooted.hints()
     assert set(found) == {name(moved, root), name(written, root)}
-    assert all(why.endswith("(event)") for why in found.values())
     moved.unlink()
     written.rename(oci(root, LIKE_IT))
     found = rooted.hints()
     assert set(found) == {name(moved, root), name(written, root), name(oci(root, LIKE_IT), root)}
     (root / "library").mkdir()
     rooted.hints()
-    assert Place(1, "library") in {hint.place for hint in rooted.folders}
+    assert "library" in rooted.folders
     assert rooted.watcher.alive
 
 
@@ -331,7 +372,7 @@ def test_a_root_watcher_hints_at_nothing_private(rooted: Watched) -> None:
     land(oci(rooted.root / ".sync" / "library", LAYER), LAYER.stored)
     land(oci(rooted.root / "_trash", LAYER), LAYER.stored)
     assert rooted.hints() == {}
-    assert [hint for hint in rooted.folders if "sync" in hint.place.path or "trash" in hint.place.path] == []
+    assert [folder for folder in rooted.folders if "sync" in folder or "trash" in folder] == []
 
 
 def test_a_root_watcher_follows_a_root_that_is_a_link(tmp_path: Path) -> None:
@@ -344,8 +385,8 @@ def test_a_root_watcher_follows_a_root_that_is_a_link(tmp_path: Path) -> None:
         made.enter()
         land(tmp_path / "cache" / LAYER.hex, b"")
         assert set(made.hints()) == {LAYER.hex}
-        made.watcher.leave(1)
-        made.watcher.leave(1)
+        made.watcher.leave()
+        made.watcher.leave()
         assert made.watcher.alive
     finally:
         made.close()

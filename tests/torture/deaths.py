@@ -20,6 +20,7 @@ from chunkd.errors import IndexMissing
 from chunkd.index.records import digest_key, place_from_key, unpack_blob, unpack_held
 from chunkd.index.storage.environment import Store, reading
 from churn import Churn, Made, Opens
+from counts import dealt
 from daemon import BRISK, Daemon, Home, Stats, state_of, until
 
 NEVER = BRISK | {"CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400"}
@@ -29,6 +30,14 @@ OPENS_A_STEP = 3
 STEPS_A_LIFE = (5, 40)
 REAL_CHECK_EVERY = 25
 LOOK_FOR_READER_S = 0.3
+# Where in a commit it dies: in the pages more often, as there are more of them.
+STAGES = [("pages", moment) for moment in ("before", "half", "after")] * 2
+STAGES += [("sync", "before"), ("sync", "after")]
+STAGES += [("meta", moment) for moment in ("before", "half", "after")]
+KINDS = (
+    *(f"in a commit, {moment} {stage}" for stage, moment in STAGES),
+    "daemon at a random moment", "worker while it read", "worker between two blobs",
+)  # fmt: skip
 DIED = "its worker was killed (signal 9)"
 
 
@@ -54,6 +63,7 @@ class Deaths:
         # Blobs that have failed of two such deaths.
         self.excused: set[str] = set()
         self.counts: Counter[str] = Counter()
+        self.stages: list[tuple[str, str]] = []
         self.opened = 0
 
     @property
@@ -68,8 +78,9 @@ class Deaths:
 
     def give_order(self) -> None:
         """From now on the daemon is to die inside a commit."""
-        stage = self.rng.choice(("pages", "pages", "sync", "meta"))
-        moment = self.rng.choice(("before", "after") if stage == "sync" else ("before", "half", "after"))
+        if not self.stages:
+            self.stages = dealt(STAGES, len(STAGES), self.rng)
+        stage, moment = self.stages.pop()
         partial = self.order.with_name("order.partial")
         partial.write_text(f"{stage} {moment} {self.rng.randint(1, 12)}\n")
         partial.rename(self.order)
@@ -232,7 +243,7 @@ class Deaths:
             place, held = place_from_key(key), unpack_held(value)
             failed = store.get(txn, "failed", digest_key(held.digest))
             due = failed is not None and unpack_blob(held.digest, failed).retry_at
-            suspect = store.get(txn, "suspects", digest_key(held.digest)) is not None
+            suspect = store.get(txn, "needs_rehash", digest_key(held.digest)) is not None
             if held.state == "verified" and not due and not suspect and (roots[place.cache] / place.path).exists():
                 yield held.digest.hex
 

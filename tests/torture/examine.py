@@ -22,7 +22,7 @@ from chunkd.index.storage.environment import DATABASES, Store, reading
 def contents(store: Store) -> dict[str, Any]:
     """The newest transaction's number, a hash of all records, and what a recount finds."""
     digest = hashlib.sha256()
-    with store.guarded(), store.env.begin() as txn:
+    with store.snapshot() as txn:
         for name in DATABASES:
             for key, value in store.walk(txn, name):
                 digest.update(b"%s %d %d " % (name.encode(), len(key), len(value)) + key + value)

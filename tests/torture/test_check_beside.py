@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_writers import NEVER
 
 from answering import short_directory
 from blobs import digest_of, gz, layer
 from conftest import Tell
 from daemon import PATIENCE_S, Daemon, Home, opened, state_of, until
+from test_writers import NEVER
 
 STAY = 40
 KEPT = 10

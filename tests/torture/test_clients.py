@@ -23,13 +23,15 @@ import blobs
 from answering import PATIENCE_S, connect, short_directory
 from chunkd.client import http
 from chunkd.errors import ChunkdError
+from counts import share_of
 from daemon import BRISK, Daemon, Home, opened, until
 
 Tell = Callable[[str], None]
 
-WAVES = 6
+WAVES = share_of(6, 2)
 CLIENTS = 1000
 ASKS_A_WAVE = 40
+GONE_HALF_WAY = share_of(5000, 500)
 STATS = b"GET /v1/stats HTTP/1.1\r\nHost: x\r\n\r\n"
 # What a client says before it falls silent, leaves, or says more; and what it does then.
 OPENINGS = {
@@ -159,7 +161,7 @@ def test_clients_that_go_half_way_leave_nothing(home: Home, seed: int, tell: Tel
     daemon = home.start(home.cache())
     ask(daemon.socket)
     before, bytes_before = held(daemon), resident_bytes(daemon)
-    for _ in range(5000):
+    for _ in range(GONE_HALF_WAY):
         with connect(daemon.socket) as connection:
             said = OPENINGS[chance.choice(list(OPENINGS))]
             with contextlib.suppress(OSError):
@@ -167,7 +169,7 @@ def test_clients_that_go_half_way_leave_nothing(home: Home, seed: int, tell: Tel
     until(lambda: held(daemon), lambda now: now[0] <= before[0] and now[1] <= before[1], "nothing is left open")
     grown = resident_bytes(daemon) - bytes_before
     assert grown < 32 << 20
-    tell(f"5,000 clients gone half-way, {grown >> 10:,} KiB more resident in the end")
+    tell(f"{GONE_HALF_WAY:,} clients gone half-way, {grown >> 10:,} KiB more resident in the end")
 
 
 INTRUDER = """

@@ -23,10 +23,12 @@ import pytest
 
 import blobs
 from conftest import Tell
+from counts import dealt, share_of
 from daemon import PATIENCE_S, Daemon, Home, figures, land, opened, until
 from preloading import Preload
 
-ROUNDS = 8
+ROOM_LEFT_BYTES = (0, 0, 4096, 20_000, 60_000)
+ROUNDS = share_of(8, len(ROOM_LEFT_BYTES))
 SMALL_BYTES = 4 << 20
 # Of the disk, for an index and not for a blob in it.
 ENOUGH_BYTES = 65536
@@ -110,10 +112,10 @@ def test_a_full_disk_is_a_pause(home: Home, disk: Disk, seed: int, tell: Tell) -
     daemon = home.start(home.cache(), state=disk.state)
     there: list[Path] = []
     slowest_s = 0.0
-    for _ in range(ROUNDS):
+    for leave_bytes in dealt(ROOM_LEFT_BYTES, ROUNDS, rng):
         there += [new_layer(home, rng) for _ in range(2)]
         before = daemon.until_figures({"blobs": len(there)})
-        disk.fill(rng.choice((0, 0, 4096, 20_000, 60_000)))
+        disk.fill(leave_bytes)
         said = fill_the_index(home, daemon, rng, there)
         there.pop(rng.randrange(len(there))).unlink()
         assert "No space left on device" in said or "its disk is full" in said

@@ -21,6 +21,7 @@ from blobs import gz, skippable, zst
 from chunkd.model import Caps, Digest, Finding
 from chunkd.worker import decode
 from conftest import Tell
+from counts import share_of
 from daemon import BRISK, NPM_TOTALS, Home, figures, npm_layers, opened
 
 SMALL = blobs.tar({"usr/lib/some": blobs.text(1200)})
@@ -86,7 +87,9 @@ def test_small_layers_with_each_bit_flipped(tell: Tell) -> None:
                 codec, reason, out = decoded(bytes(flipped))
                 became = "failed" if reason else "other" if codec == "other" else "the same" if out == SMALL else "new"
                 assert became != "new" or kind == "zstd without checksum", (kind, at, bit)
-                assert became != "other" or at < 4, (kind, at, bit)
+                # A frame that is said to end sooner, or to have no checksum, is whole, and what is left of it is no
+                # frame; nor is one whose magic number is altered, behind another.
+                assert became != "other" or at < 4 or kind.startswith("zstd"), (kind, at, bit)
                 found[became] += 1
     assert min(found["failed"], found["the same"], found["other"], found["new"]) > 0
     tell(f"{found.total()} flips: {', '.join(f'{count} {became}' for became, count in sorted(found.items()))}")
@@ -98,7 +101,7 @@ def test_real_layers_cut_and_flipped_in_many_places(tell: Tell, seed: int) -> No
     for layer in npm_layers():
         stored = layer.read_bytes()
         whole = decoded(stored)[2]
-        for _ in range(8):
+        for _ in range(share_of(8, 2)):
             assert decoded(stored[: draw.randrange(4, len(stored))])[1].startswith("truncated"), layer.name
             cuts += 1
             flipped = bytearray(stored)
@@ -132,16 +135,16 @@ ZSTD_10_GB = padded(rle_frame(0x58, 10**10), 10**6)
 # Each with its kind or its reason, and what it may cost a worker: CPU seconds, and MiB of memory at the most.
 BOMBS: dict[str, tuple[Callable[[], bytes], str, int, int]] = {
     "10 GB from 1 MB of zstd": (
-        lambda: ZSTD_10_GB, f"more than 2000 times its {10**6} bytes uncompressed", 30, 64,
+        lambda: ZSTD_10_GB, f"max_ratio = 2000 times its {10**6} bytes", 30, 64,
     ),
     # 16 MiB of zeros are 16,320 bytes: 1,028 to 1, and 1,029 is the most that deflate can.
     "10 GiB of gzip at its maximum": (lambda: gz(bytes(16 << 20)) * 640, "gzip", 120, 64),
     "a window of 128 MiB": (lambda: rle_frame(0x88, 300 << 20), "zstd", 30, 64 + 128),
     "a window of 128 MiB and a bit": (
-        lambda: rle_frame(0x89, 300 << 20), f"window over the limit of {128 << 20} bytes", 10, 64,
+        lambda: rle_frame(0x89, 300 << 20), f"max_zstd_window_bytes = {128 << 20}", 10, 64,
     ),
     "50 windows of 128 MiB": (lambda: rle_frame(0x88, 10 << 20) * 50, "zstd", 30, 64 + 128),
-    "a window of 3.75 TiB": (lambda: rle_frame(0xFF, 1 << 20), f"window over the limit of {128 << 20} bytes", 10, 64),
+    "a window of 3.75 TiB": (lambda: rle_frame(0xFF, 1 << 20), f"max_zstd_window_bytes = {128 << 20}", 10, 64),
     "a name of 64 MB in a gzip's header": (
         lambda: named_member(64 * 10**6), "a member's header does not fit into the decoder's buffer", 10, 64,
     ),
@@ -180,7 +183,7 @@ def test_a_bomb_costs_a_worker_bounded_time_and_memory(what: str, home: Home, te
     mib, cpu_s = memory_and_cpu(pid)
     rows = {row["digest"]: row for row in daemon.blobs() + daemon.blobs(failed=True)}
     row = rows[str(digest)]
-    assert expected in (row.get("reason"), row.get("codec"), row["state"]), row
+    assert expected in (row["codec"], row["state"]) or row["reason"].endswith(expected), row
     assert mib <= most_mib, f"{mib} MiB"
     assert cpu_s - cpu_before_s <= most_cpu_s, f"{cpu_s - cpu_before_s:.1f} s"
     tell(

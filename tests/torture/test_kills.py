@@ -2,7 +2,6 @@
 
 After each death the index is recounted as it lies there; after each restart the figures are those of the blobs that are
 there, and nothing was opened that the index had already, but for what was touched or in a dead worker's hand.
-TORTURE_KILLS changes how many deaths there are.
 """
 
 from __future__ import annotations
@@ -28,12 +27,15 @@ from chunkd.errors import IndexMissing
 from chunkd.index.storage.environment import reading
 from churn import Made
 from conftest import Tell
+from counts import share_of
 from daemon import FIGURES, Home, opened
-from deaths import NEVER, Deaths
+from deaths import KINDS, NEVER, Deaths
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, preloads, and counts by inotify")
 
-KILLS = int(os.environ.get("TORTURE_KILLS", "300"))
+KILLS = share_of(300, 60)
+IN_A_COMMIT = share_of(60, 15)
+SOMEWHERE = share_of(30, 6)
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +75,11 @@ def test_a_block_is_one_chunk_whatever_comes_before() -> None:
     assert replace(recipe, measured=b"") == replace(indexing.recipe_of(chunks), measured=b"")
 
 
-def test_three_hundred_deaths_lose_nothing_and_read_nothing_twice(
-    home: Home, shim: Path, seed: int, tell: Tell
-) -> None:
+@pytest.mark.long
+def test_deaths_lose_nothing_and_read_nothing_twice(home: Home, shim: Path, seed: int, tell: Tell) -> None:
     rng = random.Random(seed)
     deaths = Deaths(home, shim, contents_for(rng), rng)
-    hows = ["commit"] * (KILLS // 5) + ["somewhere"] * (KILLS // 10)
+    hows = ["commit"] * IN_A_COMMIT + ["somewhere"] * SOMEWHERE
     rng.shuffle(hows)
     workers = KILLS - len(hows)
     for number, how in enumerate(hows, 1):
@@ -104,8 +105,9 @@ def test_three_hundred_deaths_lose_nothing_and_read_nothing_twice(
     for what, count in sorted(deaths.counts.items()):
         tell(f"{count:4} {what}")
     tell(f"{deaths.churn.done.total()} steps: {dict(deaths.churn.done)}; {deaths.opened} blobs opened")
-    assert deaths.counts["in a commit"] >= KILLS // 6
+    assert deaths.counts["in a commit"] == IN_A_COMMIT
     assert deaths.kills >= KILLS
+    assert [kind for kind in KINDS if not deaths.counts[kind]] == []
 
 
 # --- an index that is being made --------------------------------------------------------------------------------------
@@ -114,8 +116,9 @@ def test_three_hundred_deaths_lose_nothing_and_read_nothing_twice(
 MAKE = """
 import itertools, os, sys
 from pathlib import Path
-from chunkd.index import Index
-from chunkd.records import Cache, Rules
+from chunkd.index.index import Index
+from chunkd.index.records import Rules
+from chunkd.model import Cache
 
 folder, moment = Path(sys.argv[1]), sys.argv[2]
 for number in itertools.count(1):

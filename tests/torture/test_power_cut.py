@@ -23,16 +23,17 @@ import pytest
 
 import blobs
 from conftest import Tell
+from counts import share_of
 from daemon import Daemon, Home, figures, land, opened
 from disk_model import META_BYTES, META_OFFSETS, SECTOR_BYTES, Disk, File, Kind, Operation, read_journal
 from preloading import Preload
 
 HERE = Path(__file__).parent
-CUTS = 300
-CUTS_OF_A_CREATION = 30
-CUTS_OF_FAILED_SYNCS = 100
-CUTS_OF_A_LYING_DISK = 20
-CAUGHT_UP = 24
+CUTS = share_of(300, 100)
+CUTS_OF_A_CREATION = share_of(30, 10)
+CUTS_OF_FAILED_SYNCS = share_of(100, 40)
+CUTS_OF_A_LYING_DISK = share_of(20, 5)
+CAUGHT_UP = share_of(24, 5)
 AT_ONCE = 25
 DATA = "index/data.mdb"
 
@@ -108,7 +109,11 @@ class Expected:
 
 @dataclass
 class Cuts:
-    """Replays a journal and cuts the power after the chosen operations. `references` are the records of each commit."""
+    """Replays a journal and cuts the power after the chosen operations.
+
+    `references` are the records of each commit that a cut may leave; `_commits` is the whole file as of these, from the
+    one that is certain on.
+    """
 
     folder: Path
     root: Path
@@ -118,6 +123,7 @@ class Cuts:
     references: dict[int, str] = field(default_factory=dict)
     found: list[tuple[int, Expected, dict[str, Any]]] = field(default_factory=list)
     kept: list[Path] = field(default_factory=list)
+    _commits: dict[int, bytes] = field(default_factory=dict)
 
     def make(self, after: list[int], keep: int = 0) -> None:
         """Cut after each of these operations (positions), and open what is left. Some are kept as they were."""
@@ -129,11 +135,12 @@ class Cuts:
         for position, operation in enumerate(self.operations):
             disk.apply(operation)
             if operation.commit and operation.path == data:
-                self._refer(disk.files[data], batch, position)
+                self._commits[operation.commit] = bytes(disk.files[data].cached)
             while done < len(wanted) and wanted[done] == position:
                 state = self.folder / f"cut-{done}"
                 disk.cut(rng, state)
                 file = disk.files.get(data, File())
+                self._refer(file, batch, position)
                 batch.append((position, Expected(file.certain, file.commit, disk.is_certain(data)), state))
                 if done in chosen:
                     self.kept.append(shutil.copytree(state, self.folder / f"kept-{done}"))
@@ -144,12 +151,16 @@ class Cuts:
         self.disk = disk
 
     def _refer(self, file: File, batch: list[tuple[int, Expected, Path]], position: int) -> None:
-        """Keep what the newest commit was, whole."""
-        state = self.folder / f"reference-{file.commit}"
-        (state / "index").mkdir(parents=True)
-        (state / "lock").touch()
-        (state / DATA).write_bytes(file.cached)
-        batch.append((position, Expected(file.commit, file.commit, True), state))
+        """Have the commits examined that this file may be cut back to, each once."""
+        self._commits = {commit: data for commit, data in self._commits.items() if commit >= file.certain}
+        for commit, data in self._commits.items():
+            if commit not in self.references:
+                self.references[commit] = ""
+                state = self.folder / f"reference-{commit}"
+                (state / "index").mkdir(parents=True)
+                (state / "lock").touch()
+                (state / DATA).write_bytes(data)
+                batch.append((position, Expected(commit, commit, True), state))
 
     def _examine(self, batch: list[tuple[int, Expected, Path]]) -> None:
         for (position, expected, state), answer in zip(batch, examine([state for _, _, state in batch]), strict=True):
@@ -201,6 +212,7 @@ def positions(operations: list[Operation], cuts: int, rng: random.Random) -> lis
 # --- tests ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_power_cuts_under_the_daemon(home: Home, seed: int, tell: Tell) -> None:
     rng = random.Random(seed)
     home.state.mkdir()

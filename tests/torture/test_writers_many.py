@@ -14,14 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_writers import NEVER, all_is_indexed, copy, delete_image, make_image, need, on_disk, registry
 
 from answering import short_directory
 from blobs import noise, tar, text
 from conftest import Tell
+from counts import share_of
 from daemon import PATIENCE_S, ZEROS, Daemon, Home, figures, opened, until
+from test_writers import NEVER, all_is_indexed, copy, delete_image, make_image, need, on_disk, registry
 
-IMAGES = 30
+# A third of them have a layer more.
+IMAGES = 3 * share_of(10, 3)
 BASES = 3
 # A program in an image without a shell: it must be there before anything can be run.
 WRITES_A_FILE = """

@@ -22,6 +22,7 @@ import oracle
 import working
 from blobs import gz, skippable, zst
 from chunkd.model import Finding
+from chunkd.worker import magic
 
 TEXT = blobs.text(2000)
 MIB = 1 << 20
@@ -108,14 +109,46 @@ UNDECODABLE = {
     "a reserved kind of block": (gz(b"")[:10] + b"\x07" + bytes(20), "Error -1 Invalid deflate block found"),
     "a skippable frame that claims 4 GiB": (skippable(b"")[:4] + b"\xff" * 4 + bytes(1000), "truncated"),
     "a window over the limit": (
-        zst(TEXT) + frame(raw_block(bytes(100_000)), MIB_256), f"window over the limit of {128 * MIB} bytes",
+        zst(TEXT) + frame(raw_block(bytes(100_000)), MIB_256), f"max_zstd_window_bytes = {128 * MIB}",
     ),
     "a block over the limit": (frame((200_000 << 3).to_bytes(3, "little") + bytes(200_000)), "corruption detected"),
     "a dictionary that nobody has": (zst(TEXT)[:4] + b"\x01\x58\x07" + zst(TEXT)[6:], "Dictionary mismatch"),
-    "a gzip behind a zstd": (zst(TEXT) + gz(TEXT), "trailing bytes after the last frame"),
+    "a damaged frame behind a whole one": (zst(TEXT) + zst(TEXT)[:20] + bytes(50), ""),
+    "a frame without its end behind a whole one": (zst(TEXT) * 2 + zst(TEXT)[:-1], "truncated"),
+    "the begin of a frame's magic behind a whole one": (zst(TEXT) + zst(TEXT)[:1], "truncated"),
     "a zstd behind a gzip": (gz(TEXT) + zst(TEXT), "trailing bytes after the last member"),
     "a tar behind a gzip": (gz(TEXT) + blobs.tar({"a": b"a"}), "trailing bytes after the last member"),
 }  # fmt: skip
+
+
+OTHERS = {
+    "a gzip behind a zstd": zst(TEXT) + gz(TEXT),
+    "a tar behind a zstd": zst(TEXT) + blobs.tar({"a": b"a"}),
+    "NULs behind a zstd": zst(TEXT) + bytes(600_000),
+    "a Nydus blob: a chunk of zstd, and chunks that are stored": zst(TEXT) + blobs.noise(700_000),
+    "lz4 behind a skippable frame": skippable(b"s") + b"\x04\x22\x4d\x18" + blobs.noise(100),
+    "noise behind skippable frames": skippable(bytes(100_000)) * 2 + blobs.noise(100),
+}
+EMPTY = {
+    "gzip of no bytes": gz(b"") * 3,
+    "zstd of no bytes": zst(b"") + skippable(b"only"),
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+@pytest.mark.parametrize("relayed", [True, False])
+def test_whole_frames_and_then_another_format_are_no_layer(what: str, relayed: bool, tmp_path: Path) -> None:
+    digest, path = blobs.write_blob(tmp_path, OTHERS[what])
+    found = working.examined(digest, path, relayed=relayed)
+    assert (found.kind, found.codec, found.uncompressed_bytes, len(found.recipe)) == ("other", "", 0, 0)
+    assert found.reason == magic.describe(OTHERS[what][: magic.HEAD_BYTES])
+
+
+@pytest.mark.parametrize("what", EMPTY)
+def test_streams_of_no_bytes_are_named_and_no_layers(what: str, tmp_path: Path) -> None:
+    found = examined(tmp_path, EMPTY[what])
+    assert (found.kind, found.reason) == ("other", what)
 
 
 @pytest.mark.parametrize("what", LAYERS)
@@ -206,6 +239,8 @@ TARS = {
 NO_TARS = {
     "a checksum that is one off": PLAIN[:148] + b"%06o\0 " % (int(PLAIN[148:154], 8) + 1) + PLAIN[156:],
     "a block of NUL first": bytes(512) + PLAIN,
+    "many blocks of NUL first": bytes(1024) + PLAIN,
+    "more NULs than the head first": bytes(2_000_000) + PLAIN,
     "cut within the first header": PLAIN[:511],
     "a checksum in base 256": PLAIN[:148] + b"\x80" + int(PLAIN[148:154], 8).to_bytes(7, "big") + PLAIN[156:],
     "a gzip's magic before it": b"\x1f\x8b\x07" + PLAIN,

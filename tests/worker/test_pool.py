@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Hint, Job, Place, Recipe
-from chunkd.sources.hints import HintQueue
+from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Job, Recipe
+from chunkd.sources.wakeup import Wakeup
 from chunkd.worker import pool as module
 from chunkd.worker import protocol
 from chunkd.worker.pool import Pool, Result, Worker
@@ -399,14 +399,14 @@ def test_an_idle_worker_may_be_silent(pool: Pool, start: Start, clock: Clock) ->
 
 def test_the_bell_ends_a_wait(pool: Pool) -> None:
     give(pool, "hang")
-    hint_queue = HintQueue()
-    hint_queue.put(Hint(Place(1, "a"), "a test"))
+    wakeup = Wakeup()
+    wakeup.wake()
     begun = time.monotonic()
     while not pool.read_bytes:
-        pool.collect(PATIENCE_S, hint_queue)
-    assert pool.collect(PATIENCE_S, hint_queue) == []
+        pool.collect(PATIENCE_S, wakeup)
+    assert pool.collect(PATIENCE_S, wakeup) == []
     assert time.monotonic() - begun < PATIENCE_S
-    hint_queue.close()
+    wakeup.close()
 
 
 def test_no_worker_can_be_started(pool: Pool, start: Start) -> None:

@@ -416,13 +416,13 @@ LIES = {
     says([5000], b"h" * 16, reason="\x1b[2J"): "its worker said what none does: a reason that can't be shown",
     says([5000], b"h" * 16, chunks=1 << 27): "its worker said what none does: 134217728 chunks of at most 3",
     says([5000], b"h" * 16, uncompressed_bytes=1 << 40): "its worker said what none does: 1099511627776 bytes",
-    says([5000], b"h" * 16, uncompressed_bytes=5001): "its worker gave an impossible recipe: 1 chunks of 5000 bytes",
-    says([70_000], b"h" * 16): "its worker gave an impossible recipe: chunks of 70000 to 70000 bytes",
-    says([5000], b"h" * 14 + bytes(2)): "its worker gave an impossible recipe: 0 recompressed lengths for 1 chunks",
+    says([5000], b"h" * 16, uncompressed_bytes=5001): "worker sent an invalid recipe: 1 chunks of 5000 bytes",
+    says([70_000], b"h" * 16): "worker sent an invalid recipe: chunks of 70000 to 70000 bytes",
+    says([5000], b"h" * 14 + bytes(2)): "worker sent an invalid recipe: 0 recompressed lengths for 1 chunks",
     says([5000], b"h" * 16, measured=2): "its worker said what none does: 2 measured of 1 chunks",
-    says([5000, 6000], b"h" * 32): "its worker gave an impossible recipe: one hash with two lengths",
+    says([5000, 6000], b"h" * 32): "worker sent an invalid recipe: one hash with two lengths",
     # The hash of a chunk that others have, whom this would make look damaged.
-    says([7], KNOWN_HASH): "its worker gave an impossible recipe: a chunk is known with another length",
+    says([7], KNOWN_HASH): f"worker sent an invalid recipe: chunk {KNOWN_HASH.hex()} has another length in",
 }
 
 
@@ -443,7 +443,7 @@ def test_workers_that_die_hang_eat_memory_or_lie_cost_their_blobs_and_no_other(
     with Service(settings, "a test", watch=False, replace=False, spawn=spawn_bad) as service:
 
         def settle(scan: int) -> None:
-            until(lambda: service.ingest.progress.scans >= scan and not service.ingest.busy, bool, "all is read")
+            until(lambda: service.writer.scans.finished >= scan and service.activity.idle(), bool, "all is read")
             service.check()
 
         settle(service.start())

@@ -4,8 +4,8 @@
     POST /v1/scan     GET /v1/layers?after=&limit=     GET /v1/history?since=&limit=
     GET /metrics      also over TCP, and then nothing else
 
-Clients are hostile: line, head, body, time and connections are bounded. When all connections are taken, a new one
-takes the place of the one that has been silent the longest, so that no number of silent clients hides the figure.
+Clients may be hostile: line, head, body, time and connections are bounded. When all connections are taken, a new one
+replaces the one that has been silent the longest, so that silent clients can't keep others from an answer.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ STOP_TIMEOUT_S = 2.0
 
 
 class Endpoint:
-    """The socket at `path`, answering from `answers`. Makes no thread but one for each connection, at most 32.
+    """The socket at `path`, answering from `answers`. Makes one thread a connection, at most 32, and no other.
 
-    With `listen` it is the address that this one listens at, and `routes` are what can be asked there.
+    `listen` makes the listening socket of `path`; `routes` are what can be asked there.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Endpoint:
         self._serving = self._stopped = False
 
     def start(self) -> None:
-        """From here on clients can connect; they are answered once `serve_forever` runs. Raises SocketUnusable."""
+        """Listen: clients can connect, and are answered once `serve_forever` runs. Raises SocketUnusable."""
         self._listener = self._listen(self.path)
         self._server = _Server(self._listener.socket, self.path, self._answers, self._routes)
 
     def serve_forever(self) -> None:
-        """Answers until `stop`, which another thread calls. Needs `start` before."""
+        """Answers until another thread calls `stop`. Call `start` first."""
         with self._lock:
             if self._stopped or self._server is None:
                 return
@@ -72,7 +72,7 @@ class Endpoint:
         self._server.serve_forever()
 
     def stop(self) -> None:
-        """Ends `serve_forever`, cuts the connections, removes the socket if it is still ours. May be called again."""
+        """Ends `serve_forever`, cuts the connections and removes the socket if it is still ours. May be repeated."""
         with self._lock:
             if self._stopped or self._server is None or self._listener is None:
                 return
@@ -153,13 +153,13 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
 
 def _cut(connection: socket.socket) -> None:
-    """Ends both directions. The descriptor stays its thread's: closed under it, it could name another file."""
+    """Ends both directions. Its thread closes the descriptor: closed here, its number could become another file's."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Incoming(io.RawIOBase):
-    """What a connection's client sends, until the deadline. Raises TimeoutError after it, however the bytes drip in."""
+    """What a client sends. Raises TimeoutError after the deadline, however slowly bytes come in before it."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -203,7 +203,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             LOG.debug("endpoint: a client went before it was answered: %r", error)
 
     def _one_reply(self) -> Reply | None:
-        """The reply to the next request, None when the client is gone. What breaks the framing ends the connection."""
+        """The reply to the next request, None when the client is gone. Broken framing ends the connection."""
         self._incoming.expect(REQUEST_TIMEOUT_S)
         self.close_connection = True
         try:
@@ -224,7 +224,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return answer(self.server.answers, self.command, self.path, content, accept, self.server.routes)
 
     def _read_head(self) -> bool:
-        """Whether a whole head came; then `command`, `path` and `headers` hold it."""
+        """Whether a whole head came; `command`, `path` and `headers` then have its parts."""
         self.raw_requestline = self.rfile.readline(REQUEST_LINE_BYTES + 1)
         if len(self.raw_requestline) > REQUEST_LINE_BYTES:
             raise RefusedError(414, f"the request line is longer than {REQUEST_LINE_BYTES} bytes")

@@ -1,8 +1,8 @@
-"""A Unix socket that is bound without a moment of wider rights, and never over a live daemon's.
+"""A Unix socket that never has wider rights than it should, and never replaces a live daemon's.
 
-It is bound and given its mode in a fresh 0700 directory beside its path, then renamed: no umask, which is one for all
-threads, is touched, and who connects finds the whole thing or nothing. A dead daemon's socket is replaced by the same
-rename. `<path>.lock` is locked for as long as the socket lives, since on macOS a full backlog also refuses connections.
+The socket is bound and given its mode in a new 0700 directory beside its path, then renamed. So the umask, which all
+threads share, stays as it is, and a client finds either a socket that listens or none. The same rename replaces a dead
+daemon's socket. `<path>.lock` is locked while the socket lives, since on macOS a full backlog also refuses connections.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ KINDS = {
 
 
 class Listener:
-    """A listening stream socket at `path`, mode 0660, in a directory that is made 0750 if there is none.
+    """A listening stream socket at `path`, mode 0660, in a directory that is made with mode 0750 if it is missing.
 
-    Raises SocketUnusable when a daemon answers there, the path is too long or holds something else than a socket, or
-    the system refuses. After that nothing is left open.
+    Raises SocketUnusable when a daemon answers there, the path is too long or is not a socket, or the system refuses;
+    nothing is left open then.
     """
 
     def __init__(self, path: str) -> None:
@@ -47,10 +47,13 @@ class Listener:
         # The socket is bound as `.` + 8 characters + `/s` first: both names must fit.
         longest_bytes = max(len(os.fsencode(path)), len(os.fsencode(directory)) + len("/.12345678/s"))
         if longest_bytes >= SUN_PATH_BYTES:
-            problem = f"takes {longest_bytes} bytes of at most {SUN_PATH_BYTES - 1}; name a shorter one with `--socket`"
+            most = SUN_PATH_BYTES - 1
+            problem = (
+                f"its path is too long ({longest_bytes} bytes, at most {most}); give a shorter one with `--socket`"
+            )
             raise SocketUnusable(path, problem)
         if not name or not os.path.isabs(path):
-            raise SocketUnusable(path, "is not the absolute path of a file; name another with `--socket`")
+            raise SocketUnusable(path, "not the absolute path of a file; give another with `--socket`")
         with contextlib.ExitStack() as undo:
             try:
                 _make_directory(directory)
@@ -65,7 +68,7 @@ class Listener:
             undo.pop_all()
 
     def close(self) -> None:
-        """Removes the socket if it is still this one, and stops listening. The lock file stays: removing one races."""
+        """Removes the socket if it is still this one, and stops listening. The lock file stays."""
         with contextlib.suppress(OSError):
             found = os.lstat(self.path)
             if (found.st_dev, found.st_ino) == self._identity:
@@ -91,9 +94,9 @@ class TcpListener:
                 self.socket.listen(BACKLOG_CONNECTIONS)
                 undo.pop_all()
         except UnicodeError:
-            raise SocketUnusable(address, "can't be listened at: the host is no name that DNS can have") from None
+            raise SocketUnusable(address, "can't listen there: the host is not a valid name") from None
         except OSError as error:
-            raise SocketUnusable(address, f"can't be listened at: {error.strerror}") from error
+            raise SocketUnusable(address, f"can't listen there: {error.strerror}") from error
 
     def close(self) -> None:
         self.socket.close()
@@ -113,7 +116,7 @@ def _lock(path: str) -> int:
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock_fd)
-        problem = f"a daemon answers there (it holds {lock_path}); stop it, or name another with `--socket`"
+        problem = f"in use by a daemon, which holds {lock_path}; stop it, or give another with `--socket`"
         raise SocketUnusable(path, problem) from None
     except OSError:
         os.close(lock_fd)
@@ -122,14 +125,14 @@ def _lock(path: str) -> int:
 
 
 def _refuse_what_is_there(path: str) -> None:
-    """Returns when nothing is at the path, or a socket that refuses connections: its daemon is dead."""
+    """Returns when the path is free, or is a socket that refuses connections because its daemon is dead."""
     try:
         kind = stat.S_IFMT(os.lstat(path).st_mode)
     except FileNotFoundError:
         return
     if kind != stat.S_IFSOCK:
         what = KINDS.get(kind, "something else")
-        raise SocketUnusable(path, f"is {what}, no socket; move it away, or name another path with `--socket`")
+        raise SocketUnusable(path, f"is {what}, not a socket; move it away, or give another path with `--socket`")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(PROBE_TIMEOUT_S)
         try:
@@ -141,12 +144,13 @@ def _refuse_what_is_there(path: str) -> None:
         except OSError as error:
             # A datagram socket (EPROTOTYPE) or one that may not be tried (EACCES): not known to be dead.
             name = errno.errorcode.get(error.errno or 0, "")
-            raise SocketUnusable(path, f"there is a socket, and trying it failed: {error.strerror} ({name})") from None
-    raise SocketUnusable(path, "a daemon answers there; stop it, or name another with `--socket`")
+            problem = f"can't tell whether a daemon uses it: {error.strerror} ({name}); give another with `--socket`"
+            raise SocketUnusable(path, problem) from None
+    raise SocketUnusable(path, "in use by a daemon; stop it, or give another with `--socket`")
 
 
 def _bind(listening: socket.socket, path: str, directory: str) -> tuple[int, int]:
-    """The device and inode of the socket, which listens from the first moment that it has its name."""
+    """The device and inode of the socket, which listens before it gets its name."""
     with tempfile.TemporaryDirectory(prefix=".", dir=directory) as private:
         bound = os.path.join(private, "s")
         listening.bind(bound)

@@ -32,8 +32,11 @@ def check_index(config: Config, states: list[str], *, repair: bool, read: bool) 
     state_dir = next((state for state in states if _there(Path(state, "index", "data.mdb"))), None)
     if state_dir is None:
         raise IndexMissing(", ".join(states))
-    with reading(state_dir, audit=True) as store, store.guarded(), store.env.begin() as txn:
-        result = recount(store, txn, _tell)
+    with reading(state_dir, audit=True) as store, store.snapshot() as txn:
+        try:
+            result = recount(store, txn, _tell)
+        finally:
+            _erase()
         differences, bad = list(result.differences), set(result.bad)
         if read:
             for digest, difference in _read_again(store, txn, config, bad):
@@ -61,6 +64,12 @@ def _there(data: Path) -> bool:
 def _tell(what: str) -> None:
     if sys.stderr.isatty():
         print(f"\r\x1b[Kcounting {what}", end="", file=sys.stderr, flush=True)
+
+
+def _erase() -> None:
+    """Take away the line that tells how far it is: the result begins a line of its own."""
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _read_again(

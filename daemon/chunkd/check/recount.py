@@ -58,7 +58,7 @@ def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: 
     for minute, problem in check_history(store, txn):
         result.differ("history", minute, "the totals of a minute", problem)
     for name, value in result.totals.items():
-        result.compare("totals", name, value, getattr(head.totals, name))
+        result.compare("totals", name, value, vars(head.totals).get(name))
     for row, (expected, found) in enumerate(zip(result.histogram, store.histogram(txn), strict=True)):
         result.compare("histogram", f"row {row}", expected, found)
     result.bad |= result.doubtful
@@ -70,7 +70,6 @@ def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: 
 def _layers(store: Store, txn: lmdb.Transaction, result: RecountResult) -> dict[bytes, Blob]:
     """The layers by key; the other blobs are summed up, and every bad record is told."""
     layers: dict[bytes, Blob] = {}
-    totals = result.totals
     for key, value in store.walk(txn, "blobs"):
         try:
             blob = records.unpack_blob(records.digest_from_key(key), value)
@@ -78,8 +77,9 @@ def _layers(store: Store, txn: lmdb.Transaction, result: RecountResult) -> dict[
             result.differ("blobs", key.hex(), "a blob record", error)
             result.bad.add(key)
             continue
-        totals["stored_bytes"] += blob.stored_bytes
-        bare = Blob(blob.digest, blob.state, blob.stored_bytes, blob.uncompressed_bytes, blob.chunks, blob.codec)
+        result.count("blobs", blob)
+        what = blob.reason if blob.state == "other" else ""
+        bare = Blob(blob.digest, blob.state, blob.stored_bytes, blob.uncompressed_bytes, blob.chunks, blob.codec, what)
         if blob != bare or (blob.state == "layer") != bool(blob.codec):
             result.differ(
                 "blobs", blob.digest, "a layer with its codec, or another blob with none, and no failure", blob
@@ -87,11 +87,7 @@ def _layers(store: Store, txn: lmdb.Transaction, result: RecountResult) -> dict[
             result.bad.add(key)
         if blob.state == "layer":
             layers[key] = blob
-            totals["layers"] += 1
-            totals["layer_stored_bytes"] += blob.stored_bytes
-        elif blob.state == "other" and not blob.chunks and not blob.uncompressed_bytes:
-            totals["others"] += 1
-        else:
+        elif blob.state != "other" or blob.chunks or blob.uncompressed_bytes:
             result.differ("blobs", blob.digest, "a layer, or another blob without chunks", blob)
             result.bad.add(key)
     for key, _ in store.walk(txn, "recipes"):
@@ -134,13 +130,10 @@ def _window(
         own = numbers[(numbers >= window[0]) & (numbers <= window[-1])] - window[0]
         np.add.at(copies, own, 1)
         sums[key] += int(lengths[own].sum())
-        result.totals["chunks"] += len(own)
         if window[0] == 0 and len(numbers) and int(numbers.max()) >= store.head(txn).next_number:
             result.differ("recipes", blob.digest, "chunks that exist", f"chunk {int(numbers.max())}")
             result.bad.add(key)
-    result.totals["uncompressed_bytes"] += int(copies @ lengths)
-    result.totals["unique_chunks"] += int((copies > 0).sum())
-    result.totals["unique_bytes"] += int(lengths[copies > 0].sum())
+    result.count("chunks", lengths[copies > 0], copies[copies > 0])
     result.dead_chunks += int(((copies == 0) & (lengths > 0)).sum())
     recorded = (slots["use"] >> blocks.LENGTH_BITS).astype(np.int64)
     for at in np.flatnonzero((recorded != copies) | ((copies > 0) & (lengths == 0)))[:MAX_DIFFERENCES].tolist():

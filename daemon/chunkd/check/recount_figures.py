@@ -57,16 +57,7 @@ def count_measured(
         result.differ("measured", f"chunk {int(window[at])}", expected, f"{recompressed[at]} bytes")
     for at in np.flatnonzero(wanted & (recompressed > 0) & ~possible)[:MAX_DIFFERENCES].tolist():
         result.differ("measured", f"chunk {int(window[at])}", "a frame's length", f"{recompressed[at]} bytes")
-    x, y = lengths[wanted].tolist(), recompressed[wanted].tolist()
-    for name, sum_ in {
-        "chunks": len(x),
-        "bytes": sum(x),
-        "recompressed_bytes": sum(y),
-        "xx": sum(one * one for one in x),
-        "xy": sum(one * other for one, other in zip(x, y, strict=True)),
-        "yy": sum(one * one for one in y),
-    }.items():
-        result.totals[f"measured_{name}"] += sum_
+    result.count("measured", lengths[wanted], recompressed[wanted])
     return wanted & ~possible
 
 

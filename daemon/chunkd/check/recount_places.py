@@ -25,8 +25,7 @@ def _failures(store: Store, txn: lmdb.Transaction, result: RecountResult) -> Non
             result.differ("failed", key.hex(), "a blob record", error)
             result.bad.add(key)
             continue
-        result.totals["failed_blobs"] += 1
-        result.totals["failed_bytes"] += blob.stored_bytes
+        result.count("failed", blob)
         if blob.state != "failed" or store.get(txn, "blobs", key) is not None:
             result.differ("failed", blob.digest, "a failed blob that is not counted", blob)
 
@@ -57,7 +56,7 @@ def _held(store: Store, txn: lmdb.Transaction, result: RecountResult, caches: se
         if blob is not None and digest_key not in result.bad and blob.stored_bytes != held.mark.stored_bytes:
             result.differ("blobs", held.digest, f"{held.mark.stored_bytes} bytes as in its place", blob.stored_bytes)
             result.bad.add(digest_key)
-        if held.state == "verified" or store.get(txn, "suspects", digest_key) is not None:
+        if held.state == "verified" or store.get(txn, "needs_rehash", digest_key) is not None:
             good.add(digest_key)
     result.compare("holders", "entries", places, sum(1 for _ in store.walk(txn, "holders")))
     for key in sorted(unplaced - result.bad):
@@ -65,9 +64,9 @@ def _held(store: Store, txn: lmdb.Transaction, result: RecountResult, caches: se
     for key, _ in store.walk(txn, "blobs"):
         if key not in good and key not in result.bad:
             result.differ("places", _digest(key), "a place that holds it", "none")
-    for key, _ in store.walk(txn, "suspects"):
+    for key, _ in store.walk(txn, "needs_rehash"):
         if store.get(txn, "blobs", key) is None:
-            result.differ("suspects", _digest(key), "a counted blob", "none")
+            result.differ("needs_rehash", _digest(key), "a counted blob", "none")
 
 
 def _ignored(store: Store, txn: lmdb.Transaction, result: RecountResult, caches: set[int]) -> None:

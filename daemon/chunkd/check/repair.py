@@ -47,7 +47,7 @@ def _take_out(change: Change, bad: set[bytes]) -> None:
     """Remove the blobs with these keys, whatever is left of their records."""
     databases, txn = change.store.databases, change.txn
     for key in bad:
-        for database in ("blobs", "failed", "recipes", "suspects"):
+        for database in ("blobs", "failed", "recipes", "needs_rehash"):
             txn.delete(key, db=databases[database])
 
 
@@ -79,12 +79,12 @@ def _mend_places(change: Change) -> None:
     for key, _ in list(store.walk(txn, "failed")):
         if key not in states:
             txn.delete(key, db=databases["failed"])
-    txn.drop(databases["suspects"], delete=False)
+    txn.drop(databases["needs_rehash"], delete=False)
     for key, _ in list(store.walk(txn, "blobs")):
         if key not in states:
             _take_out(change, {key})
         elif "verified" not in states[key]:
-            txn.put(key, b"", db=databases["suspects"])
+            txn.put(key, b"", db=databases["needs_rehash"])
 
 
 def _mend_history(change: Change) -> None:

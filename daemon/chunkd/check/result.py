@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 
 from chunkd.figures import histogram
-from chunkd.model import Difference, Totals
+from chunkd.model import TOTALS, Difference, sums
 
 MAX_DIFFERENCES = 1000
 
@@ -15,9 +14,7 @@ MAX_DIFFERENCES = 1000
 class RecountResult:
     """What the recount found: the figures that are true, the differences, and the blobs whose own records are bad."""
 
-    totals: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys((f.name for f in dataclasses.fields(Totals)), 0)
-    )
+    totals: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TOTALS, 0))
     dead_chunks: int = 0
     young_entries: int = 0
     histogram: list[list[int]] = field(
@@ -31,6 +28,11 @@ class RecountResult:
     def differ(self, record: str, key: object, expected: object, found: object) -> None:
         if len(self.differences) < MAX_DIFFERENCES:
             self.differences.append(Difference(record, str(key), str(expected), str(found)))
+
+    def count(self, kind: str, *things: object) -> None:
+        """Add things of a kind to the totals that are sums over them."""
+        for name, more in sums(kind, *things).items():
+            self.totals[name] += more
 
     def compare(self, record: str, key: object, expected: object, found: object) -> None:
         if expected != found:

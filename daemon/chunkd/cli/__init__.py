@@ -1,1 +1,1 @@
-"""The commands: flags in, text or JSON and an exit code out. Nothing else may know it."""
+"""The commands: flags in, text or JSON and an exit code out. No other wing may import it."""

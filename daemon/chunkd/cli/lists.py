@@ -10,44 +10,47 @@ from typing import Any
 
 import click
 
-from chunkd.api.routes import HISTORY_SINCE
 from chunkd.cli import tables
-from chunkd.cli.options import as_json, asks, say_lines
+from chunkd.cli.options import as_json, asks, end_by, say_lines
+from chunkd.cli.output import say
 from chunkd.client import ask
 from chunkd.errors import UsageError
 from chunkd.figures.names import KEPT
+from chunkd.settings.resolve import Resolved
 
 ORDERS = {"exclusive": "exclusive_bytes", "shared": "shared_bytes", "size": "stored_bytes"}
 LAYERS_SHOWN = 100
+SINCE = "7d"
 
 
 @click.command()
 @asks
 @as_json
-@click.option("--failed", is_flag=True, help="Only what failed or is ignored, with the reason.")
-@click.option("--sort", type=click.Choice(list(ORDERS)), help="Layers alone, with what is in them; the largest first.")
-@click.option("--limit", type=click.IntRange(1, 1_000_000), help="At most so many lines; with --sort 100 by default.")
-def blobs(json: bool, failed: bool, sort: str | None, limit: int | None, **flags: object) -> None:
-    """One line a blob. With --json one JSON object a line.
+@click.option("--failed", is_flag=True, help="Only blobs that failed or are ignored, with the reason.")
+@click.option("--sort", type=click.Choice(list(ORDERS)), help="Only layers, with what is in them; the largest first.")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), help="At most this many lines; with --sort 100 by default.")
+def blobs(where: Resolved, json: bool, failed: bool, sort: str | None, limit: int | None) -> None:
+    """List blobs, one a line. With --json one JSON object a line.
 
-    With --sort one line a layer, in three parts that add up to its uncompressed bytes. Exclusive: chunks that are in
-    no other layer, each once, which its removal would free. Shared: chunks that other layers have too, each once.
+    With --sort one layer a line, its uncompressed bytes in three parts. Exclusive: chunks that are in no other layer,
+    each counted once; removing the layer would free them. Shared: chunks that other layers have too, each counted once.
     Repeated: every further copy of a chunk inside the layer. `size` is the stored bytes.
     """
     if sort is None:
-        found = itertools.islice(ask.blobs(flags, failed), limit)
+        found = itertools.islice(ask.blobs(where, failed), limit)
         say_lines((jsonlib.dumps(blob) for blob in found) if json else tables.blob_lines(found))
-        return
-    if failed:
-        raise UsageError("--sort and --failed: what failed has no chunks to sort by")
-    layers, commits = _largest(ask.layers(flags), ORDERS[sort], limit or LAYERS_SHOWN)
-    say_lines((jsonlib.dumps(layer) for layer in layers) if json else tables.layer_lines(layers))
-    if commits > 1:
-        click.echo("chunkd: the index changed meanwhile; each line is true of a moment of its own", err=True)
+    elif failed:
+        raise UsageError("--sort can't be combined with --failed: a failed blob has no chunks to sort by")
+    else:
+        layers, commits = _largest(ask.layers(where), ORDERS[sort], limit or LAYERS_SHOWN)
+        say_lines((jsonlib.dumps(layer) for layer in layers) if json else tables.layer_lines(layers))
+        if commits > 1:
+            say("chunkd: the index changed while it was read; lines may be of different moments", err=True)
+    end_by(ask.stats(where).content)
 
 
 def _largest(pages: Iterable[dict[str, Any]], by: str, most: int) -> tuple[list[dict[str, Any]], int]:
-    """The layers that have most of it, and of how many commits the pages are."""
+    """The layers with the most bytes `by`, and how many different commits the pages show."""
     commits = set()
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -62,27 +65,26 @@ def _largest(pages: Iterable[dict[str, Any]], by: str, most: int) -> tuple[list[
 @click.command()
 @asks
 @as_json
-@click.option(
-    "--since", default=HISTORY_SINCE, show_default=True, help="7d (m, h, d, w), 2026-01-31 or 2026-01-31T12:00Z."
-)
+@click.option("--since", default=SINCE, show_default=True, help="7d (m, h, d, w), 2026-01-31 or 2026-01-31T12:00Z.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values, with a line of names.")
-def history(json: bool, as_csv: bool, since: str, **flags: object) -> None:
-    """The figures over time. With --json one JSON object a line.
+def history(where: Resolved, json: bool, as_csv: bool, since: str) -> None:
+    """Print the figures over time. With --json one JSON object a line.
 
-    One line for each minute in which they changed: they stood so until the next. The first line is how they stood at
-    the time asked for. Of what is older than a day, the last of each hour is kept, and after 31 days the last of each
-    day. All times are UTC.
+    There is one line for each minute in which the figures changed; they stood so until the next line. The first line is
+    how they stood at the time asked for. After a day the last line of each hour is kept, and after 31 days the last of
+    each day. All times are UTC.
     """
     from chunkd.queries.history import since_minute
 
     if json and as_csv:
-        raise UsageError("--json and --csv: choose one")
+        raise UsageError("--json can't be combined with --csv")
     since_minute(since, 0)
-    rows = ask.history(flags, since)
+    rows = ask.history(where, since)
     if as_csv:
         say_lines(",".join(map(_cell, row)) for row in itertools.chain([["at", *KEPT]], (row.values() for row in rows)))
     else:
         say_lines((jsonlib.dumps(row) for row in rows) if json else tables.history_lines(rows))
+    end_by(ask.stats(where).content)
 
 
 def _cell(value: object) -> str:

@@ -1,47 +1,67 @@
-"""What the commands of `cli` and `listing` share: flags, and printing line by line."""
+"""What the commands share: flags for settings, printing line by line, and how a command ends that printed figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
 
-from chunkd.errors import OutputUnwritable
-from chunkd.settings import resolve
+from chunkd.cli.output import say
+from chunkd.settings.resolve import Resolved
 from chunkd.settings.table import SETTINGS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# An error has its own code: 1, 2 for usage, 3 where there is neither a daemon nor an index, 5 for `--fail-if`.
+DIFFERENT = 4
+DEGRADED = 6
+INCOMPLETE = 7
 
-def settings(*names: str) -> Callable[[Command], Command]:
-    """Flags for these settings, as the table of settings has them."""
 
-    def add(command: Command) -> Command:
+def settings(*names: str) -> Callable[[Command], Callable[..., Any]]:
+    """Flags for these settings. The command gets them `Resolved` as its first argument; variables are warned of."""
+
+    def add(command: Command) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def resolving(**given: Any) -> Any:
+            resolved = Resolved({name: given.pop(name) for name in names})
+            for warning in resolved.warnings:
+                say(f"chunkd: warning: {warning}", err=True)
+            return command(resolved, **given)
+
+        found: Callable[..., Any] = resolving
         for name in reversed(names):
             setting = SETTINGS[name]
+            if setting.kind == "paths":
+                found = click.argument(name, nargs=-1, type=click.UNPROCESSED, metavar="[CACHE]...")(found)
+                continue
             metavar = "|".join(setting.choices) or setting.kind.upper()
             shown = setting.help if setting.default is None else f"{setting.help} (default {setting.default})"
-            command = click.option(setting.flag, name, metavar=metavar, help=shown)(command)
-        return command
+            found = click.option(setting.flag, name, metavar=metavar, help=shown)(found)
+        return found
 
     return add
 
 
-asks = settings(*resolve.WHERE)
+asks = settings("state_dir", "socket")
+works = settings(*SETTINGS)
 as_json = click.option("--json", "json", is_flag=True, help="Print JSON, for programs.")
-
-
-def say(words: str | bytes, *, nl: bool = True) -> None:
-    """Print on standard output, at once. Raises OutputUnwritable, and BrokenPipeError when its reader has gone."""
-    try:
-        click.echo(words, nl=nl)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputUnwritable(error.strerror or str(error)) from None
 
 
 def say_lines(lines: Iterable[str]) -> None:
     for line in lines:
         say(line)
+
+
+def end_by(stats: Mapping[str, Any]) -> None:
+    """Called last, with the figures: exits 7 when they may lack something that is in the caches.
+
+    That is a folder that could not be listed or read, or a cache that is stale or hung. Blobs that failed or are
+    pending are in the figures, each by its number.
+    """
+    away = any(cache["state"] in ("stale", "hung") for cache in stats["caches"])
+    if away or stats.get("unlisted_folders") or stats.get("problems"):
+        sys.exit(INCOMPLETE)

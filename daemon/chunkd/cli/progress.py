@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from chunkd.cli.output import say
 from chunkd.service.oneshot import Show
 
 PLAIN_LINE_EVERY_S = 5.0
@@ -22,7 +23,7 @@ def progress() -> Iterator[Show]:
             nonlocal told_at
             if time.monotonic() >= told_at + PLAIN_LINE_EVERY_S:
                 told_at = time.monotonic()
-                print(f"scanned {done_bytes:,} of {known_bytes:,} bytes, {blobs:,} blobs to go", file=sys.stderr)
+                say(f"scanned {done_bytes:,} of {known_bytes:,} bytes, {blobs:,} blobs to go", err=True)
 
         yield tell
         return

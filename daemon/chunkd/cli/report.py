@@ -1,4 +1,4 @@
-"""`chunkd report`: all that chunkd can tell, as a page for people."""
+"""`chunkd report`: the figures and plots as an HTML page."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import stat
 
 import click
 
-from chunkd.cli.options import asks, say
+from chunkd.cli.options import asks, end_by
+from chunkd.cli.output import say
 from chunkd.errors import ChunkdError
 from chunkd.figures import words
+from chunkd.settings.resolve import Resolved
 
 SINCE = "31d"
 STDOUT = "-"
@@ -19,18 +21,17 @@ STDOUT = "-"
 class ReportUnwritable(ChunkdError):
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"report {path}: can't be written: {problem}")
-        self.path, self.problem = path, problem
 
 
 @click.command()
 @asks
-@click.option("-o", "--output", required=True, metavar="FILE", help="Where the page goes; - for standard output.")
-@click.option("--since", default=SINCE, show_default=True, help="Where its history begins, as of `chunkd history`.")
-def report(output: str, since: str, **flags: object) -> None:
-    """One HTML page with the answer, and plots of where it comes from.
+@click.option("-o", "--output", required=True, metavar="FILE", help="The file to write; - for standard output.")
+@click.option("--since", default=SINCE, show_default=True, help="Where its history begins, as for `chunkd history`.")
+def report(where: Resolved, output: str, since: str) -> None:
+    """Write one HTML page with the figures and plots.
 
-    The figures over time, chunks by copies and by size, the layers that share most and those that share nothing. The
-    page needs nothing but itself: it can be mailed, opened on a phone, and printed. Needs matplotlib.
+    It shows the figures over time, chunks by copies and by size, the layers that share most and those that share
+    nothing. The page is one file: it can be mailed, opened on a phone, and printed. Needs matplotlib.
     """
     from chunkd.report import plots
 
@@ -38,25 +39,27 @@ def report(output: str, since: str, **flags: object) -> None:
     from chunkd.report.data import gathered
     from chunkd.report.page import page
 
-    content = page(gathered(flags, since)).encode()
+    material = gathered(where, since)
+    content = page(material).encode("utf-8", "backslashreplace")
     if output == STDOUT:
         say(content, nl=False)
-        return
-    write_whole(output, content)
-    say(f"{words.shown(output)}: {words.bytes_text(len(content))}")
+    else:
+        write_whole(output, content)
+        say(f"{words.shown(output)}: {words.bytes_text(len(content))}")
+    end_by(material.stats)
 
 
 def write_whole(path: str, content: bytes) -> None:
-    """Put the content into the file, made or replaced: all of it, or the file is as it was.
+    """Make or replace the file with this content; when that fails, the file is as before.
 
-    Raises ReportUnwritable, also for what is there and is no regular file: a rename would put an end to it.
+    Raises ReportUnwritable, also where something other than a regular file is there, which the rename would replace.
     """
     target = os.path.realpath(path)
     partial = f"{target}.{os.getpid()}.new"
     try:
         if os.path.lexists(target) and not stat.S_ISREG(os.stat(target).st_mode):
-            raise ReportUnwritable(path, f"it is no regular file; `-o {STDOUT}` writes to standard output")
-        file = open(partial, "xb")  # noqa: SIM115 - what is there already is not ours to remove
+            raise ReportUnwritable(path, f"it is not a regular file; use `-o {STDOUT}` for standard output")
+        file = open(partial, "xb")  # noqa: SIM115 - a file that is there already is not ours to remove
         try:
             with file:
                 file.write(content)

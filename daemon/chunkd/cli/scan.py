@@ -1,4 +1,4 @@
-"""`chunkd scan` and `chunkd rebuild`: index what is there now, with progress on stderr, and end."""
+"""`chunkd scan`: index what is in the caches now, with progress on stderr, and end."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ from typing import Any
 
 from chunkd.cli.progress import progress
 from chunkd.client import http
-from chunkd.errors import IndexBusy, NoDaemon, ServesOthers
+from chunkd.errors import IndexBusy, NoDaemon, ServesOthers, SocketDenied
 from chunkd.service.oneshot import POLL_S, scan_here
 from chunkd.settings.config import Config
 
-# A daemon on a busy cache is never quite settled; nothing pending for so long is enough.
+# Blobs land on a busy cache all the time; nothing pending for so long is enough.
 SETTLED_S = 2.0
 
 
-def scan_once(config: Config, sockets: list[str], asked: dict[str, bool], replace: bool) -> dict[str, Any]:
+def scan_once(
+    config: Config, sockets: list[str], asked: dict[str, bool], replace: bool, *, place_was_given: bool = True
+) -> dict[str, Any]:
     """The figures after a scan: the daemon's where one serves these caches, else this process's own.
 
-    Raises ServesOthers when a daemon serves other caches from this index, and what `Service` raises.
+    A daemon that this user may not ask is another's, unless its place was given. Raises ServesOthers when a daemon
+    serves other caches from this index, SocketDenied, and what `Service` raises.
     """
     others: tuple[str, list[str]] | None = None
     for socket in sockets:
         try:
             answer = http.ask(socket, "GET", "/v1/stats")
         except NoDaemon:
+            continue
+        except SocketDenied:
+            if place_was_given:
+                raise
             continue
         served = [cache["path"] for cache in answer["caches"]]
         if replace and set(config.caches) < set(served):

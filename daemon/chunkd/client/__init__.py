@@ -1,1 +1,1 @@
-"""Asking a daemon, or the index where none answers. It must not know what is done with the answer."""
+"""Asks a daemon, or the index where no daemon answers. It must not know what is done with the answer."""

@@ -1,27 +1,29 @@
-"""Getting an answer: from the daemon, or from the index where none runs. Says which, and is quick to import."""
+"""Getting an answer: from the daemon, or from the index where no daemon runs; an answer says which."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 from chunkd.client import http
-from chunkd.errors import ChunkdError, IndexMissing, NoDaemon
+from chunkd.errors import BadIndex, ChunkdError, IndexMissing, IndexUnreachable, NoDaemon, SocketDenied
 from chunkd.figures import words
-from chunkd.settings import resolve
+from chunkd.settings.resolve import Resolved
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from typing import Any
+PAGE_ROWS = 1000
 
-PAGE_BLOBS = 1000
+Page = dict[str, Any]
 
 
-class Answer:
+class Answer(NamedTuple):
     """What was asked for, and where it came from: the daemon's socket, or the index's state directory."""
 
-    def __init__(self, content: dict[str, Any], socket: str = "", state_dir: str = "") -> None:
-        self.content, self.socket, self.state_dir = content, socket, state_dir
+    content: Page
+    socket: str = ""
+    state_dir: str = ""
 
     @property
     def source(self) -> str:
@@ -37,109 +39,121 @@ class NothingThere(ChunkdError):
     def __init__(self, sockets: list[str], states: list[str]) -> None:
         super().__init__(
             f"no daemon answers ({', '.join(sockets)}) and there is no index ({', '.join(states)});"
-            " start `chunkd run`, or `chunkd scan CACHE`"
+            " start `chunkd run`, or run `chunkd scan CACHE`"
         )
-        self.sockets, self.states = sockets, states
 
 
-def ask(flags: Mapping[str, object], target: str, offline: Callable[[Any], dict[str, Any]]) -> Answer:
+def ask(where: Resolved, target: str, offline: Callable[[Any], Page]) -> Answer:
     """The daemon's answer to a GET, or what `offline` reads from a `Store` when no daemon answers.
 
-    Raises NothingThere when there is no index either, SocketDenied when a daemon may be there and can't be asked.
+    Raises NothingThere when there is no index either. A daemon that this user may not ask is another's, unless its
+    place was given: the user's own index answers, and SocketDenied is raised only when there is none.
     """
+    sockets = [given.value for given in where.sockets]
     try:
-        socket, content = http.first_answer(resolve.socket_candidates(flags), "GET", target)
+        socket, content = http.first_answer(sockets, "GET", target)
+        return Answer(content, socket=socket)
     except NoDaemon as nobody:
-        from chunkd.index.storage.environment import reading  # only here: LMDB is not needed to ask a daemon
-
-        for state_dir in resolve.state_candidates(flags):
+        states = [given.value for given in where.states]
+        for state_dir in states:
             try:
-                with reading(state_dir) as store:
-                    return Answer(offline(store), state_dir=state_dir)
+                return _read(state_dir, offline)
             except IndexMissing:
                 continue
-        raise NothingThere(nobody.tried, resolve.state_candidates(flags)) from None
-    return Answer(content, socket=socket)
+        raise NothingThere(nobody.tried, states) from None
+    except SocketDenied:
+        if where.place_was_given or where.own_state_dir is None:
+            raise
+        try:
+            return _read(where.own_state_dir, offline)
+        except (BadIndex, IndexUnreachable):
+            pass
+        raise
 
 
-def stats(flags: Mapping[str, object]) -> Answer:
-    def offline(store: Any) -> dict[str, Any]:
+def _read(state_dir: str, offline: Callable[[Any], Page]) -> Answer:
+    from chunkd.index.storage.environment import reading  # only here: LMDB is not needed to ask a daemon
+
+    with reading(state_dir) as store:
+        return Answer(offline(store), state_dir=state_dir)
+
+
+def stats(where: Resolved) -> Answer:
+    def offline(store: Any) -> Page:
         from chunkd.queries.read import read_stats
 
-        return read_stats(store).to_json() | {"scanning": False, "scans": 0, "settled": True}
+        found = read_stats(store).to_json()
+        # Only who ended with nothing left to do has said that nothing is pending.
+        settled = None if found["pending_blobs"] is None else True
+        return found | {"scanning": False, "scans": 0, "settled": settled}
 
-    return ask(flags, "/v1/stats", offline)
+    return ask(where, "/v1/stats", offline)
 
 
-def histogram(flags: Mapping[str, object]) -> Answer:
-    def offline(store: Any) -> dict[str, Any]:
+def histogram(where: Resolved) -> Answer:
+    def offline(store: Any) -> Page:
         from chunkd.queries.read import read_histogram
 
         return read_histogram(store)
 
-    return ask(flags, "/v1/histogram", offline)
+    return ask(where, "/v1/histogram", offline)
 
 
-def health(flags: Mapping[str, object]) -> dict[str, Any]:
+def health(where: Resolved) -> Page:
     """The daemon's `state` with its `reasons`, or the state `down` where none answers."""
     try:
-        _, content = http.first_answer(resolve.socket_candidates(flags), "GET", "/v1/health")
+        return http.first_answer([given.value for given in where.sockets], "GET", "/v1/health")[1]
     except NoDaemon as error:
         return {"state": "down", "reasons": [str(error)]}
-    return content
 
 
-def blobs(flags: Mapping[str, object], failed: bool) -> Iterator[dict[str, Any]]:
+def blobs(where: Resolved, failed: bool) -> Iterator[Page]:
     """Every blob, page by page."""
-    after = ""
-    while True:
 
-        def offline(store: Any, after: str = after) -> dict[str, Any]:
-            from chunkd.queries.read import read_blobs
+    def offline(after: str, store: Any) -> Page:
+        from chunkd.queries.read import read_blobs
 
-            return read_blobs(store, after, PAGE_BLOBS, failed)
+        return read_blobs(store, after, PAGE_ROWS, failed)
 
-        target = f"/v1/blobs?limit={PAGE_BLOBS}&failed={'true' if failed else 'false'}&after={after}"
-        page = ask(flags, target, offline).content
+    for page in _pages(where, "/v1/blobs", {"failed": "true" if failed else "false"}, "after", "", offline):
         yield from page["blobs"]
-        if page["next"] is None:
-            return
-        after = page["next"]
 
 
-def layers(flags: Mapping[str, object]) -> Iterator[dict[str, Any]]:
-    """The pages of `shares.read_layers`, to the last."""
-    after = ""
-    while True:
+def layers(where: Resolved) -> Iterator[Page]:
+    """The pages of `layer_shares.read_layers`, to the last."""
 
-        def offline(store: Any, after: str = after) -> dict[str, Any]:
-            from chunkd.queries.layer_shares import read_layers
+    def offline(after: str, store: Any) -> Page:
+        from chunkd.queries.layer_shares import read_layers
 
-            return read_layers(store, after, PAGE_BLOBS)
+        return read_layers(store, after, PAGE_ROWS)
 
-        page = ask(flags, f"/v1/layers?limit={PAGE_BLOBS}&after={after}", offline).content
-        yield page
-        if page["next"] is None:
-            return
-        after = page["next"]
+    return _pages(where, "/v1/layers", {}, "after", "", offline)
 
 
-def history(flags: Mapping[str, object], since: str) -> Iterator[dict[str, Any]]:
+def history(where: Resolved, since: str) -> Iterator[Page]:
     """The rows of `queries.history.read_history`, page by page."""
+
+    def offline(since: str, store: Any) -> Page:
+        from chunkd.queries.history import read_history
+
+        return read_history(store, since, PAGE_ROWS, time.time_ns())
+
     last = ""
-    while True:
-
-        def offline(store: Any, since: str = since) -> dict[str, Any]:
-            from chunkd.queries.history import read_history
-
-            return read_history(store, since, PAGE_BLOBS, time.time_ns())
-
-        page = ask(flags, f"/v1/history?limit={PAGE_BLOBS}&since={since}", offline).content
+    for page in _pages(where, "/v1/history", {}, "since", since, offline):
         for row in page["history"]:
             # Where the row that a page was to begin with has been thinned, the one before is first.
             if row["at"] > last:
                 last = row["at"]
                 yield row
-        if page["next"] is None:
-            return
-        since = page["next"]
+
+
+def _pages(
+    where: Resolved, path: str, query: dict[str, str], cursor: str, start: str | None,
+    offline: Callable[[str, Any], Page],
+) -> Iterator[Page]:  # fmt: skip
+    """Each page, the first from `start`; the parameter `cursor` says where the next one begins."""
+    while start is not None:
+        target = f"{path}?{urlencode({'limit': PAGE_ROWS, cursor: start} | query)}"
+        page = ask(where, target, partial(offline, start)).content
+        yield page
+        start = page["next"]

@@ -1,26 +1,54 @@
-"""The asking end of the Unix socket. A request by hand, so that `chunkd stats` starts without an HTTP library."""
+"""The asking end of the Unix socket: one request, one JSON object, within a deadline."""
 
 from __future__ import annotations
 
-import _socket  # `socket` adds what is not needed here, and a fifth to the time that `chunkd stats` takes
+import contextlib
 import errno
 import json
 import os
+import socket
 import time
+from collections.abc import Iterable
+from http import client
+from typing import Any
 
 from chunkd.errors import NoDaemon, RequestRefused, SocketDenied, SocketUnusable
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
+from chunkd.figures.words import shown
 
 REPLY_BYTES = 64 << 20
-HEAD_BYTES = 16384
-READ_BYTES = 65536
 CONNECT_RETRY_S = 0.02
 # A plain file refuses connections on Linux and is "no socket" on macOS.
 NOBODY = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED, errno.ENOTSOCK)
+
+
+class _Socket(socket.socket):
+    """A Unix socket that raises TimeoutError once its deadline is over, however the bytes drip in."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._deadline = time.monotonic() + timeout_s
+
+    def _expect(self) -> None:
+        left_s = self._deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        self.settimeout(left_s)
+
+    def connect(self, path: Any) -> None:
+        while True:
+            self._expect()
+            try:
+                return super().connect(path)
+            except BlockingIOError:
+                time.sleep(CONNECT_RETRY_S)  # the daemon's backlog is full; Linux does not let poll wait for room
+
+    def sendall(self, *args: Any) -> None:
+        self._expect()
+        super().sendall(*args)
+
+    def recv_into(self, *args: Any) -> int:
+        self._expect()
+        return super().recv_into(*args)
 
 
 def ask(
@@ -28,27 +56,26 @@ def ask(
 ) -> dict[str, Any]:
     """The JSON object that the daemon at the socket `path` replies; `timeout_s` is for all of it.
 
-    Raises NoDaemon when nobody listens there, SocketDenied when that can't be known for want of rights, RequestRefused
-    for an HTTP error, and SocketUnusable for a timeout or a reply that is not chunkd's. A reply is at most 64 MiB.
+    Raises NoDaemon when nobody listens there, SocketDenied when this user may not connect, RequestRefused for an HTTP
+    error, and SocketUnusable for a timeout or a reply that is not chunkd's. A reply is at most 64 MiB.
     """
-    content = b"" if body is None else json.dumps(body).encode()
-    head = f"{method} {target} HTTP/1.1\r\nHost: chunkd\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n"
-    deadline = time.monotonic() + timeout_s
-    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    try:
-        _connect(connection, path, deadline)
+    connection = client.HTTPConnection("chunkd")
+    with _Socket(timeout_s) as connection.sock:
         try:
-            connection.settimeout(_left_s(deadline))
-            connection.sendall(head.encode("ascii") + content)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # refused before it was whole: the reply says why
-        return _read_reply(connection, path, deadline)
-    except TimeoutError:
-        raise SocketUnusable(path, f"a daemon is there and gave no answer in {timeout_s:g} s") from None
-    except ConnectionError as error:
-        raise SocketUnusable(path, f"the daemon ended the connection: {error.strerror}") from None
-    finally:
-        connection.close()
+            _connect(connection.sock, path)
+            # A daemon may refuse a request before it is whole, and its reply says why.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, target, None if body is None else json.dumps(body), {"Connection": "close"})
+            with connection.getresponse() as response:
+                return _reply(response)
+        except TimeoutError:
+            raise SocketUnusable(path, f"a daemon listens and gave no answer in {timeout_s:g} s") from None
+        except ConnectionError as error:
+            raise SocketUnusable(path, f"the daemon ended the connection: {error.strerror or error}") from None
+        except client.IncompleteRead as error:
+            raise SocketUnusable(path, f"the reply ends after {len(error.partial)} bytes, too early") from None
+        except (client.HTTPException, ValueError) as error:
+            raise SocketUnusable(path, f"not a chunkd daemon: {shown(str(error)[:80])}") from None
 
 
 def first_answer(
@@ -56,7 +83,7 @@ def first_answer(
 ) -> tuple[str, dict[str, Any]]:
     """The first of the sockets at which a daemon listens, and its reply to `ask`.
 
-    Raises NoDaemon with all that were tried, and otherwise as `ask` does: no error but "nobody listens" is passed over.
+    Raises NoDaemon with all that were tried, and otherwise as `ask` does: only "nobody listens" is passed over.
     """
     tried = []
     for path in candidates:
@@ -67,76 +94,36 @@ def first_answer(
     raise NoDaemon(tried)
 
 
-def _connect(connection: _socket.socket, path: str, deadline: float) -> None:
-    while True:
-        connection.settimeout(_left_s(deadline))
-        try:
-            connection.connect(path)
-        except BlockingIOError:
-            time.sleep(CONNECT_RETRY_S)  # the daemon's hint_queue is full; Linux does not let poll wait for room
-        except TimeoutError:
-            raise
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EPERM):
-                raise SocketDenied(path, _group_to_join(path)) from None
-            # A path too long for a socket carries no number; no daemon can have bound it.
-            if error.errno is None or error.errno in NOBODY:
-                raise NoDaemon([path]) from None
-            raise SocketUnusable(path, f"connecting failed: {error.strerror}") from None
-        else:
-            return
-
-
-def _left_s(deadline: float) -> float:
-    left_s = deadline - time.monotonic()
-    if left_s <= 0:
-        raise TimeoutError
-    return left_s
-
-
-def _read_reply(connection: _socket.socket, path: str, deadline: float) -> dict[str, Any]:
-    received = bytearray()
-
-    def receive() -> None:
-        connection.settimeout(_left_s(deadline))
-        got = connection.recv(READ_BYTES)
-        if not got:
-            raise SocketUnusable(path, f"the reply ends after {len(received)} bytes, before it is whole")
-        received.extend(got)
-
-    while (head_bytes := received.find(b"\r\n\r\n")) < 0:
-        if len(received) > HEAD_BYTES:
-            raise SocketUnusable(
-                path, f"no daemon of chunkd's: the head of its reply is longer than {HEAD_BYTES} bytes"
-            )
-        receive()
-    status, content_bytes = _read_head(bytes(received[:head_bytes]), path)
-    del received[: head_bytes + 4]
-    while len(received) < content_bytes:
-        receive()
+def _connect(connection: socket.socket, path: str) -> None:
     try:
-        reply = json.loads(received[:content_bytes])
+        connection.connect(path)
+    except TimeoutError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise SocketDenied(path, _group_to_join(path)) from None
+        # A path too long for a socket carries no number; no daemon can have bound it.
+        if error.errno is None or error.errno in NOBODY:
+            raise NoDaemon([path]) from None
+        raise SocketUnusable(path, f"connecting failed: {error.strerror}") from None
+
+
+def _reply(response: client.HTTPResponse) -> dict[str, Any]:
+    """Raises ValueError for a reply that is not chunkd's, RequestRefused for an HTTP error."""
+    if response.length is None or len(response.headers.get_all("Content-Length", [])) != 1:
+        raise ValueError("its reply has no single Content-Length")
+    if response.length > REPLY_BYTES:
+        raise ValueError(f"its reply of {response.length} bytes is more than {REPLY_BYTES}")
+    content = response.read()
+    try:
+        reply = json.loads(content)
     except (ValueError, RecursionError):
         reply = None
     if not isinstance(reply, dict):
-        raise SocketUnusable(path, f"no daemon of chunkd's: it replied {status} without a JSON object")
-    if not 200 <= status < 300:
-        raise RequestRefused(status, str(reply.get("error", "without a reason")))
+        raise ValueError(f"it replied {response.status} without a JSON object")
+    if not 200 <= response.status < 300:
+        raise RequestRefused(response.status, str(reply.get("error", "without a reason")))
     return reply
-
-
-def _read_head(head: bytes, path: str) -> tuple[int, int]:
-    """The status, and how many bytes of content follow."""
-    status_line, *lines = head.split(b"\r\n")
-    words = status_line.split(b" ", 2)
-    if len(words) < 2 or not words[0].startswith(b"HTTP/1.") or len(words[1]) != 3 or not words[1].isdigit():
-        raise SocketUnusable(path, f"no daemon of chunkd's: its reply begins {status_line[:40]!r}")
-    lengths = [line.partition(b":")[2].strip() for line in lines if line.lower().startswith(b"content-length:")]
-    if len(lengths) != 1 or not lengths[0].isdigit() or len(lengths[0]) > 18:
-        raise SocketUnusable(path, "no daemon of chunkd's: its reply has no single Content-Length")
-    if int(lengths[0]) > REPLY_BYTES:
-        raise SocketUnusable(path, f"its reply of {int(lengths[0])} bytes is more than {REPLY_BYTES}")
-    return int(words[1]), int(lengths[0])
 
 
 def _group_to_join(path: str) -> str:

@@ -1,50 +1,104 @@
-"""Which figures of `chunkd stats --json` are used where else: the one list for the gate, the history and the metrics.
+"""Every figure that is a number: what makes it, what it means, and where else than in `chunkd stats` it is used.
 
-A figure that is new is added here by its name, and then has its condition, its change over a day, and its metric.
+A figure that is new is a row here, and then has its place in `stats --json`, its metric, its condition and its change
+over a day, as its row says.
 """
 
 from __future__ import annotations
 
-# What `stats --fail-if` compares with a number.
-GATED = ("net", "redundancy", "pending_blobs", "failed_blobs")
-# What `chunkd history` shows, and `stats` the changes of: figures that follow from the totals alone.
-KEPT = (
-    "blobs",
-    "layers",
-    "stored_bytes",
-    "layer_stored_bytes",
-    "uncompressed_bytes",
-    "chunks",
-    "unique_chunks",
-    "unique_bytes",
-    "redundancy",
-    "recompressed_bytes",
-    "net_bytes",
-    "net",
-    "failed_blobs",
-    "failed_bytes",
-)
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from chunkd.figures import net_saving
+from chunkd.model import TOTALS, Totals
+
+
+class Figure(NamedTuple):
+    """`meaning` is for the metric, which a figure without one does not have. `of` makes it of the totals; without one
+    it is the total of its name, or nothing that the totals tell.
+
+    `is_gated`: `stats --fail-if` compares it. `is_kept`: `history` shows it, and `stats` its changes.
+    """
+
+    meaning: str
+    of: Callable[[Totals], Any] | None = None
+    is_kept: bool = False
+    is_gated: bool = False
+    is_ratio: bool = False
+
+
+def _redundancy(totals: Totals) -> float | None:
+    return 1 - totals.unique_bytes / totals.uncompressed_bytes if totals.uncompressed_bytes else None
+
+
+def _mean_chunk_bytes(totals: Totals) -> float | None:
+    return totals.uncompressed_bytes / totals.chunks if totals.chunks else None
+
+
+def _net(name: str) -> Callable[[Totals], Any]:
+    return lambda totals: net_saving.figures(totals)[name]
+
+
+FIGURES: dict[str, Figure] = {
+    "blobs": Figure("Verified digests, each once.", lambda totals: totals.layers + totals.others, is_kept=True),
+    "layers": Figure("Blobs that are gzip, zstd or tar streams.", is_kept=True),
+    "stored_bytes": Figure("Size on disk of all blobs.", is_kept=True),
+    "layer_stored_bytes": Figure("Size on disk of the layers.", is_kept=True),
+    "uncompressed_bytes": Figure("What the layers decompress to.", is_kept=True),
+    "chunks": Figure("Chunks of all layers.", is_kept=True),
+    "unique_chunks": Figure("Chunks that differ.", is_kept=True),
+    "unique_bytes": Figure("Bytes of the chunks that differ, uncompressed.", is_kept=True),
+    "redundancy": Figure(
+        "1 - unique / uncompressed bytes; none when there is no layer.",
+        _redundancy,
+        is_kept=True,
+        is_gated=True,
+        is_ratio=True,
+    ),
+    "mean_chunk_bytes": Figure("", _mean_chunk_bytes),
+    "recompressed_bytes": Figure(
+        "What the unique chunks would take, each compressed.", _net("recompressed_bytes"), is_kept=True
+    ),
+    "recompressed_error_bytes": Figure("Half of the 95 % interval of that estimate.", _net("recompressed_error_bytes")),
+    "index_overhead_bytes": Figure("What a chunk store's own index would take.", _net("index_overhead_bytes")),
+    "net_bytes": Figure("What a chunk store would save of what the layers take now.", _net("net_bytes"), is_kept=True),
+    "net": Figure(
+        "The same as a part of what the layers take now; none when there is no layer.",
+        _net("net"),
+        is_kept=True,
+        is_gated=True,
+        is_ratio=True,
+    ),
+    "break_even_unique": Figure(
+        "Unique / uncompressed bytes at which nothing would be saved.", _net("break_even_unique"), is_ratio=True
+    ),
+    "measured_chunks": Figure("Unique chunks that were compressed for the estimate."),
+    "pending_blobs": Figure("Blobs that are seen and in no figure yet.", is_gated=True),
+    "pending_bytes": Figure("Stored bytes of those."),
+    "failed_blobs": Figure(
+        "Blobs that do not match their name, do not decompress, or break a cap.", is_kept=True, is_gated=True
+    ),
+    "failed_bytes": Figure("Stored bytes of those.", is_kept=True),
+    "unlisted_folders": Figure("Folders that could not be listed.", is_gated=True),
+    "index_bytes": Figure("Size of the index on disk."),
+}
+
+GATED = tuple(name for name, figure in FIGURES.items() if figure.is_gated)
+KEPT = tuple(name for name, figure in FIGURES.items() if figure.is_kept)
 # The metric of a figure, after `chunkd_`, and what it says.
 METRICS = {
-    "blobs": ("blobs", "Verified digests, each once."),
-    "layers": ("layers", "Blobs that are gzip, zstd or tar streams."),
-    "stored_bytes": ("stored_bytes", "Size on disk of all blobs."),
-    "layer_stored_bytes": ("layer_stored_bytes", "Size on disk of the layers."),
-    "uncompressed_bytes": ("uncompressed_bytes", "What the layers decompress to."),
-    "chunks": ("chunks", "Chunks of all layers."),
-    "unique_chunks": ("unique_chunks", "Chunks that differ."),
-    "unique_bytes": ("unique_bytes", "Bytes of the chunks that differ, uncompressed."),
-    "redundancy": ("redundancy_ratio", "1 - unique / uncompressed bytes; none when there is no layer."),
-    "recompressed_bytes": ("recompressed_bytes", "What the unique chunks would take, each compressed."),
-    "recompressed_error_bytes": ("recompressed_error_bytes", "Half of the 95 % interval of that estimate."),
-    "index_overhead_bytes": ("index_overhead_bytes", "What a chunk store's own index would take."),
-    "net_bytes": ("net_bytes", "What a chunk store would save of what the layers take now."),
-    "net": ("net_ratio", "The same as a part of what the layers take now; none when there is no layer."),
-    "break_even_unique": ("break_even_unique_ratio", "Unique / uncompressed bytes at which nothing would be saved."),
-    "measured_chunks": ("measured_chunks", "Unique chunks that were compressed for the estimate."),
-    "pending_blobs": ("pending_blobs", "Blobs that are seen and in no figure yet."),
-    "pending_bytes": ("pending_bytes", "Stored bytes of those."),
-    "failed_blobs": ("failed_blobs", "Blobs that do not match their name, do not decompress, or break a cap."),
-    "failed_bytes": ("failed_bytes", "Stored bytes of those."),
-    "index_bytes": ("index_bytes", "Size of the index on disk."),
+    name: (f"{name}_ratio" if figure.is_ratio else name, figure.meaning)
+    for name, figure in FIGURES.items()
+    if figure.meaning
 }
+
+
+def value_of(name: str, totals: Totals) -> Any:
+    """A figure by the totals; None for what they do not tell, as of an index that did not count all of them yet."""
+    of = FIGURES[name].of
+    try:
+        return getattr(totals, name) if of is None else of(totals)
+    except AttributeError as error:
+        if error.obj is totals and error.name in TOTALS:
+            return None
+        raise

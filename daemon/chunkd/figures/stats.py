@@ -7,17 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from chunkd.figures import net_saving
+from chunkd.figures.names import FIGURES, value_of
 from chunkd.model import CacheState, Caps, ChunkParams, MeasureRule, Totals
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The figures and how fresh they are: a read-only snapshot. Times are RFC 3339 in UTC."""
+    """The figures and how fresh they are: a read-only snapshot. Times are RFC 3339 in UTC.
+
+    What is pending is None where nobody knows: without a daemon, unless the last writer ended with nothing left to do.
+    `unlisted_folders` counts folders whose last listing failed, None where no daemon knows; `problems` are at most 20
+    sentences on what the figures may lack.
+    """
 
     totals: Totals
-    pending_blobs: int
-    pending_bytes: int
+    pending_blobs: int | None
+    pending_bytes: int | None
     as_of: str | None
     scanned_at: str | None
     watching: bool
@@ -28,33 +33,24 @@ class Stats:
     measure: MeasureRule = MeasureRule()
     warnings: tuple[str, ...] = ()
     changes: Mapping[str, Mapping[str, Any] | None] = field(default_factory=lambda: {"day": None, "week": None})
+    unlisted_folders: int | None = None
+    problems: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The one object of `stats --json`, `GET /v1/stats` and `scan --json`; names as DESIGN.md has them."""
-        totals = self.totals
+        own = {
+            "pending_blobs": self.pending_blobs, "pending_bytes": self.pending_bytes, "index_bytes": self.index_bytes,
+            "unlisted_folders": self.unlisted_folders,
+        }  # fmt: skip
         return {
-            "blobs": totals.layers + totals.others,
-            "layers": totals.layers,
-            "stored_bytes": totals.stored_bytes,
-            "layer_stored_bytes": totals.layer_stored_bytes,
-            "uncompressed_bytes": totals.uncompressed_bytes,
-            "chunks": totals.chunks,
-            "unique_chunks": totals.unique_chunks,
-            "unique_bytes": totals.unique_bytes,
-            "redundancy": 1 - totals.unique_bytes / totals.uncompressed_bytes if totals.uncompressed_bytes else None,
-            "mean_chunk_bytes": totals.uncompressed_bytes / totals.chunks if totals.chunks else None,
-            **net_saving.figures(totals),
-            "pending_blobs": self.pending_blobs,
-            "pending_bytes": self.pending_bytes,
-            "failed_blobs": totals.failed_blobs,
-            "failed_bytes": totals.failed_bytes,
+            **{name: own[name] if name in own else value_of(name, self.totals) for name in FIGURES},
             "as_of": self.as_of,
             "scanned_at": self.scanned_at,
             "watching": self.watching,
-            "index_bytes": self.index_bytes,
             "params": dataclasses.asdict(self.params)
             | {"caps": dataclasses.asdict(self.caps), "measure": dataclasses.asdict(self.measure)},
             "caches": [dataclasses.asdict(cache) for cache in self.caches],
+            "problems": list(self.problems),
             "warnings": list(self.warnings),
             "changes": dict(self.changes),
         }

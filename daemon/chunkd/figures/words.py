@@ -7,15 +7,13 @@ is shown with control characters escaped: a terminal obeys them.
 from __future__ import annotations
 
 import textwrap
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 COLUMNS = 100
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 LABEL_COLUMNS = 20
+PROBLEMS_SHOWN = 20
 
 
 def daemon_source(socket: str, as_of: str | None) -> str:
@@ -74,20 +72,24 @@ def _grown(step: float, size: str, what: str) -> str:
 
 def remarks(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(label, words) of whatever makes the figures less than the whole truth."""
-    if stats["pending_blobs"]:
+    if stats["pending_blobs"] is None:
+        yield "pending", "not known: the last writer was stopped before it was done; `chunkd scan` finds out"
+    elif stats["pending_blobs"]:
         yield "pending", _blobs(stats["pending_blobs"], stats["pending_bytes"], "not counted yet")
     if stats["failed_blobs"]:
         why = "in no figure; `chunkd blobs --failed` says why"
         yield "failed", _blobs(stats["failed_blobs"], stats["failed_bytes"], why)
     if stats["scanned_at"] is None:
         yield "not scanned", "no scan has been completed: there may be more blobs than these"
+    yield from _problems(stats)
     for warning in stats["warnings"]:
         yield "warning", shown(warning)
     for cache in stats["caches"]:
         state = cache["state"]
-        if state in ("stale", "polled", "unwatched"):
+        if state in ("stale", "hung", "polled", "unwatched"):
             meaning = {
                 "stale": "its figures are kept as they were last known",
+                "hung": "its file system does not answer; its figures are kept as they were last known",
                 "polled": "no events come from it; it is listed on a timer",
                 "unwatched": "its events do not come; it is listed on a timer",
             }[state]
@@ -95,6 +97,18 @@ def remarks(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield state, shown(f"{cache['path']}{reason} ({meaning})")
         for warning in cache["warnings"]:
             yield "warning", shown(f"{cache['path']}: {warning}")
+
+
+def _problems(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    problems = stats.get("problems", [])[:PROBLEMS_SHOWN]
+    for problem in problems:
+        yield "problem", shown(problem)
+    unlisted_folders = stats.get("unlisted_folders") or 0
+    if unlisted_folders > len(problems):
+        yield (
+            "unlisted",
+            f"{unlisted_folders:,} folders could not be listed; their blobs may be missing or outdated here",
+        )
 
 
 def range_text(least: int, most: int) -> str:

@@ -10,12 +10,11 @@ old; therefore a row thins two at most, and an hour with a wrong clock costs 120
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from chunkd.index.records import Damaged, seal, unseal
+from chunkd.index.records import Damaged, pack_totals, unpack_totals
 from chunkd.model import Totals
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ MINUTE_NS = 60 * 10**9
 KEY_BYTES = 4
 # The last minute of the year 9999, which is the last that dates are written of.
 LAST_MINUTE = 4_223_371_679
-# Of each total: a sum of squares would not fit into 8.
-TOTAL_BYTES = 16
 HOUR, DAY = 60, 1440
 MONTH = 31 * DAY
 # Beyond so many the oldest is dropped: those of days are 130 years by then.
@@ -49,7 +46,7 @@ class History:
         """Keep the totals as those of this minute, in place of what it had before; with a new row, thin a slice."""
         now = minute_of(now_ns)
         is_new = txn.get(moment_key(now), db=self._table) is None
-        txn.put(moment_key(now), pack_moment(totals), db=self._table)
+        txn.put(moment_key(now), pack_totals(totals), db=self._table)
         self._drop_ahead(txn, now)
         if is_new:
             self._thin(txn, now)
@@ -78,14 +75,8 @@ class History:
         self._slice_rows = ROWS_A_SLICE
 
 
-def kept(store: Store) -> list[tuple[bytes, bytes]]:
-    """Every record of the history, for `inherit`."""
-    with store.guarded(), store.env.begin() as txn:
-        return list(store.walk(txn, "history"))
-
-
-def inherit(store: Store, records: list[tuple[bytes, bytes]], now_ns: int) -> None:
-    """Make these records the history of another index, in place of its own, and how that one stands the last row.
+def inherit(store: Store, rows: Iterable[tuple[bytes, bytes]], now_ns: int) -> None:
+    """Make these rows the history of another index, in place of its own, and how that one stands the last row.
 
     Raises IndexUnwritable, with nothing changed.
     """
@@ -94,7 +85,7 @@ def inherit(store: Store, records: list[tuple[bytes, bytes]], now_ns: int) -> No
     with store.guarded():
         with store.env.begin(write=True) as txn:
             txn.drop(table, delete=False)
-            for key, value in records:
+            for key, value in rows:
                 txn.put(key, value, db=table)
             History(table).note(txn, now_ns, store.head(txn).totals)
         store.env.sync(True)
@@ -120,12 +111,12 @@ def check_history(store: Store, txn: lmdb.Transaction) -> Iterator[tuple[str, st
     for key, value in store.walk(txn, "history"):
         try:
             moment_from_key(key)
-            unpack_moment(value)
+            unpack_totals(value)
         except Damaged as error:
             yield key.hex(), str(error)
 
 
-# --- a row as bytes, both ways: the totals as they stood at the end of a minute
+# --- a row's key, both ways: the minute at whose end the totals stood so
 
 
 def minute_of(time_ns: int) -> int:
@@ -142,17 +133,3 @@ def moment_from_key(key: bytes) -> int:
     if len(key) != KEY_BYTES or minute > LAST_MINUTE:
         raise Damaged(f"{key.hex()} is no minute")
     return minute
-
-
-def pack_moment(totals: Totals) -> bytes:
-    """Sealed: each of the totals, in the order of `model.Totals`, in 16 bytes."""
-    numbers = dataclasses.astuple(totals)
-    return seal(b"".join(number.to_bytes(TOTAL_BYTES, "little") for number in numbers))
-
-
-def unpack_moment(value: bytes) -> Totals:
-    payload = unseal(value)
-    starts = range(0, len(payload), TOTAL_BYTES)
-    if len(payload) != len(dataclasses.fields(Totals)) * TOTAL_BYTES:
-        raise Damaged(f"{len(payload)} bytes are no totals")
-    return Totals(*(int.from_bytes(payload[start : start + TOTAL_BYTES], "little") for start in starts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +17,36 @@ from chunkd.index import blocks, records
 from chunkd.index.blocks import Numbers
 from chunkd.index.chunks.lookup import Lookup
 from chunkd.index.chunks.measured import MeasuredRecords
-from chunkd.index.chunks.numbering import Numbering
-from chunkd.index.chunks.table import ChunkRecords
+from chunkd.index.chunks.table import ChunkContradicted, ChunkRecords, Numbered
 from chunkd.index.history import History
 from chunkd.index.storage.create import create, give_away, is_there
-from chunkd.index.storage.environment import CACHES_KEY, HEAD_KEY, HISTOGRAM_KEY, RULES_KEY, VERIFIED_KEY, Store
+from chunkd.index.storage.environment import (
+    AT_REST_KEY,
+    CACHES_KEY,
+    HEAD_KEY,
+    HISTOGRAM_KEY,
+    RULES_KEY,
+    VERIFIED_KEY,
+    Store,
+)
 from chunkd.index.storage.lock import IndexLock
-from chunkd.model import Blob, Cache, Digest, Place, Recipe
+from chunkd.model import Blob, Cache, Digest, Place, Recipe, sums
+
+# Where more counted blobs than these agree about a chunk's length, a new recipe that says otherwise is not believed.
+MOST_DOUBTED = 8
+
+
+class RecipeContradicts(RecipeImpossible):
+    """Two recipes give one chunk two lengths, so one of their workers lied.
+
+    `digests` are the counted blobs that have the chunk, to be read again as well. There are none where more than
+    `MOST_DOUBTED` have it: then it is the new recipe that lies.
+    """
+
+    def __init__(self, chunk_hash: bytes, digests: tuple[Digest, ...]) -> None:
+        others = ", ".join(map(str, digests)) or f"more than {MOST_DOUBTED} other blobs"
+        super().__init__(f"chunk {chunk_hash.hex()} has another length in {others}")
+        self.chunk_hash, self.digests = chunk_hash, digests
 
 
 class Index:
@@ -57,7 +80,7 @@ class Index:
             self._history = History(self.store.databases["history"])
             # Whether the newest commit is on disk: of the process before, nobody knows.
             self._synced = False
-            with self.store.guarded(), self.store.env.begin() as txn:
+            with self.store.snapshot() as txn:
                 self.rules = self.store.check_format(txn, rules.params)
             give_away(path)
         except BaseException:
@@ -89,8 +112,21 @@ class Index:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[lmdb.Transaction]:
-        with self.store.guarded(), self.store.env.begin() as txn:
+        with self.store.snapshot() as txn:
             yield txn
+
+    def record_at_rest(self, is_at_rest: bool = True) -> None:
+        """Note whether nothing is left to be done: every blob that is known is in the figures, or has failed. The next
+        change of the index takes that back. Writes nothing where it is so noted. Raises IndexUnwritable.
+        """
+        with self.snapshot() as txn:
+            if self.store.at_rest(txn) == is_at_rest:
+                return
+        with self.transaction() as change:
+            if is_at_rest:
+                change.txn.put(AT_REST_KEY, records.seal(b""), db=self.store.databases["meta"])
+            else:
+                change.txn.delete(AT_REST_KEY, db=self.store.databases["meta"])
 
     def close(self) -> None:
         self.store.close()
@@ -109,7 +145,7 @@ class Change:
         self.chunks = ChunkRecords(
             txn, self.store.databases["chunks"], index.lookup, measured, index.rules, index.dead_blocks
         )
-        self.numbering = Numbering(txn, self.chunks, index.lookup)
+        self._touched = False
         # By how much the histogram will have grown: its record is written once, with the head.
         self._grown = np.zeros((histogram.ROWS, len(histogram.COLUMNS)), np.int64)
 
@@ -164,17 +200,17 @@ class Change:
         return True
 
     def unignore(self, place: Place) -> None:
-        self.txn.delete(records.place_key(place), db=self.store.databases["ignored"])
+        self._discard("ignored", records.place_key(place))
 
     def require_rehash(self, digest: Digest) -> None:
         """Note that a counted digest has lost its verified place: another one must be hashed before it is kept."""
-        self._put("suspects", records.digest_key(digest), b"")
+        self._put("needs_rehash", records.digest_key(digest), b"")
 
     def needs_rehash(self, digest: Digest) -> bool:
-        return self.store.get(self.txn, "suspects", records.digest_key(digest)) is not None
+        return self.store.get(self.txn, "needs_rehash", records.digest_key(digest)) is not None
 
     def rehashed(self, digest: Digest) -> None:
-        self.txn.delete(records.digest_key(digest), db=self.store.databases["suspects"])
+        self._discard("needs_rehash", records.digest_key(digest))
 
     # --- what is not derived from blobs ---------------------------------------------------------------------------
 
@@ -196,33 +232,58 @@ class Change:
         """Record a failed blob, in place of what its record said before."""
         self.clear_failure(blob.digest)
         self._put("failed", records.digest_key(blob.digest), records.pack_blob(blob))
-        self._add_totals(failed_blobs=1, failed_bytes=blob.stored_bytes)
+        self._add_totals(1, sums("failed", blob))
 
     def clear_failure(self, digest: Digest) -> None:
         """Remove the record of a failure, if there is one."""
         old = self.failed(digest)
         if old is not None:
             self._delete("failed", records.digest_key(digest))
-            self._add_totals(failed_blobs=-1, failed_bytes=-old.stored_bytes)
+            self._add_totals(-1, sums("failed", old))
 
     # --- blobs: the rule of truth ---------------------------------------------------------------------------------
-
-    def foresee(self, recipes: dict[Digest, Recipe]) -> None:
-        """Number the chunks of blobs that are likely to be added, at once. Those that are not leave dead chunks."""
-        self.head = self.numbering.foresee(self.head, recipes)
 
     def add(self, blob: Blob, recipe: Recipe) -> int:
         """Count a blob; how many of its chunks were never seen before. Its failure, if any, is forgotten.
 
-        Raises RecipeImpossible, with nothing changed, when the recipe is none or not that of the blob.
+        Raises, with nothing changed, RecipeImpossible when the recipe is none or not that of the blob, and
+        RecipeContradicts when counted blobs have one of its chunks with another length.
         """
         uncompressed_bytes = int(np.frombuffer(recipe.lengths, "<u4").sum(dtype=np.int64))
         if (len(recipe), uncompressed_bytes) != (blob.chunks, blob.uncompressed_bytes):
             raise RecipeImpossible(f"{len(recipe)} chunks of {uncompressed_bytes} bytes in all")
-        self.head, (numbers, recompressed, new) = self.numbering.number(self.head, blob.digest, recipe)
+        numbered = self._number(recipe)
         self.clear_failure(blob.digest)
-        self.apply(blob, numbers, +1, recompressed)
-        return new
+        self.apply(blob, numbered.numbers, +1, numbered.recompressed)
+        return numbered.new
+
+    def _number(self, recipe: Recipe) -> Numbered:
+        """The chunks of a recipe by number. A new one has a record at 0 copies, and is in the look-up."""
+        head = self.head
+        try:
+            numbered = self.chunks.number(recipe, head.next_number)
+        except ChunkContradicted as error:
+            raise RecipeContradicts(error.chunk_hash, self._holders_of_chunk(error.number)) from None
+        if new := numbered.new:
+            following = head.next_number + new
+            young, hand = self.lookup.merge(self.txn, head.young_entries + new, head.hand, new, following)
+            dead = head.dead_chunks + new
+            self.head = replace(head, next_number=following, dead_chunks=dead, young_entries=young, hand=hand)
+        return numbered
+
+    def _holders_of_chunk(self, number: int) -> tuple[Digest, ...]:
+        """The counted blobs whose recipes have a chunk; none where they are more than can be read again for a doubt.
+
+        Every recipe is walked: no record leads from a chunk to its blobs.
+        """
+        found: list[Digest] = []
+        for key, packed in self.store.walk(self.txn, "recipes"):
+            blob = self.blob(records.digest_from_key(key))
+            if blob is not None and number in blocks.unpack_recipe(packed, blob.chunks):
+                found.append(blob.digest)
+                if len(found) > MOST_DOUBTED:
+                    return ()
+        return tuple(found)
 
     def remove(self, digest: Digest) -> None:
         """Subtract a counted blob."""
@@ -257,35 +318,34 @@ class Change:
             self._delete("blobs", key)
             if blob.state == "layer":
                 self._delete("recipes", key)
-        layer = blob.state == "layer"
-        self._add_totals(
-            layers=sign * layer,
-            others=sign * (not layer),
-            stored_bytes=sign * blob.stored_bytes,
-            layer_stored_bytes=sign * blob.stored_bytes * layer,
-            chunks=sign * len(numbers),
-            **growth.totals,
-        )
+        self._add_totals(sign, sums("blobs", blob))
+        self._add_totals(1, growth.totals)
         self.head = replace(self.head, dead_chunks=self.head.dead_chunks - growth.totals["unique_chunks"])
         self._grown += growth.table
 
     # --- writing --------------------------------------------------------------------------------------------------
 
-    def _add_totals(self, **steps: int) -> None:
-        grown = {name: getattr(self.head.totals, name) + step for name, step in steps.items()}
-        short = [name for name, value in grown.items() if value < 0]
-        if short:
+    def _add_totals(self, sign: int, steps: Mapping[str, int]) -> None:
+        totals = self.head.totals.plus({name: sign * step for name, step in steps.items()})
+        if short := [name for name, value in vars(totals).items() if value < 0]:
             raise records.Damaged(f"the totals {', '.join(short)} would be negative")
-        self.head = replace(self.head, totals=replace(self.head.totals, **grown))
+        self.head = replace(self.head, totals=totals)
 
     def set_histogram(self, rows: list[list[int]]) -> None:
         self._put("meta", HISTOGRAM_KEY, records.seal(histogram.pack(rows)))
 
     def _put(self, database: str, key: bytes, value: bytes) -> None:
         self.txn.put(key, value, db=self.store.databases[database])
+        self._touched = True
+
+    def _discard(self, database: str, key: bytes) -> bool:
+        """Delete a record; whether it was there."""
+        found = self.txn.delete(key, db=self.store.databases[database])
+        self._touched |= found
+        return found
 
     def _delete(self, database: str, key: bytes) -> None:
-        if not self.txn.delete(key, db=self.store.databases[database]):
+        if not self._discard(database, key):
             raise IndexDamaged(self.store.path, f"a record of {database!r} is missing")
 
     def write_head(self, now_ns: int) -> None:
@@ -299,3 +359,6 @@ class Change:
         if self.head != self._head:
             self.head = replace(self.head, as_of_ns=max(now_ns, 1))
             self._put("meta", HEAD_KEY, records.pack_head(self.head))
+        if self._touched:
+            # Whoever writes has something to do; that nothing is left is for its end to say again.
+            self.txn.delete(AT_REST_KEY, db=self.store.databases["meta"])

@@ -11,12 +11,14 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from chunkd.model import (
     CODECS,
     HEX_DIGITS,
+    METADATA_ALONE,
     Blob,
     Cache,
     Caps,
@@ -28,7 +30,7 @@ from chunkd.model import (
     Totals,
 )
 
-FORMAT = 2
+FORMAT = 3
 
 ALGORITHMS = ("sha256", "sha512")
 STATES = ("layer", "other", "failed")
@@ -37,7 +39,8 @@ SEAL_BYTES = 8
 BLOB = struct.Struct("<BBHIQQQQ")
 PLACE = struct.Struct("<B7sQQQQ")
 _SPARE = bytes(7)
-HEAD_BYTES = 16  # of each figure: a sum of squares may not fit into 8
+# No record of totals is longer: 16 of them, with their names, take some 500 bytes.
+MOST_TOTALS_BYTES = 8192
 
 
 class Damaged(ValueError):
@@ -144,9 +147,10 @@ def unpack_held(value: bytes) -> Held:
 
 
 def _fields(value: bytes) -> dict[str, Any]:
+    payload = unseal(value)
     try:
-        fields = json.loads(unseal(value))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        fields = json.loads(payload)
+    except (ValueError, RecursionError) as error:
         raise Damaged("it is no JSON") from error
     if not isinstance(fields, dict):
         raise Damaged("it is no JSON object")
@@ -171,21 +175,43 @@ class Head:
 
 
 def pack_head(head: Head) -> bytes:
-    """Integers of 16 bytes: the totals in the order of `model.Totals`, then the head's own six fields in theirs."""
-    figures = [getattr(head.totals, field.name) for field in dataclasses.fields(Totals)]
-    own = [getattr(head, field.name) for field in dataclasses.fields(Head)[1:]]
-    return seal(b"".join(number.to_bytes(HEAD_BYTES, "little") for number in (*figures, *own)))
+    own = {field.name: getattr(head, field.name) for field in dataclasses.fields(Head)}
+    return seal(_json(own | {"totals": vars(head.totals)}))
 
 
 def unpack_head(value: bytes) -> Head:
-    payload = unseal(value)
-    totals = len(dataclasses.fields(Totals))
-    if len(payload) != (totals + len(dataclasses.fields(Head)) - 1) * HEAD_BYTES:
-        raise Damaged(f"{len(payload)} bytes are no totals")
-    numbers = [
-        int.from_bytes(payload[start : start + HEAD_BYTES], "little") for start in range(0, len(payload), HEAD_BYTES)
-    ]
-    return Head(Totals(*numbers[:totals]), *numbers[totals:])
+    own = _fields(value)
+    totals = _totals_in(own.pop("totals", None))
+    if own.keys() != {field.name for field in dataclasses.fields(Head)} - {"totals"}:
+        raise Damaged(f"{', '.join(sorted(own)) or 'nothing'} is no head")
+    return Head(totals, **{name: _natural(name, number) for name, number in own.items()})
+
+
+def pack_totals(totals: Totals) -> bytes:
+    return seal(_json(vars(totals)))
+
+
+def unpack_totals(value: bytes) -> Totals:
+    if len(value) > MOST_TOTALS_BYTES:
+        raise Damaged(f"{len(value)} bytes are too many for totals")
+    return _totals_in(_fields(value))
+
+
+def _totals_in(named: object) -> Totals:
+    """Totals that this version does not know are among them, and those that were not counted are not."""
+    if not isinstance(named, dict) or not all(name.isidentifier() for name in named):
+        raise Damaged("they are no totals by name")
+    return Totals.of({name: _natural(name, number) for name, number in named.items()})
+
+
+def _natural(name: str, number: object) -> int:
+    if type(number) is not int or number < 0:
+        raise Damaged(f"{name} is {str(number)[:40]}, and no natural number")
+    return number
+
+
+def _json(fields: Mapping[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":")).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +253,18 @@ def pack_caches(caches: dict[int, Cache]) -> bytes:
 
 
 def unpack_caches(value: bytes) -> dict[int, Cache]:
-    return {
-        int(number): Cache(
-            path, device, inode, tuple(layouts), layerless, tuple((at, on) for at, on in mounts), tuple(warnings)
-        )
-        for number, (path, device, inode, layouts, layerless, mounts, warnings) in _fields(value).items()
-    }
+    """Format 2 had no warnings."""
+    caches = {}
+    for number, (path, device, inode, layouts, layerless, mounts, *warnings) in _fields(value).items():
+        mounts = tuple((folder, on) for folder, on in mounts)
+        told = tuple(warnings[0]) if warnings else ()
+        caches[int(number)] = Cache(path, device, inode, tuple(layouts), _layerless(layerless), mounts, told)
+    return caches
+
+
+def _layerless(value: str | bool) -> str:
+    """It was once true or false: whether a cache holds blobs and no layer."""
+    return value if isinstance(value, str) else METADATA_ALONE * value
 
 
 def unpack_paths(value: bytes) -> tuple[str, ...]:

@@ -7,11 +7,12 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from chunkd.errors import BadIndex, IndexBusy, IndexUnreachable, IndexUnwritable
-from chunkd.index import history
-from chunkd.index.storage import durability
+from chunkd.index import history, records
+from chunkd.index.storage import durability, upgrade
 from chunkd.index.storage.environment import Store
 from chunkd.index.storage.lock import IndexLock
 
@@ -73,7 +74,7 @@ def take_over(state_dir: str) -> bool:
         lock = stack.enter_context(IndexLock(state_dir, exclusive=True, holder="chunkd"))
         if store is not None:
             index.mkdir(mode=0o750, exist_ok=True)
-            history.inherit(store, _history_of(str(index), audit=bool(lock.left)), time.time_ns())
+            history.inherit(store, history_of(str(index), audit=bool(lock.left)), time.time_ns())
             store.close()
             # Who still reads the old index keeps its files. LMDB's lock file tells of one data file: each has its own.
             with contextlib.suppress(FileNotFoundError):
@@ -84,14 +85,30 @@ def take_over(state_dir: str) -> bool:
     return there
 
 
-def _history_of(index: str, *, audit: bool) -> list[tuple[bytes, bytes]]:
-    """The records of an index's history; none of one that can't be read, which may be why it is replaced."""
+def history_of(index: str, *, audit: bool) -> list[tuple[bytes, bytes]]:
+    """The rows of an index's history, for `history.inherit`, as far as they can be read; also of one of chunkd 0.1."""
+    found: list[tuple[bytes, bytes]] = []
     try:
-        with contextlib.closing(Store(index, readonly=True, lock=False, audit=audit)) as store:
-            return history.kept(store)
+        store = Store(index, readonly=True, lock=False, audit=audit, any_format=True)
+        with contextlib.closing(store), store.guarded():
+            store.databases["history"] = store.open_database("history")
+            found += _rows(store)
     except BadIndex as error:
-        log.warning("the history begins anew, as the old one can't be read: %s", error)
-        return []
+        log.warning("the history begins anew where the old one can't be read: %s", error)
+    return found
+
+
+def _rows(store: Store) -> Iterator[tuple[bytes, bytes]]:
+    with store.env.begin() as txn:
+        is_old = store.format(txn) == upgrade.FORMAT
+        if not is_old:
+            store.check_format(txn, None)
+        for key, value in store.walk(txn, "history"):
+            with contextlib.suppress(records.Damaged):
+                history.moment_from_key(key)
+                row = upgrade.upgraded_row(value) if is_old else value
+                records.unpack_totals(row)
+                yield key, row
 
 
 def take_over_at_start(state_dir: str) -> None:

@@ -15,12 +15,13 @@ from chunkd.model import Blob, Cache, Caps
 log = logging.getLogger(__name__)
 
 PLACES_AT_ONCE = 1000
+BLOBS_AT_ONCE = 1000
 
 
 def adopt_rules(index: Index, rules: records.Rules) -> None:
-    """Take over other caps and decoders: what failed by the old ones is tried again, what breaks the new ones is taken
-    out of the index, so that the scan finds and judges it anew. By which rule chunks are recompressed stays as it was
-    while there are any: what is asked for is noted beside it.
+    """Take over other caps and decoders: what failed by the old ones is tried again, what breaks the new ones, or was
+    taken for a tar by another rule, is taken out of the index, so that the scan finds and judges it anew. By which rule
+    chunks are recompressed stays as it was while there are any: what is asked for is noted beside it.
     """
     old = index.rules
     if old.measure != rules.measure:
@@ -33,16 +34,36 @@ def adopt_rules(index: Index, rules: records.Rules) -> None:
         return
     log.info("the rules changed: %s, before %s", rules, old)
     lowered = rules.caps.zstd_window_bytes < old.caps.zstd_window_bytes
+    tars_anew = old.decoder.partition("; ")[2] != rules.decoder.partition("; ")[2]
     judged_anew = (old.caps, old.decoder) != (rules.caps, rules.decoder)
-    with index.transaction() as change:
-        for blob in list(change.store.blobs(change.txn, "failed")) if judged_anew else ():
+
+    def judge(change: Change, blob: Blob) -> None:
+        if not blob.counted:
             change.fail(dataclasses.replace(blob, retry_at=1))
-        for blob in list(change.store.blobs(change.txn, "blobs")) if judged_anew else ():
-            if _breaks(blob, rules.caps) or (lowered and blob.codec == "zstd"):
-                for place, _ in list(change.holders(blob.digest)):
-                    change.release(place, blob.digest)
-                change.remove(blob.digest)
+        elif _breaks(blob, rules.caps) or (lowered and blob.codec == "zstd") or (tars_anew and blob.codec == "tar"):
+            for place, _ in list(change.holders(blob.digest)):
+                change.release(place, blob.digest)
+            change.remove(blob.digest)
+
+    if judged_anew:
+        for database in ("failed", "blobs"):
+            _for_each_blob(index, database, judge)
+    # Last, so that a start after a crash begins again: to judge a blob twice changes nothing.
+    with index.transaction() as change:
         change.set_rules(rules)
+
+
+def _for_each_blob(index: Index, database: str, do: Callable[[Change, Blob], None]) -> None:
+    """Do something with every blob of a database, a thousand in a transaction."""
+    after = b""
+    while True:
+        with index.transaction() as change:
+            some = list(itertools.islice(change.store.blobs(change.txn, database, after), BLOBS_AT_ONCE))
+            for blob in some:
+                do(change, blob)
+        if not some:
+            return
+        after = records.digest_key(some[-1].digest)
 
 
 def _breaks(blob: Blob, caps: Caps) -> bool:

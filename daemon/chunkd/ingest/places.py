@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from chunkd.errors import RecipeImpossible
-from chunkd.index.index import Change
+from chunkd.index.index import Change, RecipeContradicts
 from chunkd.index.records import Held
 from chunkd.ingest.actions import (
     Action,
@@ -35,7 +35,7 @@ from chunkd.ingest.actions import (
 )
 from chunkd.ingest.counters import IMPOSSIBLE, MISMATCHED, UNDECODABLE
 from chunkd.ingest.reconcile import WRONG_NAME, Known, wait_for_a_writer
-from chunkd.model import MAX_PATH_BYTES, Blob, Cause, Digest, FileMark, Hint, Place
+from chunkd.model import MAX_PATH_BYTES, Blob, Cause, Digest, FileMark, Hint, Place, Timing
 from chunkd.sources import layouts
 from chunkd.sources.activity import Token
 from chunkd.sources.cache import ServedCache
@@ -120,9 +120,10 @@ class PlaceChanges:
         after_commit: AfterCommit,
         now_s: float,
         remembered: Remembered | None = None,
+        settle_s: float = Timing().settle_s,
     ) -> None:
         self.change, self.caches, self.after_commit, self.now_s = change, caches, after_commit, now_s
-        self.remembered = remembered or Remembered()
+        self.remembered, self.settle_s = remembered or Remembered(), settle_s
 
     def path(self, place: Place) -> str:
         return f"{self.caches[place.cache].path}/{place.path}"
@@ -151,6 +152,7 @@ class PlaceChanges:
             task,
             remembered.unsettled.get(place),
             remembered.expected.get(place),
+            self.settle_s,
         )
 
     def _kin(self, digest: Digest, mark: FileMark) -> FileMark | None:
@@ -246,14 +248,21 @@ class PlaceChanges:
         finding, mark = count.finding, count.mark
         self.change.hold(place, Held(digest, "verified", mark))
         chunks = len(finding.recipe)
-        blob = Blob(digest, finding.kind, mark.stored_bytes, finding.uncompressed_bytes, chunks, finding.codec)
+        what_it_is = finding.reason if finding.kind == "other" else ""
+        blob = Blob(
+            digest, finding.kind, mark.stored_bytes, finding.uncompressed_bytes, chunks, finding.codec, what_it_is
+        )  # fmt: skip
         try:
             new = self.change.add(blob, finding.recipe)
         except RecipeImpossible as error:
+            if isinstance(error, RecipeContradicts):
+                for other in error.digests:
+                    self._read_again(other, f"{digest} contradicts it")
             self.fail(digest, place, mark, IMPOSSIBLE, str(error))
             return
         self.after_commit.landings.append(count.landed_ns)
-        what = f"{finding.codec} layer, {chunks:,} chunks, {new:,} never seen before" if chunks else "not a layer"
+        layer = f"{finding.codec} layer, {chunks:,} chunks, {new:,} never seen before"
+        what = layer if chunks else f"not a layer: {what_it_is}"
         self.say(INFO, f"indexed {digest}, {mark.stored_bytes:,} bytes, {what}; found: {why}")
 
     # --- who holds a digest ---------------------------------------------------------------------------------------
@@ -321,6 +330,18 @@ class PlaceChanges:
         # Subtracted. It may be a writer at work: pending until it has come to rest.
         hint = Hint(place, Cause.SETTLING)
         self.apply(hint, Known(digest), wait_for_a_writer(digest, read, now, self.now_s), "")
+
+    def _read_again(self, digest: Digest, why: str) -> None:
+        """Subtract a counted blob and have its places observed, where one of them can be seen now."""
+        places = [place for place, _ in self.change.holders(digest)]
+        caches = {place: self.caches.get(place.cache) for place in places}
+        if not any(cache and not cache.status.out_of_sight(place.path) for place, cache in caches.items()):
+            return
+        for place in places:
+            self.change.release(place, digest)
+            self.after_commit.hints.append(Hint(place, Cause.DISAGREES))
+        self.change.remove(digest)
+        self.say(WARNING, f"subtracted {digest}, to be read again: {why}")
 
     def subtract(self, digest: Digest, why: str) -> None:
         """No place holds the digest any longer."""

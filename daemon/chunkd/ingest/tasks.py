@@ -40,6 +40,10 @@ class Tasks:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
 
+    def __contains__(self, digest: Digest) -> bool:
+        """Safe to call from any thread, as `known` is not."""
+        return digest in self._waiting or digest in self._running
+
     @property
     def waiting(self) -> int:
         return len(self._waiting)
@@ -62,10 +66,6 @@ class Tasks:
     def being_read(self) -> int:
         """How many a worker has."""
         return len(self._pool.jobs())
-
-    def has(self, digest: Digest) -> bool:
-        """Whether there is a task for a digest. Safe to call from any thread."""
-        return digest in self._waiting or digest in self._running
 
     def known(self, digest: Digest) -> Task | None:
         """The task for a digest. One that no worker has and whose cache does not answer is dropped for another's."""

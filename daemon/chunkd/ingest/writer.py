@@ -26,13 +26,14 @@ from chunkd.ingest.reconcile import decide, decide_finding
 from chunkd.ingest.rounds import FailedRound, VerifyRound, put
 from chunkd.ingest.scans import Scans
 from chunkd.ingest.tasks import MAX_TASKS, Tasks
-from chunkd.model import Blob, Cache, Cause, Digest, Finding, Hint, Place
+from chunkd.model import Blob, Cache, Cause, Digest, Finding, Hint, Place, Timing
 from chunkd.sources import layouts
 from chunkd.sources.activity import WRITER, Activity, Token
 from chunkd.sources.cache import ServedCache
 from chunkd.sources.source import Observation
 from chunkd.sources.status import warnings
 from chunkd.sources.wakeup import Wakeup
+from chunkd.worker.magic import instead_of_layers
 from chunkd.worker.pool import Pool, Result
 
 log = logging.getLogger(__name__)
@@ -82,10 +83,11 @@ class Writer:
         *,
         left: LeftCaches | None = None,
         verify_interval_s: float = 86400.0,
+        settle_s: float = Timing().settle_s,
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         self.index, self.pool, self.caches, self.activity, self.wakeup = index, pool, caches, activity, wakeup
-        self.clock_s = clock_s
+        self.clock_s, self._settle_s = clock_s, settle_s
         self.progress, self.counters = Progress(), Counters()
         self.remembered = Remembered()
         self.tasks = Tasks(pool, caches, activity)
@@ -94,7 +96,7 @@ class Writer:
         self.compaction = Compaction(index)
         self.verify_round = VerifyRound(index, caches, verify_interval_s, clock_s)
         self.failed_round = FailedRound(index, caches, activity)
-        self.layerless = {number for number, cache in self._recorded().items() if cache.layerless}
+        self.layerless = {number: cache.layerless for number, cache in self._recorded().items()}
         self._left = left
         self._left_token = None if left is None else activity.take(WRITER)
         self._results: list[Result] = []
@@ -109,7 +111,7 @@ class Writer:
     def pending(self) -> tuple[int, int]:
         """Blobs and stored bytes that are known and in no figure yet."""
         waits = list(self.remembered.unsettled.copy().values())
-        unsettled = [one for one in waits if not self.tasks.has(one.digest)]
+        unsettled = [one for one in waits if one.digest not in self.tasks]
         blobs = self.tasks.blobs + len(self.listings.unseen) + len({one.digest for one in unsettled})
         return blobs, self.tasks.stored_bytes + sum(one.seen.stored_bytes for one in unsettled)
 
@@ -218,7 +220,6 @@ class Writer:
         done: list[Found] = []
         with self.index.transaction() as change:
             places = self._places(change, after)
-            self._foresee(change)
             looks: list[Observation] = []
             for observed in self._observed:
                 found = self._found.get(observed.hint.place)
@@ -244,15 +245,7 @@ class Writer:
             self.failed_round.begin(lambda blob: _due(blob, self.clock_s()), force=True)
 
     def _places(self, change: Change, after: AfterCommit) -> PlaceChanges:
-        return PlaceChanges(change, self.caches, after, self.clock_s(), self.remembered)
-
-    def _foresee(self, change: Change) -> None:
-        recipes = {}
-        for observed in self._observed:
-            found = self._found.get(observed.hint.place)
-            if found is not None and found.finding.recipe:
-                recipes[found.task.digest] = found.finding.recipe
-        change.foresee(recipes)
+        return PlaceChanges(change, self.caches, after, self.clock_s(), self.remembered, self._settle_s)
 
     def _settle(self, places: PlaceChanges, found: Found, observed: Observation) -> None:
         task = found.task
@@ -274,7 +267,7 @@ class Writer:
         """See to the digests that need a rehash and that no task sees to: there was no room, or a root was away."""
         change = places.change
         room = MAX_TASKS - self.tasks.waiting
-        for key, _ in list(itertools.islice(self.index.store.walk(change.txn, "suspects"), max(0, room))):
+        for key, _ in list(itertools.islice(self.index.store.walk(change.txn, "needs_rehash"), max(0, room))):
             digest = digest_from_key(key)
             if self.tasks.known(digest) is None:
                 places.hand_over(digest, None, "a round of retries")
@@ -288,11 +281,8 @@ class Writer:
             change.set_caches(recorded)
 
     def _record(self, cache: ServedCache) -> Cache:
-        status = cache.status
-        return Cache(
-            cache.path, status.device, status.inode, status.layouts, cache.number in self.layerless, status.mounts,
-            status.warnings,
-        )  # fmt: skip
+        status, layerless = cache.status, self.layerless.get(cache.number, "")
+        return Cache(cache.path, status.device, status.inode, status.layouts, layerless, status.mounts, status.warnings)
 
     def _follow(self, after: AfterCommit) -> None:
         """What follows from a commit. Each thing that is still to be done takes its token here."""
@@ -362,16 +352,15 @@ class Writer:
             self._look_at_kinds()
 
     def _look_at_kinds(self) -> None:
-        """Whether a cache holds blobs and no layer."""
+        """What a cache holds that has blobs and no layer."""
         done = self.progress.scans, self.progress.decoded_blobs
         if self._kinds_at == done:
             return
         self._kinds_at = done
         for cache in self.caches.values():
             with self.index.snapshot() as txn:
-                kinds = self.index.store.kinds(txn, cache.number)
-                layerless = next(kinds, "layer") != "layer" and "layer" not in kinds
-            (self.layerless.add if layerless else self.layerless.discard)(cache.number)
+                layerless = instead_of_layers(self.index.store.blobs_in(txn, cache.number))
+            self.layerless[cache.number] = layerless
             told = warnings(cache.status.warnings, layerless=layerless)
             for warning in set(told) - set(self._told.get(cache.number, ())):
                 log.warning("cache %s: %s", cache.path, warning)

@@ -10,11 +10,11 @@ from typing import Any
 import lmdb
 
 from chunkd.errors import UsageError
-from chunkd.figures.names import KEPT
-from chunkd.figures.stats import Stats
-from chunkd.index.history import DAY, HOUR, minute_of, moment_from_key, moment_key, unpack_moment
+from chunkd.figures.names import KEPT, value_of
+from chunkd.index.history import DAY, HOUR, MINUTE_NS, minute_of, moment_from_key, moment_key
+from chunkd.index.records import unpack_totals
 from chunkd.index.storage.environment import Store
-from chunkd.model import Caps, ChunkParams, Totals
+from chunkd.model import Totals
 
 WEEK = 7 * DAY
 
@@ -30,14 +30,14 @@ def rows(store: Store, txn: lmdb.Transaction, since: int, until: int) -> Iterato
             minute = moment_from_key(bytes(key))
             if minute > until:
                 return
-            yield minute, unpack_moment(bytes(value))
+            yield minute, unpack_totals(bytes(value))
 
 
 def stood(store: Store, txn: lmdb.Transaction, at: int) -> Totals | None:
     """The totals as they were at the end of a minute, None where that was before the first row."""
     with txn.cursor(db=store.databases["history"]) as cursor:
         there = cursor.prev() if cursor.set_range(moment_key(max(at, 0) + 1)) else cursor.last()
-        return unpack_moment(bytes(cursor.value())) if there and at >= 0 else None
+        return unpack_totals(bytes(cursor.value())) if there and at >= 0 else None
 
 
 def changes(store: Store, txn: lmdb.Transaction, now_ns: int, totals: Totals) -> dict[str, dict[str, Any] | None]:
@@ -57,9 +57,8 @@ def _difference(now: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
 
 
 def figures_of(totals: Totals) -> dict[str, Any]:
-    """Those of the figures of `stats` that the totals alone tell, by the names of `figures.KEPT`."""
-    whole = Stats(totals, 0, 0, None, None, False, 0, ChunkParams(), Caps(), ()).to_json()
-    return {name: whole[name] for name in KEPT}
+    """Those of the figures of `stats` that the totals alone tell, by the names of `KEPT`."""
+    return {name: value_of(name, totals) for name in KEPT}
 
 
 def read_history(store: Store, since: str, limit: int, now_ns: int) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def read_history(store: Store, since: str, limit: int, now_ns: int) -> dict[str,
     now = minute_of(now_ns)
     start = min(since_minute(since, now), now)
     page: list[dict[str, Any]] = []
-    with store.guarded(), store.env.begin() as txn:
+    with store.snapshot() as txn:
         store.check_format(txn, None)
         for minute, totals in rows(store, txn, _last_before(store, txn, start), now):
             if len(page) == limit:
@@ -104,6 +103,10 @@ def since_minute(text: str, now: int) -> int:
 
 
 def shown(minute: int) -> str:
-    """RFC 3339, in UTC."""
-    at = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(minutes=minute)
-    return at.strftime("%Y-%m-%dT%H:%M:%SZ").rjust(20, "0")
+    return time_text(minute * MINUTE_NS, "seconds")
+
+
+def time_text(time_ns: int, timespec: str = "milliseconds") -> str:
+    """RFC 3339, in UTC: how every time is written."""
+    at = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(milliseconds=time_ns // 1_000_000)
+    return at.isoformat(timespec=timespec).replace("+00:00", "Z")

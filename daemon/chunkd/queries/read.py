@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import itertools
 import time
 from collections.abc import Iterator
@@ -17,41 +16,46 @@ from chunkd.figures.stats import Stats
 from chunkd.index import records
 from chunkd.index.storage.environment import Store
 from chunkd.model import CacheState, Digest
-from chunkd.queries.history import changes
+from chunkd.queries.history import changes, time_text
 from chunkd.sources.status import idle_state
 
 
 def moment(time_ns: int) -> str | None:
-    """RFC 3339 in UTC to the millisecond, None for never."""
-    if not time_ns:
-        return None
-    at = dt.datetime.fromtimestamp(time_ns // 1_000_000 / 1000, dt.UTC)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """To the millisecond; None for 0, which is never."""
+    return time_text(time_ns) if time_ns else None
 
 
 def read_stats(
     store: Store,
     caches: tuple[CacheState, ...] | None = None,
-    pending: tuple[int, int] = (0, 0),
+    pending: tuple[int, int] | None = None,
     watching: bool = False,
     now_ns: int | None = None,
 ) -> Stats:
-    """The figures of one snapshot. Without `caches` (no daemon) they are shown as the index has them."""
-    with store.guarded(), store.env.begin() as txn:
+    """The figures of one snapshot. Without `caches` (no daemon) they are shown as the index has them; without `pending`
+    nothing is where the last writer ended with nothing left to do, and else nobody knows.
+    """
+    with store.snapshot() as txn:
         rules = store.check_format(txn, None)
         head = store.head(txn)
         grown = changes(store, txn, time.time_ns() if now_ns is None else now_ns, head.totals)
         if caches is None:
             caches = tuple(idle_state(cache) for cache in store.caches(txn).values())
+        at_rest = store.at_rest(txn)
+    if pending is None:
+        pending_blobs, pending_bytes = (0, 0) if at_rest else (None, None)
+    else:
+        pending_blobs, pending_bytes = pending
     return Stats(
-        head.totals, *pending, moment(head.as_of_ns), moment(head.scanned_at_ns), watching, store.index_bytes(),
+        head.totals, pending_blobs, pending_bytes, moment(head.as_of_ns), moment(head.scanned_at_ns), watching,
+        store.index_bytes(),
         rules.params, rules.caps, caches, rules.measure, (rules.unlike,) if rules.unlike else (), grown,
     )  # fmt: skip
 
 
 def read_histogram(store: Store) -> dict[str, Any]:
     """The tables of one snapshot, with the time of its commit."""
-    with store.guarded(), store.env.begin() as txn:
+    with store.snapshot() as txn:
         rules = store.check_format(txn, None)
         rows = histogram.to_json(store.histogram(txn), rules.params.max_bytes)
         return rows | {"as_of": moment(store.head(txn).as_of_ns)}
@@ -59,7 +63,7 @@ def read_histogram(store: Store) -> dict[str, Any]:
 
 def read_blobs(store: Store, after: str, limit: int, failed: bool) -> dict[str, Any]:
     """A page of blobs in the order of their keys; with `failed` only those that failed, and then what was ignored."""
-    with store.guarded(), store.env.begin() as txn:
+    with store.snapshot() as txn:
         store.check_format(txn, None)
         roots = {number: cache.path for number, cache in store.caches(txn).items()}
         page: list[dict[str, Any]] = []

@@ -6,13 +6,14 @@ import datetime as dt
 import heapq
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from chunkd.client import ask
 from chunkd.index.history import minute_of
 from chunkd.queries.history import shown as shown_minute
 from chunkd.queries.history import since_minute
+from chunkd.settings.resolve import Resolved
 
 LAYERS_SHOWN = 10
 POINTS_SHOWN = 300
@@ -48,15 +49,15 @@ class Material(NamedTuple):
     moved: bool
 
 
-def gathered(flags: Mapping[str, object], since: str) -> Material:
-    """From the daemon, or from the index where none answers. Raises as `asking.ask`; UsageError for a bad `since`."""
+def gathered(where: Resolved, since: str) -> Material:
+    """From the daemon, or from the index where none answers. Raises as `ask.ask`; UsageError for a bad `since`."""
     now = dt.datetime.fromtimestamp(int(time.time()), dt.UTC)
     start = _time(shown_minute(since_minute(since, minute_of(int(now.timestamp()) * 10**9))))
-    before = ask.stats(flags)
-    histogram = ask.histogram(flags).content
-    history = list(thinned(ask.history(flags, since), start, now))
-    layers = chosen(row for page in ask.layers(flags) for row in page["layers"])
-    answer = ask.stats(flags)
+    before = ask.stats(where)
+    histogram = ask.histogram(where).content
+    history = list(thinned(ask.history(where, since), start, now))
+    layers = chosen(row for page in ask.layers(where) for row in page["layers"])
+    answer = ask.stats(where)
     return Material(
         answer.content, answer.source, histogram, history, _times(history, start, known_until(answer, now)), layers,
         now, moved=before.content["as_of"] != answer.content["as_of"],

@@ -36,7 +36,7 @@ def page(material: Material) -> str:
         element("link", rel="icon", href="data:,"),
         element("title", "chunkd: what a chunk store would save"),
     ]
-    style = resources.files("chunkd").joinpath("report.css").read_text(encoding="utf-8")
+    style = resources.files("chunkd.report").joinpath("report.css").read_text(encoding="utf-8")
     return document(head, [element("main", *_parts(material))], style)
 
 

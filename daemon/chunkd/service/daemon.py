@@ -10,27 +10,27 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import FrameType
 
 from chunkd.api.routes import METRICS_ALONE
 from chunkd.api.server import Endpoint
 from chunkd.api.unix_socket import TcpListener
-from chunkd.errors import CachesDropped
+from chunkd.errors import CachesDropped, IndexUnwritable
 from chunkd.index import records
 from chunkd.index.index import Index
 from chunkd.index.replacement import take_over_at_start
 from chunkd.ingest.adopt import LeftCaches, adopt_rules, holds_nothing, number_caches
 from chunkd.ingest.writer import Writer
-from chunkd.model import ChunkParams
+from chunkd.model import ChunkParams, Timing
 from chunkd.service.live import DaemonAnswers
 from chunkd.service.notify import Notifier
 from chunkd.settings.config import Config
+from chunkd.settings.resolve import timing_of
 from chunkd.sources.activity import Activity
 from chunkd.sources.cache import ServedCache
 from chunkd.sources.folder import FolderSource, check_usable
 from chunkd.sources.scanner import Scanner
-from chunkd.sources.status import HUNG_S
 from chunkd.sources.wakeup import Wakeup
 from chunkd.sources.watch import start_watcher
 from chunkd.worker import decode, recompress, sandbox
@@ -57,6 +57,7 @@ class Service:
         self, config: Config, holder: str, *, watch: bool, replace: bool, spawn: Callable[..., Worker] = spawn_worker
     ) -> None:
         self.config, self._watch = config, watch
+        self.timing = timing_of(os.environ)
         self._stack = contextlib.ExitStack()
         self._threads: dict[str, threading.Thread] = {}
         self.failure: BaseException | None = None
@@ -71,15 +72,14 @@ class Service:
 
     def _assemble(self, holder: str, replace: bool, spawn: Callable[..., Worker]) -> None:
         config = self.config
-        measure = dataclasses.replace(config.measure, library=recompress.library())
-        rules = records.Rules(ChunkParams(), config.caps, decode.decoder_rule(), measure)
-        if not os.path.exists(os.path.join(config.index_dir, "data.mdb")):
-            check_caches(config.caches)  # before an index is made for nothing
+        rules = rules_of(config)
+        checked = () if os.path.exists(os.path.join(config.index_dir, "data.mdb")) else config.caches
+        check_caches(checked)  # before an index is made for nothing
         take_over_at_start(config.state_dir)
         self.index = Index(config.state_dir, rules, holder)
         self._stack.callback(self.index.close)
         adopt_rules(self.index, rules)
-        left = self._left(replace)
+        left = self._left(replace, checked)
         self.activity, self.wakeup = Activity(), Wakeup()
         self._stack.callback(self.wakeup.close)
         self._workers = courtesy_of(config.workers, config.nice, config.io_priority, config.read_bytes_per_s)
@@ -90,6 +90,7 @@ class Service:
         self.writer = Writer(
             self.index, pool, self.caches, self.activity, self.wakeup, left=left,
             verify_interval_s=config.verify_interval_s,
+            settle_s=self.timing.settle_s,
         )  # fmt: skip
         self.scanner = Scanner(self.caches, config.scan_interval_s)
         if self._watch:
@@ -103,11 +104,11 @@ class Service:
                 log.info("metrics over TCP at %s, for whoever can reach it", config.metrics_address)
                 self._stack.callback(self.metrics.stop)
 
-    def _left(self, replace: bool) -> LeftCaches | None:
+    def _left(self, replace: bool, checked: Collection[str]) -> LeftCaches | None:
         """The caches that the index has and that are not asked for, when they may be dropped."""
         with self.index.snapshot() as txn:
             known = {cache.path for cache in self.index.store.caches(txn).values()}
-        check_caches(path for path in self.config.caches if path not in known)
+        check_caches(path for path in self.config.caches if path not in known and path not in checked)
         dropped = sorted(known - set(self.config.caches))
         if dropped and not replace:
             raise CachesDropped(self.config.state_dir, dropped)
@@ -122,6 +123,7 @@ class Service:
                 number, record, FolderSource(record.path), self.activity, wake_writer=self.wakeup.wake,
                 make_watcher=start_watcher if self._watch else None, polled_s=self.config.polled_scan_interval_s,
                 empty=holds_nothing(self.index, number),
+                timing=self.timing,
             )
             for number, record in self._records.items()
         }  # fmt: skip
@@ -172,9 +174,10 @@ class Service:
         A cache whose file system does not answer keeps its thread, and the process, for as long as it likes: the index
         is closed, its lock let go and the socket removed all the same.
         """
+        writer = self._threads.get("writer")
+        at_rest = writer is not None and self.writer.scans.finished > 0 and self.activity.idle()
         self.stopping.set()
         self.wakeup.wake()
-        writer = self._threads.get("writer")
         if writer is not None:
             writer.join(DRAIN_S + 10)
             if writer.is_alive():
@@ -182,6 +185,11 @@ class Service:
                 log.error("the writer does not end; leaving without it")
                 logging.shutdown()
                 os._exit(1)
+        if writer is not None and self.failure is None:
+            try:
+                self.index.record_at_rest(at_rest and self.activity.idle())
+            except IndexUnwritable as error:
+                log.warning("whether anything was left to be done is not noted: %s", error)
         for cache in self.caches.values():
             cache.stop()
         deadline = time.monotonic() + CACHES_END_S
@@ -203,24 +211,32 @@ class Service:
         self.close()
 
 
+def rules_of(config: Config) -> records.Rules:
+    """The rules that the settings ask for."""
+    measure = dataclasses.replace(config.measure, library=recompress.library())
+    return records.Rules(ChunkParams(), config.caps, decode.decoder_rule(), measure)
+
+
 def check_caches(paths: Iterable[str]) -> None:
     """Raises CacheUnusable when there is no folder at one of these, or it can't be listed. A file system that does not
     answer is not waited for: health will name its cache.
     """
-    for path in paths:
-        found: list[Exception] = []
+    found: dict[str, Exception] = {}
 
-        def check(path: str = path, found: list[Exception] = found) -> None:
-            try:
-                check_usable(path)
-            except Exception as error:
-                found.append(error)
+    def check(path: str) -> None:
+        try:
+            check_usable(path)
+        except Exception as error:
+            found[path] = error
 
-        thread = threading.Thread(target=check, name=f"look at {path}", daemon=True)
+    threads = [threading.Thread(target=check, args=(path,), name=f"look at {path}", daemon=True) for path in paths]
+    for thread in threads:
         thread.start()
-        thread.join(HUNG_S)
-        if found:
-            raise found[0]
+    deadline = time.monotonic() + Timing().hung_s
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    for error in found.copy().values():
+        raise error
 
 
 def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None) -> None:

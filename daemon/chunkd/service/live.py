@@ -22,7 +22,7 @@ STOOD_S = 60.0
 def cache_states(writer: Writer) -> tuple[CacheState, ...]:
     """Each cache as its thread last saw it."""
     return tuple(
-        state_of(cache.path, cache.status, cache.hung_s(), layerless=cache.number in writer.layerless)
+        state_of(cache.path, cache.status, cache.hung_s(), layerless=writer.layerless.get(cache.number, ""))
         for cache in writer.caches.values()
     )
 

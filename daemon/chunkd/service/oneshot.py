@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -12,19 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from chunkd.errors import BadIndex, Halted, IndexMissing, Interrupted
-from chunkd.index import records
-from chunkd.index.replacement import discard
+from chunkd.index import history, records
+from chunkd.index.replacement import discard, history_of
+from chunkd.index.storage.create import create
 from chunkd.index.storage.environment import CACHES_KEY, Store
 from chunkd.index.storage.lock import IndexLock
 from chunkd.queries.read import read_stats
-from chunkd.service.daemon import Service, check_caches, signals
+from chunkd.service.daemon import Service, check_caches, rules_of, signals
 from chunkd.service.live import cache_states, unlisted
 from chunkd.settings.config import Config
 from chunkd.sources.activity import WRITER
 
 POLL_S = 0.1
-# A blob that is still being written holds a scan up for so long and no longer.
-UNSETTLED_S = 15.0
 
 # (stored bytes done, stored bytes known, blobs pending)
 Show = Callable[[int, int, int], None]
@@ -54,7 +54,9 @@ def scan_here(config: Config, asked: Mapping[str, bool], replace: bool, progress
                 break
             if activity.working(but) or writer.scans.finished < number:
                 only_waiting_since_s = time.monotonic()
-            elif (at_rest := activity.idle(but)) or time.monotonic() - only_waiting_since_s > UNSETTLED_S:
+            elif (
+                at_rest := activity.idle(but)
+            ) or time.monotonic() - only_waiting_since_s > service.timing.unsettled_s:
                 break
         service.check()
         states = tuple(
@@ -68,6 +70,7 @@ def scan_here(config: Config, asked: Mapping[str, bool], replace: bool, progress
 
 def rebuild_index(config: Config, named: bool, progress: Progress) -> dict[str, Any]:
     """Move the index aside and scan anew the caches named, else those that it served as far as it can still be read.
+    The history goes on in the new one, where it can be.
 
     Raises CacheUnusable, with the index left where it is, and IndexBusy while another process writes it.
     """
@@ -80,9 +83,21 @@ def rebuild_index(config: Config, named: bool, progress: Progress) -> dict[str, 
         aside = Path(f"{old}.bad-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
         # What was read for it is as old as the index itself.
         discard(config.state_dir)
+        rows = history_of(str(old), audit=True)
         old.rename(aside)
-    print(f"the index was moved to {aside}, with its history; remove it when it is no longer of use", file=sys.stderr)
-    return scan_here(dataclasses.replace(config, caches=caches), {}, replace=False, progress=progress)
+        create(old, rules_of(config))
+        _inherit(config, rows)
+    print(f"the index was moved to {aside}; remove it when it is no longer of use", file=sys.stderr)
+    stats = scan_here(dataclasses.replace(config, caches=caches), {}, replace=False, progress=progress)
+    # Once more: how the new index grew tells nothing of the caches.
+    with IndexLock(config.state_dir, exclusive=True, holder="chunkd rebuild"):
+        _inherit(config, rows)
+    return stats
+
+
+def _inherit(config: Config, rows: list[tuple[bytes, bytes]]) -> None:
+    with contextlib.closing(Store(config.index_dir, readonly=False)) as store:
+        history.inherit(store, rows, time.time_ns())
 
 
 def served_by(state_dir: str) -> tuple[str, ...]:
@@ -101,5 +116,5 @@ def served_by(state_dir: str) -> tuple[str, ...]:
 
 def caches_in(store: Store) -> tuple[str, ...]:
     """The paths of an index's caches. Raises IndexDamaged."""
-    with store.guarded(), store.env.begin() as txn:
+    with store.snapshot() as txn:
         return store.sealed(txn, CACHES_KEY, records.unpack_paths)

@@ -34,7 +34,7 @@ TIMES = {
     "as_of": ("committed", "Last commit that changed anything."),
     "scanned_at": ("scanned", "End of the last scan that listed every folder and whose blobs have been read."),
 }
-CACHE_STATES = ("watched", "polled", "unwatched", "stale", "idle")
+CACHE_STATES = ("watched", "polled", "unwatched", "stale", "hung", "idle")
 
 
 def exposed(

@@ -22,7 +22,7 @@ from chunkd.index.storage.environment import Store, reading
 from chunkd.index.storage.lock import IndexLock
 from chunkd.ingest.reconcile import CAN_NOT_BE_READ
 from chunkd.model import Digest, MeasureRule
-from chunkd.queries.read import moment
+from chunkd.queries.history import time_text
 from chunkd.service.daemon import check_caches
 from chunkd.service.oneshot import Progress, caches_in, scan_here
 from chunkd.settings.config import Config
@@ -42,7 +42,7 @@ def remeasure(config: Config, progress: Progress) -> dict[str, Any]:
     check_caches(caches)
     beside = dataclasses.replace(config, state_dir=state_beside(config.state_dir), caches=caches)
     _begin(config, beside)
-    began = moment(time.time_ns()) or ""
+    began = time_text(time.time_ns())
     stats = scan_here(beside, {"retry_failed": True}, replace=True, progress=progress)
     stale = any(cache["state"] in ("stale", "hung") for cache in stats["caches"])
     if stale or (stats["scanned_at"] or "") < began:
@@ -77,10 +77,10 @@ def _begin(config: Config, beside: Config) -> None:
 
 def _unread(config: Config, beside: Config) -> list[Digest]:
     """The blobs that the old index counts, and that could not be read for the new one."""
-    with reading(beside.state_dir) as store, store.guarded(), store.env.begin() as txn:
+    with reading(beside.state_dir) as store, store.snapshot() as txn:
         failed = [blob for blob in store.blobs(txn, "failed") if blob.reason.startswith(CAN_NOT_BE_READ)]
     try:
-        with reading(config.state_dir) as store, store.guarded(), store.env.begin() as txn:
+        with reading(config.state_dir) as store, store.snapshot() as txn:
             return [blob.digest for blob in failed if store.get(txn, "blobs", digest_key(blob.digest)) is not None]
     except BadIndex:
         return []  # one of another format, say, which counts for nothing
@@ -90,7 +90,7 @@ def _rule_of(index: str, *, audit: bool) -> MeasureRule | None:
     """By which rule chunks are measured in the index there; None where there is none that can be read."""
     try:
         store = Store(index, readonly=True, lock=False, audit=audit)
-        with contextlib.closing(store), store.guarded(), store.env.begin() as txn:
+        with contextlib.closing(store), store.snapshot() as txn:
             return store.check_format(txn, None).measure
     except BadIndex:
         return None

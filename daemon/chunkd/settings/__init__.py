@@ -1,1 +1,1 @@
-"""What was asked for, and by whom: flags, environment, files and defaults. It must not know the index or a daemon."""
+"""The settings and where each came from: flag, variable, file or default. It must not know the index or a daemon."""

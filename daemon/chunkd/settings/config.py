@@ -1,4 +1,4 @@
-"""One frozen `Config`, from the settings' files, the environment and the flags; what comes later wins."""
+"""One frozen `Config`: every setting with its value, and where that came from."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from chunkd.model import Caps, MeasureRule
-from chunkd.settings import paths
-from chunkd.settings.resolve import Given, default_state, of_call, of_files
+from chunkd.settings.resolve import Given, Resolved
 from chunkd.settings.table import SETTINGS
 
 
@@ -53,41 +52,23 @@ class Config:
         return index_dir(self.state_dir)
 
 
-def load(flags: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Config:
-    """The settings of `run` and `scan`. `flags` has settings' names; None and an empty sequence mean "not given".
+def effective(resolved: Resolved, *, serving: bool = True) -> Config:
+    """All settings, with defaults. Raises SettingInvalid also for what a settings file says, and without a home.
 
-    Raises SettingInvalid for an unknown setting, key or `CHUNKD_` variable, a wrong type, a value out of range, a file
-    that can't be read, and caches that repeat or hold one another.
+    A command that is not `serving` caches needs none: then they are empty where there is no default for them.
     """
-    near, far = of_call(flags, environ), of_files(environ)
-    state = near.get("state_dir") or far.get("state_dir") or default_state(environ)
     given = {name: Given(setting.default, "default") for name, setting in SETTINGS.items()}
-    given |= far | near | {"state_dir": state, "socket": _socket_of_run(near, far, environ)}
-    if given["caches"].value is None:
-        path = paths.home(environ) + "/.local/supermachine-layer-cache/registry/blobs/sha256"
-        given["caches"] = Given((paths.normal(path),), "default")
+    given |= resolved.files | resolved.call
+    given |= {"state_dir": resolved.state_dir, "socket": resolved.sockets[0], "caches": resolved.caches(serving)}
     values = {name: one.value for name, one in given.items()}
     return Config(**values, sources=MappingProxyType({name: one.source for name, one in given.items()}))
+
+
+def load(flags: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> Config:
+    """`effective` of what these flags and this environment give."""
+    return effective(Resolved(flags, environ))
 
 
 def index_dir(state_dir: str) -> str:
     """Where the index lies in a state directory."""
     return os.path.join(state_dir, "index")
-
-
-def _socket_of_run(near: Mapping[str, Given], far: Mapping[str, Given], environ: Mapping[str, str]) -> Given:
-    if "socket" in near:
-        return near["socket"]
-    unasked = far.get("state_dir") or default_state(environ)
-    state = near.get("state_dir", unasked)
-    if state.value != unasked.value:
-        return Given(paths.socket_in(state.value), f"beside {state.source}")
-    if "socket" in far:
-        return far["socket"]
-    if runtime := paths.first_of(environ, "RUNTIME_DIRECTORY"):
-        return Given(paths.socket_in(runtime), "$RUNTIME_DIRECTORY")
-    if not paths.macos() and os.geteuid() == 0:
-        return Given(paths.system_socket(), "default")
-    if not paths.macos() and (directory := paths.xdg(environ, "XDG_RUNTIME_DIR")):
-        return Given(paths.socket_in(directory + "/chunkd"), "$XDG_RUNTIME_DIR")
-    return Given(paths.socket_in(state.value), "default")

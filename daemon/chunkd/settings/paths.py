@@ -8,12 +8,7 @@ from __future__ import annotations
 import os
 import pwd
 import sys
-
-from chunkd.errors import SettingInvalid
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from collections.abc import Mapping
 
 SYSTEM_FILE = "/etc/chunkd/chunkd.toml"
 SYSTEM_STATE = "/var/lib/chunkd"
@@ -25,14 +20,19 @@ def normal(path: str) -> str:
     return "/" + os.path.abspath(path).lstrip("/")
 
 
-def home(environ: Mapping[str, str]) -> str:
-    """The user's home directory. Raises SettingInvalid when neither HOME nor the user database has one."""
+def home(environ: Mapping[str, str]) -> str | None:
+    """The user's home directory; None when neither HOME nor the user database has one, as in many containers."""
     if home := environ.get("HOME"):
         return home
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
-        raise SettingInvalid("HOME", "environment", "is not set, and the user has no home directory") from None
+        return None
+
+
+def _in_home(environ: Mapping[str, str], below: str) -> str | None:
+    found = home(environ)
+    return normal(f"{found}/{below}") if found else None
 
 
 def xdg(environ: Mapping[str, str], variable: str) -> str | None:
@@ -51,20 +51,22 @@ def macos() -> bool:
     return sys.platform == "darwin"
 
 
-def own_file(environ: Mapping[str, str]) -> str:
-    """The user's settings file."""
+def own_file(environ: Mapping[str, str]) -> str | None:
+    """The user's settings file; None without a home directory."""
     if macos():
-        return normal(home(environ) + "/Library/Application Support/chunkd/chunkd.toml")
-    return (xdg(environ, "XDG_CONFIG_HOME") or normal(home(environ) + "/.config")) + "/chunkd/chunkd.toml"
+        return _in_home(environ, "Library/Application Support/chunkd/chunkd.toml")
+    directory = xdg(environ, "XDG_CONFIG_HOME") or _in_home(environ, ".config")
+    return directory and directory + "/chunkd/chunkd.toml"
 
 
-def own_state(environ: Mapping[str, str]) -> str:
-    """The state directory of this user; root's is the system's."""
+def own_state(environ: Mapping[str, str]) -> str | None:
+    """The state directory of this user, root's is the system's; None without a home directory."""
     if os.geteuid() == 0:
         return SYSTEM_STATE
     if macos():
-        return normal(home(environ) + "/Library/Application Support/chunkd")
-    return (xdg(environ, "XDG_STATE_HOME") or normal(home(environ) + "/.local/state")) + "/chunkd"
+        return _in_home(environ, "Library/Application Support/chunkd")
+    directory = xdg(environ, "XDG_STATE_HOME") or _in_home(environ, ".local/state")
+    return directory and directory + "/chunkd"
 
 
 def socket_in(directory: str) -> str:
@@ -76,11 +78,16 @@ def system_socket() -> str:
     return socket_in(SYSTEM_STATE if macos() else "/run/chunkd")
 
 
-def own_sockets(state_dir: str, environ: Mapping[str, str]) -> list[str]:
-    """Where a daemon of this user with this state directory may answer: XDG_RUNTIME_DIR may have been unset for it."""
+def own_sockets(state_dir: str | None, environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Where a daemon of this user answers that has this state directory, and why there; it binds the first.
+
+    Those behind it are where it answers if its environment has another XDG_RUNTIME_DIR, or none.
+    """
+    in_state = [(socket_in(state_dir), "default")] if state_dir else []
     if macos():
-        return [socket_in(state_dir)]
+        return in_state
     if os.geteuid() == 0:
-        return [system_socket()]
-    runtime = xdg(environ, "XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}"
-    return [socket_in(runtime + "/chunkd"), socket_in(state_dir)]
+        return [(system_socket(), "default")]
+    if runtime := xdg(environ, "XDG_RUNTIME_DIR"):
+        return [(socket_in(runtime + "/chunkd"), "$XDG_RUNTIME_DIR"), *in_state]
+    return [*in_state, (socket_in(f"/run/user/{os.geteuid()}/chunkd"), "default")]

@@ -1,90 +1,200 @@
-"""What was given by flag, variable and file, and where that has a client look for the daemon and for the index.
-
-Apart from `config` to be light: it is all that `chunkd stats` needs of the settings.
-"""
+"""What one command was given by flag, variable and file, and where it looks for the daemon and for the index."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
 
-from chunkd.errors import SettingInvalid
+from chunkd.errors import SettingInvalid, SettingsFileUnusable
+from chunkd.model import Timing
 from chunkd.settings import paths
 from chunkd.settings.table import SETTINGS, checked, checked_path, from_text
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from typing import Any
-
 FILE_BYTES = 1 << 20
-# The settings that say where a client looks.
-WHERE = ("state_dir", "socket")
+FILE_VARIABLE = "CHUNKD_CONFIG"
+# For tests of the whole daemon: a JSON object of the fields of `Timing`.
+TIMING_VARIABLE = "CHUNKD_TIMING"
+UNSET = (FILE_VARIABLE, TIMING_VARIABLE)
+NO_HOME = "HOME is not set and this user has no home directory"
+VARIABLES = {setting.env: setting for setting in SETTINGS.values()}
+# Kubernetes puts these into every pod of a namespace for each of its Services, such as chunkd and chunkd-metrics:
+# CHUNKD_SERVICE_HOST, CHUNKD_METRICS_SERVICE_PORT_HTTP, CHUNKD_PORT_9464_TCP_ADDR and so on.
+SERVICE_LINK = re.compile(
+    "CHUNKD_([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
 
 
-class Given:
+class Given(NamedTuple):
     """A value, checked, and where it came from in words for people."""
 
-    def __init__(self, value: Any, source: str) -> None:
-        self.value, self.source = value, source
+    value: Any
+    source: str
 
 
-def of_call(flags: Mapping[str, object], environ: Mapping[str, str]) -> dict[str, Given]:
-    """What was given for this call: by variable, and over it by flag."""
-    given = {}
-    by_env = {setting.env: setting for setting in SETTINGS.values()}
-    for variable, text in sorted(environ.items()):
-        if not variable.startswith("CHUNKD_") or variable == "CHUNKD_CONFIG":
-            continue
-        if variable not in by_env:
-            raise SettingInvalid(variable, "environment", "there is no such setting")
-        setting = by_env[variable]
-        given[setting.name] = Given(checked(setting, from_text(setting, text), variable), variable)
-    for name, value in flags.items():
-        if value is None or value == () or value == []:
-            continue
-        if name not in SETTINGS:
-            raise SettingInvalid(name, "flag", "there is no such setting")
-        setting = SETTINGS[name]
-        value = from_text(setting, value) if isinstance(value, str) and setting.kind != "paths" else value
-        given[name] = Given(checked(setting, value, setting.flag), setting.flag)
-    return given
+class Resolved:
+    """The settings of one command, from the environment, the flags and the settings files; what comes later wins.
 
-
-def of_files(environ: Mapping[str, str], sought: Collection[str] = ()) -> dict[str, Given]:
-    """What the files say: the one that `CHUNKD_CONFIG` names, or the system's and over it the user's.
-
-    With `sought`, all that they say of those settings: a file that can't name one is not parsed, nor found wrong.
+    `flags` has settings' names; None and an empty sequence mean "not given". `call` is what the variables and flags
+    say, `warnings` names the variables that are ignored. The files are read when something is asked that they may say,
+    once. Raises SettingInvalid for an unknown flag, a wrong type or a value out of range.
     """
-    if "CHUNKD_CONFIG" in environ:
-        return _file(checked_path("CHUNKD_CONFIG", environ["CHUNKD_CONFIG"], "environment"), sought, must_exist=True)
-    return _file(paths.SYSTEM_FILE, sought) | _file(paths.own_file(environ), sought)
+
+    def __init__(self, flags: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> None:
+        self._environ = environ
+        self.warnings: list[str] = []
+        self.call: dict[str, Given] = {}
+        for variable, text in sorted(environ.items()):
+            if setting := VARIABLES.get(variable):
+                self.call[setting.name] = Given(checked(setting, from_text(setting, text), variable), variable)
+            elif variable.startswith("CHUNKD_") and variable not in UNSET and not SERVICE_LINK.fullmatch(variable):
+                hint = did_you_mean(variable, [*VARIABLES, FILE_VARIABLE])
+                self.warnings.append(f"environment variable {variable}: ignored, there is no such setting{hint}")
+        for name, value in flags.items():
+            if value is None or value == () or value == []:
+                continue
+            if name not in SETTINGS:
+                raise SettingInvalid(name, "flag", f"there is no such setting{did_you_mean(name, SETTINGS)}")
+            setting = SETTINGS[name]
+            value = from_text(setting, value) if isinstance(value, str) and setting.kind != "paths" else value
+            self.call[name] = Given(checked(setting, value, setting.flag), setting.flag)
+
+    @cached_property
+    def files(self) -> dict[str, Given]:
+        """What the files say: the one that `CHUNKD_CONFIG` names, or the system's and over it the user's.
+
+        Raises SettingsFileUnusable for a file that can't be read, SettingInvalid for what one says.
+        """
+        if FILE_VARIABLE in self._environ:
+            named = checked_path(FILE_VARIABLE, self._environ[FILE_VARIABLE], "environment")
+            return _file(named, must_exist=True)
+        own = paths.own_file(self._environ)
+        return _file(paths.SYSTEM_FILE) | (_file(own) if own else {})
+
+    @cached_property
+    def sockets(self) -> list[Given]:
+        """Where a daemon with these settings answers: `run` binds the first, a client asks each in turn.
+
+        A socket given by flag or variable is the only one. With a state directory given so, they are the socket in it
+        and those of a daemon that has this directory without being told: `run --state X` and `stats --state X` find one
+        another, and the daemon of another index is not asked.
+        """
+        if "socket" in self.call:
+            return [self.call["socket"]]
+        called = self.call.get("state_dir")
+        try:
+            files = self.files
+        except SettingInvalid:
+            if called is None:
+                raise
+            files = {}  # the state directory is known, and holds the socket
+        uncalled = files.get("state_dir") or self._default_state()
+        found: list[Given] = []
+        if called is None or (uncalled and called.value == uncalled.value):
+            found += [files["socket"]] if "socket" in files else []
+            if runtime := paths.first_of(self._environ, "RUNTIME_DIRECTORY"):
+                found.append(Given(paths.socket_in(runtime), "$RUNTIME_DIRECTORY"))
+            state_dir = uncalled.value if uncalled else None
+            found += [Given(path, source) for path, source in paths.own_sockets(state_dir, self._environ)]
+        if called is not None:
+            found.append(Given(paths.socket_in(called.value), f"beside {called.source}"))
+        if called is None or called.value == (files["state_dir"].value if "state_dir" in files else paths.SYSTEM_STATE):
+            found += [given for name, given in files.items() if given.source == f"{paths.SYSTEM_FILE}:socket"]
+            found.append(Given(paths.system_socket(), "default"))
+        return _each_once(found)
+
+    @cached_property
+    def states(self) -> list[Given]:
+        """Where a client looks for an index when no daemon answers, in order; `run` and `scan` have the first.
+
+        One given by flag or variable is the only one. Raises SettingInvalid where this user has no state directory.
+        """
+        if "state_dir" in self.call:
+            return [self.call["state_dir"]]
+        own = self.own_state_dir
+        found = [self.files.get("state_dir"), self._default_state(), Given(own, "default") if own else None]
+        return _each_once([*filter(None, found), Given(paths.SYSTEM_STATE, "default")])
+
+    @property
+    def own_state_dir(self) -> str | None:
+        """Where this user's index lies by default; None without a home directory."""
+        return paths.own_state(self._environ)
+
+    @property
+    def place_was_given(self) -> bool:
+        """Whether a flag or variable says where the daemon or the index is."""
+        return "socket" in self.call or "state_dir" in self.call
+
+    def _default_state(self) -> Given | None:
+        if systemd := paths.first_of(self._environ, "STATE_DIRECTORY"):
+            return Given(systemd, "$STATE_DIRECTORY")
+        return Given(self.own_state_dir, "default") if self.own_state_dir else None
+
+    @property
+    def state_dir(self) -> Given:
+        """The state directory of `run` and `scan`. Raises SettingInvalid where none is given and no home has one."""
+        found = self.call.get("state_dir") or self.files.get("state_dir") or self._default_state()
+        if found is None:
+            raise SettingInvalid("state_dir", "default", f"{NO_HOME}; give --state DIR")
+        return found
+
+    @property
+    def caches_named(self) -> bool:
+        """Whether caches are named as arguments."""
+        return "caches" in self.call and self.call["caches"].source == SETTINGS["caches"].flag
+
+    def caches(self, needed: bool) -> Given:
+        """The caches of `run` and `scan`. Raises as `state_dir` where they are `needed`, else they are empty then."""
+        if given := self.call.get("caches") or self.files.get("caches"):
+            return given
+        home = paths.home(self._environ)
+        if home is None and needed:
+            raise SettingInvalid("caches", "default", f"{NO_HOME}; name a CACHE")
+        found = (paths.normal(home + "/.local/supermachine-layer-cache/registry/blobs/sha256"),) if home else ()
+        return Given(found, "default")
 
 
-def _file(path: str, sought: Collection[str], must_exist: bool = False) -> dict[str, Given]:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing where no known name is near."""
+    import difflib  # only for a mistake
+
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.75)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _each_once(found: Iterable[Given]) -> list[Given]:
+    by_value: dict[Any, Given] = {}
+    for given in found:
+        by_value.setdefault(given.value, given)
+    return list(by_value.values())
+
+
+def _file(path: str, must_exist: bool = False) -> dict[str, Given]:
     try:
         with open(path, "rb") as file:
             content = file.read(FILE_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         if must_exist:
-            raise SettingInvalid("CHUNKD_CONFIG", "environment", f"{path} can't be read: {error.strerror}") from None
+            raise SettingsFileUnusable(path, f"can't be read: {error.strerror}") from None
         return {}
     except OSError as error:
-        raise SettingInvalid("file", path, f"can't be read: {error.strerror}") from None
+        raise SettingsFileUnusable(path, f"can't be read: {error.strerror}") from None
     if len(content) > FILE_BYTES:
-        raise SettingInvalid("file", path, f"is larger than {FILE_BYTES} bytes")
-    if sought and b"\\" not in content and not any(name.encode() in content for name in sought):
-        return {}  # without escapes, a key is spelt as it is named
-    import tomllib  # only where there is something to find: it takes longer than all that `chunkd stats` does
+        raise SettingsFileUnusable(path, f"is larger than {FILE_BYTES} bytes")
+    import tomllib  # only where there is a file
 
     try:
-        table = tomllib.loads(content.decode())
+        table = tomllib.loads(content.decode("utf-8-sig"))  # Windows' editors put a byte-order mark before it
     except (ValueError, RecursionError) as error:
-        raise SettingInvalid("file", path, f"is not TOML: {error}") from None
+        raise SettingsFileUnusable(path, f"is not TOML: {error}") from None
     given = {}
     for key, value in table.items():
         source = f"{path}:{key}"
         if key not in SETTINGS:
-            raise SettingInvalid(key, source, "there is no such setting")
+            raise SettingInvalid(key, source, f"there is no such setting{did_you_mean(key, SETTINGS)}")
         setting = SETTINGS[key]
         given[key] = Given(checked(setting, value, source), source)
         # A daemon starts in any directory.
@@ -94,49 +204,9 @@ def _file(path: str, sought: Collection[str], must_exist: bool = False) -> dict[
     return given
 
 
-def default_state(environ: Mapping[str, str]) -> Given:
-    """The state directory where none was given."""
-    systemd = paths.first_of(environ, "STATE_DIRECTORY")
-    return Given(systemd, "$STATE_DIRECTORY") if systemd else Given(paths.own_state(environ), "default")
-
-
-def socket_candidates(flags: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Where a client looks for the daemon, in order, each path once.
-
-    A socket given by flag or variable is the only one. For a state directory given so it is the socket in that, then
-    those of a daemon that has this directory unasked: `run --state X` and `stats --state X` find one another, and a
-    daemon of another index is not asked.
-
-    Raises SettingInvalid as `config.load` does, but for files that `of_files` does not parse.
-    """
-    near, far = of_call(flags, environ), of_files(environ, WHERE)
-    if "socket" in near:
-        return [near["socket"].value]
-    unasked = (far.get("state_dir") or default_state(environ)).value
-    runtime = paths.first_of(environ, "RUNTIME_DIRECTORY")
-    own = [paths.socket_in(runtime)] if runtime else []
-    own += [far["socket"].value] if "socket" in far else []
-    own += paths.own_sockets(unasked, environ)
-    if "state_dir" not in near:
-        return list(dict.fromkeys([*own, paths.system_socket()]))
-    state = near["state_dir"].value
-    found = [paths.socket_in(state)]
-    if state == unasked:
-        found += own
-    if state == (far["state_dir"].value if "state_dir" in far else paths.SYSTEM_STATE):
-        if "socket" in far and far["socket"].source == f"{paths.SYSTEM_FILE}:socket":
-            found.append(far["socket"].value)
-        found.append(paths.system_socket())
-    return list(dict.fromkeys(found))
-
-
-def state_candidates(flags: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Where a client looks for an index when no daemon answers, in order, each once; a given one is the only one.
-
-    Raises SettingInvalid as `socket_candidates` does.
-    """
-    near, far = of_call(flags, environ), of_files(environ, WHERE)
-    if "state_dir" in near:
-        return [near["state_dir"].value]
-    found = [paths.first_of(environ, "STATE_DIRECTORY"), far["state_dir"].value if "state_dir" in far else None]
-    return list(dict.fromkeys([*filter(None, found), paths.own_state(environ), paths.SYSTEM_STATE]))
+def timing_of(environ: Mapping[str, str]) -> Timing:
+    """How long the daemon waits for what others do. Raises SettingInvalid for what has no such field."""
+    try:
+        return Timing(**json.loads(environ.get(TIMING_VARIABLE, "{}")))
+    except (TypeError, ValueError) as error:
+        raise SettingInvalid(TIMING_VARIABLE, "environment", str(error)) from error

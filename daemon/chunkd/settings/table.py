@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
-from chunkd import defaults
 from chunkd.errors import SettingInvalid
 from chunkd.settings.paths import normal
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Literal
 
 YEAR_S = 366 * 86400
 UNIT_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -24,22 +20,17 @@ UNIT_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 <
 ADDRESS = r"(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+):([0-9]{1,5})"
 
 
-class Setting:
+class Setting(NamedTuple):
     """One row. `least` and `most` bound an int or bytes; a default of None is worked out, as `help` says."""
 
-    def __init__(
-        self,
-        name: str,
-        kind: Literal["paths", "path", "address", "int", "bytes", "choice"],
-        default: int | str | None,
-        help: str,  # noqa: A002
-        least: int = 0,
-        most: int = 0,
-        power_of_two: bool = False,
-        choices: tuple[str, ...] = (),
-    ) -> None:
-        self.name, self.kind, self.default, self.help = name, kind, default, help
-        self.least, self.most, self.power_of_two, self.choices = least, most, power_of_two, choices
+    name: str
+    kind: Literal["paths", "path", "address", "int", "bytes", "choice"]
+    default: int | str | None
+    help: str
+    least: int = 0
+    most: int = 0
+    power_of_two: bool = False
+    choices: tuple[str, ...] = ()
 
     @property
     def env(self) -> str:
@@ -78,15 +69,15 @@ SETTINGS = {
             "metrics_address",
             "address",
             None,
-            "where /metrics alone is also served over TCP, such as 127.0.0.1:9464, to whoever can reach it; by default"
-            " nowhere",
+            "where /metrics alone is also served over TCP, such as 127.0.0.1:9464, to anyone who can reach it; by"
+            " default nowhere",
         ),
         Setting("workers", "int", 0, "worker processes; 0 for one per core", 0, 1024),
         Setting(
             "nice",
             "int",
             19,
-            "how far workers stand back for whatever else wants the processor: from 0, not at all, to 19",
+            "how far workers yield the processor to other processes: from 0 (not at all) to 19",
             0,
             19,
         ),
@@ -94,41 +85,48 @@ SETTINGS = {
             "io_priority",
             "choice",
             "idle",
-            "idle: workers read from the disk only what nobody else keeps it from; normal: they read like everybody",
+            "idle: read only when the disk is otherwise idle (Linux idle I/O class); normal: read like other processes",
             choices=("idle", "normal"),
         ),
         Setting(
             "read_bytes_per_s",
             "bytes",
             0,
-            "what all workers together may read in a second, each an equal part of it; 0 for no limit",
+            "how many bytes all workers together read in a second at most; 0 for no limit",
             0,
             1 << 40,
         ),
-        Setting("scan_interval_s", "int", 600, "seconds between scans where events come", 1, YEAR_S),
-        Setting("polled_scan_interval_s", "int", 60, "seconds between scans where no events come", 1, YEAR_S),
-        Setting("verify_interval_s", "int", 86400, "seconds in which every counted blob is compared once", 60, YEAR_S),
+        Setting("scan_interval_s", "int", 600, "seconds between scans of caches whose events arrive", 1, YEAR_S),
+        Setting("polled_scan_interval_s", "int", 60, "seconds between scans of caches without events", 1, YEAR_S),
+        Setting(
+            "verify_interval_s",
+            "int",
+            86400,
+            "seconds in which the file metadata of every counted blob is compared once",
+            60,
+            YEAR_S,
+        ),
         Setting(
             "max_uncompressed_bytes",
             "bytes",
-            defaults.UNCOMPRESSED_BYTES,
-            "a blob that decompresses to more is failed",
+            256 << 30,
+            "a blob that decompresses to more than this is failed",
             1,
             1 << 50,
         ),
         Setting(
             "max_ratio",
             "int",
-            defaults.RATIO,
-            "a blob above 1 GiB that decompresses to more than so many times its size is failed",
+            2000,
+            "a blob that decompresses to over 1 GiB and to more than this many times its size is failed",
             1,
             1_000_000,
         ),
         Setting(
             "max_zstd_window_bytes",
             "bytes",
-            defaults.ZSTD_WINDOW_BYTES,
-            "a zstd blob that asks for a larger window is failed; a power of two",
+            128 << 20,
+            "a zstd blob that needs a larger window is failed; a power of two",
             1 << 10,
             1 << 31,
             power_of_two=True,
@@ -137,25 +135,32 @@ SETTINGS = {
             "measure_one_in",
             "int",
             16,
-            "of so many unique chunks one is recompressed, to tell what a chunk store would save; 1 for every chunk",
+            "one unique chunk in this many is recompressed, to estimate what a chunk store would save; 1 for every"
+            " chunk",
             1,
             4096,
         ),
-        Setting("measure_level", "int", 3, "the zstd level of that", 1, 19),
-        Setting("log_level", "choice", "info", "what is logged", choices=("debug", "info", "warning", "error")),
+        Setting("measure_level", "int", 3, "the zstd level for that", 1, 19),
+        Setting(
+            "log_level",
+            "choice",
+            "info",
+            "the least severe messages that are logged",
+            choices=("debug", "info", "warning", "error"),
+        ),
     )
 }
 
 
 def from_text(setting: Setting, text: str) -> object:
-    """What a variable or flag spells, for `checked` to judge: a number, several paths, or the text as it is."""
+    """The value that a variable or flag spells, not yet checked: a number, several paths, or the text as it is."""
     if setting.kind == "paths":
         return text.split(":")
     return int(text) if setting.kind in ("int", "bytes") and re.fullmatch("[0-9]{1,18}", text) else text
 
 
 def checked(setting: Setting, value: object, source: str) -> int | str | tuple[str, ...]:
-    """The value as `Config` holds it. Raises SettingInvalid, with `source`, for a wrong type or one out of range."""
+    """The value as `Config` has it. Raises SettingInvalid, with `source`, for a wrong type or a value out of range."""
 
     def wrong(problem: str) -> SettingInvalid:
         return SettingInvalid(setting.name, source, problem)
@@ -169,11 +174,11 @@ def checked(setting: Setting, value: object, source: str) -> int | str | tuple[s
     if setting.kind == "address":
         match = re.fullmatch(ADDRESS, value) if isinstance(value, str) else None
         if match is None or int(match[1]) > 65535:
-            raise wrong(f"{value!r} is not HOST:PORT, such as 127.0.0.1:9464 or [::1]:9464")
+            raise wrong(f"{value!r} must be HOST:PORT, such as 127.0.0.1:9464 or [::1]:9464")
         return str(value)
     if setting.kind == "choice":
         if value not in setting.choices:
-            raise wrong(f"{value!r} is none of {', '.join(setting.choices)}")
+            raise wrong(f"{value!r} must be one of {', '.join(setting.choices)}")
         return str(value)
     if setting.kind == "bytes" and isinstance(value, str):
         match = re.fullmatch("([0-9]{1,18}) ?([KMGT]iB|B)", value)
@@ -182,7 +187,7 @@ def checked(setting: Setting, value: object, source: str) -> int | str | tuple[s
         such = " of bytes, such as 1048576 or 256GiB" if setting.kind == "bytes" else ""
         raise wrong(f"{value!r} is not a whole number{such or f' from {setting.least} to {setting.most}'}")
     if not setting.least <= value <= setting.most:
-        raise wrong(f"{value} is not from {setting.least} to {setting.most}")
+        raise wrong(f"{value} must be from {setting.least} to {setting.most}")
     if setting.power_of_two and value & (value - 1):
         raise wrong(f"{value} is not a power of two")
     return value
@@ -192,9 +197,9 @@ def checked_path(name: str, path: object, source: str) -> str:
     """The path, absolute and normalised. Raises SettingInvalid."""
     if not isinstance(path, str) or not path or "\0" in path:
         raise SettingInvalid(name, source, f"{path!r} is not a path")
-    # No shell expands what a service manager passes on; a folder named ~ is never meant.
+    # A service manager passes ~ on without expanding it, and nobody means a folder of that name.
     if path.startswith("~"):
-        raise SettingInvalid(name, source, f"{path!r} begins with ~, which is not expanded here: write the whole path")
+        raise SettingInvalid(name, source, f"{path!r} begins with ~, which is not expanded; write the whole path")
     return normal(path)
 
 
@@ -205,5 +210,5 @@ def _apart(paths: Sequence[str], source: str) -> tuple[str, ...]:
                 raise SettingInvalid("caches", source, f"{path} is named twice")
             inner, outer = (path, other) if len(path) > len(other) else (other, path)
             if os.path.commonpath((inner, outer)) == outer:
-                raise SettingInvalid("caches", source, f"{inner} lies inside {outer}; name one of them")
+                raise SettingInvalid("caches", source, f"{inner} is inside {outer}; name only one of them")
     return tuple(paths)

@@ -15,14 +15,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 
-from chunkd.model import Cache, Hint, Place
+from chunkd.model import Cache, Hint, Place, Timing
 from chunkd.sources import filesystems, layouts
 from chunkd.sources.activity import Activity, Token
 from chunkd.sources.hints import HintQueue
 from chunkd.sources.listing import Listed, Listing, ScanEnd, is_young, walk
 from chunkd.sources.root import Root
 from chunkd.sources.source import Observation, Opened, Presence, RootMark, Seen, Source, View
-from chunkd.sources.status import HUNG_S, PROBLEMS_SHOWN, CacheStatus, warnings_of
+from chunkd.sources.status import PROBLEMS_SHOWN, CacheStatus, warnings_of
 from chunkd.sources.watch import Watcher
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ OBSERVATIONS_A_STEP = 100
 # A folder that was not listable and is again must be compared. Beyond so many all of the cache is.
 MAX_PROBLEMS = 4096
 ENTRIES_JUDGED = 1000
-LOOK_AT_ROOT_S = 5.0
 # A doubt asks for a whole comparison. When doubts keep coming, so long passes between two, up to the longer of these.
 DOUBT_S, MOST_DOUBT_S = 1.0, 600.0
 
@@ -75,6 +74,7 @@ class ServedCache:
         make_watcher: WatchMaker | None = None,
         polled_s: float = 60.0,
         empty: bool = True,
+        timing: Timing = Timing(),
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.number, self.path = number, record.path
@@ -84,6 +84,7 @@ class ServedCache:
         self.opened: deque[Opened] = deque()
         self._source, self._activity, self._wake_writer = source, activity, wake_writer
         self._make_watcher, self._polled_s, self._clock_s = make_watcher, polled_s, clock_s
+        self._timing = timing
         self._root = Root(source, record, empty=empty)
         self._told_stale = ""
         self._layouts, self._warnings = set(record.layouts), record.warnings
@@ -126,10 +127,10 @@ class ServedCache:
         self.hints.news.set()
 
     def hung_s(self) -> float:
-        """For how long the file system has not answered a call, once that is longer than `HUNG_S`; else 0."""
+        """For how long the file system has not answered a call, once that is long enough to call it hung; else 0."""
         since_s = self._asking_since_s
         asked_s = 0.0 if since_s is None else time.monotonic() - since_s
-        return asked_s if asked_s > HUNG_S else 0.0
+        return asked_s if asked_s > self._timing.hung_s else 0.0
 
     def stop(self) -> None:
         self._stopping = True
@@ -217,7 +218,7 @@ class ServedCache:
 
     def _look_at_root(self) -> bool:
         """A root that vanished, came back or was replaced gives no event: compare its device and inode now and then."""
-        if self._clock_s() < self._look_at_root_s + LOOK_AT_ROOT_S:
+        if self._clock_s() < self._look_at_root_s + self._timing.look_at_root_s:
             return False
         self._look_at_root_s = self._clock_s()
         mark = self._root.check()
@@ -377,6 +378,7 @@ class ServedCache:
             self._learn_what_it_lies_on(request, compare)
             self._refused = False
             self._forgot_problems = 0
+            self._publish()  # before the first listing: those of a stale cache are not compared
             complete = yield from self._walk("", compare)
             self._warnings = self._judge_root()
             if self._watcher is not None and not self._refused and self._unwatched:

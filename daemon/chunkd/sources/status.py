@@ -6,11 +6,9 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from chunkd.model import Cache, CacheState
+from chunkd.model import METADATA_ALONE, Cache, CacheState
 from chunkd.sources.source import Entry
 
-# A file system that has not answered one call for so long is taken for hung.
-HUNG_S = 5.0
 # So many problems are named; more are counted.
 PROBLEMS_SHOWN = 20
 
@@ -45,7 +43,7 @@ class CacheStatus:
         return bool(self.stale) or any(f"{path}/".startswith(f"{mount}/") for mount in self.away)
 
 
-def state_of(path: str, status: CacheStatus, hung_s: float, *, layerless: bool) -> CacheState:
+def state_of(path: str, status: CacheStatus, hung_s: float, *, layerless: str) -> CacheState:
     """A cache as it is shown. `hung_s` is for how long its file system has not answered, 0 when it does."""
     if hung_s:
         state, reason = "hung", f"its file system has not answered for {hung_s:.0f} s"
@@ -65,8 +63,13 @@ def idle_state(cache: Cache) -> CacheState:
     return CacheState(cache.path, cache.layouts, "idle", None, warnings(cache.warnings, layerless=cache.layerless))
 
 
-def warnings(found: Iterable[str], *, layerless: bool) -> tuple[str, ...]:
-    return (*found, LAYERLESS) if layerless else tuple(found)
+def warnings(found: Iterable[str], *, layerless: str) -> tuple[str, ...]:
+    if layerless == METADATA_ALONE:
+        return (*found, LAYERLESS)
+    if layerless:
+        what = f"it holds no layer that chunkd decodes (gzip, zstd or plain tar); its large blobs are: {layerless}"
+        return (*found, what)
+    return tuple(found)
 
 
 def warnings_of(entries: Iterable[Entry], *, found_blobs: bool) -> tuple[str, ...]:

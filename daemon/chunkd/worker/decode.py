@@ -2,6 +2,7 @@
 
 One pass over one descriptor: the bytes that `Source` hashes for the blob's name are those that the decoder is given.
 A stream is whole when all its gzip members or zstd frames are, and nothing but a gzip's padding of NUL comes after.
+Whole zstd frames with bytes behind them that are no frame are another format's, and so no layer.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from isal import igzip, isal_zlib
 
 from chunkd.errors import BlobUndecodable
 from chunkd.model import Caps
+from chunkd.worker.magic import HEAD_BYTES
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -30,8 +32,11 @@ else:
 # Small enough to stay in a core's own cache from decoder to chunker: with 1 MiB a layer takes an eighth longer.
 BUFFER_BYTES = 256 << 10
 
-# Enough to tell the codec: a tar's header is 512 bytes, and an empty tar is two such blocks of NUL.
-_HEAD_BYTES = 1024
+# A tar's header is a block. A tar of no file is at least two blocks of NUL, and nothing but NUL to its end.
+_BLOCK_BYTES = 512
+
+# Changes when other blobs are layers than before, so that those in doubt are read once more.
+_KINDS_RULE = "kinds 2"
 
 # ZstdFile reads 8 KiB at a time (a good size for it: it copies what is left of a read once a frame); a buffer of this
 # size under it saves the calls.
@@ -43,6 +48,10 @@ _REASON_CHARACTERS = 200
 # OverflowError is igzip's word for a header that its buffer has no room for.
 _DECODER_ERRORS = (EOFError, OverflowError, BadGzipFile, cast("type[Exception]", isal_zlib.IsalError), zstd.ZstdError)
 
+# libzstd's word where a frame should begin and no magic number is there. One was seen at the start, so that whole
+# frames come before.
+_NO_FRAME = "Unknown frame descriptor"
+
 # What the decoders' texts mean here. A magic number has been seen at the start, so a bad one comes later.
 _REASONS = {
     "Not a gzipped file": "trailing bytes after the last member",
@@ -50,7 +59,6 @@ _REASONS = {
     "Gzip header exceeds": "a member's header does not fit into the decoder's buffer",
     "CRC check failed": "CRC does not match",
     "Incorrect length of data produced": "length does not match",
-    "Unknown frame descriptor": "trailing bytes after the last frame",
     "Restored data doesn't match checksum": "checksum does not match",
 }
 
@@ -58,8 +66,9 @@ _REASONS = {
 class Source(io.RawIOBase):
     """A blob file being read: each byte handed out has been hashed, once and in order, and counted in `read_bytes`.
 
-    `codec` is `gzip`, `zstd`, `tar` or `other`. `grew` is true when bytes came after the file's end had been met: what
-    was decoded, or taken for the head, may then be a part. `progress` is called with `read_bytes` after each read, and
+    `head` is the first bytes, HEAD_BYTES at most. `codec` is `gzip`, `zstd`, `tar` or `other`, by the head: `buffers`
+    may find out later that it is `other`. `grew` is true when bytes came after the file's end had been met: what was
+    decoded, or taken for the head, may then be a part. `progress` is called with `read_bytes` after each read, and
     what it raises ends the reading. Raises OSError when the file can't be read. Does not close the file.
     """
 
@@ -70,22 +79,23 @@ class Source(io.RawIOBase):
         self.read_bytes = 0
         self.grew = False
         self._ended = False
-        head = bytearray(_HEAD_BYTES)
+        head = bytearray(HEAD_BYTES)
         filled = 0
         while filled < len(head) and (got := self._read(memoryview(head)[filled:])):
             filled += got
-        self._head = memoryview(bytes(head[:filled]))
-        self.codec = _codec(self._head.tobytes())
+        self.head = bytes(head[:filled])
+        self._unread = memoryview(self.head)
+        self.codec = _codec(self.head)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # io calls it with a memoryview only
-        if not self._head:
+        if not self._unread:
             return self._read(buffer)
-        given = min(len(buffer), len(self._head))
-        buffer[:given] = self._head[:given]
-        self._head = self._head[given:]
+        given = min(len(buffer), len(self._unread))
+        buffer[:given] = self._unread[:given]
+        self._unread = self._unread[given:]
         return given
 
     def _read(self, view: memoryview) -> int:
@@ -119,17 +129,17 @@ def _codec(head: bytes) -> str:
 
 
 def _is_tar(head: bytes) -> bool:
-    """The first block is a header whose checksum holds, or the tar is empty (two blocks of NUL).
+    """The first block is a header whose checksum holds, or all is NUL, as far as the head tells.
 
     The checksum is octal digits, the sum of the block's bytes with its own eight as spaces; old writers summed signed
     bytes, and readers take both (POSIX pax, "ustar Interchange Format").
     """
-    block = head[:512]
-    if len(block) < 512:
+    block = head[:_BLOCK_BYTES]
+    if len(block) < _BLOCK_BYTES:
         return False
     field = re.fullmatch(rb" *([0-7]+) *(?:\0.*)?", block[148:156], re.DOTALL)
     if field is None:
-        return head == bytes(_HEAD_BYTES)
+        return len(head) >= 2 * _BLOCK_BYTES and not any(head)
     summed = block[:148] + b" " * 8 + block[156:]
     unsigned = sum(summed)
     signed = unsigned - 256 * sum(byte > 127 for byte in summed)
@@ -139,6 +149,9 @@ def _is_tar(head: bytes) -> bool:
 def buffers(source: Source, take: Callable[[], bytearray], caps: Caps, stored_bytes: int) -> Iterator[memoryview]:
     """The uncompressed bytes in order, each time in the buffer that `take` gives; none when the codec is `other`.
 
+    Sets the codec to `other` where it finds what is no layer: another byte in a blob that begins with a block of NUL,
+    or bytes that are no frame behind whole zstd frames. What was yielded is then for nothing.
+
     Raises BlobUndecodable when the stream is not whole or breaks a cap, with `source` left somewhere in the file;
     OSError when the file can't be read; MemoryError when the decoder gets no memory. Where a stream is not whole and
     breaks a cap, the buffers' size decides which is told. A zstd window may be as large as the greatest power of two in
@@ -146,25 +159,34 @@ def buffers(source: Source, take: Callable[[], bytearray], caps: Caps, stored_by
     for.
     """
     codec = source.codec
-    if codec == "other":
-        return
-    window_bytes = 1 << _window_log(caps)
+    blank = codec == "tar" and not any(source.head[:_BLOCK_BYTES])
     stream = _open(source, caps)
     ratio_bytes = caps.ratio_bytes(stored_bytes)
     uncompressed_bytes = 0
-    while True:
+    while source.codec != "other":
         buffer = take()
         try:
             filled = stream.readinto(buffer) or 0
         except _DECODER_ERRORS as error:
-            raise BlobUndecodable(codec, _reason(error, codec, window_bytes)) from error
+            if codec != "zstd" or _NO_FRAME not in str(error):
+                raise BlobUndecodable(codec, _reason(error, codec, caps)) from error
+            # The frames before may break a cap, wherever this buffer began.
+            source.codec = "other"
+            filled = stream.tell() - uncompressed_bytes
         if not filled:
+            return
+        if blank and not bytes(filled).startswith(memoryview(buffer)[:filled]):
+            source.codec = "other"
             return
         uncompressed_bytes += filled
         if uncompressed_bytes > caps.uncompressed_bytes:
-            raise BlobUndecodable(codec, f"more than {caps.uncompressed_bytes} bytes uncompressed")
+            raise BlobUndecodable(
+                codec, f"decompresses to more bytes than max_uncompressed_bytes = {caps.uncompressed_bytes}"
+            )
         if uncompressed_bytes > ratio_bytes:
-            raise BlobUndecodable(codec, f"more than {caps.ratio} times its {stored_bytes} bytes uncompressed")
+            raise BlobUndecodable(
+                codec, f"decompresses to more than max_ratio = {caps.ratio} times its {stored_bytes} bytes"
+            )
         yield memoryview(buffer)[:filled]
 
 
@@ -190,7 +212,7 @@ def _window_log(caps: Caps) -> int:
     return min(max(caps.zstd_window_bytes.bit_length() - 1, lowest), highest)
 
 
-def _reason(error: Exception, codec: str, window_bytes: int) -> str:
+def _reason(error: Exception, codec: str, caps: Caps) -> str:
     text = str(error)
     if "not enough memory" in text:
         # libzstd's own word for it: this says nothing of the blob.
@@ -199,7 +221,7 @@ def _reason(error: Exception, codec: str, window_bytes: int) -> str:
         # To igzip, fewer stray bytes than a header has are a member cut short.
         return "truncated" if codec == "zstd" else "truncated, or a few trailing bytes after the last member"
     if "requires too much memory" in text:
-        return f"window over the limit of {window_bytes} bytes"
+        return f"needs a larger window than max_zstd_window_bytes = {caps.zstd_window_bytes}"
     for known, reason in _REASONS.items():
         if known in text:
             return reason
@@ -207,5 +229,8 @@ def _reason(error: Exception, codec: str, window_bytes: int) -> str:
 
 
 def decoder_rule() -> str:
-    """The versions that decide what decodes. A blob that failed for good is tried again when this changes."""
-    return f"isal {isal.__version__} ({isal.ISAL_VERSION}), libzstd {zstd.zstd_version}"
+    """The versions that decide what decodes; behind the semicolon that of what is taken for a layer.
+
+    When this changes, a blob that failed for good is tried again. When the latter does, so is what counts as plain tar.
+    """
+    return f"isal {isal.__version__} ({isal.ISAL_VERSION}), libzstd {zstd.zstd_version}; {_KINDS_RULE}"

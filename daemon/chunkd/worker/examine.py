@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from chunkd.chunkers.gear import Chunker
 from chunkd.errors import BlobUndecodable
 from chunkd.model import Caps, ChunkParams, Finding, Job, MeasureRule
-from chunkd.worker import protocol, sandbox
+from chunkd.worker import magic, protocol, sandbox
 from chunkd.worker.decode import BUFFER_BYTES, Source, buffers
 from chunkd.worker.page_cache import CacheNeutralFile
 from chunkd.worker.pipeline import Relay
@@ -52,7 +52,7 @@ def examine(
     try:
         with CacheNeutralFile(descriptor, job.mark.stored_bytes) as file:
             if job.mark.stored_bytes > caps.uncompressed_bytes:
-                return Finding("unreadable", reason=f"larger than the cap of {caps.uncompressed_bytes} bytes")
+                return Finding("unreadable", reason=f"larger than max_uncompressed_bytes = {caps.uncompressed_bytes}")
 
             def live(read_bytes: int) -> None:
                 if not os.fstat(descriptor).st_nlink:
@@ -91,6 +91,7 @@ def _read(
     report: Callable[[int], None],
 ) -> Finding:
     source = Source(file, job.digest.algorithm, report)
+    codec = source.codec
     chunker = Chunker(params, measure=measure or Recompressor(MeasureRule()))
     buffer = bytearray(BUFFER_BYTES)
     uncompressed_bytes = 0
@@ -123,12 +124,14 @@ def _read(
         return Finding("matched", read_until_ns=until_ns)
     if failure is not None:
         return Finding("undecodable", codec=failure.codec, reason=failure.reason, read_until_ns=until_ns)
-    if not uncompressed_bytes:
-        return Finding("other", read_until_ns=until_ns)
     recipe = chunker.finish()
     if len(recipe) > most_chunks:
-        reason = f"more than {most_chunks} chunks"
-        return Finding("undecodable", codec=source.codec, reason=reason, read_until_ns=until_ns)
+        most = f"more than {most_chunks} chunks, the most for max_uncompressed_bytes = {caps.uncompressed_bytes}"
+        return Finding("undecodable", codec=codec, reason=most, read_until_ns=until_ns)
+    if source.codec == "other":
+        return Finding("other", reason=magic.describe(source.head), read_until_ns=until_ns)
+    if not uncompressed_bytes:
+        return Finding("other", reason=f"{source.codec} of no bytes", read_until_ns=until_ns)
     return Finding("layer", source.codec, uncompressed_bytes, read_until_ns=until_ns, recipe=recipe)
 
 

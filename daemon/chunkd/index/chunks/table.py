@@ -22,6 +22,8 @@ from chunkd.model import Recipe
 BATCH_BLOCKS = 4096
 
 Words = NDArray[np.uint64]
+# Numbers, both halves of the hashes, and lengths of chunk records.
+Revised = tuple[Numbers, Words, Words, Words]
 Batch = tuple[slice, NDArray[np.void], list[int], Numbers]
 
 
@@ -31,6 +33,14 @@ class Numbered(NamedTuple):
     numbers: Numbers
     recompressed: Numbers
     new: int
+
+
+class ChunkContradicted(Exception):
+    """A recipe gives a chunk another length than its record, which has copies."""
+
+    def __init__(self, number: int, chunk_hash: bytes) -> None:
+        super().__init__(number, chunk_hash)
+        self.number, self.chunk_hash = number, chunk_hash
 
 
 class ChunkRecords:
@@ -55,8 +65,9 @@ class ChunkRecords:
         """The number of each chunk of a recipe; those never seen get the numbers from `next_number` on, in order, and
         records at 0 copies.
 
-        Raises RecipeImpossible, with nothing changed, when no chunker makes such a recipe, or a chunk is known with
-        another length: whether it is the record that is damaged, `recount` tells.
+        A chunk without copies that is known with another length takes the recipe's: what said otherwise is gone.
+        Raises RecipeImpossible when no chunker makes such a recipe, and ChunkContradicted when a chunk that has copies
+        is known with another length; nothing is changed then.
         """
         hashes = np.frombuffer(recipe.hashes, "<u8").reshape(-1, 2)
         lengths = np.frombuffer(recipe.lengths, "<u4").astype(np.uint64)
@@ -74,19 +85,15 @@ class ChunkRecords:
             raise RecipeImpossible("one hash with two recompressed lengths")
         low, high, lengths = hashes[first, 0], hashes[first, 1], lengths[first]
         prefixes = prefixes_of(low)
-        numbers = self._find(low, high, lengths, prefixes)
+        numbers, revised = self._find(low, high, lengths, prefixes)
+        self._write(*revised)
         new = np.flatnonzero(numbers < 0)
         if len(new):
             in_order = new[np.argsort(first[new])]
             numbers[in_order] = next_number + np.arange(len(new))
-            self._append(numbers[in_order], low[in_order], high[in_order], lengths[in_order])
+            self._write(numbers[in_order], low[in_order], high[in_order], lengths[in_order])
             self._lookup.insert(self._txn, Entries.of(prefixes[new], numbers[new]))
         return Numbered(numbers[which], recompressed, len(new))
-
-    def is_measured(self, recipe: Recipe) -> bool:
-        """Whether a recipe has as many recompressed lengths as chunks that the rule picks."""
-        high = np.frombuffer(recipe.hashes, "<u8")[1::2]
-        return len(recipe.measured) == 4 * np.count_nonzero(blocks.picked(high, self._threshold))
 
     def _recompressed(self, recipe: Recipe, hashes: Words, lengths: Words) -> Numbers:
         """The recompressed length of each chunk, 0 where the rule picks it not."""
@@ -101,9 +108,11 @@ class ChunkRecords:
         recompressed[own] = measured
         return recompressed
 
-    def _find(self, low: Words, high: Words, lengths: Words, prefixes: Prefixes) -> Numbers:
-        """The number of each chunk, -1 where it has none."""
-        numbers = np.full(len(low), -1, np.int64)
+    def _find(self, low: Words, high: Words, lengths: Words, prefixes: Prefixes) -> tuple[Numbers, Revised]:
+        """The number of each chunk, -1 where it has none, and the records of chunks without copies whose length is to
+        be another.
+        """
+        numbers, revised = np.full(len(low), -1, np.int64), np.zeros(len(low), bool)
         at, candidates = self._lookup.candidates(self._txn, prefixes)
         by_number = np.argsort(candidates)
         at, candidates = at[by_number], candidates[by_number]
@@ -111,13 +120,21 @@ class ChunkRecords:
             found, wanted = slots[within], at[rows]
             same = (found["low"] == low[wanted]) & (found["high"] == high[wanted])
             found, wanted = found[same], wanted[same]
-            if (found["use"] & blocks.LENGTH_MASK != lengths[wanted]).any():
-                raise RecipeImpossible("a chunk is known with another length")
-            numbers[wanted] = candidates[rows][same]
-        return numbers
+            own = candidates[rows][same]
+            numbers[wanted] = own
+            other = found["use"] & blocks.LENGTH_MASK != lengths[wanted]
+            contradicted = other & (found["use"] >> blocks.LENGTH_BITS > 0)
+            if contradicted.any():
+                which = int(np.argmax(contradicted))
+                raise ChunkContradicted(int(own[which]), found["low"][which].tobytes() + found["high"][which].tobytes())
+            revised[wanted[other]] = True
+        # As the records are walked, in the order of their numbers.
+        stale = np.flatnonzero(revised)
+        stale = stale[np.argsort(numbers[stale])]
+        return numbers, (numbers[stale], low[stale], high[stale], lengths[stale])
 
-    def _append(self, numbers: Numbers, low: Words, high: Words, lengths: Words) -> None:
-        """Write the records of new chunks, which have the next numbers, at 0 copies."""
+    def _write(self, numbers: Numbers, low: Words, high: Words, lengths: Words) -> None:
+        """Write the records of chunks at 0 copies."""
         for rows, slots, batch, within in self._blocks(numbers):
             slots["low"][within], slots["high"][within], slots["use"][within] = low[rows], high[rows], lengths[rows]
             self._put(batch, slots)

@@ -27,7 +27,7 @@ from chunkd.errors import (
 )
 from chunkd.figures import histogram
 from chunkd.index import records
-from chunkd.index.storage import durability
+from chunkd.index.storage import durability, upgrade
 from chunkd.index.storage.lock import IndexLock, as_whom
 from chunkd.index.storage.page_audit import audit_pages, cut_short, problem_of
 from chunkd.model import Blob, Cache, ChunkParams, Digest, Place
@@ -35,7 +35,7 @@ from chunkd.model import Blob, Cache, ChunkParams, Digest, Place
 # The map is address space and nothing else: the file is as long as its used pages.
 MAP_BYTES = 1 << 40
 DATABASES = (
-    "meta", "blobs", "failed", "places", "holders", "ignored", "suspects", "recipes", "chunks", "measured", "young",
+    "meta", "blobs", "failed", "places", "holders", "ignored", "needs_rehash", "recipes", "chunks", "measured", "young",
     "dense",
     "history",
 )  # fmt: skip
@@ -44,7 +44,7 @@ SLICE_KEYS = 64
 Record = TypeVar("Record")
 
 FORMAT_KEY, RULES_KEY, HEAD_KEY, CACHES_KEY, VERIFIED_KEY = b"format", b"rules", b"head", b"caches", b"verified"
-HISTOGRAM_KEY = b"histogram"
+HISTOGRAM_KEY, AT_REST_KEY = b"histogram", b"at_rest"
 
 
 class Store:
@@ -54,7 +54,8 @@ class Store:
         self, path: str, *, readonly: bool, lock: bool = True, audit: bool = False, any_format: bool = False
     ) -> None:
         """With `audit` every page is looked at before any is used. With `any_format` there is `meta` and nothing else,
-        of which `caches` has begun alike in every format. Raises FormatMismatch otherwise.
+        of which `caches` has begun alike in every format. An index of chunkd 0.1 is upgraded where it is opened for
+        writing. Raises FormatMismatch otherwise.
         """
         self.path, self.readonly = path, readonly
         data = Path(path, "data.mdb")
@@ -66,28 +67,36 @@ class Store:
                 Path(path).mkdir(mode=0o750, parents=True, exist_ok=True)
                 durability.write_out_lock(path)
             self.env = lmdb.open(
-                path, map_size=MAP_BYTES, max_dbs=len(DATABASES), max_readers=MAX_READERS, mode=0o640,
+                path, map_size=MAP_BYTES, max_dbs=len(DATABASES) + 1, max_readers=MAX_READERS, mode=0o640,
                 readonly=readonly, lock=lock, create=not readonly, metasync=False, max_spare_txns=2,
             )  # fmt: skip
         except lmdb.Error as error:
             raise self._unopened(error) from error
+        except UnicodeEncodeError:
+            raise IndexUnreachable(path, "LMDB needs a path that is UTF-8; use another with `--state DIR`") from None
         except OSError as error:
             raise IndexUnreachable(path, durability.said(path, error.errno, str(error.strerror))) from error
         try:
             with self.guarded():
                 if audit or cut_short(self.env, self.index_bytes()):
                     audit_pages(self.env, path)
-                self.databases = {"meta": self._database("meta")}
+                self.databases = {"meta": self.open_database("meta")}
                 if not any_format:
                     with self.env.begin() as txn:
-                        if txn.get(FORMAT_KEY, db=self.databases["meta"]) is not None:  # it is not being made
+                        is_new = txn.get(FORMAT_KEY, db=self.databases["meta"]) is None
+                        upgradable = not (readonly or is_new) and self.format(txn) == upgrade.FORMAT
+                        if not (is_new or upgradable):
                             self._check_format(txn)
-                    self.databases = {name: self._database(name) for name in DATABASES}
+                    if upgradable:
+                        self.resync()
+                        upgrade.upgrade(self.env)
+                    self.databases = {name: self.open_database(name) for name in DATABASES}
         except BaseException:
             self.env.close()
             raise
 
-    def _database(self, name: str) -> lmdb._Database:
+    def open_database(self, name: str) -> lmdb._Database:
+        """Raises IndexDamaged when it is not there, and is not to be made."""
         try:
             return self.env.open_db(name.encode(), create=not self.readonly)
         except (lmdb.NotFoundError, lmdb.ReadonlyError):
@@ -152,6 +161,12 @@ class Store:
                     raise IndexUnreachable(self.path, "an I/O error took back its last commit; start chunkd again")
 
     @contextlib.contextmanager
+    def snapshot(self) -> Iterator[lmdb.Transaction]:
+        """A read of one moment. Raises as `guarded` does."""
+        with self.guarded(), self.env.begin() as txn:
+            yield txn
+
+    @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
         """Whatever LMDB or a record codec raises inside comes out as an error with a name."""
         try:
@@ -183,10 +198,13 @@ class Store:
             raise ParamsMismatch(self.path, str(rules.params), str(params))
         return rules
 
+    def format(self, txn: lmdb.Transaction) -> int:
+        return self.sealed(txn, FORMAT_KEY, records.unpack_format)
+
     def _check_format(self, txn: lmdb.Transaction) -> None:
-        found = self.sealed(txn, FORMAT_KEY, records.unpack_format)
+        found = self.format(txn)
         if found != records.FORMAT:
-            raise FormatMismatch(self.path, found, records.FORMAT)
+            raise FormatMismatch(self.path, found, records.FORMAT, upgradable=found == upgrade.FORMAT)
 
     def head(self, txn: lmdb.Transaction) -> records.Head:
         return self.sealed(txn, HEAD_KEY, records.unpack_head)
@@ -203,6 +221,10 @@ class Store:
         if self.get(txn, "meta", VERIFIED_KEY) is None:
             return None
         return self.sealed(txn, VERIFIED_KEY, lambda value: int.from_bytes(records.unseal(value), "little"))
+
+    def at_rest(self, txn: lmdb.Transaction) -> bool:
+        """Whether the last writer ended with nothing left to be done: what was known then is in the figures."""
+        return self.get(txn, "meta", AT_REST_KEY) is not None
 
     def blobs(self, txn: lmdb.Transaction, database: str, after: bytes = b"") -> Iterator[Blob]:
         """The records of `blobs` or `failed` whose key comes after the given one, in key order."""
@@ -222,19 +244,20 @@ class Store:
             yield records.place_from_key(key), value.decode(errors="replace")
 
     def walk(self, txn: lmdb.Transaction, database: str, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """The records of a database whose key comes after the given one, in key order."""
         with txn.cursor(db=self.databases[database]) as cursor:
             if cursor.set_range(after) if after else cursor.first():
                 for key, value in cursor:
                     if key != after:
                         yield bytes(key), bytes(value)
 
-    def kinds(self, txn: lmdb.Transaction, cache: int) -> Iterator[str]:
-        """The state (`layer`, `other`) of each counted blob that has a place in a cache."""
+    def blobs_in(self, txn: lmdb.Transaction, cache: int) -> Iterator[Blob]:
+        """Each counted blob that has a place in a cache, once for each of its places."""
         for place in self.under(txn, "places", cache, ""):
             held = records.unpack_held(self.get(txn, "places", records.place_key(place)) or b"")
             value = self.get(txn, "blobs", records.digest_key(held.digest))
             if value is not None:
-                yield records.unpack_blob(held.digest, value).state
+                yield records.unpack_blob(held.digest, value)
 
     def children(self, txn: lmdb.Transaction, database: str, cache: int, folder: str) -> set[bytes]:
         """The names right below a folder that lead to a record of `places` or `ignored`, a folder's with a slash."""
@@ -249,7 +272,10 @@ class Store:
                 if not keys[-1].startswith(prefix):
                     keys = [key for key in keys if key.startswith(prefix)]
                 below = [key[start:] for key in keys]
-                if b"/" in b"".join(below):
+                joined = b"".join(below)
+                if b"\0" in joined:
+                    raise records.Damaged(f"a name below {folder!r} has a 0 byte")
+                if b"/" in joined:
                     below = [name[: name.find(b"/") + 1 or None] for name in below]
                 names.update(below)
                 if len(keys) < SLICE_KEYS:
