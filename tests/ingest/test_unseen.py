@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +11,10 @@ import pytest
 
 from chunkd.ingest.places import DOUBT_S, MOST_DOUBT_S, RETRY_S
 from chunkd.ingest.writer import RETRY_EVERY_S
-from chunkd.model import Cause, FileMark, Hint, Place
+from chunkd.model import Cause, Hint, Place
 from chunkd.sources.hints import MAX_HINTS
-from chunkd.sources.source import Entry, RootMark, Seen
-from faulty import FaultySource, faulty
+from chunkd.sources.source import Seen
+from faulty import FaultySource, Many, as_it_is, faulty
 from ingesting import LAYER, OTHER, World, distribution, land, looks, messages, oci, world_in, wrong
 
 
@@ -37,7 +36,7 @@ def refusing(real: Callable[[str], Seen], path: str) -> Seen:
 
 
 def answer(source: FaultySource) -> None:
-    source.look = lambda real, path: real(path)
+    source.look = as_it_is
 
 
 # --- a place that can be listed and not looked at ---------------------------------------------------------------------
@@ -99,40 +98,6 @@ def test_an_event_begins_them_anew(world: World) -> None:
     answer(source)
     world.pass_s(DOUBT_S)
     world.holds_exactly(LAYER)
-
-
-class Many:
-    """A cache with a folder of many names and no files. `look` says what lies at each of its paths."""
-
-    def __init__(self, path: str, names: list[str], look: Callable[[str], Seen]) -> None:
-        self.path, self.names = path, names
-        self.root = RootMark(7, 1)
-        self._look = look
-
-    def look_at_root(self) -> RootMark:
-        return self.root
-
-    @contextlib.contextmanager
-    def view(self) -> Iterator[Many]:
-        yield self
-
-    def look(self, path: str) -> Seen:
-        if path in ("blobs", "blobs/sha256"):
-            return Seen(FileMark(7, 2, 0, 0), 1, "a folder")
-        return self._look(path)
-
-    def list(self, folder: str) -> Iterator[Entry]:
-        if folder == "blobs/sha256":
-            yield from (Entry(name, True, False) for name in self.names)
-        else:
-            below = {"": "blobs", "blobs": "sha256"}[folder]
-            yield Entry(below, False, True)
-
-    def open(self, path: str) -> tuple[int, Seen]:
-        raise AssertionError(path)
-
-    def read(self, path: str, most_bytes: int) -> bytes:
-        raise AssertionError(path, most_bytes)
 
 
 def test_more_of_them_than_the_queue_holds_cause_no_scan(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -296,7 +296,7 @@ class PlaceChanges:
             cache = self.caches.get(place.cache)
             if held.state != "untested" or cache is None:  # None: it is no longer served
                 continue
-            if cache.status.out_of_sight(place.path):
+            if cache.status.out_of_sight(place.path) or cache.hung_s():
                 out_of_sight = True
                 continue
             candidate = candidate or (place, held)
