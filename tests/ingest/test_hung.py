@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from chunkd.ingest.writer import RETRY_EVERY_S
-from chunkd.model import Cause
+from chunkd.model import Cause, Timing
 from chunkd.service.live import DaemonAnswers
-from chunkd.sources import cache as caches
 from chunkd.sources.source import Seen
 from faulty import faulty
 from ingesting import LAYER, LIKE_IT, OTHER, PLAIN, World, land, oci, world_in, wrong
@@ -199,8 +198,8 @@ def test_a_call_that_does_not_return_is_known_for_how_long_it_takes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the cache's own thread, and a file system that answers in the end."""
-    monkeypatch.setattr(caches, "HUNG_S", 0.05)
     source = faulty(world, 2)
+    monkeypatch.setattr(world.caches[2], "_timing", Timing(hung_s=0.05))
     path = land(oci(world.roots[1], LAYER), LAYER.stored)
     asked, answers = threading.Event(), threading.Event()
 
