@@ -24,7 +24,7 @@ def test_who_asks_what_is_pending_changes_nothing(tmp_path: Path) -> None:
     """Any thread may ask at any time: only the writer drops a task of a cache that hangs."""
     with world_in(tmp_path) as world:
         task = waiting(world, LAYER)
-        with mock.patch.object(ServedCache, "hung_s", lambda _: 60.0):
+        with mock.patch.object(ServedCache, "hung_s", return_value=60.0):
             assert world.writer.pending() == (1, len(LAYER.stored))
             assert task.digest in world.writer.tasks
             assert len(world.writer.tasks) == 1

@@ -218,7 +218,9 @@ def test_scan_drops_a_cache_only_when_told_to(home: Home) -> None:
     assert home.scan(one, two)["layers"] == 3
     refused = home.command("scan", "--json", two)
     assert refused.returncode == 2
-    assert f"{one}, which would be dropped" in refused.stderr
+    assert str(one) in refused.stderr
+    assert str(two) not in refused.stderr
+    assert "--replace" in refused.stderr
     assert json.loads(home.command("stats", "--json").stdout)["layers"] == 3
     replaced = home.command("scan", "--json", two, "--replace")
     assert json.loads(replaced.stdout)["layers"] == 2
@@ -235,7 +237,8 @@ def test_scan_asks_the_daemon_that_serves_the_cache(home: Home) -> None:
     third = home.cache("third")
     refused = home.command("scan", third)
     assert refused.returncode == 2
-    assert f"a daemon serves {one}, {two} from this index" in refused.stderr
+    assert f"{one}, {two}" in refused.stderr
+    assert str(daemon.socket) in refused.stderr
     # Another index is another matter.
     assert home.scan(third, state=home.root / "elsewhere")["layers"] == 0
 
