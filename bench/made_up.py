@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkd.check.recount import recount
+from chunkd.figures.totals import Totals
 from chunkd.index.blocks import Numbers, picked
 from chunkd.index.index import Change, Index
 from chunkd.index.records import Held, Rules
-from chunkd.model import Blob, Cache, Digest, FileMark, MeasureRule, Place, Recipe, Totals
+from chunkd.model import Blob, Cache, Digest, FileMark, MeasureRule, Place, Recipe
 
 STORED_BYTES = 10**9
 

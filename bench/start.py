@@ -27,11 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chunkd.check.recount import recount
+from chunkd.figures.totals import Totals
 from chunkd.index.index import Index
 from chunkd.index.records import Held, Rules
 from chunkd.index.storage.environment import reading
 from chunkd.ingest.diff import gone, news
-from chunkd.model import Blob, Cache, Digest, FileMark, Place, Recipe, Totals
+from chunkd.model import Blob, Cache, Digest, FileMark, Place, Recipe
 from chunkd.sources.folder import FolderSource
 from chunkd.sources.listing import walk
 from measure import of_runs, save, take_turns

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from chunkd import __version__
-from chunkd.model import Cache, Totals
+from chunkd.figures.totals import Totals
+from chunkd.model import Cache
 from made_up import grown
 from measure import of_runs, save, take_turns
 from running import daemon, environ

@@ -6,7 +6,6 @@ What is waited for is asked for again until it holds or patience ends: a slow ma
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import re
@@ -23,8 +22,7 @@ from typing import Any, TypeVar
 import pytest
 
 from chunkd.client import http
-from chunkd.errors import NoDaemon, RequestRefused, SettingInvalid, SocketUnusable
-from chunkd.settings.config import load
+from chunkd.errors import NoDaemon, RequestRefused, SocketUnusable
 
 PATIENCE_S = 60.0
 ASK_EVERY_S = 0.02
@@ -96,22 +94,9 @@ def state_of(pid: int) -> str:
         raise ProcessLookupError from None
 
 
-@functools.cache
-def takes_timing() -> bool:
-    """Whether this daemon knows CHUNKD_TIMING, or refuses it as it does each variable that it does not know."""
-    try:
-        load({}, {"CHUNKD_TIMING": "{}", "CHUNKD_CONFIG": os.devnull, "HOME": os.devnull})
-    except SettingInvalid:
-        return False
-    return True
-
-
 def timing(**seconds: float) -> dict[str, str]:
-    """For the environment of a daemon that is to wait so long and not as long as it does by itself.
-
-    Empty where it can't be told: then the same test takes longer.
-    """
-    return {"CHUNKD_TIMING": json.dumps(seconds)} if takes_timing() else {}
+    """For the environment of a daemon that is to wait so long, by the fields of `Timing`."""
+    return {"CHUNKD_TIMING": json.dumps(seconds)}
 
 
 def land(source: Path, folder: Path, name: str = "") -> Path:

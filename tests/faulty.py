@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
+from chunkd.model import FileMark
 from chunkd.sources.folder import FolderSource, FolderView
 from chunkd.sources.source import Entry, RootMark, Seen
 from ingesting import World
+
+Answer = TypeVar("Answer")
+
+
+def as_it_is(real: Callable[[str], Answer], path: str) -> Answer:
+    return real(path)
 
 
 class FaultySource(FolderSource):
@@ -16,11 +24,9 @@ class FaultySource(FolderSource):
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self.root: Callable[[RootMark], RootMark] = lambda mark: mark
-        self.look: Callable[[Callable[[str], Seen], str], Seen] = lambda look, path: look(path)
-        self.list: Callable[[Callable[[str], Iterator[Entry]], str], Iterator[Entry]] = lambda list_, path: list_(path)
-        self.open: Callable[[Callable[[str], tuple[int, Seen]], str], tuple[int, Seen]] = lambda open_, path: open_(
-            path
-        )
+        self.look: Callable[[Callable[[str], Seen], str], Seen] = as_it_is
+        self.list: Callable[[Callable[[str], Iterator[Entry]], str], Iterator[Entry]] = as_it_is
+        self.open: Callable[[Callable[[str], tuple[int, Seen]], str], tuple[int, Seen]] = as_it_is
 
     def look_at_root(self) -> RootMark:
         return self.root(super().look_at_root())
@@ -59,3 +65,37 @@ def faulty(world: World, number: int = 1, source: type[FaultySource] = FaultySou
 
 def on_device(seen: Seen, device: int) -> Seen:
     return seen._replace(mark=seen.mark._replace(device=device))
+
+
+class Many:
+    """A cache with a folder of many names and no files. `look` says what lies at each of its paths."""
+
+    def __init__(self, path: str, names: list[str], look: Callable[[str], Seen]) -> None:
+        self.path, self.names = path, names
+        self.root = RootMark(7, 1)
+        self._look = look
+
+    def look_at_root(self) -> RootMark:
+        return self.root
+
+    @contextlib.contextmanager
+    def view(self) -> Iterator[Many]:
+        yield self
+
+    def look(self, path: str) -> Seen:
+        if path in ("blobs", "blobs/sha256"):
+            return Seen(FileMark(7, 2, 0, 0), 1, "a folder")
+        return self._look(path)
+
+    def list(self, folder: str) -> Iterator[Entry]:
+        if folder == "blobs/sha256":
+            yield from (Entry(name, True, False) for name in self.names)
+        else:
+            below = {"": "blobs", "blobs": "sha256"}[folder]
+            yield Entry(below, False, True)
+
+    def open(self, path: str) -> tuple[int, Seen]:
+        raise AssertionError(path)
+
+    def read(self, path: str, most_bytes: int) -> bytes:
+        raise AssertionError(path, most_bytes)

@@ -17,12 +17,13 @@ import pytest
 
 import oracle
 from chunkd.check import recount as recount_module
+from chunkd.figures.totals import Totals
 from chunkd.index.chunks import lookup
 from chunkd.index.chunks import table as chunks_module
 from chunkd.index.index import Change, Index
 from chunkd.index.records import Held, Rules
 from chunkd.index.storage.environment import DATABASES, Store
-from chunkd.model import Blob, Cache, Digest, FileMark, Place, Recipe, Totals
+from chunkd.model import Blob, Cache, Digest, FileMark, Place, Recipe
 
 Chunk = tuple[bytes, int]
 

@@ -21,6 +21,7 @@ import blobs
 import oracle
 from chunkd.check.recount import recount
 from chunkd.errors import ChunkdError
+from chunkd.figures.totals import Totals
 from chunkd.index.index import Index
 from chunkd.index.records import Held, Rules
 from chunkd.index.storage import environment
@@ -29,14 +30,15 @@ from chunkd.ingest.actions import Action
 from chunkd.ingest.adopt import LeftCaches, adopt_rules, holds_nothing, number_caches
 from chunkd.ingest.reconcile import Known, decide
 from chunkd.ingest.writer import Writer
-from chunkd.model import Blob, Caps, Cause, ChunkParams, Digest, Finding, Hint, Job, Place, Totals
+from chunkd.model import Blob, Caps, Cause, ChunkParams, Digest, Finding, Hint, Job, Place
 from chunkd.sources import watch
 from chunkd.sources.activity import Activity
-from chunkd.sources.cache import ServedCache, WatchMaker
+from chunkd.sources.cache import ServedCache
 from chunkd.sources.folder import FolderSource
 from chunkd.sources.scanner import Scanner
 from chunkd.sources.source import Observation, Source
 from chunkd.sources.wakeup import Wakeup
+from chunkd.sources.watching import WatchMaker
 from chunkd.worker import examine
 from chunkd.worker.pool import Pool, Result, Worker
 
@@ -338,10 +340,10 @@ class World:
             self.writer.turn(0.0)
 
     def _all_in_hand(self) -> bool:
-        """Whether all that is left are blobs that workers have."""
+        """Whether all that is left are blobs that workers have, and those that wait for one."""
         jobs = len(self.pool.jobs())
-        return jobs == len(self.writer.tasks) > 0 and not any(
-            cache.observations or cache.listings or len(cache.hints) for cache in self.caches.values()
+        return (jobs == len(self.writer.tasks) > 0 or not self.pool.idle) and not any(
+            cache.observations or cache.listings or cache.opened or len(cache.hints) for cache in self.caches.values()
         )
 
     def scan(self, *, verify: bool = False, accept: bool = False, retry_failed: bool = False) -> None:

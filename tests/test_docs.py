@@ -10,7 +10,8 @@ import pytest
 
 from chunkd.cli.main import main
 from chunkd.figures.stats import Stats
-from chunkd.model import Caps, ChunkParams, Totals
+from chunkd.figures.totals import Totals
+from chunkd.model import Caps, ChunkParams
 from chunkd.settings.table import SETTINGS, Setting
 
 REPOSITORY = Path(__file__).parent.parent

@@ -16,10 +16,11 @@ from chunkd.check.recount import recount
 from chunkd.check.result import MAX_DIFFERENCES
 from chunkd.errors import IndexDamaged
 from chunkd.figures import histogram
+from chunkd.figures.totals import Totals
 from chunkd.index import blocks, records
 from chunkd.index.records import Head, Held
 from chunkd.index.storage.environment import reading
-from chunkd.model import Blob, Cache, Difference, Digest, FileMark, Place, Totals
+from chunkd.model import Blob, Cache, Difference, Digest, FileMark, Place
 from indexing import (
     CACHE,
     SLOTS,

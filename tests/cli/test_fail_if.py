@@ -15,7 +15,8 @@ from chunkd.cli import fail_if
 from chunkd.errors import UsageError
 from chunkd.figures.names import GATED
 from chunkd.figures.stats import Stats
-from chunkd.model import Caps, ChunkParams, Totals
+from chunkd.figures.totals import Totals
+from chunkd.model import Caps, ChunkParams
 from daemon import Home, opened
 
 SOME: dict[str, Any] = {"net": -0.125, "redundancy": 0.25, "pending_blobs": 3, "failed_blobs": 0, "unlisted_folders": 2}

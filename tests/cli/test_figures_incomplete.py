@@ -16,8 +16,9 @@ from chunkd.cli.main import main
 from chunkd.cli.options import end_by
 from chunkd.errors import ChunkdError, UsageError
 from chunkd.figures.stats import Stats
+from chunkd.figures.totals import Totals
 from chunkd.figures.words import PROBLEMS_SHOWN
-from chunkd.model import CacheState, Caps, ChunkParams, Totals
+from chunkd.model import CacheState, Caps, ChunkParams
 
 WHOLE = CacheState("/c", state="watched")
 TOTALS = Totals(layers=2, stored_bytes=9, layer_stored_bytes=9, failed_blobs=3, failed_bytes=7)

@@ -13,9 +13,9 @@ import pytest
 
 from answering import short_directory
 from blobs import gz, layer, write_blob
+from chunkd.figures.totals import Totals
 from chunkd.index import records
 from chunkd.index.history import minute_of, moment_key
-from chunkd.model import Totals
 from daemon import Home, opened
 from indexing import edit, records_of
 

@@ -11,7 +11,8 @@ from chunkd.cli import tables
 from chunkd.figures import words as text
 from chunkd.figures.histogram import COPIES_ROWS, ROWS, to_json
 from chunkd.figures.stats import Stats
-from chunkd.model import CacheState, Caps, ChunkParams, Totals
+from chunkd.figures.totals import Totals
+from chunkd.model import CacheState, Caps, ChunkParams
 
 TOTALS = Totals(
     layers=8,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from chunkd.check.repair import repair_index
 from chunkd.figures.names import FIGURES, GATED, KEPT, METRICS, value_of
+from chunkd.figures.totals import TOTALS, Totals
 from chunkd.index import records
 from chunkd.index.history import moment_key
-from chunkd.model import TOTALS, Totals
 from chunkd.queries.history import figures_of, read_history
 from chunkd.queries.read import read_stats
 from indexing import NOW_NS, Bench, chunks_of, edit, totals_of

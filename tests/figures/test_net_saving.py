@@ -20,11 +20,12 @@ from chunkd.cli.progress import progress
 from chunkd.errors import IndexMissing
 from chunkd.figures.histogram import COLUMNS
 from chunkd.figures.net_saving import LEAST_MEASURED, Estimate, estimate, figures
+from chunkd.figures.totals import Sample, Totals
 from chunkd.index.index import Index
 from chunkd.index.records import Rules
 from chunkd.index.storage import environment
 from chunkd.index.storage.lock import IndexLock
-from chunkd.model import ChunkParams, MeasureRule, Sample, Totals
+from chunkd.model import ChunkParams, MeasureRule
 from chunkd.service import oneshot, remeasure
 from chunkd.settings.config import load
 from chunkd.worker import recompress

@@ -12,9 +12,10 @@ import numpy as np
 import fuzzing
 
 with fuzzing.instrumented():
+    from chunkd.figures.totals import Totals
     from chunkd.index import blocks, records
     from chunkd.index.chunks.entries import ENTRY_BYTES, join_entries, unpack_entries
-    from chunkd.model import Blob, Cache, Digest, FileMark, Place, Totals
+    from chunkd.model import Blob, Cache, Digest, FileMark, Place
 
 Found = TypeVar("Found")
 

@@ -21,6 +21,7 @@ from chunkd.check.repair import repair_index
 from chunkd.cli import tables
 from chunkd.errors import IndexDamaged, UsageError
 from chunkd.figures.names import KEPT
+from chunkd.figures.totals import Totals
 from chunkd.index import history, records
 from chunkd.index.history import (
     DAY,
@@ -34,7 +35,7 @@ from chunkd.index.history import (
 )
 from chunkd.index.index import Index
 from chunkd.index.records import Damaged, Rules, seal
-from chunkd.model import Cache, Totals
+from chunkd.model import Cache
 from chunkd.queries import history as queried
 from chunkd.queries.read import read_stats
 from daemon import Home, opened

@@ -30,11 +30,12 @@ from chunkd.errors import (
     RecipeImpossible,
 )
 from chunkd.figures import histogram
+from chunkd.figures.totals import Totals
 from chunkd.index import records
 from chunkd.index.index import MOST_DOUBTED, Index, RecipeContradicts
 from chunkd.index.records import Held, Rules
 from chunkd.index.storage import environment
-from chunkd.model import Blob, Cache, Caps, ChunkParams, FileMark, Place, Recipe, Totals
+from chunkd.model import Blob, Cache, Caps, ChunkParams, FileMark, Place, Recipe
 from indexing import (
     CACHE,
     SLOTS,
@@ -415,6 +416,16 @@ def test_copies_that_do_not_fit_their_40_bits_are_refused(bench: Bench) -> None:
     bench.close()
     edit(bench.state_dir, "chunks", key, true)
     bench.reopen()
+
+
+def test_a_name_that_no_file_has_is_damage(bench: Bench) -> None:
+    key = records.place_key(Place(CACHE, "folder/name")).replace(b"name", b"na\0e")
+    with bench.closed():
+        edit(bench.state_dir, "places", key, b"")
+    with pytest.raises(IndexDamaged), bench.index.snapshot() as txn:
+        bench.index.store.children(txn, "places", CACHE, "folder")
+    with bench.closed():
+        edit(bench.state_dir, "places", key, None)
 
 
 def at_rest(bench: Bench) -> bool:

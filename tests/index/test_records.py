@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chunkd.figures.totals import Totals
 from chunkd.index import records
 from chunkd.index.records import Damaged, Head, Held, Rules
 from chunkd.model import (
@@ -24,7 +25,6 @@ from chunkd.model import (
     FileMark,
     MeasureRule,
     Place,
-    Totals,
 )
 
 U32 = st.integers(0, 2**32 - 1)

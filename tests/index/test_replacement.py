@@ -12,12 +12,13 @@ import pytest
 
 from chunkd.check.recount import recount
 from chunkd.errors import IndexBusy, IndexDamaged, IndexUnwritable
+from chunkd.figures.totals import Totals
 from chunkd.index import records, replacement
 from chunkd.index.history import MINUTE_NS, History, moment_key
 from chunkd.index.index import Index
 from chunkd.index.records import Head, Rules
 from chunkd.index.storage.lock import IndexLock
-from chunkd.model import Cache, Totals
+from chunkd.model import Cache
 from indexing import NOW_NS, add, chunks_of, edit, records_of
 
 NOW = NOW_NS // MINUTE_NS

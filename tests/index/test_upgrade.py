@@ -19,13 +19,14 @@ import pytest
 
 from chunkd.check.recount import recount
 from chunkd.errors import FormatMismatch, IndexDamaged
+from chunkd.figures.totals import Totals
 from chunkd.index import records
 from chunkd.index.history import moment_from_key
 from chunkd.index.index import Index
 from chunkd.index.records import Rules
 from chunkd.index.storage import upgrade
 from chunkd.index.storage.environment import Store, reading
-from chunkd.model import Digest, Totals
+from chunkd.model import Digest
 from chunkd.queries.history import read_history
 from chunkd.queries.read import read_stats
 from indexing import NOW_NS, edit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -16,7 +17,7 @@ from chunkd.errors import BlobUndecodable
 from chunkd.index.index import Change, Index
 from chunkd.index.records import Rules
 from chunkd.ingest import adopt
-from chunkd.ingest.adopt import serve_exactly
+from chunkd.ingest.adopt import holds_nothing, number_caches
 from chunkd.model import Caps
 from chunkd.worker import decode, examine
 from ingesting import (
@@ -43,14 +44,30 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-def serve(world: World, *numbers: int) -> None:
+def start_with(world: World, *numbers: int) -> None:
     """A new start with these of the roots, counted from 0."""
     roots = world.roots
     world.stop()
     world.roots = [roots[number] for number in numbers]
     world.start()
     assert world.differences() == []
-    world.roots = [roots[number] for number in numbers]
+
+
+def serve(world: World, *numbers: int) -> None:
+    """A new start with these of the roots, and its first scan."""
+    start_with(world, *numbers)
+    world.settle()
+    assert world.suspects() == 0
+    assert set(recorded(world).values()) == set(map(str, world.roots))
+    with world.index.snapshot() as txn:
+        ignored = {place.cache for place, _ in world.index.store.ignored(txn)}
+    assert ignored <= set(recorded(world))
+
+
+def recorded(world: World) -> dict[int, str]:
+    """The paths of the caches that the index knows, by number."""
+    with world.index.snapshot() as txn:
+        return {number: cache.path for number, cache in world.index.store.caches(txn).items()}
 
 
 def test_caches_keep_their_numbers(world: World) -> None:
@@ -86,9 +103,6 @@ def test_a_digest_that_a_dropped_cache_shared_is_hashed_where_it_is_left(world: 
     land(oci(world.roots[1], LAYER), LAYER.stored if good else wrong(LAYER))
     world.scan()
     serve(world, 1)
-    world.run()
-    world.pass_s(11)
-    assert world.suspects() == 0
     world.holds_exactly(*([LAYER] if good else []), failed=[] if good else [LAYER.digest])
 
 
@@ -98,7 +112,6 @@ def test_several_caches_that_shared_a_digest_are_dropped_at_once(world: World) -
             land(oci(root, content), content.stored)
         world.scan()
     serve(world, 2)
-    world.run()
     world.holds_exactly(LAYER)
 
 
@@ -112,9 +125,88 @@ def test_dropping_goes_on_in_slices(world: World, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_index_is_that_of_exactly_these_caches(world: World) -> None:
-    serve_exactly(world.index, (str(world.roots[0]),))
-    with world.index.snapshot() as txn:
-        assert [cache.path for cache in world.index.store.caches(txn).values()] == [str(world.roots[0])]
+    served, left = number_caches(world.index, (str(world.roots[0]),))
+    assert {number: cache.path for number, cache in served.items()} == {1: str(world.roots[0])}
+    assert left == {2, 3}
+    assert recorded(world) == dict(enumerate(map(str, world.roots), 1)), "they are known until they are subtracted"
+    serve(world, 0)
+    assert recorded(world) == {1: str(world.roots[0])}
+
+
+def test_a_cache_that_is_dropped_is_kept_until_the_others_are_listed(world: World) -> None:
+    for root, content in zip(world.roots, (LAYER, OTHER, PLAIN), strict=True):
+        land(oci(root, content), content.stored)
+    world.settle()
+    start_with(world, 0)
+    world.run_turns(5)
+    world.holds_exactly(LAYER, OTHER, PLAIN)
+    assert not world.activity.idle(), "they are still to be subtracted"
+    land(oci(world.roots[0], OTHER), OTHER.stored)  # so it has moved
+    world.pool.held = True
+    world.scan()
+    world.pool.held = False
+    world.settle()
+    world.holds_exactly(LAYER, OTHER)
+    assert (world.pool.decoded, world.pool.hashed_again) == ([], [OTHER.digest])
+
+
+def moved(world: World, *, copied: bool) -> None:
+    """The first cache's root gets another path, and is served by it from the next start on."""
+    old, new = world.roots[0], world.folder / "another"
+    if copied:
+        shutil.copytree(old, new)
+        shutil.rmtree(old)
+    else:
+        old.rename(new)
+    world.roots[0] = new
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_cache_that_gets_another_path_is_hashed_at_most_and_not_decoded(world: World, copied: bool) -> None:
+    """The very files that were verified need not even be hashed."""
+    for content in (LAYER, LIKE_IT, OTHER, BROKEN):
+        land(oci(world.roots[0], content), content.stored)
+    (world.roots[0] / "blobs" / "sha256" / "README").write_bytes(b"?")
+    world.settle()
+    first = recorded(world)
+    world.stop()
+    moved(world, copied=copied)
+    world.start()
+    serve(world, 0, 1, 2)
+    counted = [LAYER.digest, LIKE_IT.digest, OTHER.digest]
+    assert (world.pool.decoded, sorted(world.pool.hashed_again)) == ([], sorted(counted) if copied else [])
+    world.holds_exactly(LAYER, LIKE_IT, OTHER, failed=[BROKEN.digest])
+    assert world.ignored() == {"blobs/sha256/README": "not the name of a digest"}
+    assert recorded(world) == {2: first[2], 3: first[3], 4: str(world.roots[0])}
+    assert holds_nothing(world.index, 1)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("turns", [1, 2, 3, 4, 5, 6, 9])
+def test_a_cache_that_gets_another_path_is_not_decoded_though_the_daemon_is_killed(
+    world: World, turns: int, copied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adopt, "PLACES_AT_ONCE", 1)
+    for content in (LAYER, LIKE_IT, OTHER):
+        land(oci(world.roots[0], content), content.stored)
+    (world.roots[0] / "blobs" / "sha256" / "README").write_bytes(b"?")
+    world.settle()
+    world.stop()
+    moved(world, copied=copied)
+    for _ in range(3):
+        world.start()
+        world.scanner.request("the start")
+        world.run_turns(turns)
+        assert world.pool.decoded == []
+        assert world.counted() == {content.digest for content in (LAYER, LIKE_IT, OTHER)}
+        assert world.differences() == []
+        world.stop()
+    world.start()
+    serve(world, 0, 1, 2)
+    assert world.pool.decoded == []
+    world.holds_exactly(LAYER, LIKE_IT, OTHER)
+    assert set(recorded(world)) == {2, 3, 4}
+    assert holds_nothing(world.index, 1)
 
 
 def test_lower_caps_drop_what_breaks_them(world: World) -> None:

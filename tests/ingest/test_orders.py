@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from chunkd.ingest.places import PlaceChanges
-from chunkd.model import Cause, Hint, Place
-from chunkd.service.daemon import Service
+from chunkd.model import Cause, Hint, Timing
 from chunkd.sources import filesystems
+from chunkd.sources.activity import Activity
 from chunkd.sources.hints import HintQueue
-from chunkd.sources.scanner import Request
+from chunkd.sources.source import Seen
 from chunkd.sources.watch import InotifyWatcher
+from faulty import FaultySource, FaultyView, faulty
 from ingesting import BROKEN, LAYER, OTHER, Deaf, World, distribution, land, oci, touch, world_in, write_in_place, wrong
 from test_watch import LINUX, PATIENCE_S
 
@@ -30,9 +31,9 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-def check_roots(world: World) -> None:
-    """As the daemon does every few seconds."""
-    Service.check_roots(cast("Service", SimpleNamespace(ingest=world.ingest, scanner=world.scanner, _watcher=None)))
+def look_at_roots(world: World) -> None:
+    """As each cache's thread does every few seconds."""
+    world.pass_s(Timing().look_at_root_s)
 
 
 def test_a_folder_of_a_blob_that_is_removed_and_made_anew_is_waited_for(world: World) -> None:
@@ -69,33 +70,52 @@ def test_a_root_that_is_back_is_noticed_though_a_folder_below_it_was_listed_firs
     new = oci(root, OTHER)
     land(away / new.relative_to(root), OTHER.stored)
     world.heard(new)  # its watch goes by inode
-    assert world.writer.caches[1].stale
+    assert world.caches[1].status.stale
     away.rename(root)
     (root / "library" / "blobs" / "sha256").mkdir(parents=True)
     world.event(root / "library", Cause.CREATED, folder=True)
     world.run()
-    check_roots(world)
+    look_at_roots(world)
     world.rest()
     world.holds_exactly(LAYER, OTHER)
 
 
-def test_a_root_that_is_back_between_two_looks_is_no_removal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = world.roots[0]
+@pytest.mark.parametrize("another", [True, False])
+def test_a_root_that_is_back_between_two_looks_is_no_removal(world: World, another: bool) -> None:
+    """It was not there when the place was looked at, or another was, and then it is."""
+    root, away = world.roots[0], world.roots[0].with_name("away")
+
+    def back() -> None:
+        if away.exists():
+            if another:
+                root.rmdir()
+            away.rename(root)
+
+    class Returning(FaultySource):
+        @contextlib.contextmanager
+        def view(self) -> Iterator[FaultyView]:
+            try:
+                with super().view() as view:
+                    yield view
+            finally:
+                back()
+
+    def look(look: Callable[[str], Seen], what: str) -> Seen:
+        try:
+            return look(what)
+        finally:
+            back()
+
+    source = faulty(world, source=Returning)
     path = land(oci(root, LAYER), LAYER.stored)
     world.settle()
-    away = root.rename(root.with_name("away"))
-    real = PlaceChanges.status
-
-    def status(self: PlaceChanges, place: Place) -> os.stat_result:
-        try:
-            return real(self, place)
-        finally:
-            if away.exists():
-                away.rename(root)
-
-    monkeypatch.setattr(PlaceChanges, "status", status)
+    source.look = look
+    root.rename(away)
+    if another:
+        root.mkdir()
     world.heard(path, Cause.WRITTEN)
-    check_roots(world)
+    assert not away.exists()
+    look_at_roots(world)
     world.rest()
     world.holds_exactly(LAYER)
 
@@ -121,9 +141,15 @@ class Full(Deaf):
 
     full = True
 
-    def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
+    def enter(self, folder: str) -> None:  # noqa: ARG002
         if self.full:
             raise OSError(28, "limit")
+
+
+def watch_by(world: World, watcher: Deaf) -> None:
+    """From now on: the daemon is started anew with it."""
+    world.make_watcher = lambda *_: watcher
+    world.restart()
 
 
 def test_what_is_mounted_late_from_another_host_is_polled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,18 +157,18 @@ def test_what_is_mounted_late_from_another_host_is_polled(world: World, monkeypa
     monkeypatch.setattr(filesystems, "file_system", lambda _: kind)
     watcher = Full()
     watcher.full = False
-    world.scanner.watcher = lambda: watcher
+    watch_by(world, watcher)
     root = world.roots[0]
     world.scan()
     for kind, reason in (("nfs4", "events do not come from nfs4"), ("ext4", "")):
         away = root.rename(root.with_name(f"before {kind}"))
-        check_roots(world)
-        assert world.writer.caches[1].stale
+        look_at_roots(world)
+        assert world.caches[1].status.stale
         assert away.exists()
         root.mkdir()
-        check_roots(world)
+        look_at_roots(world)
         world.run()
-        assert world.writer.caches[1].polled == reason
+        assert world.caches[1].status.polled == reason
 
 
 def test_what_is_mounted_late_with_the_root_that_is_known_is_polled(
@@ -153,30 +179,29 @@ def test_what_is_mounted_late_with_the_root_that_is_known_is_polled(
     monkeypatch.setattr(filesystems, "file_system", lambda _: kind)
     watcher = Full()
     watcher.full = False
-    world.scanner.watcher = lambda: watcher
+    watch_by(world, watcher)
     root = world.roots[0]
     world.scan()
     away = root.rename(root.with_name("away"))
-    check_roots(world)
-    assert world.writer.caches[1].stale
+    look_at_roots(world)
+    assert world.caches[1].status.stale
     away.rename(root)
     kind = "nfs4"
-    check_roots(world)
+    look_at_roots(world)
     world.scan()
-    assert world.writer.caches[1].polled == "events do not come from nfs4"
+    assert world.caches[1].status.polled == "events do not come from nfs4"
 
 
 def test_what_is_watched_again_is_compared(world: World) -> None:
     watcher = Full()
-    world.scanner.watcher = lambda: watcher
+    watch_by(world, watcher)
     path = land(oci(world.roots[0], LAYER), LAYER.stored)
     world.settle()
-    assert world.writer.caches[1].unwatched
+    assert world.caches[1].status.unwatched
     path.write_bytes(wrong(LAYER))  # nobody tells
     watcher.full = False
-    world.scanner._scan_cache(world.writer.caches[1], Request("polled"))  # noqa: SLF001
-    assert not world.writer.caches[1].unwatched
-    world.run()
+    world.pass_s(60)  # it is listed on the timer
+    assert not world.caches[1].status.unwatched
     world.rest()
     world.holds_exactly(failed=[LAYER.digest])
 
@@ -194,7 +219,7 @@ def test_an_event_is_not_lost_in_a_doubt_that_waits(world: World) -> None:
     world.pool.held = True
     world.heard(path, Cause.CREATED)
     read_at_once(world)  # the same
-    world.hints.put(Hint(world.place(path), "verify"))
+    world.caches[1].hints.put(Hint(world.place(path), Cause.VERIFY))
     path.write_bytes(wrong(LAYER))
     world.event(path, Cause.WRITTEN)
     world.run_turns(2)
@@ -227,27 +252,29 @@ def test_an_event_does_not_take_a_retry_away(world: World, event_first: bool) ->
     path = land(oci(world.roots[0], BROKEN), BROKEN.stored)
     world.settle()
     before = len(world.pool.decoded)
-    hints = [Hint(world.place(path), "retry"), Hint(world.place(path), Cause.WRITTEN)]
+    hints = [
+        Hint(world.place(path), Cause.RETRY, force=True),
+        Hint(world.place(path), Cause.WRITTEN, by_event=True),
+    ]
     for hint in reversed(hints) if event_first else hints:
-        world.hints.put(hint)
+        world.caches[1].hints.put(hint)
     world.rest()
     assert len(world.pool.decoded) == before + 1
 
 
 @pytest.fixture
-def watching() -> Iterator[tuple[HintQueue, InotifyWatcher]]:
-    hint_queue = HintQueue()
-    watcher = InotifyWatcher(hint_queue)
-    yield hint_queue, watcher
+def watching(tmp_path: Path) -> Iterator[tuple[HintQueue, InotifyWatcher]]:
+    hints = HintQueue(1, Activity())
+    watcher = InotifyWatcher(hints, str(tmp_path))
+    yield hints, watcher
     watcher.close()
-    hint_queue.close()
 
 
 @LINUX
 def test_a_folder_that_goes_while_its_watch_is_set_is_not_taken_for_watched(
     watching: tuple[HintQueue, InotifyWatcher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hint_queue, watcher = watching
+    hints, watcher = watching
     folder = tmp_path / "blobs" / "sha256"
     folder.mkdir(parents=True)
     real = watcher._inotify.add_callback  # noqa: SLF001
@@ -256,14 +283,14 @@ def test_a_folder_that_goes_while_its_watch_is_set_is_not_taken_for_watched(
         descriptor = real(*of)
         folder.rmdir()
         deadline = time.monotonic() + PATIENCE_S
-        while not len(hint_queue):  # watchdog's thread tells of it
+        while not len(hints):  # watchdog's thread tells of it
             assert time.monotonic() < deadline
             time.sleep(0.01)
         return descriptor
 
     with monkeypatch.context() as patched:
         patched.setattr(watcher._inotify, "add_callback", add)  # noqa: SLF001
-        watcher.enter(1, str(tmp_path), "blobs/sha256")
+        watcher.enter("blobs/sha256")
     assert watcher._folders == {}  # noqa: SLF001
 
 
@@ -272,42 +299,51 @@ def test_another_folder_in_its_place_is_told_by_whoever_enters_it_first(
     watching: tuple[HintQueue, InotifyWatcher], tmp_path: Path
 ) -> None:
     """A scan that goes by names may be the first."""
-    hint_queue, watcher = watching
+    hints, watcher = watching
     folder = tmp_path / "blobs"
     folder.mkdir()
-    watcher.enter(1, str(tmp_path), "blobs")
-    watcher.enter(1, str(tmp_path), "blobs")
-    assert hint_queue.take_folders() == []
+    watcher.enter("blobs")
+    watcher.enter("blobs")
+    assert hints.take_folder() is None
     folder.rename(tmp_path / "kept")  # so that its inode is not given again
     folder.mkdir()
-    watcher.enter(1, str(tmp_path), "blobs")
-    assert Hint(Place(1, "blobs"), "another folder took its place") in hint_queue.take_folders()
+    watcher.enter("blobs")
+    assert (taken := hints.take_folder()) is not None
+    assert taken[0] == "blobs"
 
 
 @LINUX
 @pytest.mark.parametrize("kind", ["link", "file"])
 def test_no_folder_in_a_watched_folders_place_is_not_told_for_ever_and_no_lack_of_watches(
-    world: World, watching: tuple[HintQueue, InotifyWatcher], kind: str
+    world: World, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hint_queue, watcher = watching
-    world.scanner.watcher = lambda: watcher
-    root = world.roots[0]
+    world.make_watcher = InotifyWatcher
+    world.restart()
+    cache, root = world.caches[1], world.roots[0]
     land(oci(root, LAYER, "library"), LAYER.stored)
     world.settle()
+    real = cache.hints.put_folder
+    told: list[str] = []
+
+    def put_folder(folder: str) -> None:
+        if threading.current_thread() is threading.main_thread():  # what the watcher's own thread tells are events
+            told.append(folder)
+        real(folder)
+
+    monkeypatch.setattr(cache.hints, "put_folder", put_folder)
     (root / "library").rename(world.folder / "moved")
     if kind == "link":
         (world.folder / "another").mkdir()
         (root / "library").symlink_to(world.folder / "another")
     else:
         (root / "library").touch()
-    told = []
+    counts = []
     for _ in range(5):  # every few seconds, for ever
-        watcher.check()
-        hints = hint_queue.take_folders()
-        told.append(hints.count(Hint(Place(1, "library"), "another folder took its place")))
-        for hint in hints:
-            world.scanner._scan_folder(hint)  # noqa: SLF001
-    assert told[2:] == [0, 0, 0]
-    assert world.writer.caches[1].unwatched == ""
-    world.run()
+        told.clear()
+        look_at_roots(world)
+        counts.append(told.count("library"))
+    assert counts[2:] == [0, 0, 0]
+    assert sum(counts) > 0
+    assert cache.status.unwatched == ""
+    world.rest()
     world.holds_exactly()

@@ -14,7 +14,7 @@ from chunkd.ingest import reconcile
 from chunkd.model import Cause, Digest
 from chunkd.sources.beneath import Beneath
 from chunkd.sources.source import Seen
-from faulty import faulty
+from faulty import as_it_is, faulty
 from ingesting import (
     BROKEN,
     LAYER,
@@ -874,7 +874,7 @@ def test_a_place_that_cannot_be_looked_at_proves_nothing(world: World, caplog: p
         world.pass_s(61)
     world.holds_exactly(LAYER)
     assert len(messages(caplog.records, "can't look at")) == 1
-    source.look = lambda look, what: look(what)
+    source.look = as_it_is
     path.unlink()
     world.pass_s(3600)
     world.holds_exactly()

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import threading
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 import blobs
-from chunkd.cli import scan
 from chunkd.cli.progress import progress
 from chunkd.errors import IndexUnwritable
 from chunkd.index.index import Change, Index
-from chunkd.ingest import diff
-from chunkd.ingest import writer as ingest
-from chunkd.ingest.counters import Counters
-from chunkd.ingest.writer import Ingest
-from chunkd.model import Cause
+from chunkd.ingest.writer import Writer
+from chunkd.model import Cause, Digest
 from chunkd.queries import read
 from chunkd.service import live, oneshot
 from chunkd.service.live import DaemonAnswers
 from chunkd.settings import config
+from chunkd.sources.activity import Activity, Token
 from ingesting import LAYER, World, land, oci, world_in
 
 
@@ -37,36 +36,55 @@ def world(tmp_path: Path) -> Iterator[World]:
 # --- the writer -------------------------------------------------------------------------------------------------------
 
 
-def test_the_writer_is_busy_while_what_it_took_is_in_no_queue(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[bool, bool]] = []
+@contextlib.contextmanager
+def idle_moments(world: World) -> Iterator[list[tuple[set[Digest], int]]]:
+    """What is counted, and how many digests need a rehash, each time that nothing is left to be done any longer."""
+    seen: list[tuple[set[Digest], int]] = []
+    real = Activity.give_back
 
-    def noting(real: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(*args: Any, **named: Any) -> Any:
-            seen.append((world.activity.working(), (not world.activity.idle())))
-            return real(*args, **named)
+    def give_back(activity: Activity, token: Token) -> None:
+        real(activity, token)
+        if activity.idle():
+            seen.append((world.counted(), world.suspects()))
 
-        return noted
+    with mock.patch.object(Activity, "give_back", give_back):
+        yield seen
 
-    land(oci(world.roots[0], LAYER), LAYER.stored)
-    monkeypatch.setattr(ingest, "differences", noting(diff.differences))
-    monkeypatch.setattr(Counters, "take", noting(Counters.take))
-    world.event(world.roots[0] / "blobs", Cause.CREATED, folder=True)
-    world.run()
+
+@pytest.mark.parametrize("how", ["an event", "a folder", "a scan", "a doubt"])
+def test_there_is_work_while_what_was_taken_is_in_no_queue(world: World, how: str) -> None:
+    """From the first that is known of a blob until it is counted there is no moment at which nothing is left."""
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    with idle_moments(world) as moments:
+        if how == "an event":
+            world.event(path)
+        elif how == "a folder":
+            world.event(world.roots[0] / "blobs", Cause.CREATED, folder=True)
+        elif how == "a scan":
+            world.scanner.request("a test")
+        else:
+            world.caches[1].hints.doubt("a test")
+        assert not world.activity.idle()
+        world.run()
+    assert moments == [({LAYER.digest}, 0)]
     assert world.activity.idle()
-    assert (False, True) in seen, "a moment at which no queue had it"
-    assert {busy for _, busy in seen[:-1]} == {True}
     world.holds_exactly(LAYER)
 
 
-def test_the_writer_is_busy_if_a_turn_begins_while_that_is_asked(world: World) -> None:
-    class Unsettled(dict[Any, Any]):
-        def __bool__(self) -> bool:
-            world.writer.progress.turns += 1
-            return False
-
-    assert world.activity.idle()
-    world.writer.remembered.unsettled = Unsettled()
-    assert not world.activity.idle()
+def test_there_is_work_while_a_place_goes_and_another_takes_over(world: World) -> None:
+    first, second = (land(oci(world.roots[0], LAYER, name), LAYER.stored) for name in ("one", "two"))
+    world.settle()
+    verified = first if world.held(first).state == "verified" else second  # type: ignore[union-attr]
+    verified.unlink()
+    with idle_moments(world) as moments:
+        world.heard(verified, Cause.DELETED)
+    assert moments == [({LAYER.digest}, 0)]
+    (second if verified == first else first).write_bytes(b"x")
+    with idle_moments(world) as moments:
+        world.scan(verify=True)
+        world.rest()
+    assert moments
+    assert {(frozenset(counted), suspects) for counted, suspects in moments} == {(frozenset(), 0)}
 
 
 def test_what_was_ignored_is_work_while_the_disk_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,84 +103,42 @@ def test_what_was_ignored_is_work_while_the_disk_is_full(world: World, monkeypat
     assert list(world.ignored()) == ["blobs/sha256/junk"]
 
 
-def test_the_writer_is_busy_with_what_only_a_round_of_retries_finds(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_writer_is_busy_with_what_only_a_round_of_retries_finds(world: World) -> None:
     """Of the one whose bytes were read, the place goes; the daemon is killed before the other was hashed."""
     places = [land(oci(world.roots[0], LAYER, name), LAYER.stored) for name in ("one", "two")]
     world.settle()
     world.pool.held = True
     [verified] = [path for path in places if (held := world.held(path)) and held.state == "verified"]
     verified.unlink()
-    world.event(verified, Cause.DELETED)
-    world.run_turns(1)
+    world.heard(verified, Cause.DELETED)
     assert world.suspects() == 1
     world.restart()
-    seen: list[tuple[bool, bool]] = []
-    follow = Ingest._follow  # noqa: SLF001
-
-    def noted(self: Ingest, after_commit: Any) -> None:
-        seen.append((bool(after_commit.tasks), self.busy))
-        follow(self, after_commit)
-
-    monkeypatch.setattr(Ingest, "_follow", noted)
-    world.writer.turn(0.0)
-    assert seen == [(True, True)]
-    world.run()
+    with idle_moments(world) as moments:
+        world.scanner.request("the start")
+        world.run()
+    assert moments == [({LAYER.digest}, 0)]
     world.holds_exactly(LAYER)
 
 
-# --- both threads -----------------------------------------------------------------------------------------------------
+# --- other threads ----------------------------------------------------------------------------------------------------
 
 
-class Asked:
-    """A scanner or a writer that answers in turn."""
-
-    def __init__(self, *busy: bool, turns: tuple[int, int] = (7, 7)) -> None:
-        self._busy, self._turns = iter(busy), iter(turns)
-
-    @property
-    def busy(self) -> bool:
-        return next(self._busy)
-
-    @property
-    def turns(self) -> int:
-        return next(self._turns)
-
-
-@pytest.mark.parametrize(
-    ("scanner", "writer", "settled"),
-    [
-        (Asked(False, False), Asked(False), True),
-        (Asked(True, False), Asked(False), False),
-        (Asked(False, False), Asked(True), False),
-        (Asked(False, True), Asked(False), False),  # the writer handed something over meanwhile
-        (Asked(False, False, turns=(7, 8)), Asked(False), False),  # and it was listed already, and handed back
-    ],
-)
-def test_two_threads_that_hand_over_to_each_other(scanner: Any, writer: Any, *, settled: bool) -> None:
-    assert live.settled(scanner, writer) is settled
-
-
-def test_a_scan_is_never_asked_for_before_it_has_stirred(world: World) -> None:
-    class Stirred(threading.Event):
-        def set(self) -> None:
-            held.append(world.scanner._lock.locked())  # noqa: SLF001
-            super().set()
-
-    held: list[bool] = []
-    world.hints.wake_scanner = Stirred()
-    world.scanner.request("a test")
-    assert held == [True]
+def test_a_scan_that_was_asked_for_is_work_at_once(world: World) -> None:
+    number = world.scanner.request("a test")
+    assert not world.activity.idle()
+    world.caches[1].step()  # its thread takes the request
+    world.caches[1].step()
+    assert world.activity.working()
     world.run()
+    assert world.writer.scans.finished == number
+    assert world.activity.idle()
 
 
 @pytest.fixture
 def quiet(world: World) -> DaemonAnswers:
     """The answers of a daemon in which nothing happens but by the test."""
     world.settle()
-    world.hints.wake_scanner.clear()
-    made = DaemonAnswers(world.ingest, world.scanner, watching=False)
+    made = DaemonAnswers(world.writer, world.scanner)
     assert made.stats()["settled"]
     return made
 
@@ -173,33 +149,35 @@ def test_figures_that_are_told_as_settled_were_read_after_it(
     """Else the last commit may come between, and the answer has the figures before it."""
 
     def read_stats(*args: Any) -> Any:
+        if when == "before":
+            world.run()
+        stats = real(*args)
         world.run()
-        return real(*args)
+        return stats
 
     real = read.read_stats
-    monkeypatch.setattr(read, "read_stats", read_stats)
-    world.scanner.request("a test")
-    world.hints.wake_scanner.clear()
-    world.event(land(oci(world.roots[0], LAYER), LAYER.stored))
-    assert quiet.stats()["scans"] == 1
-    world.event(land(oci(world.roots[0], LAYER, "two"), LAYER.stored))
-    stats = quiet.stats()
-    assert (stats["settled"], stats["scans"]) == (False, 2)
-    assert quiet.stats()["settled"]
+    monkeypatch.setattr(live, "read_stats", read_stats)
+    for number, when in enumerate(("before", "after"), 2):
+        world.scanner.request("a test")
+        world.event(land(oci(world.roots[0], LAYER, when), LAYER.stored))
+        stats = quiet.stats()
+        assert (stats["settled"], stats["scans"]) == (False, number - 1)
+        stats = quiet.stats()
+        assert (stats["settled"], stats["scans"], stats["layers"]) == (True, number, 1)
 
 
 def test_what_came_while_they_were_read_is_pending_and_they_are_not_settled(
     world: World, quiet: DaemonAnswers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pending(self: Ingest) -> tuple[int, int]:
+    def pending(self: Writer) -> tuple[int, int]:
         if not self.pool.jobs():
             world.pool.held = True
             world.event(land(oci(world.roots[0], LAYER), LAYER.stored))
             world.run()
         return real(self)
 
-    real = Ingest.pending
-    monkeypatch.setattr(Ingest, "pending", pending)
+    real = Writer.pending
+    monkeypatch.setattr(Writer, "pending", pending)
     stats = quiet.stats()
     assert (stats["pending_blobs"], stats["settled"]) == (1, False)
     world.pool.held = False
@@ -218,7 +196,7 @@ def test_what_the_metrics_count_is_in_their_figures(
         return run
 
     if when == "before the counts are copied":
-        monkeypatch.setattr(read, "deepcopy", then(copy.deepcopy))
+        monkeypatch.setattr(live, "deepcopy", then(copy.deepcopy))
     else:
         monkeypatch.setattr(quiet, "stats", then(quiet.stats))
     world.writer.counters.since_ns = 0
@@ -233,18 +211,19 @@ def test_a_scan_by_hand_tells_what_was_so_before_its_figures_were_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, at_rest: bool
 ) -> None:
     order: list[str] = []
+    real_idle, real_read = Activity.idle, read.read_stats
 
-    def settled(*threads: Any) -> bool:
+    def idle(activity: Activity, but: Collection[int] = ()) -> bool:
         order.append("settled")
-        return at_rest and live.settled(*threads)
+        return at_rest and real_idle(activity, but)
 
     def read_stats(*args: Any) -> Any:
         order.append("figures")
-        return read.read_stats(*args)
+        return real_read(*args)
 
-    monkeypatch.setattr(scan, "settled", settled)
-    monkeypatch.setattr(scan, "read_stats", read_stats)
-    monkeypatch.setattr(scan, "UNSETTLED_S", 0.5)
+    monkeypatch.setattr(Activity, "idle", idle)
+    monkeypatch.setattr(oneshot, "read_stats", read_stats)
+    monkeypatch.setenv("CHUNKD_TIMING", json.dumps({"unsettled_s": 0.5}))
     cache = tmp_path / "cache"
     cache.mkdir()
     (tmp_path / "none").touch()
@@ -255,5 +234,6 @@ def test_a_scan_by_hand_tells_what_was_so_before_its_figures_were_read(
         config.load(asked, {"CHUNKD_CONFIG": str(tmp_path / "none")}), {}, replace=False, progress=progress
     )
     assert (stats["settled"], stats["layers"], stats["pending_blobs"]) == (at_rest, 1, 0)
-    assert order[-2:] == ["settled", "figures"]
+    read_at = order.index("figures")  # when it ends, the service asks once more, for the index
+    assert order[read_at - 1] == "settled"
     assert at_rest or time.monotonic() > begun + 0.5

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
-import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,12 +14,13 @@ import blobs
 from breaking import breaking
 from chunkd.errors import IndexDamaged, IndexUnwritable
 from chunkd.index.index import Change, Index
-from chunkd.ingest import verify_round, writer
+from chunkd.ingest import listings, rounds, tasks, writer
 from chunkd.model import Cause
+from chunkd.sources import filesystems, listing
+from chunkd.sources.cache import ServedCache
 from chunkd.sources.listing import Listed, ScanEnd
-from chunkd.sources.scanner import Intervals, Scanner
-from chunkd.sources.watch import Watcher
-from chunkd.worker import examine
+from chunkd.sources.source import Entry
+from faulty import faulty
 from ingesting import (
     BROKEN,
     CONTENTS,
@@ -156,7 +152,7 @@ def test_ending_on_a_full_disk_leaves_the_rest_to_the_next_start(world: World) -
     world.pool.held = False
     world.pool.read()
     with full_disk(world) as failed:
-        world.writer.drain(5)
+        world.drain()
     assert len(failed) == 1
     world.holds_exactly()
     world.restart()
@@ -193,7 +189,7 @@ def test_a_second_core_is_offered_where_it_would_have_nothing_to_do(
     contents = [layer_of(str(size), blobs.layer(size, size)) for size in (90_000, 21_000, 20_000)]
     for content in contents:
         world.event(land(oci(world.roots[0], content), content.stored))
-    world.writer.turn(0)
+    world.run()
     world.pool.held = False
     world.rest()
     assert [job.digest for job in world.pool.given] == [content.digest for content in contents]
@@ -204,21 +200,23 @@ def test_what_is_found_is_committed_together_while_every_worker_is_busy(world: W
     world.pool.count = 1
 
     def after_one_more_was_read() -> int:
-        """How many blobs are counted or failed in the next turn."""
+        """How many blobs are counted or failed once that was observed."""
         world.pool.held = False
         world.writer.turn(0)
         world.pool.held = True
+        world.run_turns(2)
         return len(world.counted()) + len(world.failed())
 
     world.pool.held = True
     for content in CONTENTS:
         world.event(land(oci(world.roots[0], content), content.stored))
-    world.writer.turn(0)
+    world.run()
     assert [after_one_more_was_read(), after_one_more_was_read()] == [0, 0]
     assert len(world.pool.given) == 3, "a worker waited for a commit"
     world.ahead_s += writer.GROUP_S
-    assert after_one_more_was_read() == 3
-    assert after_one_more_was_read() == 3
+    world.run_turns(1)
+    assert len(world.counted()) + len(world.failed()) == 2
+    assert [after_one_more_was_read(), after_one_more_was_read()] == [2, 2]
     assert after_one_more_was_read() == len(CONTENTS), "the worker has nothing to do, and what it found waits"
     world.pool.held = False
     world.settle()
@@ -292,7 +290,7 @@ def test_what_is_hashed_again_goes_first_and_then_the_largest(world: World) -> N
     for content in (PLAIN, LAYER, large, LIKE_IT):
         world.event(land(oci(world.roots[0], content), content.stored))
     world.event(land(oci(world.roots[0], OTHER), OTHER.stored))
-    world.run_turns(1)
+    world.run()
     sizes = sorted((len(content.stored) for content in (PLAIN, LAYER, large, LIKE_IT)), reverse=True)
     given = world.pool.given[1:]
     assert given[0].digest == OTHER.digest
@@ -310,13 +308,21 @@ def many(count: int) -> list[Content]:
     return [Content(f"OTHER{number}", "other", b"%d" % number) for number in range(count)]
 
 
-def test_too_many_blobs_for_the_queue_are_found_by_a_scan(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "MAX_TASKS", 8)
+def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (tasks, writer):
+        monkeypatch.setattr(module, "MAX_TASKS", 8)
+
+
+def test_too_many_blobs_for_the_queue_are_found_by_a_scan(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    few_tasks(monkeypatch)
     contents = many(40)
     for content in contents:
         world.event(land(oci(world.roots[0], content), content.stored))
-    world.run()
-    assert world.writer.progress.scans > 0
+    world.rest()
+    assert messages(caplog.records, "everything is compared: too many blobs")
     assert world.counted() == {content.digest for content in contents}
 
 
@@ -328,7 +334,7 @@ def test_more_hand_overs_than_the_queue_holds(world: World, monkeypatch: pytest.
             land(oci(root, content), content.stored)
     world.settle()
     assert len(world.counted()) == 40
-    monkeypatch.setattr(writer, "MAX_TASKS", 8)
+    few_tasks(monkeypatch)
     for content in contents:
         oci(world.roots[0], content).unlink()
         world.event(oci(world.roots[0], content), Cause.DELETED)
@@ -344,17 +350,24 @@ def test_more_hand_overs_than_the_queue_holds(world: World, monkeypatch: pytest.
     world.holds_exactly()
 
 
-def test_a_backlog_that_overflows_asks_for_a_scan(world: World) -> None:
+def small_slices(monkeypatch: pytest.MonkeyPatch, names: int) -> None:
+    for module in (listing, listings):
+        monkeypatch.setattr(module, "SLICE_NAMES", names)
+    monkeypatch.setattr(rounds, "FAILED_A_SLICE", names)
+
+
+def test_a_backlog_that_overflows_asks_for_a_scan(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_slices(monkeypatch, 4)
     contents = many(40)
-    world.hints._max_hints = 5  # noqa: SLF001
+    world.caches[1].hints._max_hints = 10  # noqa: SLF001
     for content in contents:
         world.event(land(oci(world.roots[0], content), content.stored))
-    world.run()
+    world.rest()
     assert len(world.counted()) == 40
     for content in contents:
         oci(world.roots[0], content).unlink()
         world.event(oci(world.roots[0], content), Cause.DELETED)
-    world.run()
+    world.rest()
     world.holds_exactly()
 
 
@@ -373,7 +386,7 @@ def test_a_scan_that_was_asked_to_verify_finds_lost_changes(world: World) -> Non
 
 
 def test_the_daily_round_compares_every_place(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify_round, "PLACES_A_SLICE", 3)
+    monkeypatch.setattr(rounds, "PLACES_A_SLICE", 3)
     contents = many(10)
     paths = [land(oci(world.roots[0], content), content.stored) for content in contents]
     world.settle()
@@ -396,12 +409,12 @@ def test_a_place_in_a_folder_that_could_not_be_listed_to_its_end_is_kept(world: 
         world.scan()
     assert looked == []
     world.holds_exactly(LAYER, LIKE_IT, OTHER)
-    assert world.scanner.problems
+    assert world.caches[1].status.problems
     with world.index.snapshot() as txn:
         before = world.index.store.head(txn).scanned_at_ns
     world.scan()
     world.holds_exactly(LIKE_IT, OTHER)
-    assert not world.scanner.problems
+    assert not world.caches[1].status.problems
     with world.index.snapshot() as txn:
         assert world.index.store.head(txn).scanned_at_ns > before
 
@@ -438,7 +451,7 @@ def test_draining_takes_in_what_was_being_read(world: World) -> None:
     world.pool.held = True
     world.run()
     world.pool.held = False
-    world.writer.drain(5)
+    world.drain()
     world.holds_exactly(LAYER, OTHER)
 
 
@@ -457,9 +470,9 @@ def test_a_scan_sees_to_what_is_waited_for_too(world: World, make: Callable[[Pat
         world.run()
     assert not world.activity.idle()
     world.ahead_s += 5
-    assert world.hints.take(1000)
+    assert world.lose_hints()
     shutil.rmtree(path.parent)
-    world.hints.doubt("the hint_queue was full")
+    world.caches[1].hints.doubt("the queue of hints was full")
     world.rest()
     assert world.writer.pending() == (0, 0)
 
@@ -475,11 +488,11 @@ def test_a_root_that_is_gone_keeps_its_figures(world: World, caplog: pytest.LogC
         world.scan(verify=True)
     world.holds_exactly(LAYER, OTHER)
     stale = world.cache_of(path)
-    assert "can't be reached" in stale.stale
+    assert "can't be reached" in stale.status.stale
     assert len(messages(caplog.records, "stale")) <= 1
     away.rename(world.roots[0])
     world.scan()
-    assert not stale.stale
+    assert not stale.status.stale
     world.holds_exactly(LAYER, OTHER)
     path.unlink()
     world.scan()
@@ -494,15 +507,16 @@ def test_a_root_that_is_a_file_is_no_empty_cache(world: World) -> None:
     world.event(path, Cause.DELETED)
     world.scan()
     world.holds_exactly(LAYER)
-    assert world.writer.caches[1].stale
+    assert world.caches[1].status.stale
 
 
 @pytest.mark.parametrize("event", [True, False])
 def test_a_root_on_another_device_is_frozen_until_it_is_accepted(world: World, event: bool) -> None:
+    source = faulty(world)
     path = land(oci(world.roots[0], LAYER), LAYER.stored)
     world.settle()
     cache = world.cache_of(path)
-    cache.device += 1  # as if it had been recorded so
+    source.root = lambda mark: mark._replace(device=mark.device + 1)
     path.unlink()
     new = land(oci(world.roots[0], OTHER), OTHER.stored)
     if event:
@@ -511,12 +525,13 @@ def test_a_root_on_another_device_is_frozen_until_it_is_accepted(world: World, e
         world.event(new)
     world.scan()
     world.holds_exactly(LAYER)
-    assert "another device" in cache.stale
+    assert "another device" in cache.status.stale
     world.scan(accept=True)
     world.holds_exactly(OTHER)
-    assert not cache.stale
+    assert not cache.status.stale
     world.restart()
-    assert world.writer.caches[1].check_root() is not None
+    world.scan()
+    assert not world.caches[1].status.stale
 
 
 def test_a_hand_over_to_a_cache_that_just_went_away_is_no_subtraction(world: World) -> None:
@@ -608,189 +623,195 @@ def test_a_damaged_index_is_not_taken_for_a_full_disk(world: World, monkeypatch:
     world.holds_exactly(OTHER)
 
 
-# --- the scanner's own loop -------------------------------------------------------------------------------------------
+# --- when a cache lists itself ----------------------------------------------------------------------------------------
 
 
-class Scanning:
-    """The scanner's thread with a clock that stands still unless it is moved."""
+def listed(world: World, *numbers: int) -> list[Listed | ScanEnd]:
+    """What these caches hand over until they have nothing to do; the writer does not see it."""
+    found: list[Listed | ScanEnd] = []
+    for number in numbers or world.caches:
+        cache = world.caches[number]
+        while cache.step() or cache.listings:
+            found += drained(world, cache)
+    return found
 
-    def __init__(self, world: World, watcher: Watcher | None = None) -> None:
-        self.world, self.now_s = world, 0.0
-        self.scanner = Scanner(
-            world.writer.caches, world.hint_queue, world.writer.listings, Intervals(600, 60), lambda: watcher,
-            clock_s=lambda: self.now_s,
-        )  # fmt: skip
-        self.thread = threading.Thread(target=self.scanner.run)
 
-    def __enter__(self) -> Scanning:
-        self.thread.start()
-        return self
+def drained(world: World, cache: ServedCache) -> list[Listed | ScanEnd]:
+    found = list(cache.listings)
+    cache.listings.clear()
+    for item in found:
+        world.activity.give_back(item.token)
+    return found
 
-    def __exit__(self, *_: object) -> None:
-        self.scanner.stop()
-        self.thread.join(20)
-        assert not self.thread.is_alive()
 
-    def scan(self) -> tuple[list[Listed], ScanEnd]:
-        """What is handed over until a scan of everything ends."""
-        found: list[Listed] = []
-        while isinstance(item := self.world.writer.listings.get(timeout=20), Listed):
-            found.append(item)
-        return found, item
+def folders(found: list[Listed | ScanEnd]) -> list[str]:
+    return [item.listing.folder for item in found if isinstance(item, Listed)]
 
-    def one(self) -> Listed:
-        item = self.world.writer.listings.get(timeout=20)
-        assert isinstance(item, Listed)
-        assert self.world.writer.listings.empty()
-        return item
 
-    def move(self, seconds: float) -> None:
-        """Time passes once the thread is back where it waits."""
-        turns, deadline = self.scanner.turns, time.monotonic() + 20
-        while self.scanner.turns < turns + 2:
-            assert time.monotonic() < deadline
-            self.world.hints.wake_scanner.set()
-        self.now_s += seconds
-        self.world.hints.wake_scanner.set()
+def ends(found: list[Listed | ScanEnd]) -> list[ScanEnd]:
+    return [item for item in found if isinstance(item, ScanEnd)]
 
 
 def test_a_scan_is_made_when_asked_for_at_a_doubt_and_on_the_timer(world: World) -> None:
-    with Scanning(world) as scanning:
-        number = scanning.scanner.request("a test", verify=True)
-        listed, end = scanning.scan()
-        assert [(item.cache, item.verify) for item in listed] == [(1, True), (2, True)]
-        assert (end.number, end.complete) == (number, True)
-        world.hints.doubt("a test")
-        scanning.scan()
-        scanning.move(599)
-        scanning.move(0)
-        assert world.writer.listings.empty()
-        scanning.move(2)
-        assert scanning.scan()[1].number == number + 2
+    assert listed(world) == []
+    number = world.scanner.request("a test", verify=True)
+    found = listed(world)
+    assert [(item.cache, item.verify) for item in found if isinstance(item, Listed)] == [(1, True), (2, True)]
+    assert [(end.number, end.complete) for end in ends(found)] == [(number, True)] * 2
+    world.caches[2].hints.doubt("a test")
+    found = listed(world)
+    assert [(item.cache, item.verify) for item in found if isinstance(item, Listed)] == [(2, True)]
+    assert [end.number for end in ends(found)] == [0]
+    world.scanner.tick(number)
+    world.ahead_s += 599
+    world.scanner.tick(number)
+    assert listed(world) == []
+    world.ahead_s += 2
+    world.scanner.tick(number)
+    assert [end.number for end in ends(listed(world))] == [number + 1] * 2
+    world.ahead_s += 601
+    world.scanner.tick(number)
+    assert listed(world) == [], "the last one has not ended"
 
 
 def test_a_scan_that_is_asked_for_while_another_begins_has_an_end_of_its_own(world: World) -> None:
-    scanner = world.scanner
-    first = scanner.request("first")
-    request = scanner._next()  # noqa: SLF001
-    second = scanner.request("second", verify=True)
-    assert request is not None
-    scanner._scan(request)  # noqa: SLF001
-    ends = []
-    while not world.writer.listings.empty():
-        item = world.writer.listings.get()
-        if isinstance(item, ScanEnd):
-            ends.append(item.number)
-    assert (ends, second) == ([first], first + 1)
+    first = world.scanner.request("first")
+    cache = world.caches[1]
+    while not cache.scanning:
+        assert cache.step()
+    second = world.scanner.request("second", verify=True)
+    found = listed(world, 1)
+    assert [end.number for end in ends(found)] == [first, second]
+    assert [item.verify for item in found if isinstance(item, Listed)] == [False, True]
 
 
-def test_scans_that_are_asked_for_together_are_one(world: World) -> None:
-    numbers = {
+def test_scans_that_are_asked_for_together_are_one(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    numbers = [
         world.scanner.request("one"),
         world.scanner.request("two", verify=True),
         world.scanner.request("three", retry_failed=True),
-    }
-    assert len(numbers) == 1
-    request = world.scanner._next()  # noqa: SLF001
-    assert request is not None
-    assert (request.why, request.verify, request.accept, request.retry_failed) == ("one", True, False, True)
+    ]
+    found = listed(world)
+    assert [(end.cache, end.number, end.retry_failed) for end in ends(found)] == [
+        (1, numbers[2], True),
+        (2, numbers[2], True),
+    ]
+    assert [item.verify for item in found if isinstance(item, Listed)] == [True, True]
+    assert not messages(caplog.records, "taken as it is now")
 
 
-def test_a_polled_cache_is_listed_each_minute_and_never_watched(world: World) -> None:
-    class NoWatcher(Deaf):
-        def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
-            assert cache == 1
+def test_every_scan_that_was_asked_for_ends(world: World) -> None:
+    land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.pool.held = True
+    first = world.scanner.request("one")
+    world.run()
+    second = world.scanner.request("two")
+    world.run()
+    assert (world.writer.progress.scans, world.writer.scans.finished) == (second, 0)
+    world.pool.held = False
+    world.run()
+    assert world.writer.scans.finished == second > first
+    assert world.activity.idle()
 
-    world.writer.caches[2].polled = "events do not come from nfs"
-    with Scanning(world, NoWatcher()) as scanning:
-        scanning.scanner.request("a test")
-        scanning.scan()
-        scanning.move(61)
-        scanning.move(0)
-        assert scanning.one().cache == 2
+
+class Noting(Deaf):
+    """A watcher that notes what is watched."""
+
+    def __init__(self, then: Callable[[str], None] = lambda _: None) -> None:
+        self.entered: list[str] = []
+        self.then = then
+
+    def enter(self, folder: str) -> None:
+        self.entered.append(folder)
+        self.then(folder)
+
+
+def watch_by(world: World, *watchers: Deaf) -> None:
+    """From now on; the daemon is started anew. One for each cache."""
+    paths = dict(zip(map(str, world.roots), watchers, strict=False))
+    world.make_watcher = lambda _, path: paths.get(path) or Deaf()
+    world.restart()
+
+
+def test_a_polled_cache_is_listed_each_minute_and_never_watched(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    nfs = str(world.roots[1])
+    monkeypatch.setattr(filesystems, "file_system", lambda path: "nfs" if path == nfs else "ext4")
+    watchers = Noting(), Noting()
+    watch_by(world, *watchers)
+    world.scanner.request("a test")
+    listed(world)
+    assert world.caches[2].status.polled == "events do not come from nfs"
+    world.ahead_s += 59
+    assert listed(world) == []
+    world.ahead_s += 2
+    assert [item.cache for item in listed(world)] == [2]
+    assert (watchers[0].entered != [], watchers[1].entered) == (True, [])
 
 
 def test_a_watch_that_cannot_be_set_makes_a_cache_unwatched_and_listed_on_a_timer(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Full(Deaf):
-        def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
-            if cache == 1:
-                raise OSError(28, "inotify watch limit reached")
+    def refuse(_: str) -> None:
+        raise OSError(28, "inotify watch limit reached")
 
-    with Scanning(world, Full()) as scanning:
-        scanning.scanner.request("a test")
-        scanning.scan()
-        assert world.writer.caches[1].unwatched == "can't be watched: inotify watch limit reached"
-        assert world.writer.caches[2].unwatched == ""
-        scanning.move(61)
-        assert scanning.one().cache == 1
+    watch_by(world, Noting(refuse))
+    world.scanner.request("a test")
+    listed(world)
+    assert world.caches[1].status.unwatched == "can't be watched: inotify watch limit reached"
+    assert world.caches[2].status.unwatched == ""
+    world.ahead_s += 61
+    assert [item.cache for item in listed(world)] == [1]
     assert len(messages(caplog.records, "limit reached")) == 1
 
 
 def test_a_folder_is_listed_when_it_appears(world: World) -> None:
-    with Scanning(world) as scanning:
-        land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
-        world.event(world.roots[0] / "library", Cause.CREATED, folder=True)
-        found = [world.writer.listings.get(timeout=20) for _ in range(3)]
-        assert [item.listing.folder for item in found if isinstance(item, Listed)] == [
-            "library",
-            "library/blobs",
-            "library/blobs/sha256",
-        ]
-        assert scanning.scanner.turns > 0
+    land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
+    world.event(world.roots[0] / "library", Cause.CREATED, folder=True)
+    assert folders(listed(world)) == ["library", "library/blobs", "library/blobs/sha256"]
 
 
 def test_a_folder_that_appears_as_a_scan_is_asked_for_is_not_waited_for(world: World) -> None:
-    class Stirred(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            left.append(len(world.hint_queue) and not self.is_set())
-            return super().wait(timeout)
-
-    left: list[int] = []
-    world.hints.wake_scanner = Stirred()
+    cache = world.caches[1]
+    listed(world)
     world.event(world.roots[0] / "library", Cause.CREATED, folder=True)
-    scanning = Scanning(world)
-    scanning.scanner.request("a test")
-    with scanning:
-        scanning.scan()
-        assert scanning.one().listing.folder == "library"
-        scanning.move(0)
-    assert not any(left)
+    world.scanner.request("a test")
+    assert cache.hints.news.is_set()
+    assert cache.hints.wait_s() == 0
+    assert folders(listed(world, 1)) == ["library", ""]
+    assert cache.hints.wait_s() > 0
+    assert len(cache.hints) == 0
 
 
-def test_the_scanner_is_busy_from_when_it_is_stirred_until_all_is_handed_over(world: World) -> None:
-    class Noting(Deaf):
-        def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
-            seen.append(scanning.scanner.busy)
-
-    seen: list[bool] = []
+def test_there_is_work_from_when_a_folder_appears_until_all_of_it_is_compared(world: World) -> None:
+    working: list[bool] = []
+    watch_by(world, Noting(lambda _: working.append(world.activity.working())))
+    world.run()
+    working.clear()
     land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
-    scanning = Scanning(world, Noting())
-    assert not scanning.scanner.busy
+    assert not world.activity.working()
     world.event(world.roots[0] / "library", Cause.CREATED, folder=True)
-    assert scanning.scanner.busy
-    with scanning:
-        for _ in range(3):
-            world.writer.listings.get(timeout=20)
-        deadline = time.monotonic() + 20
-        while scanning.scanner.busy:
-            assert time.monotonic() < deadline
-    assert seen == [True] * 3
+    assert world.activity.working()
+    cache = world.caches[1]
+    while cache.step():
+        assert world.activity.working()
+    assert working == [True] * 3
+    assert len(cache.listings) == 3
+    assert len(cache.hints) == 0
+    assert world.activity.working(), "what was listed is not compared yet"
+    world.run()
+    world.holds_exactly(LAYER)
 
 
-def test_a_folder_that_a_scan_of_everything_could_not_reach_is_listed_all_the_same(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_a_scan_of_everything_could_not_reach_is_listed_all_the_same(world: World) -> None:
     """Also by a scan that lists everything anew and for which what appeared meanwhile would be listed twice."""
 
-    def scandir(path: Any) -> Any:
-        if os.fsencode(path).endswith(b"/library"):
+    def refuse(list_: Callable[[str], Iterator[Entry]], folder: str) -> Iterator[Entry]:
+        if folder == "library":
             raise PermissionError(13, "Permission denied")
-        return real(path)
+        return list_(folder)
 
-    real = os.scandir
-    monkeypatch.setattr(os, "scandir", scandir)
+    faulty(world).list = refuse
     land(oci(world.roots[0], LAYER, "library/alpine"), LAYER.stored)
     land(oci(world.roots[1], OTHER, "there"), OTHER.stored)
     world.event(world.roots[0] / "library" / "alpine", Cause.CREATED, folder=True)
@@ -799,35 +820,28 @@ def test_a_folder_that_a_scan_of_everything_could_not_reach_is_listed_all_the_sa
     world.holds_exactly(LAYER, OTHER)
 
 
-def test_a_folder_is_listed_once_by_a_scan_of_everything_that_reaches_it(world: World) -> None:
-    land(oci(world.roots[0], LAYER, "library"), LAYER.stored)
-    world.event(world.roots[0] / "library", Cause.CREATED, folder=True)
-    scanning = Scanning(world)
-    scanning.scanner.request("a test", verify=True)
-    with scanning:
-        listed, _ = scanning.scan()
-        assert [item.listing.folder for item in listed].count("library") == 1
-        scanning.move(0)
-        assert world.writer.listings.empty()
+def test_a_cache_that_is_stopped_lists_no_folder_more(world: World) -> None:
+    def stop(_: str) -> None:
+        for name in ("a", "b"):
+            world.event(world.roots[0] / name, Cause.CREATED, folder=True)
+        if begun:
+            world.caches[1].stop()
 
-
-def test_a_scanner_that_is_stopped_lists_no_folder_more(world: World) -> None:
-    class Stopping(Deaf):
-        def enter(self, cache: int, root: str, folder: str) -> None:  # noqa: ARG002
-            entered.append(folder)
-            for name in ("a", "b"):
-                world.event(world.roots[0] / name, Cause.CREATED, folder=True)
-            scanning.scanner.stop()
-
-    entered: list[str] = []
+    begun: list[bool] = []
     for name in ("a", "b"):
         (world.roots[0] / name).mkdir()
-    scanning = Scanning(world, Stopping())
-    scanning.scanner.request("a test")
-    with scanning:
-        scanning.thread.join(20)
-    # The folder that is under way is entered to its end, and that is the root.
-    assert [folder for folder in entered if folder] == []
+    watcher = Noting(stop)
+    watch_by(world, watcher)
+    cache = world.caches[1]
+    while cache.step():
+        pass
+    drained(world, cache)
+    watcher.entered.clear()
+    begun.append(True)
+    world.scanner.request("a test")
+    cache.run()  # comes to its end
+    # The folder that is under way is listed to its end, and no other is entered.
+    assert len(watcher.entered) == 1
 
 
 def test_a_scan_is_complete_once_its_blobs_are_read(world: World) -> None:
@@ -853,14 +867,14 @@ def test_the_round_goes_by_when_the_last_one_ended_and_not_by_the_start(world: W
     """A daemon that is restarted each night would never compare anything otherwise."""
     path = land(oci(world.roots[0], LAYER), LAYER.stored)
     world.heard(path)
-    world.pass_s(2 * world.writer.verify_interval_s)
+    world.pass_s(2 * world.verify_interval_s)
     world.run_turns(5)
     with world.index.snapshot() as txn:
         first_s = world.index.store.verified_s(txn)
     assert first_s is not None
-    world.pass_s(world.writer.verify_interval_s / 2)
+    world.pass_s(world.verify_interval_s / 2)
     world.restart()
-    world.pass_s(world.writer.verify_interval_s / 2 + 1)
+    world.pass_s(world.verify_interval_s / 2 + 1)
     world.run_turns(5)
     with world.index.snapshot() as txn:
         second_s = world.index.store.verified_s(txn)
@@ -891,16 +905,3 @@ def test_what_has_no_hurry_is_done_though_there_is_always_something_to_do(
     assert OTHER.digest in world.pool.hashed_again
     world.pool.held = False
     world.run()
-
-
-def test_what_a_worker_says_beside_a_layer_is_not_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a blob that is no layer has words for what it is: a recount names others as damage."""
-    honest = examine.examine
-    monkeypatch.setattr(examine, "examine", lambda *given: replace(honest(*given), reason="a lie"))
-    for content in (LAYER, OTHER):
-        land(oci(world.roots[0], content), content.stored)
-    world.settle()
-    world.holds_exactly(LAYER, OTHER)
-    with world.index.snapshot() as txn:
-        told = {blob.digest: blob.reason for blob in world.index.store.blobs(txn, "blobs")}
-    assert told == {LAYER.digest: "", OTHER.digest: "a lie"}

@@ -32,10 +32,11 @@ from chunkd.client.ask import Answer
 from chunkd.figures import words as text
 from chunkd.figures.histogram import COPIES_ROWS, ROWS, to_json
 from chunkd.figures.stats import Stats
+from chunkd.figures.totals import Totals
 from chunkd.index import records
 from chunkd.index.history import minute_of, moment_key
 from chunkd.index.storage.environment import DATABASES, reading
-from chunkd.model import CacheState, Caps, ChunkParams, Totals
+from chunkd.model import CacheState, Caps, ChunkParams
 from chunkd.report import page, plots, svg
 from chunkd.report.data import LAYERS_SHOWN, POINTS_SHOWN, Layers, Material, chosen, gathered, known_until, thinned
 from chunkd.report.html import document, element

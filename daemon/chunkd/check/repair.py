@@ -13,12 +13,13 @@ import numpy as np
 
 from chunkd.check.recount import WINDOW, read_slots, recount
 from chunkd.check.result import RecountResult
+from chunkd.figures.totals import Totals
 from chunkd.index import blocks, records
 from chunkd.index.chunks.entries import Entries, prefixes_of
 from chunkd.index.chunks.lookup import Lookup
 from chunkd.index.history import check_history
 from chunkd.index.index import Change, Index
-from chunkd.model import Difference, Totals
+from chunkd.model import Difference
 
 
 def repair_index(index: Index, bad: set[bytes]) -> list[Difference]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chunkd.figures import histogram
-from chunkd.model import TOTALS, Difference, sums
+from chunkd.figures.totals import TOTALS, sums
+from chunkd.model import Difference
 
 MAX_DIFFERENCES = 1000
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from chunkd.figures import net_saving
-from chunkd.model import TOTALS, Totals
+from chunkd.figures.totals import TOTALS, Totals
 
 
 class Figure(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple, Protocol
 
-from chunkd.model import Sample
+from chunkd.figures.totals import Sample
 
 # What a store keeps of each unique chunk beside its bytes, after restic: an entry of a pack's header is type 1, length
 # 4, uncompressed length 4 and SHA-256 32 bytes (its doc/design.rst, "Pack Format").
@@ -49,7 +49,7 @@ def estimate(sample: Sample, unique_chunks: int, unique_bytes: int) -> Estimate:
 
 
 class Sums(Protocol):
-    """Of `model.Totals`, what is needed here."""
+    """Of `figures.totals.Totals`, what is needed here."""
 
     @property
     def layer_stored_bytes(self) -> int: ...

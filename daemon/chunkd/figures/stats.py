@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chunkd.figures.names import FIGURES, value_of
-from chunkd.model import CacheState, Caps, ChunkParams, MeasureRule, Totals
+from chunkd.figures.totals import Totals
+from chunkd.model import CacheState, Caps, ChunkParams, MeasureRule
 
 
 @dataclass(frozen=True, slots=True)

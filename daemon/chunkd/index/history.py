@@ -14,8 +14,8 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from chunkd.figures.totals import Totals
 from chunkd.index.records import Damaged, pack_totals, unpack_totals
-from chunkd.model import Totals
 
 if TYPE_CHECKING:
     import lmdb

@@ -13,6 +13,7 @@ import numpy as np
 
 from chunkd.errors import IndexDamaged, IndexUnreachable, IndexUnwritable, RecipeImpossible
 from chunkd.figures import histogram
+from chunkd.figures.totals import sums
 from chunkd.index import blocks, records
 from chunkd.index.blocks import Numbers
 from chunkd.index.chunks.lookup import Lookup
@@ -30,7 +31,7 @@ from chunkd.index.storage.environment import (
     Store,
 )
 from chunkd.index.storage.lock import IndexLock
-from chunkd.model import Blob, Cache, Digest, Place, Recipe, sums
+from chunkd.model import Blob, Cache, Digest, Place, Recipe
 
 # Where more counted blobs than these agree about a chunk's length, a new recipe that says otherwise is not believed.
 MOST_DOUBTED = 8

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from chunkd.figures.totals import Totals
 from chunkd.model import (
     CODECS,
     HEX_DIGITS,
@@ -27,7 +28,6 @@ from chunkd.model import (
     FileMark,
     MeasureRule,
     Place,
-    Totals,
 )
 
 FORMAT = 3

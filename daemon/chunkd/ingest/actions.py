@@ -10,9 +10,10 @@ from chunkd.sources.activity import Token
 
 @dataclass(slots=True)
 class Task:
-    """A blob that waits for a worker, or is being read once `given`. `counted`: it stands in the figures and is only
-    hashed again. `inherit` is the token of what it follows from. `others` are places that are observed when it is done.
-    `mark` is what was opened.
+    """A blob that waits for a worker, or is being read once `given`, until it `was_read` and that is committed.
+
+    `counted`: it stands in the figures and is only hashed again. `inherit` is the token of what it follows from.
+    `others` are places that are observed when it is done. `mark` is what was opened.
     """
 
     digest: Digest
@@ -22,6 +23,7 @@ class Task:
     counted: bool
     tries: int = 0
     given: bool = False
+    was_read: bool = False
     others: list[Place] = field(default_factory=list)
     mark: FileMark | None = None
     descriptor: int = -1

@@ -23,13 +23,17 @@ def news(store: Store, txn: lmdb.Transaction, cache: int, listing: Listing, *, v
 
     At most as many as the slice has names.
     """
-    prefix, places = _prefix(cache, listing.folder), store.databases["places"]
+    prefix, places, ignored = _prefix(cache, listing.folder), store.databases["places"], store.databases["ignored"]
     for name in sorted(listing.blobs):
         key = prefix + (name + layouts.DATA.encode() if name.endswith(b"/") else name)
         value = txn.get(key, db=places)
         if value is None:
             yield Hint(Place(cache, listing.blob_path(name)), Cause.LISTED)
-        elif verify or (name in listing.marks and _differs(unpack_held(bytes(value)), listing, name)):
+        elif (
+            verify
+            or (name in listing.marks and _differs(unpack_held(bytes(value)), listing, name))
+            or txn.get(key, db=ignored) is not None  # something else was seen there for a moment
+        ):
             yield Hint(Place(cache, listing.blob_path(name)), Cause.VERIFY)
     for path, _ in listing.ignored:
         if txn.get(place_key(Place(cache, path)), db=places) is not None:

@@ -35,7 +35,7 @@ from chunkd.ingest.actions import (
 )
 from chunkd.ingest.counters import IMPOSSIBLE, MISMATCHED, UNDECODABLE
 from chunkd.ingest.reconcile import WRONG_NAME, Known, wait_for_a_writer
-from chunkd.model import MAX_PATH_BYTES, Blob, Cause, Digest, FileMark, Hint, Place
+from chunkd.model import MAX_PATH_BYTES, Blob, Cause, Digest, FileMark, Hint, Place, Timing
 from chunkd.sources import layouts
 from chunkd.sources.activity import Token
 from chunkd.sources.cache import ServedCache
@@ -120,9 +120,10 @@ class PlaceChanges:
         after_commit: AfterCommit,
         now_s: float,
         remembered: Remembered | None = None,
+        settle_s: float = Timing().settle_s,
     ) -> None:
         self.change, self.caches, self.after_commit, self.now_s = change, caches, after_commit, now_s
-        self.remembered = remembered or Remembered()
+        self.remembered, self.settle_s = remembered or Remembered(), settle_s
 
     def path(self, place: Place) -> str:
         return f"{self.caches[place.cache].path}/{place.path}"
@@ -151,6 +152,7 @@ class PlaceChanges:
             task,
             remembered.unsettled.get(place),
             remembered.expected.get(place),
+            self.settle_s,
         )
 
     def _kin(self, digest: Digest, mark: FileMark) -> FileMark | None:
@@ -189,7 +191,7 @@ class PlaceChanges:
                     before_s = DOUBT_S / 2 if hint.by_event else self.remembered.doubts.get(place, DOUBT_S / 2)
                     delay_s = min(2 * before_s, MOST_DOUBT_S)
                     after.doubts[place] = delay_s
-                    after.later.append(Later(hint, delay_s, False))
+                    after.later.append(Later(hint._replace(by_event=False), delay_s, False))
                     self._tell_once(f"can't look at {self.path(place)}: {problem}")
                 case Forget(words):
                     if known.held is not None:
@@ -294,7 +296,7 @@ class PlaceChanges:
             cache = self.caches.get(place.cache)
             if held.state != "untested" or cache is None:  # None: it is no longer served
                 continue
-            if cache.status.out_of_sight(place.path):
+            if cache.status.out_of_sight(place.path) or cache.hung_s():
                 out_of_sight = True
                 continue
             candidate = candidate or (place, held)

@@ -31,11 +31,9 @@ from chunkd.ingest.actions import (
     Verified,
 )
 from chunkd.ingest.counters import MISMATCHED, UNDECODABLE, UNREADABLE
-from chunkd.model import MAX_PATH_BYTES, Blob, Digest, FileMark, Finding, Hint
+from chunkd.model import MAX_PATH_BYTES, Blob, Digest, FileMark, Finding, Hint, Timing
 from chunkd.sources.source import Observation, Presence, Seen
 
-# A file whose bytes do not match its name may still be written: it is pending until so long after its last change.
-SETTLE_S = 10.0
 # It is observed again after this, and then at doubled intervals; read again only when it has changed and come to rest.
 FIRST_LOOK_S, LAST_LOOK_S = 0.02, 2.0
 # A file system's clock may tick as seldom as this: a change that came sooner after another may bear the same ctime.
@@ -64,6 +62,7 @@ class Known:
     task: Task | None = None
     unsettled: Unsettled | None = None
     expected_s: float | None = None
+    settle_s: float = Timing().settle_s
 
 
 def decide(observed: Observation, known: Known, now_s: float) -> list[Action]:
@@ -86,7 +85,7 @@ def decide(observed: Observation, known: Known, now_s: float) -> list[Action]:
 def _when_gone(observed: Observation, known: Known) -> list[Action]:
     forget = [] if known.held is None else [Forget(f"removed, {observed.hint.cause.value}")]
     delay_s = FIRST_LOOK_S / 2 if known.expected_s is None else known.expected_s
-    if observed.folder_is_there and delay_s < SETTLE_S:
+    if observed.folder_is_there and delay_s < known.settle_s:
         # Its folder was made a moment ago; the blob is moved in or written within milliseconds.
         return [Unignore(), *forget, Settle(expected_s=delay_s * 2), Observe(delay_s, waited_for=True)]
     return [Unignore(), *forget, Settle()]
@@ -107,7 +106,7 @@ def _when_there(hint: Hint, seen: Seen, known: Known, now_s: float) -> list[Acti
         if held is not None and held.mark == mark and not hint.by_event:
             return [Settle()]
     if known.unsettled is not None and not hint.by_event:
-        return _when_unsettled(known.unsettled, mark, now_s)
+        return _when_unsettled(known.unsettled, mark, now_s, known.settle_s)
     return [Settle(known.unsettled), Read(mark.stored_bytes, decode=True)]
 
 
@@ -129,20 +128,20 @@ def _when_counted(hint: Hint, seen: Seen, known: Known) -> list[Action]:
     return actions
 
 
-def _when_unsettled(waits: Unsettled, mark: FileMark, now_s: float) -> list[Action]:
+def _when_unsettled(waits: Unsettled, mark: FileMark, now_s: float, settle_s: float) -> list[Action]:
     """Whether a file that did not match is worth reading again; if not, it is observed again, or fails."""
     if mark == waits.seen != waits.read:
         return [Settle(waits), Read(mark.stored_bytes, decode=True)]
-    if mark == waits.read and at_rest(mark, waits.since_s, now_s):
+    if mark == waits.read and at_rest(mark, waits.since_s, now_s, settle_s):
         return [Settle(), Fail(MISMATCHED, mark, WRONG_NAME)]
     since_s = waits.since_s if mark == waits.seen else now_s
     delay_s = min(waits.delay_s * 2, LAST_LOOK_S)
     return [Settle(Unsettled(waits.digest, waits.read, mark, since_s, delay_s)), Observe(delay_s, waited_for=True)]
 
 
-def at_rest(mark: FileMark, since_s: float, now_s: float) -> bool:
+def at_rest(mark: FileMark, since_s: float, now_s: float, settle_s: float) -> bool:
     """Whether a file last changed long enough ago, by its own time or, as that may lie ahead of ours, by our watch."""
-    return max(now_s - mark.ctime_ns / 1e9, now_s - since_s) >= SETTLE_S
+    return max(now_s - mark.ctime_ns / 1e9, now_s - since_s) >= settle_s
 
 
 def decide_finding(task: Task, finding: Finding, observed: Observation, known: Known, now_s: float) -> list[Action]:
@@ -178,7 +177,7 @@ def decide_finding(task: Task, finding: Finding, observed: Observation, known: K
         return [Settle(), Fail(UNDECODABLE, mark, finding.reason)]
     if kind == "unreadable":
         return [Settle(), Fail(UNREADABLE, now, f"{CAN_NOT_BE_READ}{finding.reason}")]
-    if read == now and at_rest(now, now_s, now_s):
+    if read == now and at_rest(now, now_s, now_s, known.settle_s):
         return [Settle(), Fail(MISMATCHED, now, WRONG_NAME)]
     return wait_for_a_writer(task.digest, read, now, now_s, known.unsettled)
 

@@ -49,6 +49,11 @@ class Tasks:
         return len(self._waiting)
 
     @property
+    def not_given(self) -> int:
+        """How many no worker has yet."""
+        return len(self._waiting) + len(self._opening) + len(self._opened)
+
+    @property
     def any_left(self) -> bool:
         """Whether any is left of a cache that answers."""
         hung = {number for number, cache in self._caches.items() if cache.hung_s()}
@@ -168,7 +173,8 @@ class Tasks:
 
     def _leaves_idle(self, task: Task) -> bool:
         """Whether the other workers will have nothing to do before one is done with this: they share out the rest."""
-        return self.stored_bytes - task.stored_bytes < (self._pool.count - 1) * task.stored_bytes
+        read = sum(other.stored_bytes for other in self._running.values() if other.was_read and not other.counted)
+        return self.stored_bytes - read - task.stored_bytes < (self._pool.count - 1) * task.stored_bytes
 
     def _close(self, task: Task) -> None:
         if task.descriptor >= 0:

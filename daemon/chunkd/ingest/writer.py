@@ -26,7 +26,7 @@ from chunkd.ingest.reconcile import decide, decide_finding
 from chunkd.ingest.rounds import FailedRound, VerifyRound, put
 from chunkd.ingest.scans import Scans
 from chunkd.ingest.tasks import MAX_TASKS, Tasks
-from chunkd.model import Blob, Cache, Cause, Digest, Finding, Hint, Place
+from chunkd.model import Blob, Cache, Cause, Digest, Finding, Hint, Place, Timing
 from chunkd.sources import layouts
 from chunkd.sources.activity import WRITER, Activity, Token
 from chunkd.sources.cache import ServedCache
@@ -83,10 +83,11 @@ class Writer:
         *,
         left: LeftCaches | None = None,
         verify_interval_s: float = 86400.0,
+        settle_s: float = Timing().settle_s,
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         self.index, self.pool, self.caches, self.activity, self.wakeup = index, pool, caches, activity, wakeup
-        self.clock_s = clock_s
+        self.clock_s, self._settle_s = clock_s, settle_s
         self.progress, self.counters = Progress(), Counters()
         self.remembered = Remembered()
         self.tasks = Tasks(pool, caches, activity)
@@ -158,6 +159,7 @@ class Writer:
 
     def _await_observation(self, task: Task, finding: Finding) -> None:
         """A finding is applied only with an observation that was made after the worker was done."""
+        task.was_read = True
         self._found[task.place] = Found(task, finding, time.monotonic_ns())
         self.caches[task.place.cache].hints.put(Hint(task.place, Cause.READ), first=True)
 
@@ -187,13 +189,16 @@ class Writer:
                 self._observed.append(cache.observations.popleft())
             cache.hints.news.set()
         for end in self.listings.compare(self._may_compare):
-            self.scans.note(end)
+            if end.number:
+                self.scans.note(end)
             for hint in self.remembered.waited_for():
                 put(self.caches, hint)
             if end.retry_failed:
                 self.failed_round.begin(lambda _: True, force=True)
             # A listing has names only, and no event tells what happened while nobody watched.
             self.failed_round.begin(lambda blob: blob.retry_at > self.clock_s(), force=False)
+            if not end.number:
+                self.activity.give_back(end.token)
 
     def _due(self) -> bool:
         """Whether what was gathered, if anything, is to be committed now."""
@@ -201,7 +206,7 @@ class Writer:
             return False
         if not self._commit_at:
             self._commit_at = self.clock_s() + GROUP_S
-        idle, full = self.pool.idle > self.tasks.waiting, len(self._observed) >= OBSERVATIONS_A_TURN
+        idle, full = self.pool.idle > self.tasks.not_given, len(self._observed) >= OBSERVATIONS_A_TURN
         return idle or full or not self._waits(self._commit_at, GROUP_S)
 
     # --- one transaction ------------------------------------------------------------------------------------------
@@ -240,7 +245,7 @@ class Writer:
             self.failed_round.begin(lambda blob: _due(blob, self.clock_s()), force=True)
 
     def _places(self, change: Change, after: AfterCommit) -> PlaceChanges:
-        return PlaceChanges(change, self.caches, after, self.clock_s(), self.remembered)
+        return PlaceChanges(change, self.caches, after, self.clock_s(), self.remembered, self._settle_s)
 
     def _settle(self, places: PlaceChanges, found: Found, observed: Observation) -> None:
         task = found.task

@@ -11,10 +11,10 @@ import lmdb
 
 from chunkd.errors import UsageError
 from chunkd.figures.names import KEPT, value_of
+from chunkd.figures.totals import Totals
 from chunkd.index.history import DAY, HOUR, MINUTE_NS, minute_of, moment_from_key, moment_key
 from chunkd.index.records import unpack_totals
 from chunkd.index.storage.environment import Store
-from chunkd.model import Totals
 
 WEEK = 7 * DAY
 

@@ -22,15 +22,15 @@ from chunkd.index.index import Index
 from chunkd.index.replacement import take_over_at_start
 from chunkd.ingest.adopt import LeftCaches, adopt_rules, holds_nothing, number_caches
 from chunkd.ingest.writer import Writer
-from chunkd.model import ChunkParams
+from chunkd.model import ChunkParams, Timing
 from chunkd.service.live import DaemonAnswers
 from chunkd.service.notify import Notifier
 from chunkd.settings.config import Config
+from chunkd.settings.resolve import timing_of
 from chunkd.sources.activity import Activity
 from chunkd.sources.cache import ServedCache
 from chunkd.sources.folder import FolderSource, check_usable
 from chunkd.sources.scanner import Scanner
-from chunkd.sources.status import HUNG_S
 from chunkd.sources.wakeup import Wakeup
 from chunkd.sources.watch import start_watcher
 from chunkd.worker import decode, recompress, sandbox
@@ -57,6 +57,7 @@ class Service:
         self, config: Config, holder: str, *, watch: bool, replace: bool, spawn: Callable[..., Worker] = spawn_worker
     ) -> None:
         self.config, self._watch = config, watch
+        self.timing = timing_of(os.environ)
         self._stack = contextlib.ExitStack()
         self._threads: dict[str, threading.Thread] = {}
         self.failure: BaseException | None = None
@@ -89,6 +90,7 @@ class Service:
         self.writer = Writer(
             self.index, pool, self.caches, self.activity, self.wakeup, left=left,
             verify_interval_s=config.verify_interval_s,
+            settle_s=self.timing.settle_s,
         )  # fmt: skip
         self.scanner = Scanner(self.caches, config.scan_interval_s)
         if self._watch:
@@ -121,6 +123,7 @@ class Service:
                 number, record, FolderSource(record.path), self.activity, wake_writer=self.wakeup.wake,
                 make_watcher=start_watcher if self._watch else None, polled_s=self.config.polled_scan_interval_s,
                 empty=holds_nothing(self.index, number),
+                timing=self.timing,
             )
             for number, record in self._records.items()
         }  # fmt: skip
@@ -229,7 +232,7 @@ def check_caches(paths: Iterable[str]) -> None:
     threads = [threading.Thread(target=check, args=(path,), name=f"look at {path}", daemon=True) for path in paths]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + HUNG_S
+    deadline = time.monotonic() + Timing().hung_s
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     for error in found.copy().values():

@@ -56,6 +56,7 @@ class DaemonAnswers:
         progress = {"scanning": self._scanner.scanning, "scans": self._writer.progress.scans}
         settled = self._writer.activity.idle()
         caches = cache_states(self._writer)
+        settled &= all(cache.state != "hung" for cache in caches)
         watching = bool(caches) and all(cache.state == "watched" for cache in caches)
         stats = read_stats(self._writer.index.store, caches, self._writer.pending(), watching).to_json()
         return stats | progress | unlisted(self._writer) | {"settled": settled and not stats["pending_blobs"]}

@@ -25,8 +25,6 @@ from chunkd.settings.config import Config
 from chunkd.sources.activity import WRITER
 
 POLL_S = 0.1
-# A blob that is still being written holds a scan up for so long and no longer.
-UNSETTLED_S = 15.0
 
 # (stored bytes done, stored bytes known, blobs pending)
 Show = Callable[[int, int, int], None]
@@ -56,7 +54,9 @@ def scan_here(config: Config, asked: Mapping[str, bool], replace: bool, progress
                 break
             if activity.working(but) or writer.scans.finished < number:
                 only_waiting_since_s = time.monotonic()
-            elif (at_rest := activity.idle(but)) or time.monotonic() - only_waiting_since_s > UNSETTLED_S:
+            elif (
+                at_rest := activity.idle(but)
+            ) or time.monotonic() - only_waiting_since_s > service.timing.unsettled_s:
                 break
         service.check()
         states = tuple(

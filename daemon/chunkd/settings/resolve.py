@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -9,11 +10,15 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from chunkd.errors import SettingInvalid, SettingsFileUnusable
+from chunkd.model import Timing
 from chunkd.settings import paths
 from chunkd.settings.table import SETTINGS, checked, checked_path, from_text
 
 FILE_BYTES = 1 << 20
 FILE_VARIABLE = "CHUNKD_CONFIG"
+# For tests of the whole daemon: a JSON object of the fields of `Timing`.
+TIMING_VARIABLE = "CHUNKD_TIMING"
+UNSET = (FILE_VARIABLE, TIMING_VARIABLE)
 NO_HOME = "HOME is not set and this user has no home directory"
 VARIABLES = {setting.env: setting for setting in SETTINGS.values()}
 # Kubernetes puts these into every pod of a namespace for each of its Services, such as chunkd and chunkd-metrics:
@@ -45,7 +50,7 @@ class Resolved:
         for variable, text in sorted(environ.items()):
             if setting := VARIABLES.get(variable):
                 self.call[setting.name] = Given(checked(setting, from_text(setting, text), variable), variable)
-            elif variable.startswith("CHUNKD_") and variable != FILE_VARIABLE and not SERVICE_LINK.fullmatch(variable):
+            elif variable.startswith("CHUNKD_") and variable not in UNSET and not SERVICE_LINK.fullmatch(variable):
                 hint = did_you_mean(variable, [*VARIABLES, FILE_VARIABLE])
                 self.warnings.append(f"environment variable {variable}: ignored, there is no such setting{hint}")
         for name, value in flags.items():
@@ -197,3 +202,11 @@ def _file(path: str, must_exist: bool = False) -> dict[str, Given]:
             if not os.path.isabs(given_path):
                 raise SettingInvalid(key, source, f"{given_path!r} is not an absolute path")
     return given
+
+
+def timing_of(environ: Mapping[str, str]) -> Timing:
+    """How long the daemon waits for what others do. Raises SettingInvalid for what has no such field."""
+    try:
+        return Timing(**json.loads(environ.get(TIMING_VARIABLE, "{}")))
+    except (TypeError, ValueError) as error:
+        raise SettingInvalid(TIMING_VARIABLE, "environment", str(error)) from error

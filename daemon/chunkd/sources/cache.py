@@ -13,17 +13,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from chunkd.model import Cache, Hint, Place
-from chunkd.sources import filesystems, layouts
+from chunkd.model import Cache, Timing
 from chunkd.sources.activity import Activity, Token
 from chunkd.sources.hints import HintQueue
-from chunkd.sources.listing import Listed, Listing, ScanEnd, is_young, walk
+from chunkd.sources.lister import Lister
+from chunkd.sources.listing import Listed, ScanEnd
+from chunkd.sources.observer import Observer
 from chunkd.sources.root import Root
-from chunkd.sources.source import Observation, Opened, Presence, RootMark, Seen, Source, View
-from chunkd.sources.status import HUNG_S, PROBLEMS_SHOWN, CacheStatus, warnings_of
-from chunkd.sources.watch import Watcher
+from chunkd.sources.source import Observation, Opened, RootMark, Source
+from chunkd.sources.status import PROBLEMS_SHOWN, CacheStatus, warnings_of
+from chunkd.sources.watching import Watching, WatchMaker
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +32,9 @@ log = logging.getLogger(__name__)
 MAX_OBSERVATIONS = 2000
 MAX_LISTINGS = 16
 OBSERVATIONS_A_STEP = 100
-# A folder that was not listable and is again must be compared. Beyond so many all of the cache is.
-MAX_PROBLEMS = 4096
 ENTRIES_JUDGED = 1000
-LOOK_AT_ROOT_S = 5.0
 # A doubt asks for a whole comparison. When doubts keep coming, so long passes between two, up to the longer of these.
 DOUBT_S, MOST_DOUBT_S = 1.0, 600.0
-
-WatchMaker = Callable[[HintQueue, str], Watcher]
 
 
 @dataclass(slots=True)
@@ -75,6 +71,7 @@ class ServedCache:
         make_watcher: WatchMaker | None = None,
         polled_s: float = 60.0,
         empty: bool = True,
+        timing: Timing = Timing(),
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.number, self.path = number, record.path
@@ -83,15 +80,14 @@ class ServedCache:
         self.listings: deque[Listed | ScanEnd] = deque()
         self.opened: deque[Opened] = deque()
         self._source, self._activity, self._wake_writer = source, activity, wake_writer
-        self._make_watcher, self._polled_s, self._clock_s = make_watcher, polled_s, clock_s
+        self._polled_s, self._clock_s = polled_s, clock_s
+        self._timing = timing
         self._root = Root(source, record, empty=empty)
         self._told_stale = ""
         self._layouts, self._warnings = set(record.layouts), record.warnings
-        self._polled = self._unwatched = ""
-        self._watcher: Watcher | None = None
-        self._refused = False
-        self._problems: dict[str, str] = {}
-        self._forgot_problems = 0
+        self._watching = Watching(self.path, self.hints, make_watcher)
+        self._observer = Observer(source, self._root, self._layouts)
+        self._lister = Lister(source, self._root, self._layouts)
         self._lock = threading.Lock()
         self._requested: tuple[Request, Token] | None = None
         self._to_open: deque[tuple[int, str]] = deque()
@@ -126,10 +122,10 @@ class ServedCache:
         self.hints.news.set()
 
     def hung_s(self) -> float:
-        """For how long the file system has not answered a call, once that is longer than `HUNG_S`; else 0."""
+        """For how long the file system has not answered a call, once that is long enough to call it hung; else 0."""
         since_s = self._asking_since_s
         asked_s = 0.0 if since_s is None else time.monotonic() - since_s
-        return asked_s if asked_s > HUNG_S else 0.0
+        return asked_s if asked_s > self._timing.hung_s else 0.0
 
     def stop(self) -> None:
         self._stopping = True
@@ -149,8 +145,7 @@ class ServedCache:
                 pass
         while self._to_close:
             os.close(self._to_close.popleft())
-        if self._watcher is not None:
-            self._watcher.close()
+        self._watching.close()
 
     def _wait_s(self) -> float:
         wait_s = 1.0 if len(self.observations) >= MAX_OBSERVATIONS else min(1.0, self.hints.wait_s())
@@ -167,7 +162,8 @@ class ServedCache:
                 os.close(self._to_close.popleft())
                 return True
             if self._to_open:
-                self._open(*self._to_open.popleft())
+                self.opened.append(self._observer.open(*self._to_open.popleft()))
+                self._wake_writer()
                 return True
             return self._look_at_root() or self._observe() or self._list()
         finally:
@@ -179,35 +175,19 @@ class ServedCache:
         """
         self._begun = True
         self._listed_s = self._clock_s()
-        if self._make_watcher is not None:
-            self._polled = filesystems.polled_because(self.path) or ""
-            if self._polled:
-                log.info("cache %s: polled: %s", self.path, self._polled)
-            self._start_watcher()
+        if self._watching.wanted:
+            self._watching.begin()
             if self._root.check() is not None:
-                self._enter("")
+                self._watching.enter("")
         self._publish()
-
-    def _start_watcher(self) -> bool:
-        assert self._make_watcher is not None
-        try:
-            self._watcher = self._make_watcher(self.hints, self.path)
-        except OSError as error:
-            reason = f"can't be watched: {error.strerror}"
-            if self._unwatched != reason:
-                log.error("cache %s: %s; it is listed on a timer", self.path, reason)
-            self._unwatched = reason
-            return False
-        return True
 
     def _status(self) -> CacheStatus:
         root = self._root
         return CacheStatus(
             root.device, root.inode, tuple(sorted(self._layouts)), tuple(sorted(root.mounts.items())),
-            frozenset(root.missing), root.stale, self._polled, self._unwatched,
-            self._watcher is not None and self._watcher.alive and not self._unwatched, self._warnings,
-            tuple(itertools.islice(self._problems.values(), PROBLEMS_SHOWN)),
-            len(self._problems) + self._forgot_problems,
+            frozenset(root.missing), root.stale, self._watching.polled, self._watching.unwatched, self._watching.alive,
+            self._warnings, tuple(itertools.islice(self._lister.problems.values(), PROBLEMS_SHOWN)),
+            len(self._lister.problems) + self._lister.forgotten,
         )  # fmt: skip
 
     def _publish(self) -> None:
@@ -217,45 +197,17 @@ class ServedCache:
 
     def _look_at_root(self) -> bool:
         """A root that vanished, came back or was replaced gives no event: compare its device and inode now and then."""
-        if self._clock_s() < self._look_at_root_s + LOOK_AT_ROOT_S:
+        if self._clock_s() < self._look_at_root_s + self._timing.look_at_root_s:
             return False
         self._look_at_root_s = self._clock_s()
         mark = self._root.check()
         self._tell_stale()
         if mark is not None and (self._root.missed or self._root.inode not in (0, mark.inode)):
             self.request_scan(Request("its root was away, or is another than before", verify=True))
-        if self._make_watcher is not None:
-            if self._watcher is None or not self._watcher.alive:
-                self._mend_watcher()
-            elif self._watcher is not None:
-                self._watcher.check()
+        if self._watching.mend():
+            self.request_scan(Request("there was no watcher", verify=True))
         self._publish()
         return True
-
-    def _mend_watcher(self) -> None:
-        """A watcher that has died, or could not be had, is replaced, and everything is compared again."""
-        if self._watcher is not None:
-            log.error("cache %s: its watcher died; a new one is started and everything is scanned", self.path)
-            with contextlib.suppress(OSError):
-                self._watcher.close()
-            self._watcher = None
-        if self._start_watcher():
-            self._unwatched = ""
-            self.request_scan(Request("there was no watcher", verify=True))
-
-    # --- opening and observing ------------------------------------------------------------------------------------
-
-    def _open(self, number: int, path: str) -> None:
-        try:
-            with self._source.view() as view:
-                descriptor, seen = view.open(path)
-        except (FileNotFoundError, NotADirectoryError):
-            self.opened.append(Opened(number, gone=True))
-        except OSError as error:
-            self.opened.append(Opened(number, problem=error.strerror or str(error)))
-        else:
-            self.opened.append(Opened(number, descriptor, seen.mark, kind=seen.kind))
-        self._wake_writer()
 
     def _observe(self) -> bool:
         room = MAX_OBSERVATIONS - len(self.observations)
@@ -263,61 +215,12 @@ class ServedCache:
         if not hints:
             return False
         before = self._root.stale, len(self._root.mounts), len(self._root.missing), len(self._layouts)
-        found = self._observed(hints)
+        found = self._observer.observe(hints)
         if before != (self._root.stale, len(self._root.mounts), len(self._root.missing), len(self._layouts)):
             self._publish()
         self.observations.extend(found)
         self._wake_writer()
         return True
-
-    def _observed(self, hints: list[tuple[Hint, Token]]) -> list[Observation]:
-        at_ns, problem = time.monotonic_ns(), ""
-        try:
-            with self._source.view() as view:
-                if self._root.check() is not None and view.root.device in (0, self._root.device or view.root.device):
-                    return [self._observe_place(view, *hint) for hint in hints]
-        except OSError as error:
-            if self._root.check() is not None:  # it is there, and can't be opened
-                problem = error.strerror or str(error)
-        return [Observation(hint, Presence.UNKNOWN, at_ns, token, problem=problem) for hint, token in hints]
-
-    def _observe_place(self, view: View, hint: Hint, token: Token) -> Observation:
-        at_ns = time.monotonic_ns()
-        path = hint.place.path
-        try:
-            seen = view.look(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return self._observe_absence(Observation(hint, Presence.UNKNOWN, at_ns, token))
-        except OSError as error:
-            return Observation(hint, Presence.UNKNOWN, at_ns, token, problem=error.strerror or str(error))
-        return self._observe_presence(view, Observation(hint, Presence.PRESENT, at_ns, token, seen), seen)
-
-    def _observe_presence(self, view: View, observed: Observation, seen: Seen) -> Observation:
-        path = observed.hint.place.path
-        away = self._root.away(view, path)
-        found = layouts.identify(self.path, path)
-        if found is not None and not seen.kind and not away:
-            self._layouts.add(found[1])
-            self._root.note_mount(view, path, seen.mark)
-            self._root.empty = False
-        return replace(observed, presence=Presence.PRESENT, seen=seen, hidden=bool(away))
-
-    def _observe_absence(self, unknown: Observation) -> Observation:
-        """Absent, then its root and mount there as recorded, and absent again in the root that is there now."""
-        path = unknown.hint.place.path
-        if self._root.check() is None:
-            return unknown
-        try:
-            with self._source.view() as now:
-                if now.root.device != (self._root.device or now.root.device) or self._root.away(now, path):
-                    return unknown
-                try:
-                    return self._observe_presence(now, unknown, now.look(path))
-                except (FileNotFoundError, NotADirectoryError):
-                    folder = unknown.hint.folder and is_young(now, os.path.dirname(path))
-                    return replace(unknown, presence=Presence.GONE, folder_is_there=folder)
-        except OSError as error:
-            return replace(unknown, problem=error.strerror or str(error))
 
     # --- listing --------------------------------------------------------------------------------------------------
 
@@ -348,8 +251,9 @@ class ServedCache:
         with self._lock:
             requested, self._requested = self._requested, None
         if requested is None:
-            unseen = self._polled or self._unwatched or self._root.stale or self._problems
-            if not unseen or self._make_watcher is None or now_s < self._listed_s + self._polled_s:
+            watching = self._watching
+            unseen = watching.polled or watching.unwatched or self._root.stale or self._lister.problems
+            if not unseen or not watching.wanted or now_s < self._listed_s + self._polled_s:
                 return None
             requested = Request("polled"), self._activity.take(self.number)
         return self._list_all(*requested)
@@ -363,31 +267,27 @@ class ServedCache:
         self.request_scan(Request(why, verify=True))
 
     def _list_all(self, request: Request, token: Token) -> Iterator[None]:
-        """List the whole cache. The token goes to the end of the scan, or is given back when that has no number."""
+        """List the whole cache. The token goes to the end of the scan, or is given back when nobody waits for that."""
         mark = self._accepted(request)
         self._tell_stale()
         complete = False
         if mark is not None:
             replaced = self._root.inode not in (0, mark.inode)
-            if self._watcher is not None and replaced:
-                self._watcher.leave()
             # We may have missed events while this was unreachable, so compare file metadata, not just names.
-            doubtful = self._root.missed or replaced or bool(self._forgot_problems)
+            doubtful = self._root.missed or replaced or bool(self._lister.forgotten)
             compare = request.verify or request.accept or doubtful
             self._root.accept(mark)
             self._learn_what_it_lies_on(request, compare)
-            self._refused = False
-            self._forgot_problems = 0
+            self._watching.begin_listing(replaced)
+            self._lister.forgotten = 0
             self._publish()  # before the first listing: those of a stale cache are not compared
             complete = yield from self._walk("", compare)
             self._warnings = self._judge_root()
-            if self._watcher is not None and not self._refused and self._unwatched:
-                self._unwatched = ""
-                if not compare and not self._polled:
-                    self.request_scan(Request(f"{self.path} is watched again", verify=True))
+            if self._watching.end_listing() and not compare:
+                self.request_scan(Request(f"{self.path} is watched again", verify=True))
         self._listed_s = self._clock_s()
         self._publish()
-        if request.number:
+        if request.number or request.verify:
             end = ScanEnd(self.number, request.number, complete, time.time_ns(), token, request.retry_failed)
             self.listings.append(end)
             self._wake_writer()
@@ -414,11 +314,8 @@ class ServedCache:
         return mark
 
     def _learn_what_it_lies_on(self, request: Request, compare: bool) -> None:
-        if self._watcher is not None and compare:
-            polled = filesystems.polled_because(self.path) or ""
-            if polled != self._polled:
-                self._polled = polled
-                log.info("cache %s: %s", self.path, f"polled: {polled}" if polled else "its events come now")
+        if self._watching.wanted and compare:
+            self._watching.learn()
         if request.accept:
             with contextlib.suppress(OSError), self._source.view() as view:
                 self._root.forget_mounts(view)
@@ -439,81 +336,14 @@ class ServedCache:
 
     def _walk(self, folder: str, compare: bool) -> Generator[None, None, bool]:
         """List a folder and what is below it, a slice for each step; whether all of it could be listed."""
-        complete = True
-        top = f"{self.path}/{folder}".rstrip("/")
-        unseen = {path for path in self._problems if path == top or path.startswith(f"{top}/")}
-        healed: list[str] = []
-        for listing in walk(self._source, folder, self._enter):
-            path = f"{self.path}/{listing.folder}".rstrip("/")
-            if away := self._away(listing.folder):
-                listing.problem = away
-            else:
-                complete &= self._note(path, listing)
-                self._note_mount(listing)
-                if path in unseen and not listing.problem:
-                    healed.append(f"{path}/")
-                unseen.discard(path)
-            self._layouts |= listing.layouts
-            # We may have missed events while this was unreachable, so compare file metadata, not just names.
-            doubtful = compare or f"{path}/".startswith(tuple(healed))
+        walk = self._lister.walk(folder, compare, self._watching.enter)
+        while True:
+            try:
+                listing, doubtful = next(walk)
+            except StopIteration as end:
+                return bool(end.value)
             self.listings.append(Listed(self.number, listing, self._activity.take(self.number), doubtful))
             self._wake_writer()
             yield
             if self._stopping:
                 return False
-        for mount in self._root.mounts:
-            if away := self._away(mount):
-                complete &= self._note(f"{self.path}/{mount}", Listing(mount, problem=away))
-                unseen.discard(f"{self.path}/{mount}")
-        for path in unseen:  # a folder that is gone has no problem any longer
-            self._problems.pop(path, None)
-        return complete
-
-    def _away(self, folder: str) -> str:
-        if not self._root.mounts:
-            return ""
-        try:
-            with self._source.view() as view:
-                return self._root.away(view, folder)
-        except OSError:
-            return ""
-
-    def _note_mount(self, listing: Listing) -> None:
-        """Learn from one blob of a folder on what it lies."""
-        if not listing.blobs:
-            return
-        path = listing.blob_path(next(iter(listing.blobs)))
-        with contextlib.suppress(OSError), self._source.view() as view:
-            self._root.note_mount(view, path, view.look(path).mark)
-
-    def _note(self, path: str, listing: Listing) -> bool:
-        """Keep a folder's problem; whether it has none. A slice that is not the last tells nothing yet."""
-        if not listing.last:
-            return True
-        known = self._problems.pop(path, "")
-        if not listing.problem:
-            return True
-        if len(self._problems) < MAX_PROBLEMS:
-            self._problems[path] = listing.problem
-        else:
-            self._forgot_problems += 1
-        if known != listing.problem:
-            log.warning("%s; nothing below it is subtracted", listing.problem)
-        return False
-
-    def _enter(self, folder: str) -> None:
-        """Watch a folder that is about to be listed, if this cache is watched at all."""
-        if self._watcher is None or self._polled:
-            return
-        try:
-            self._watcher.enter(folder)
-        except (FileNotFoundError, NotADirectoryError):
-            pass  # gone meanwhile, which the listing will find
-        except OSError as error:
-            if not self._unwatched:
-                log.warning("cache %s: can't be watched: %s; it is listed on a timer", self.path, error.strerror)
-            self._unwatched = f"can't be watched: {error.strerror}"
-            self._refused = True
-
-    def place(self, path: str) -> Place:
-        return Place(self.number, path)

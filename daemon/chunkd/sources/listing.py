@@ -82,7 +82,9 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class ScanEnd:
-    """A cache has been listed as scan `number` asked. `complete` when that was every folder of it, to its end."""
+    """A cache has been listed as scan `number` asked, or for a doubt of its own if that is 0. `complete` when that was
+    every folder of it, to its end.
+    """
 
     cache: int
     number: int

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from chunkd.model import METADATA_ALONE, Cache, CacheState
 from chunkd.sources.source import Entry
 
-# A file system that has not answered one call for so long is taken for hung.
-HUNG_S = 5.0
 # So many problems are named; more are counted.
 PROBLEMS_SHOWN = 20
 

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 
 from chunkd.figures import histogram
+from chunkd.figures.totals import sums
 from chunkd.index.blocks import Numbers
-from chunkd.model import sums
 
 
 class FigureDelta:

@@ -272,7 +272,10 @@ class Store:
                 if not keys[-1].startswith(prefix):
                     keys = [key for key in keys if key.startswith(prefix)]
                 below = [key[start:] for key in keys]
-                if b"/" in b"".join(below):
+                joined = b"".join(below)
+                if b"\0" in joined:
+                    raise records.Damaged(f"a name below {folder!r} has a 0 byte")
+                if b"/" in joined:
                     below = [name[: name.find(b"/") + 1 or None] for name in below]
                 names.update(below)
                 if len(keys) < SLICE_KEYS:

@@ -10,8 +10,8 @@ import logging
 
 import lmdb
 
+from chunkd.figures.totals import Totals
 from chunkd.index import records
-from chunkd.model import Totals
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,91 @@
+"""Walks over one cache, in its thread: what can't be listed, and what must be compared since it could not be."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Generator
+
+from chunkd.sources.listing import Listing, walk
+from chunkd.sources.root import Root
+from chunkd.sources.source import Source
+
+log = logging.getLogger(__name__)
+
+# A folder that was not listable and is again must be compared. Beyond so many all of the cache is.
+MAX_PROBLEMS = 4096
+
+
+class Lister:
+    """`problems` are the folders that could not be listed, by path, with the reason; `forgotten` counts those
+    beyond the most that are remembered. `layouts` are those of the blobs that were seen.
+    """
+
+    def __init__(self, source: Source, root: Root, layouts_seen: set[str]) -> None:
+        self._source, self._root, self.layouts = source, root, layouts_seen
+        self.problems: dict[str, str] = {}
+        self.forgotten = 0
+
+    def walk(
+        self, folder: str, compare: bool, enter: Callable[[str], None]
+    ) -> Generator[tuple[Listing, bool], None, bool]:
+        """List a folder and what is below it, slice by slice, each with whether its places must be compared; returns
+        whether all of it could be listed.
+        """
+        complete = True
+        top = f"{self._source.path}/{folder}".rstrip("/")
+        unseen = {path for path in self.problems if path == top or path.startswith(f"{top}/")}
+        healed: list[str] = []
+        for listing in walk(self._source, folder, enter):
+            path = f"{self._source.path}/{listing.folder}".rstrip("/")
+            if away := self._away(listing.folder):
+                listing.problem = away
+            else:
+                complete &= self._note(path, listing)
+                self._note_mount(listing)
+                if path in unseen and not listing.problem:
+                    healed.append(f"{path}/")
+                unseen.discard(path)
+            self.layouts |= listing.layouts
+            # We may have missed events while this was unreachable, so compare file metadata, not just names.
+            doubtful = compare or f"{path}/".startswith(tuple(healed))
+            yield listing, doubtful
+        for mount in self._root.mounts:
+            if away := self._away(mount):
+                complete &= self._note(f"{self._source.path}/{mount}", Listing(mount, problem=away))
+                unseen.discard(f"{self._source.path}/{mount}")
+        for path in unseen:  # a folder that is gone has no problem any longer
+            self.problems.pop(path, None)
+        return complete
+
+    def _away(self, folder: str) -> str:
+        if not self._root.mounts:
+            return ""
+        try:
+            with self._source.view() as view:
+                return self._root.away(view, folder)
+        except OSError:
+            return ""
+
+    def _note_mount(self, listing: Listing) -> None:
+        """Learn from one blob of a folder on what it lies."""
+        if not listing.blobs:
+            return
+        path = listing.blob_path(next(iter(listing.blobs)))
+        with contextlib.suppress(OSError), self._source.view() as view:
+            self._root.note_mount(view, path, view.look(path).mark)
+
+    def _note(self, path: str, listing: Listing) -> bool:
+        """Keep a folder's problem; whether it has none. A slice that is not the last tells nothing yet."""
+        if not listing.last:
+            return True
+        known = self.problems.pop(path, "")
+        if not listing.problem:
+            return True
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems[path] = listing.problem
+        else:
+            self.forgotten += 1
+        if known != listing.problem:
+            log.warning("%s; nothing below it is subtracted", listing.problem)
+        return False

@@ -1,0 +1,82 @@
+"""Opening blobs and observing places of one cache, in its thread."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+
+from chunkd.model import Hint
+from chunkd.sources import layouts
+from chunkd.sources.activity import Token
+from chunkd.sources.listing import is_young
+from chunkd.sources.root import Root
+from chunkd.sources.source import Observation, Opened, Presence, Seen, Source, View
+
+
+class Observer:
+    """`layouts` are those of the blobs that were seen."""
+
+    def __init__(self, source: Source, root: Root, layouts_seen: set[str]) -> None:
+        self._source, self._root, self.layouts = source, root, layouts_seen
+
+    def open(self, number: int, path: str) -> Opened:
+        """The blob at a path, opened for reading, or why it could not be."""
+        try:
+            with self._source.view() as view:
+                descriptor, seen = view.open(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return Opened(number, gone=True)
+        except OSError as error:
+            return Opened(number, problem=error.strerror or str(error))
+        return Opened(number, descriptor, seen.mark, kind=seen.kind)
+
+    def observe(self, hints: list[tuple[Hint, Token]]) -> list[Observation]:
+        """What is at each of these places now. Nothing follows where the root is not the recorded one."""
+        at_ns, problem = time.monotonic_ns(), ""
+        try:
+            with self._source.view() as view:
+                if self._root.check() is not None and view.root.device in (0, self._root.device or view.root.device):
+                    return [self._observe_place(view, *hint) for hint in hints]
+        except OSError as error:
+            if self._root.check() is not None:  # it is there, and can't be opened
+                problem = error.strerror or str(error)
+        return [Observation(hint, Presence.UNKNOWN, at_ns, token, problem=problem) for hint, token in hints]
+
+    def _observe_place(self, view: View, hint: Hint, token: Token) -> Observation:
+        at_ns = time.monotonic_ns()
+        path = hint.place.path
+        try:
+            seen = view.look(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return self._observe_absence(Observation(hint, Presence.UNKNOWN, at_ns, token))
+        except OSError as error:
+            return Observation(hint, Presence.UNKNOWN, at_ns, token, problem=error.strerror or str(error))
+        return self._observe_presence(view, Observation(hint, Presence.PRESENT, at_ns, token, seen), seen)
+
+    def _observe_presence(self, view: View, observed: Observation, seen: Seen) -> Observation:
+        path = observed.hint.place.path
+        away = self._root.away(view, path)
+        found = layouts.identify(self._source.path, path)
+        if found is not None and not seen.kind and not away:
+            self.layouts.add(found[1])
+            self._root.note_mount(view, path, seen.mark)
+            self._root.empty = False
+        return replace(observed, presence=Presence.PRESENT, seen=seen, hidden=bool(away))
+
+    def _observe_absence(self, unknown: Observation) -> Observation:
+        """Absent, then its root and mount there as recorded, and absent again in the root that is there now."""
+        path = unknown.hint.place.path
+        if self._root.check() is None:
+            return unknown
+        try:
+            with self._source.view() as now:
+                if now.root.device != (self._root.device or now.root.device) or self._root.away(now, path):
+                    return unknown
+                try:
+                    return self._observe_presence(now, unknown, now.look(path))
+                except (FileNotFoundError, NotADirectoryError):
+                    folder = unknown.hint.folder and is_young(now, os.path.dirname(path))
+                    return replace(unknown, presence=Presence.GONE, folder_is_there=folder)
+        except OSError as error:
+            return replace(unknown, problem=error.strerror or str(error))
