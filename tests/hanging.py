@@ -3,7 +3,8 @@
     python tests/hanging.py MOUNTPOINT FOLDER FLAG
 
 shows the folder's files, read-only. While the file FLAG is there, each request is taken and never answered, so that not
-even SIGKILL ends whoever waits for it; requests that are named in it, such as `READ`, or all when it is empty.
+even SIGKILL ends whoever waits for it; requests that are named in it, such as `READ`, or all when it is empty. One that
+is named with an error, such as `READ=5`, fails with that.
 """
 
 from __future__ import annotations
@@ -66,9 +67,12 @@ class Server:
         name = OPCODES.get(code, "")
         if name in WITHOUT_REPLY:
             return True
-        if self._hangs(name):
+        told = self._told()
+        if name != "INIT" and told is not None and (not told or told.get(name) == 0):
             return False
         try:
+            if told and name in told:
+                raise OSError(told[name], name)
             answer, error_code = self._answer(name, node, request[REQUEST.size :]), 0
         except OSError as error:
             answer, error_code = b"", -(error.errno or errno.EIO)
@@ -76,12 +80,13 @@ class Server:
             os.write(self.device, REPLY.pack(REPLY.size + len(answer), error_code, number) + answer)
         return True
 
-    def _hangs(self, name: str) -> bool:
+    def _told(self) -> dict[str, int] | None:
+        """The error of each request that is named in the flag, 0 for none; None when there is no flag."""
         try:
-            names = self.flag.read_text().split()
+            words = self.flag.read_text().split()
         except FileNotFoundError:
-            return False
-        return name != "INIT" and (not names or name in names)
+            return None
+        return {name: int(number or 0) for name, _, number in (word.partition("=") for word in words)}
 
     def _answer(self, name: str, node: int, body: bytes) -> bytes:
         if name == "INIT":
@@ -146,6 +151,10 @@ class HangingDisk:
             assert self._server.poll() is None, "it can't be mounted"
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+    def fail(self, request: str, number: int) -> None:
+        """From now on this request fails with that error."""
+        self.hang(f"{request}={number}")
 
     def hang(self, *requests: str) -> None:
         """From now on these requests are not answered; all when none is named."""

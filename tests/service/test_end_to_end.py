@@ -219,6 +219,8 @@ def test_scan_drops_a_cache_only_when_told_to(home: Home) -> None:
     refused = home.command("scan", "--json", two)
     assert refused.returncode == 2
     assert str(one) in refused.stderr
+    assert str(two) not in refused.stderr
+    assert "--replace" in refused.stderr
     assert json.loads(home.command("stats", "--json").stdout)["layers"] == 3
     replaced = home.command("scan", "--json", two, "--replace")
     assert json.loads(replaced.stdout)["layers"] == 2
@@ -236,6 +238,7 @@ def test_scan_asks_the_daemon_that_serves_the_cache(home: Home) -> None:
     refused = home.command("scan", third)
     assert refused.returncode == 2
     assert f"{one}, {two}" in refused.stderr
+    assert str(daemon.socket) in refused.stderr
     # Another index is another matter.
     assert home.scan(third, state=home.root / "elsewhere")["layers"] == 0
 

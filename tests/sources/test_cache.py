@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from chunkd.errors import CacheUnusable
-from chunkd.model import METADATA_ALONE, Cache, CacheState, FileMark
+from chunkd.model import METADATA_ALONE, Cache, CacheState, Cause, FileMark
 from chunkd.sources import filesystems
 from chunkd.sources.activity import Activity
 from chunkd.sources.cache import Request, ServedCache
@@ -21,7 +22,7 @@ from chunkd.sources.listing import Listed, ScanEnd
 from chunkd.sources.root import Root
 from chunkd.sources.source import Entry, RootMark, Seen
 from chunkd.sources.status import LAYERLESS, CacheStatus, idle_state, state_of, warnings, warnings_of
-from faulty import FaultySource, faulty, on_device
+from faulty import FaultySource, FaultyView, faulty, on_device
 from ingesting import LAYER, LIKE_IT, World, land, messages, oci, world_in
 
 # --- its root ---------------------------------------------------------------------------------------------------------
@@ -268,6 +269,36 @@ def test_a_cache_that_does_not_answer_says_for_how_long(tmp_path: Path, monkeypa
         cache.step()
     assert seen[:3] == [0.0, 8.0, 68.0]
     assert cache.hung_s() == 0, "it has answered"
+
+
+class NoDescriptor(FaultySource):
+    """While `full`, the process has no descriptor left."""
+
+    full = False
+
+    @contextlib.contextmanager
+    def view(self) -> Iterator[FaultyView]:
+        if self.full:
+            raise OSError(24, "Too many open files")
+        with super().view() as view:
+            yield view
+
+
+def test_a_place_that_an_event_named_is_looked_at_again_when_its_root_can_be_opened(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = faulty(world, source=NoDescriptor)
+    assert isinstance(source, NoDescriptor)
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.settle()
+    source.full = True
+    path.unlink()
+    world.heard(path, Cause.DELETED)
+    assert messages(caplog.records, "Too many open files")
+    world.holds_exactly(LAYER)
+    source.full = False
+    world.pass_s(61)
+    world.holds_exactly()
 
 
 # --- how it is shown --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ goes on by itself. The disk is a tmpfs of a few megabytes in a mount namespace o
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -25,6 +26,7 @@ import blobs
 from conftest import Tell
 from counts import dealt, share_of
 from daemon import PATIENCE_S, Daemon, Home, figures, land, opened, until
+from hanging import hanging
 from preloading import Preload
 
 ROOM_LEFT_BYTES = (0, 0, 4096, 20_000, 60_000)
@@ -241,30 +243,29 @@ def test_a_meta_page_that_can_not_be_written_ends_the_daemon(home: Home) -> None
 
 
 def test_a_blob_that_can_not_be_read_fails_and_a_counted_one_stays(home: Home) -> None:
-    rng = random.Random(1)
-    preload = Preload(home.root, home.state)
-    counted = new_layer(home, rng)
-    daemon = home.start(home.cache(), environ=preload.environ)
-    before = figures(daemon.until_figures({"blobs": 1}))
-    preload.fail("read", counted.name)
-    with counted.open("r+b") as again:
-        again.write(counted.read_bytes()[:1])
-    daemon.until_log("its figures stand")
-    assert figures(daemon.stats()) == before
+    """The worker that reads it can open nothing, so that the error comes from the file system itself."""
+    with hanging(home.root) as disk:
+        _, counted = blobs.write_blob(disk.folder, blobs.gz(blobs.layer(1)))
+        daemon = home.start(disk.path)
+        before = figures(daemon.until_figures({"blobs": 1}))
+        disk.fail("READ", errno.EIO)
+        counted.write_bytes(counted.read_bytes())  # the same bytes at another time
+        daemon.settled_after_scan(verify=True)
+        daemon.until_log("its figures stand")
+        assert figures(daemon.stats()) == before
 
-    _, landing = blobs.write_blob(home.cache("landing"), blobs.layer(9))
-    preload.fail("read", landing.name)
-    land(landing, home.cache())
-    stats = daemon.until(lambda stats: stats["failed_blobs"] == 1, "it has failed")
-    assert figures(stats) == before
-    (failed,) = daemon.blobs(failed=True)
-    assert failed["reason"] == "can't be read: Input/output error"
-    assert failed["retry_at"]
-    preload.heal()
-    daemon.settled_after_scan(retry_failed=True)
-    daemon.until_figures(home.fresh(home.cache()) | {"failed_blobs": 0})
-    assert daemon.stop() == 0
-    home.check()
+        blobs.write_blob(disk.folder, blobs.layer(9))
+        stats = daemon.settled_after_scan()
+        assert stats["failed_blobs"] == 1
+        assert figures(stats) == before
+        (failed,) = daemon.blobs(failed=True)
+        assert failed["reason"] == "can't be read: Input/output error"
+        assert failed["retry_at"]
+        disk.answer()
+        daemon.settled_after_scan(retry_failed=True)
+        daemon.until_figures(home.fresh(disk.path) | {"failed_blobs": 0})
+        assert daemon.stop() == 0
+        home.check()
 
 
 def test_a_folder_that_can_not_be_listed_to_its_end_proves_nothing(home: Home) -> None:
@@ -300,6 +301,14 @@ class Held(http.client.HTTPConnection):
         return json.load(self.getresponse())
 
 
+def leave_descriptors(daemon: Daemon, count: int) -> None:
+    """So many can be opened from now on."""
+    taken = {int(fd.name) for fd in Path(f"/proc/{daemon.pid}/fd").iterdir()}
+    free = [fd for fd in range(len(taken) + count + 1) if fd not in taken]
+    _, hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (free[count], hard))
+
+
 def test_no_descriptor_left(home: Home) -> None:
     """Neither a worker nor a listing nor a client gets one: nothing is subtracted, and it is said."""
     rng = random.Random(1)
@@ -309,26 +318,47 @@ def test_no_descriptor_left(home: Home) -> None:
     for worker in daemon.workers():
         os.kill(worker, 9)
     until(daemon.workers, lambda workers: not workers, "the daemon has buried its workers")
+    limit = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
     with contextlib.closing(Held(daemon.socket)) as held:
         held.ask("GET", "/v1/stats")
-        taken = {int(fd.name) for fd in Path(f"/proc/{daemon.pid}/fd").iterdir()}
-        least = next(fd for fd in range(len(taken) + 1) if fd not in taken)
-        soft, hard = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (least, hard))
-        new_layer(home, rng)
-        held.ask("POST", "/v1/scan", "{}")
 
-        def both() -> str:
+        def said() -> str:
             return "\n".join(held.ask("GET", "/v1/health")["reasons"])
 
-        said = until(both, lambda said: said.count("Too many open files") == 2, "two reasons")
-        assert "no worker can be started: Too many open files" in said
-        assert f"{home.cache()}: Too many open files" in said or f"{home.cache()}/: Too many open files" in said
+        leave_descriptors(daemon, 0)
+        new_layer(home, rng)
+        held.ask("POST", "/v1/scan", "{}")
+        until(said, lambda said: f"{home.cache()}: Too many open files" in said.replace("/:", ":"), "no listing")
         assert figures(held.ask("GET", "/v1/stats")) == before
-        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (soft, hard))
-    daemon.settled_after_scan()
+        # Enough for the look at a root, a folder and a blob, and not for a process with its connection and its pipes.
+        leave_descriptors(daemon, 3)
+        held.ask("POST", "/v1/scan", "{}")
+        until(said, lambda said: "no worker can be started: Too many open files" in said, "no worker")
+        assert figures(held.ask("GET", "/v1/stats")) == before
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limit)
+    daemon.settled_after_scan(retry_failed=True)
     daemon.until_figures(home.fresh(home.cache()))
     assert daemon.get("/v1/health")["state"] == "ok"
     assert daemon.stop() == 0
     home.check()
     assert "Traceback" not in daemon.log
+
+
+def test_an_event_that_comes_while_no_descriptor_is_left_is_seen_to(home: Home) -> None:
+    """Its place can't be looked at: that is tried again, and no scan is needed."""
+    rng = random.Random(1)
+    daemon = home.start(home.cache(), environ={"CHUNKD_SCAN_INTERVAL_S": "86400"})
+    new_layer(home, rng)
+    daemon.until_figures({"blobs": 1})
+    limit = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    with contextlib.closing(Held(daemon.socket)) as held:
+        held.ask("GET", "/v1/stats")
+        leave_descriptors(daemon, 0)
+        path = new_layer(home, rng)
+        daemon.until_log(f"can't look at {path}: Too many open files")
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limit)
+    # It is looked at again in a minute.
+    daemon.until(lambda stats: stats["blobs"] == 2, "the second", 2 * PATIENCE_S)
+    assert daemon.stats()["scans"] == 1
+    assert daemon.stop() == 0
+    home.check()

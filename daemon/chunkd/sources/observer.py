@@ -33,14 +33,15 @@ class Observer:
 
     def observe(self, hints: list[tuple[Hint, Token]]) -> list[Observation]:
         """What is at each of these places now. Nothing follows where the root is not the recorded one."""
-        at_ns = time.monotonic_ns()
+        at_ns, problem = time.monotonic_ns(), ""
         try:
             with self._source.view() as view:
                 if self._root.check() is not None and view.root.device in (0, self._root.device or view.root.device):
                     return [self._observe_place(view, *hint) for hint in hints]
-        except OSError:
-            self._root.check()
-        return [Observation(hint, Presence.UNKNOWN, at_ns, token) for hint, token in hints]
+        except OSError as error:
+            if self._root.check() is not None:  # it is there, and can't be opened
+                problem = error.strerror or str(error)
+        return [Observation(hint, Presence.UNKNOWN, at_ns, token, problem=problem) for hint, token in hints]
 
     def _observe_place(self, view: View, hint: Hint, token: Token) -> Observation:
         at_ns = time.monotonic_ns()
