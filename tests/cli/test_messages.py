@@ -35,6 +35,8 @@ def error_classes(base: type[ChunkdError] = ChunkdError) -> Iterator[type[Chunkd
 
 def made_up(name: str, kind: Any) -> Any:
     """A value for a parameter of an error, which shows where it stands in the message."""
+    if kind is bool:
+        return False
     if kind in (int, float):
         return 7
     if typing.get_origin(kind) in (list, tuple):
@@ -47,8 +49,10 @@ def error_message(error: type[ChunkdError]) -> str:
     if "__init__" not in {name for base in error.__mro__ if issubclass(base, ChunkdError) for name in vars(base)}:
         return "(as it is raised)"
     kinds = typing.get_type_hints(error.__init__)
-    names = list(inspect.signature(error).parameters)
-    return str(error(*(made_up(name, kinds[name]) for name in names)))
+    made: dict[bool, list[tuple[str, Any]]] = {True: [], False: []}
+    for name, parameter in inspect.signature(error).parameters.items():
+        made[parameter.kind is parameter.KEYWORD_ONLY].append((name, made_up(name, kinds[name])))
+    return str(error(*(value for _, value in made[False]), **dict(made[True])))
 
 
 def messages() -> str:

@@ -205,7 +205,7 @@ def test_the_bytes_of_a_record(packed: bytes, golden: str) -> None:
         ),
         pytest.param(
             records.pack_caches(SOME_CACHES),
-            b'{"7": ["/caf\\udce9", 1, 2, ["flat"], "squashfs image, xz", []]}',
+            b'{"7": ["/caf\\udce9", 1, 2, ["flat"], "squashfs image, xz", [], []]}',
             id="caches",
         ),
     ],
