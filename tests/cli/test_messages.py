@@ -37,6 +37,8 @@ def made_up(name: str, kind: Any) -> Any:
     """A value for a parameter of an error, which shows where it stands in the message."""
     if kind is bool:
         return False
+    if kind is bytes:
+        return b"\x07"
     if kind in (int, float):
         return 7
     if typing.get_origin(kind) in (list, tuple):

@@ -131,7 +131,7 @@ RULES: dict[str, Rule] = {
     ),
     # What is gone.
     "a place that is gone holds nothing": Rule(
-        gone(), held("verified"), [Unignore(), Forget("removed, deleted (event)"), Settle()]
+        gone(), held("verified"), [Unignore(), Forget("removed, deleted"), Settle()]
     ),
     "a place that was not known and is gone": Rule(gone(), NEW, [Unignore(), Settle()]),
     "a blob whose folder was made is waited for": Rule(
