@@ -54,15 +54,6 @@ class Tasks:
         return len(self._waiting) + len(self._opening) + len(self._opened)
 
     @property
-    def any_left(self) -> bool:
-        """Whether any is left of a cache that answers."""
-        hung = {number for number, cache in self._caches.items() if cache.hung_s()}
-        if not hung:
-            return bool(self._waiting or self._running)
-        left = (*self._waiting.values(), *self._running.values())
-        return any(task.place.cache not in hung for task in left)
-
-    @property
     def being_read(self) -> int:
         """How many a worker has."""
         return len(self._pool.jobs())

@@ -131,10 +131,6 @@ class ServedCache:
         self._stopping = True
         self.hints.news.set()
 
-    @property
-    def held_descriptors(self) -> bool:
-        return bool(self._to_close)
-
     # --- the thread -----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
