@@ -43,6 +43,8 @@ def made_up(name: str, kind: Any) -> Any:
         return 7
     if typing.get_origin(kind) in (list, tuple):
         return typing.get_origin(kind)([f"<{name} 1>", f"<{name} 2>"])
+    if kind is bool:
+        return False
     assert kind is str, f"{name}: {kind}"
     return f"<{name}>"
 

@@ -201,6 +201,20 @@ def test_a_worker_is_started_while_a_blob_can_not_be_closed(home: Home, disk: Ha
     daemon.until(lambda stats: stats["layers"] >= 1, "what the other cache has", 20)
 
 
+@pytest.mark.xfail(reason="a worker that waits for a file system counts as busy, and all of them may", strict=True)
+def test_every_worker_waits_for_a_cache_that_hangs(home: Home, disk: HangingDisk) -> None:
+    for number in range(2, 5):
+        write_blob(disk.folder, gz(layer(number, 60_000)))
+    disk.hang("READ")
+    healthy = home.cache()
+    daemon = home.start(disk.path, healthy, environ=NEVER)
+    daemon.until(lambda stats: len(daemon.workers()) == 2 and stats["pending_blobs"] == 4, "both read")
+    disk.hang()
+    until_hung(daemon, disk)
+    write_blob(healthy, gz(layer(9, 60_000)))
+    daemon.until(lambda stats: stats["layers"] == 1, "what the other cache has", 20)
+
+
 def test_a_scan_waits_for_no_cache_that_hangs(home: Home, disk: HangingDisk) -> None:
     healthy = home.cache()
     write_blob(healthy, gz(layer(2, 60_000)))

@@ -41,8 +41,8 @@ AS_OF = "2026-01-02T03:04:05.500Z"
 
 
 def stats(totals: Totals = TOTALS) -> dict[str, Any]:
-    found = Stats(totals, 5, 77, AS_OF, None, True, 4096, ChunkParams(), Caps(), CACHES).to_json()
-    return found | {"scanning": False, "scans": 4, "settled": False, "unlisted_folders": 3}
+    found = Stats(totals, 5, 77, AS_OF, None, True, 4096, ChunkParams(), Caps(), CACHES, unlisted_folders=3).to_json()
+    return found | {"scanning": False, "scans": 4, "settled": False}
 
 
 def counts() -> Counters:

@@ -20,11 +20,14 @@ import pytest
 
 from answering import short_directory
 from blobs import digest_of, gz, noise, tar, text, zst
+from chunkd.model import Cause
 from daemon import BRISK, PATIENCE_S, ZEROS, Daemon, Home, figures, opened, until
 
 NEVER = BRISK | {"CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400"}
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 IMAGES = 6
+EVENTS = (Cause.MOVED_IN, Cause.WRITTEN, Cause.CREATED)
+FOUND_BY = {cause.value for cause in (*EVENTS, Cause.LISTED, Cause.BLOB_FOLDER)}
 
 
 @pytest.fixture
@@ -115,7 +118,7 @@ def all_is_indexed(home: Home, daemon: Daemon, cache: Path) -> None:
     told = dict(re.findall(r"indexed (sha256:[0-9a-f]{64}), .*; found: (.+)", daemon.log))
     assert told.keys() >= present
     for digest in present:
-        assert re.search("event|listed by a scan|folder", told[digest]), told[digest]
+        assert told[digest] in FOUND_BY, told[digest]
     home.check()
 
 
