@@ -14,7 +14,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -202,7 +202,8 @@ def damage_record(state: Path, found: Records, database: str, kind: str, chance:
 
 def harmless(whole: Whole, now: Records) -> bool:
     """Whether nothing is altered but what no figure is made of: a mark (another one has the file hashed again), why
-    something failed and when it is tried again, what is ignored, how it stood once, the hash of a chunk without copies.
+    something failed and when it is tried again, what an other blob is, what is ignored, how it stood once, the hash of
+    a chunk without copies.
     """
 
     def told(found: Records) -> object:
@@ -215,8 +216,13 @@ def harmless(whole: Whole, now: Records) -> bool:
             for at in range(0, len(value), 24)
             if any(value[at + 19 : at + 24])
         ]
-        same = {name: found[name] for name in ("blobs", "holders", "recipes", "measured", "needs_rehash")}
-        return places, failed, slots, same
+        counted = {
+            key: replace(blob, reason="" if blob.state == "other" else blob.reason)
+            for key, value in found["blobs"].items()
+            for blob in [records.unpack_blob(records.digest_from_key(key), value)]
+        }
+        same = {name: found[name] for name in ("holders", "recipes", "measured", "needs_rehash")}
+        return places, failed, slots, counted, same
 
     return told(whole.records) == told(now)
 
