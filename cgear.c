@@ -1,4 +1,4 @@
-/* The gear scanner: bytes in, cut positions out. C11; no I/O, no memory of its own, no state but the caller's. */
+/* The gear scanner: bytes in, cut positions out. C11; no I/O, no allocation, no state but the caller's. */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -14,12 +14,12 @@
  *     cut after b  if  length >= min_bytes and the low mask_bits bits of hash are 0,  or  length == max_bytes
  *     after a cut  hash = 0,  length = 0
  *
- * Holds for 1 <= mask_bits <= 32 and mask_bits <= min_bytes <= max_bytes < 2^24; gear has 256 values.
- * Returns the number of cuts; cuts[] then holds for each the bytes of data before it, ascending, from 1 to n. Returns
- * -1, with nothing touched, when capacity is below n / min_bytes rounded up: the most cuts there can be.
- * *hash and *length are 0 before a stream's first buffer, and hold the open chunk from one buffer to the next. *length
- * is exact, and below max_bytes. *hash is for the same function's next call alone: the faster ones leave out of it what
- * can decide no cut. The end of the stream is a cut that the caller makes, if *length is not 0.
+ * Requires 1 <= mask_bits <= 32 and mask_bits <= min_bytes <= max_bytes < 2^24; gear has 256 values.
+ * Returns the number of cuts. cuts[] then holds, for each cut, the bytes of data before it, ascending, from 1 to n.
+ * Returns -1, with nothing changed, when capacity is below n / min_bytes rounded up: the most cuts that are possible.
+ * *hash and *length are 0 before a stream's first buffer, and carry the open chunk from one buffer to the next. *length
+ * is exact, and below max_bytes. *hash is only for the next call of the same function: the faster functions leave out
+ * of it what can decide no cut. At the end of the stream the caller makes the last cut, if *length is not 0.
  */
 ptrdiff_t cgear_cut_plain(const uint64_t *gear, size_t min_bytes, unsigned mask_bits, size_t max_bytes, uint64_t *hash,
                           size_t *length, const uint8_t *data, size_t n, size_t *cuts, size_t capacity)
@@ -44,15 +44,16 @@ ptrdiff_t cgear_cut_plain(const uint64_t *gear, size_t min_bytes, unsigned mask_
 
 /* --- the same cuts, faster --- */
 
-/* A scan gives the place after the first byte in data[at..limit) that leaves the low mask_bits bits of the hash 0, or 0
- * if none does. *hash comes as that of the bytes before `at`, the last mask_bits - 1 of which the chunk has; if no byte
- * does, it is left as that of the bytes before `limit`. `low` is for the AVX2 scan alone.
+/* A scan returns the position after the first byte in data[at..limit) that leaves the low mask_bits bits of the hash 0,
+ * or 0 if there is no such byte. On entry *hash is the hash of the bytes before `at`; the chunk has at least the last
+ * mask_bits - 1 of them. If there is no such byte, *hash is left as that of the bytes before `limit`. Only the AVX2
+ * scan uses `low`.
  */
 typedef size_t scan(const uint64_t *gear, const uint8_t *low, unsigned mask_bits, uint64_t *hash, const uint8_t *data,
                     size_t at, size_t limit);
 
-/* Four bytes a turn: byte by byte the same loop ran at 1.3 to 2.9 GB/s, as the compiler's options and the code around
- * it changed; so it runs at 2.7 to 2.9 with all of them. Eight bytes a turn gained little more.
+/* Four bytes a turn. Byte by byte the same loop ran at 1.3 to 2.9 GB/s, depending on the compiler's options and on the
+ * code around it; this one runs at 2.7 to 2.9 with all of them. Eight bytes a turn gained little more.
  */
 static size_t fires_after(const uint64_t *gear, const uint8_t *low, unsigned mask_bits, uint64_t *hash,
                           const uint8_t *data, size_t at, size_t limit)
@@ -78,9 +79,9 @@ static size_t fires_after(const uint64_t *gear, const uint8_t *low, unsigned mas
     return 0;
 }
 
-/* Bit k of the hash is decided by the last k + 1 bytes, so the first test of a chunk, at min_bytes, is decided by the
- * mask_bits bytes up to there. What lies before these is skipped; these are hashed, and push out whatever the hash was;
- * from the last of these on, each byte is tested, up to max_bytes or the end of data.
+/* The last k + 1 bytes decide bit k of the hash, so the mask_bits bytes up to min_bytes decide the first test of a
+ * chunk. The bytes before these are skipped. These are hashed, which pushes out whatever the hash was. From the last of
+ * them on, each byte is tested, up to max_bytes or the end of data.
  */
 static ptrdiff_t cut_by(scan *scan_for, const uint64_t *gear, const uint8_t *low, size_t min_bytes, unsigned mask_bits,
                         size_t max_bytes, uint64_t *hash, size_t *length, const uint8_t *data, size_t n, size_t *cuts,
@@ -89,7 +90,7 @@ static ptrdiff_t cut_by(scan *scan_for, const uint64_t *gear, const uint8_t *low
     const size_t skipped = min_bytes - mask_bits;
     uint64_t h = *hash;
     size_t at = 0, count = 0;
-    size_t begin = 0 - *length; /* of the open chunk; wraps where an earlier buffer has it, and at - begin wraps back */
+    size_t begin = 0 - *length; /* of the open chunk; wraps if an earlier buffer has it, and at - begin wraps back */
     if (capacity < n / min_bytes + (n % min_bytes != 0)) return -1;
     for (;;) {
         const size_t open = at - begin, left = n - at, room = max_bytes - open;
@@ -117,12 +118,12 @@ ptrdiff_t cgear_cut(const uint64_t *gear, size_t min_bytes, unsigned mask_bits, 
 /* --- with AVX2: a sieve first ---
  *
  * The low 8 bits of the hash are the sum of 2^k low[data[at - k]] for k = 0 to 7, where low[] has the low bytes of the
- * gear values. That is done for 32 places at once, in bytes that wrap as the hash does; only the places where it is 0,
- * 1 in 256, are tested for all mask_bits bits. A mask of fewer than 8 bits is moved to the top of the byte.
+ * gear values. The sum is computed for 32 positions at once, in bytes that wrap as the hash does. Only positions where
+ * it is 0, 1 in 256, are tested for all mask_bits bits. A mask of fewer than 8 bits is moved to the top of the byte.
  *
- * A block goes through one short loop after the other, by way of the level-1 cache, where a place's neighbours are a
- * load away. Shuffling them from register to register took longer, as did a single loop: its chain of dependent steps
- * was longer than what the processor looks ahead.
+ * A block goes through several short loops, by way of the level-1 cache, where a position's neighbours are one load
+ * away. Shuffling them from register to register took longer, and so did a single loop: its chain of dependent steps
+ * was longer than the processor looks ahead.
  */
 
 #ifdef WITH_AVX2
@@ -131,25 +132,25 @@ ptrdiff_t cgear_cut(const uint64_t *gear, size_t min_bytes, unsigned mask_bits, 
 #define AVX2_INLINE static inline __attribute__((target("avx2"), always_inline))
 
 enum {
-    BLOCK = 1024, /* places a block; the first EARLIER ones are there for the sums of the others */
+    BLOCK = 1024, /* positions a block; the first EARLIER ones are only there for the sums of the others */
     EARLIER = 8,  /* at least 7 */
     STEP = 64,    /* divides BLOCK */
-    PADDING = 32, /* before a block's first place, for the loads that begin there; decides nothing */
-    CROWD = 64,   /* from so many on a block is scanned byte by byte: hostile bytes may have all pass the sieve */
+    PADDING = 32, /* before a block's first position, for the loads that begin there; decides nothing */
+    CROWD = 64,   /* a block with this many is scanned byte by byte: hostile bytes may all pass the sieve */
 };
 
 AVX2_INLINE __m256i load(const uint8_t *from) { return _mm256_loadu_si256((const void *)from); }
 AVX2_INLINE void store(uint8_t *to, __m256i bytes) { _mm256_storeu_si256((void *)to, bytes); }
 AVX2_INLINE __m256i twice(__m256i bytes) { return _mm256_add_epi8(bytes, bytes); }
 
-/* row[] of the low 4 bits of each byte, and 0 where its bit 7 is set. */
+/* row[] of the low 4 bits of each byte; 0 if the byte's bit 7 is set. */
 AVX2_INLINE __m256i of_16(const uint8_t *row, __m256i bytes)
 {
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)row)), bytes);
 }
 
-/* low[] of each byte: of 16 rows by its low 4 bits, of these one by bits 6 to 4, each moved to bit 7, where a blend
- * looks. Text has no bit 7, and half of the rows do.
+/* low[] of each byte: its low 4 bits look up 16 rows, and its bits 6 to 4 select one of these. Each of these bits is
+ * moved to bit 7, which a blend tests. Half of the rows are for bytes with bit 7, which text does not have.
  */
 AVX2_INLINE __m256i low_of(const uint8_t *low, __m256i bytes, int bit_7)
 {
@@ -170,7 +171,7 @@ AVX2_INLINE void look_up(const uint8_t *low, const uint8_t *data, size_t n, int 
     for (size_t i = 0; i < n; i += 32) store(lows + i, low_of(low, load(data + i), bit_7));
 }
 
-/* Where sums[0] + 16 * sums[-4] is 0, as a bit each: there the sum over 8 places is, as sums[] are those over 4. */
+/* One bit for each position where sums[0] + 16 * sums[-4] is 0. As sums[] cover 4 positions, that is the sum over 8. */
 AVX2_INLINE uint32_t zeros(const uint8_t *sums)
 {
     const __m256i minus_16_times = _mm256_broadcastsi128_si256(
@@ -179,7 +180,7 @@ AVX2_INLINE uint32_t zeros(const uint8_t *sums)
     return (uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(load(sums), wanted));
 }
 
-/* Writes to places[0..] each place of data[EARLIER..n) where the low bits of the hash are 0, and returns how many. */
+/* Writes to places[] each position of data[EARLIER..n) where the low bits of the hash are 0. Returns how many. */
 AVX2 static size_t sieve(const uint8_t *low, const uint8_t *data, size_t n, uint16_t *places)
 {
     uint8_t padded_lows[PADDING + BLOCK], padded_sums[PADDING + BLOCK];
@@ -204,7 +205,7 @@ AVX2 static size_t sieve(const uint8_t *low, const uint8_t *data, size_t n, uint
     for (size_t i = 0; i < n; i += STEP) {
         uint64_t found = zeros(sums + i) | (uint64_t)zeros(sums + i + 32) << 32;
         if (i == 0) found = found >> EARLIER << EARLIER;
-        /* The first is written whether it is there or not: a branch would be guessed wrong too often. */
+        /* The first is always written, whether it exists or not: a branch would be mispredicted too often. */
         places[count] = (uint16_t)(i + (size_t)__builtin_ctzll(found | (uint64_t)1 << 63));
         count += found != 0;
         for (found &= found - 1; found; found &= found - 1)
@@ -213,7 +214,7 @@ AVX2 static size_t sieve(const uint8_t *low, const uint8_t *data, size_t n, uint
     return count;
 }
 
-/* The hash of n bytes, which are few. gcc unrolls no loop by itself. */
+/* The hash of n bytes, for small n. gcc unrolls no loop by itself. */
 static inline uint64_t hash_of(const uint64_t *gear, const uint8_t *data, unsigned n)
 {
     uint64_t h = 0;
@@ -228,7 +229,7 @@ AVX2 static size_t fires_after_avx2(const uint64_t *gear, const uint8_t *low, un
     const uint64_t mask = ((uint64_t)1 << mask_bits) - 1;
     uint16_t places[BLOCK];
     size_t cut;
-    /* What decides the first places may lie in an earlier buffer, of which *hash is all that is left. */
+    /* The bytes that decide the first positions may lie in an earlier buffer, of which only *hash is left. */
     const size_t until = limit < PADDING ? limit : PADDING;
     if (at < until) {
         if ((cut = fires_after(gear, NULL, mask_bits, hash, data, at, until)) != 0) return cut;
@@ -258,13 +259,13 @@ int cgear_has_avx2(void) { return __builtin_cpu_supports("avx2") != 0; }
 
 #else
 
-#define fires_after_avx2 fires_after /* so that what follows is compiled everywhere, and reached nowhere */
+#define fires_after_avx2 fires_after /* so that what follows compiles everywhere; it is never called */
 
 int cgear_has_avx2(void) { return 0; }
 
 #endif
 
-/* Returns -2, with nothing touched, where cgear_has_avx2() is 0: the processor lacks it, or the build. */
+/* Returns -2, with nothing changed, if cgear_has_avx2() is 0: the processor or the build lacks AVX2. */
 ptrdiff_t cgear_cut_avx2(const uint64_t *gear, size_t min_bytes, unsigned mask_bits, size_t max_bytes, uint64_t *hash,
                          size_t *length, const uint8_t *data, size_t n, size_t *cuts, size_t capacity)
 {

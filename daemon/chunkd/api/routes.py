@@ -1,4 +1,4 @@
-"""The table of what can be asked over the socket, and from one whole request to one reply, without I/O."""
+"""The table of routes of the socket, and the reply to one whole request, without I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AFTER_CHARACTERS = 1100
 
 
 class Answers(Protocol):
-    """What the endpoint asks of the daemon, from many threads; each returns at once.
+    """The daemon's answers, for the endpoint's many threads; each method returns at once.
 
     A UsageError becomes 400, any other ChunkdError 503.
     """
@@ -33,14 +33,14 @@ class Answers(Protocol):
     def blobs(self, after: str, limit: int, failed: bool) -> dict[str, Any]:
         """`{"blobs": [...], "next": str | None}`: at most `limit` blobs, and the `after` of the next page, if any.
 
-        `after` is what a client wrote: at most 1100 printable ASCII characters, empty for the first page.
+        `after` comes from a client: at most 1100 printable ASCII characters, empty for the first page.
         """
 
     def layers(self, after: str, limit: int) -> dict[str, Any]:
         """The page of `layer_shares.read_layers`, with `after` as for `blobs`."""
 
     def history(self, since: str, limit: int) -> dict[str, Any]:
-        """The page of `queries.history.read_history`; `since` is what a client wrote, as is `after`."""
+        """The page of `queries.history.read_history`; `since` comes from a client, as `after` does."""
 
     def metrics(self, accept: str) -> tuple[str, bytes]:
         """The content type and content of `openmetrics.exposed`."""
@@ -49,11 +49,11 @@ class Answers(Protocol):
         """`{"state": "ok" | "degraded", "reasons": [str, ...]}`."""
 
     def scan(self, verify: bool, accept: bool, retry_failed: bool) -> dict[str, Any]:
-        """Asks for a scan and does not wait for it."""
+        """Starts a scan and does not wait for it."""
 
 
 class Reply(NamedTuple):
-    """A status, a JSON object as bytes (or what `content_type` says), and with 405 the methods that the route takes."""
+    """A status, a JSON object as bytes (or other content, by `content_type`), and for 405 the methods of the route."""
 
     status: int
     content: bytes
@@ -70,7 +70,7 @@ class RefusedError(Exception):
 
 
 class Route(NamedTuple):
-    """The methods a path takes, the parameters of its query, the flags of its body, and what is asked of the daemon.
+    """The methods that a path takes, the parameters of its query, the flags of its body, and the call that answers it.
 
     `ask` gets the daemon's answers, the `Accept` header, and each parameter and flag by its name.
     """
@@ -100,7 +100,7 @@ def _true_or_false(text: str) -> bool:
     return text == "true"
 
 
-# Each parameter with its default, and with what reads it or raises ValueError with what it must be.
+# Each parameter with its default and its parser, which raises ValueError with what the value must be.
 PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "after": ("", _after),
     "failed": ("false", _true_or_false),
@@ -135,7 +135,7 @@ METRICS_ALONE: Routes = {"/metrics": ROUTES["/metrics"]}
 def answer(
     answers: Answers, method: str, target: str, content: bytes, accept: str = "", routes: Routes = ROUTES
 ) -> Reply:
-    """The reply to one whole request, whatever it asks: a bug becomes 500 and is logged with its traceback.
+    """The reply to one whole request, whatever it is. A bug becomes 500 and is logged with its traceback.
 
     `accept` is the header of that name, `content` the body.
     """
@@ -169,7 +169,7 @@ def _split(target: str) -> SplitResult:
 
 
 def _parameters(text: str, known: Sequence[str]) -> dict[str, Any]:
-    """The value of each known parameter, as the query has it or by default."""
+    """The value of each known parameter, from the query or by default."""
     try:
         pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), max_num_fields=8, errors="strict")
     except ValueError as error:
@@ -189,7 +189,7 @@ def _parameters(text: str, known: Sequence[str]) -> dict[str, Any]:
 
 
 def _flags(content: bytes, known: Sequence[str]) -> dict[str, bool]:
-    """The value of each known flag, as the JSON body has it or False. A body that no flag is read from is ignored."""
+    """The value of each known flag, from the JSON body or False. A route without flags ignores its body."""
     if not known:
         return {}
     try:

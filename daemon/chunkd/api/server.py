@@ -30,18 +30,18 @@ CONNECTIONS = 32
 REQUEST_LINE_BYTES = 4096
 HEAD_BYTES = 16384
 BODY_BYTES = 16384
-# For one whole request, from the end of the one before; and for one whole reply to be taken by the client.
+# The time for one whole request, from the end of the one before; and for the client to take one whole reply.
 REQUEST_TIMEOUT_S = 10.0
 REPLY_TIMEOUT_S = 10.0
-# A connection this young is not given up for another: an honest client has spoken by then.
+# A younger connection is not cut in favour of another: an honest client has sent something by then.
 GRACE_S = 0.1
 STOP_TIMEOUT_S = 2.0
 
 
 class Endpoint:
-    """The socket at `path`, answering from `answers`. Makes one thread a connection, at most 32, and no other.
+    """The socket at `path`, answering from `answers`. Makes one thread for each connection, at most 32, and no other.
 
-    `listen` makes the listening socket of `path`; `routes` are what can be asked there.
+    `listen` makes the listening socket of `path`; `routes` are the routes that it serves.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Endpoint:
                 return
             self._stopped = True
         self._server.stopping.set()
-        _cut(self._listener.socket)  # wakes the loop on Linux, which else looks up every half second
+        _cut(self._listener.socket)  # wakes the loop on Linux, which otherwise checks every half second
         if self._serving:
             self._server.shutdown()
         self._listener.close()
@@ -90,12 +90,12 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     block_on_close = False
 
     def __init__(self, listening: socket.socket, path: str, answers: Answers, routes: Routes) -> None:
-        # Not the next class's, which would make a socket of its own.
+        # Not the next class's __init__, which would make a socket of its own.
         socketserver.BaseServer.__init__(self, path, _Handler)
         self.socket = listening
         self.answers, self.routes = answers, routes
         self.stopping = threading.Event()
-        # Every open connection, and of those that wait for their client since when they do.
+        # Every open connection; and for each one that waits for its client, since when it does.
         self._open: set[socket.socket] = set()
         self._waiting_since: dict[socket.socket, float] = {}
         self._changed = threading.Condition()
@@ -104,7 +104,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         try:
             return super().get_request()
         except OSError:
-            self.stopping.wait(GRACE_S)  # no descriptor is left: the listener stays readable, do not spin on it
+            self.stopping.wait(GRACE_S)  # out of descriptors: the listener stays readable, so do not spin on it
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -116,7 +116,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         super().process_request(request, client_address)
 
     def _make_room(self) -> float:
-        """Cuts the connection that waits for its client the longest. Returns in how many seconds to look again."""
+        """Cuts the connection that has waited for its client the longest. Returns in how many seconds to try again."""
         oldest = min(self._waiting_since, key=self._waiting_since.__getitem__, default=None)
         if oldest is None:
             return GRACE_S
@@ -127,7 +127,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         return young_s if young_s > 0 else GRACE_S
 
     def waits(self, connection: socket.socket, for_client: bool) -> None:
-        """Notes whose turn it is: while it is the daemon's, the connection is not cut."""
+        """Records whose turn it is. While it is the daemon's turn, the connection is not cut."""
         with self._changed:
             if for_client:
                 self._waiting_since[connection] = time.monotonic()
@@ -159,7 +159,7 @@ def _cut(connection: socket.socket) -> None:
 
 
 class _Incoming(io.RawIOBase):
-    """What a client sends. Raises TimeoutError after the deadline, however slowly bytes come in before it."""
+    """The bytes of a client. Raises TimeoutError after the deadline, however slowly bytes come in before it."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -203,7 +203,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             LOG.debug("endpoint: a client went before it was answered: %r", error)
 
     def _one_reply(self) -> Reply | None:
-        """The reply to the next request, None when the client is gone. Broken framing ends the connection."""
+        """The reply to the next request, None if the client is gone. Broken framing ends the connection."""
         self._incoming.expect(REQUEST_TIMEOUT_S)
         self.close_connection = True
         try:
@@ -246,7 +246,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return True
 
     def _read_body(self) -> bytes | None:
-        """The body, empty if there is none. None when the client went before its end."""
+        """The body, empty if there is none. None if the client left before its end."""
         if "Transfer-Encoding" in self.headers:
             raise RefusedError(411, "a body needs a Content-Length")
         lengths = self.headers.get_all("Content-Length", ["0"])
@@ -261,7 +261,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return content if len(content) == int(lengths[0]) else None
 
     def handle_expect_100(self) -> bool:
-        return True  # said by _read_body, once the length is known to be allowed
+        return True  # _read_body sends it, once it has checked the length
 
     def _send(self, reply: Reply) -> None:
         self.connection.settimeout(REPLY_TIMEOUT_S)

@@ -1,7 +1,7 @@
 """A Unix socket that never has wider rights than it should, and never replaces a live daemon's.
 
 The socket is bound and given its mode in a new 0700 directory beside its path, then renamed. So the umask, which all
-threads share, stays as it is, and a client finds either a socket that listens or none. The same rename replaces a dead
+threads share, stays unchanged, and a client finds either a socket that listens or none. The same rename replaces a dead
 daemon's socket. `<path>.lock` is locked while the socket lives, since on macOS a full backlog also refuses connections.
 """
 
@@ -78,7 +78,7 @@ class Listener:
 
 
 class TcpListener:
-    """A listening socket at `address`, HOST:PORT; with port 0 at any that is free. Raises SocketUnusable."""
+    """A listening socket at `address`, HOST:PORT; port 0 picks a free one. Raises SocketUnusable."""
 
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
@@ -140,9 +140,9 @@ def _refuse_what_is_there(path: str) -> None:
         except (ConnectionRefusedError, FileNotFoundError):
             return
         except (TimeoutError, BlockingIOError):
-            pass  # a full backlog: somebody listens
+            pass  # a full backlog: a daemon listens
         except OSError as error:
-            # A datagram socket (EPROTOTYPE) or one that may not be tried (EACCES): not known to be dead.
+            # A datagram socket (EPROTOTYPE), or one that we may not try (EACCES): it may be alive.
             name = errno.errorcode.get(error.errno or 0, "")
             problem = f"can't tell whether a daemon uses it: {error.strerror} ({name}); give another with `--socket`"
             raise SocketUnusable(path, problem) from None

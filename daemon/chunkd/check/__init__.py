@@ -1,1 +1,1 @@
-"""Every figure counted again without trusting a counter. It must not know `ingest`, nor the writer's chunk table."""
+"""Recounts every figure without trusting a counter. It must not know `ingest`, nor the writer's chunk table."""

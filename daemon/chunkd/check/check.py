@@ -1,4 +1,4 @@
-"""`chunkd check`: the recount as a command, with reading every blob again and with repair where that is asked for."""
+"""`chunkd check`: the recount as a command, optionally with reading every blob again and with repair."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from chunkd.worker.spawn import courtesy_of, make_pool
 
 
 def check_index(config: Config, states: list[str], *, repair: bool, read: bool) -> list[Difference]:
-    """What differs, at most 1,000 differences. With `repair` it is put right, and a second recount shows that it is.
+    """The differences, at most 1,000. With `repair` they are repaired, and a second recount confirms it.
 
-    Raises Unrepairable when it does not, IndexMissing when there is no index, IndexBusy when a repair is asked for
-    while a daemon runs, IndexDamaged for what no recount can read.
+    Raises Unrepairable when it does not, IndexMissing when there is no index, IndexBusy when a repair is requested
+    while a daemon runs, IndexDamaged when no recount can read the index.
     """
     state_dir = next((state for state in states if _there(Path(state, "index", "data.mdb"))), None)
     if state_dir is None:
@@ -58,7 +58,7 @@ def _there(data: Path) -> bool:
     try:
         return data.exists()
     except PermissionError:
-        return True  # opening it will say so
+        return True  # opening it reports the problem
 
 
 def _tell(what: str) -> None:
@@ -67,7 +67,7 @@ def _tell(what: str) -> None:
 
 
 def _erase() -> None:
-    """Take away the line that tells how far it is: the result begins a line of its own."""
+    """Erase the progress line, so that the result begins a line of its own."""
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
@@ -75,9 +75,9 @@ def _erase() -> None:
 def _read_again(
     store: Store, txn: lmdb.Transaction, config: Config, bad: set[bytes]
 ) -> Iterator[tuple[Digest, Difference]]:
-    """Decode every layer and hash every other blob again, and hold what comes out against the recipes.
+    """Decode every layer and hash every other blob again, and compare the results with the recipes.
 
-    What is gone or can't be read says nothing of the index: it is counted on stderr, and is for a scan to find.
+    A blob that is gone or can't be read proves nothing about the index. It is counted on stderr and left to a scan.
     """
     rules = store.check_format(txn, None)
     roots = {number: cache.path for number, cache in store.caches(txn).items()}
@@ -116,7 +116,7 @@ def _read_again(
 
 
 def _place(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: Digest) -> tuple[str, str]:
-    """A place of the blob, one that was verified if there is one: the root, and the path below it."""
+    """A place of the blob, a verified one if possible: the root, and the path below it."""
     best: tuple[str, str] | None = None
     for place in store.holders(txn, digest):
         value = store.get(txn, "places", records.place_key(place))
@@ -129,7 +129,7 @@ def _place(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: D
 
 
 def _compare(store: Store, txn: lmdb.Transaction, digest: Digest, finding: Finding) -> str:
-    """What differs between the index and a blob that was read again, `""` for nothing."""
+    """The difference between the index and a blob that was read again, `""` if there is none."""
     key = records.digest_key(digest)
     blob = records.unpack_blob(digest, store.get(txn, "blobs", key) or b"")
     if finding.kind != blob.state:
@@ -157,7 +157,7 @@ def _compare(store: Store, txn: lmdb.Transaction, digest: Digest, finding: Findi
 def _compare_measured(
     store: Store, txn: lmdb.Transaction, rules: records.Rules, digest: Digest, finding: Finding
 ) -> str:
-    """What differs in the recompressed lengths of a blob that is else the same, where the rule's library is at hand."""
+    """The difference in the recompressed lengths of a blob that is otherwise equal; `""` without the rule's library."""
     if rules.measure.library != recompress.library():
         return ""
     packed = store.get(txn, "recipes", records.digest_key(digest)) or b""

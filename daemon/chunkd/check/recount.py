@@ -1,6 +1,6 @@
-"""The independent check: every figure again from the recipes, trusting no counter, and each difference as a value.
+"""The independent check: computes every figure from the recipes, trusts no counter, and lists each difference.
 
-It shares the codecs of `records` and `blocks` with the index and nothing else, reads one snapshot, and changes nothing.
+It shares only the codecs of `records` and `blocks` with the index, reads one snapshot, and changes nothing.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from chunkd.index.history import check_history
 from chunkd.index.storage.environment import Store
 from chunkd.model import Blob
 
-# Chunk numbers that are counted at once, 16 bytes each; the recipes are walked again for each window of numbers.
+# How many chunk numbers are counted at once, 16 bytes each. The recipes are walked again for each window of numbers.
 WINDOW = 25_000 * blocks.SLOTS
 
 Progress = Callable[[str], None]
 
 
 def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: None) -> RecountResult:
-    """The result of one snapshot. At most 1,000 differences are listed.
+    """The result for one snapshot. At most 1,000 differences are listed.
 
-    Raises IndexDamaged when the sealed records are (format, rules, totals, caches, the last round's end).
+    Raises IndexDamaged when a sealed record is damaged (format, rules, totals, caches, the last round's end).
     """
     result = RecountResult()
     head = store.head(txn)
@@ -68,7 +68,7 @@ def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: 
 
 
 def _layers(store: Store, txn: lmdb.Transaction, result: RecountResult) -> dict[bytes, Blob]:
-    """The layers by key; the other blobs are summed up, and every bad record is told."""
+    """The layers by key. Sums up the other blobs, and reports every bad record."""
     layers: dict[bytes, Blob] = {}
     for key, value in store.walk(txn, "blobs"):
         try:
@@ -98,7 +98,7 @@ def _layers(store: Store, txn: lmdb.Transaction, result: RecountResult) -> dict[
 
 
 def _numbers(store: Store, txn: lmdb.Transaction, result: RecountResult, key: bytes, blob: Blob) -> Numbers:
-    """The chunk numbers of a recipe; none, and a difference told once, where it can't be read."""
+    """The chunk numbers of a recipe. If it can't be read, they are empty and the difference is reported once."""
     if key in result.bad:
         return np.empty(0, np.int64)
     packed = store.get(txn, "recipes", key)
@@ -121,7 +121,7 @@ def _window(
     window: Numbers,
     rules: records.Rules,
 ) -> None:
-    """Count the copies of the chunks in a window of numbers and hold them against their records."""
+    """Count the copies of the chunks in a window of numbers and compare them with their records."""
     slots = read_slots(store, txn, window, result)
     lengths = (slots["use"] & blocks.LENGTH_MASK).astype(np.int64)
     copies = np.zeros(len(window), np.int64)
@@ -152,7 +152,7 @@ def _window(
 
 
 def _beyond(store: Store, txn: lmdb.Transaction, result: RecountResult, next_number: int) -> None:
-    """Nothing stands where the chunks that are still to come will."""
+    """Check that no record exists for chunk numbers that are not given out yet."""
     last = next_number // blocks.SLOTS
     for key, value in store.walk(txn, "chunks", blocks.block_key(last - 1) if last else b""):
         block = int.from_bytes(key, "big")
@@ -164,7 +164,7 @@ def _beyond(store: Store, txn: lmdb.Transaction, result: RecountResult, next_num
 
 
 def read_slots(store: Store, txn: lmdb.Transaction, window: Numbers, result: RecountResult) -> NDArray[np.void]:
-    """The records of the chunks with these (consecutive) numbers; zeros where a block is not there."""
+    """The records of the chunks with these (consecutive) numbers; a missing block reads as zeros."""
     first, last = int(window[0]) // blocks.SLOTS, int(window[-1]) // blocks.SLOTS
     packed = bytearray((last - first + 1) * blocks.BLOCK_BYTES)
     for key, value in store.walk(txn, "chunks", blocks.block_key(first - 1) if first else b""):
@@ -183,7 +183,7 @@ def read_slots(store: Store, txn: lmdb.Transaction, window: Numbers, result: Rec
 
 
 def _hashes(result: RecountResult, window: Numbers, slots: NDArray[np.void], copies: Numbers) -> None:
-    """No two live chunks of a window have one hash."""
+    """Check that no two live chunks of a window have the same hash."""
     live = np.flatnonzero(copies > 0)
     order = np.lexsort((slots["high"][live], slots["low"][live]))
     low, high = slots["low"][live][order], slots["high"][live][order]
@@ -206,9 +206,9 @@ def _entries(
     slots: NDArray[np.void],
     copies: Numbers,
 ) -> NDArray[np.bool_]:
-    """Each live chunk has one look-up entry, with the prefix of its hash; a dead one has at most one.
+    """Check that each live chunk has one look-up entry, with the prefix of its hash, and each dead one at most one.
 
-    Returns which chunks have an entry with another prefix: it may be the hash that is wrong.
+    Returns which chunks have an entry with another prefix: there the hash may be wrong.
     """
     prefixes = prefixes_of(slots["low"])
     seen = np.zeros(len(window), np.int64)
@@ -217,7 +217,7 @@ def _entries(
         try:
             entries = unpack_entries(value)
         except records.Damaged:
-            continue  # told by _entries_in_order
+            continue  # reported by _entries_in_order
         numbers = entries.numbers
         own = np.flatnonzero((numbers >= window[0]) & (numbers <= window[-1]))
         at = numbers[own] - window[0]
@@ -237,7 +237,7 @@ def _entries(
 
 
 def _entries_in_order(store: Store, txn: lmdb.Transaction, result: RecountResult) -> None:
-    """Entries are sorted, within their value's range, and of numbers that were given."""
+    """Check that entries are sorted, within their value's range, and have numbers that were given out."""
     next_number = store.head(txn).next_number
     dense = [int.from_bytes(key, "big") for key, _ in store.walk(txn, "dense")]
     following = dict(itertools.pairwise([*dense, 1 << 32]))

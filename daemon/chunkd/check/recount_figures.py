@@ -1,6 +1,6 @@
-"""The part of a recount that is about the histogram and the recompressed lengths, in a window of chunk numbers.
+"""The part of a recount that covers the histogram and the recompressed lengths, in a window of chunk numbers.
 
-Written with other means than the counting that it checks.
+It is written differently from the counting that it checks.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def count_measured(
     copies: Numbers,
     rule: MeasureRule,
 ) -> NDArray[np.bool_]:
-    """Sum up the recompressed lengths, and which chunks of the window have none that can be right and should.
+    """Sum up the recompressed lengths. Returns which chunks of the window lack a possible length that they must have.
 
-    No other chunk has one.
+    Reports lengths of other chunks as differences.
     """
     wanted = (copies > 0) & (slots["high"] >> np.uint64(48) < rule.threshold)
     recompressed = _read(store, txn, result, window)
@@ -83,7 +83,7 @@ def _read(store: Store, txn: lmdb.Transaction, result: RecountResult, window: Nu
 
 
 def measured_beyond(store: Store, txn: lmdb.Transaction, result: RecountResult, next_number: int) -> None:
-    """No block of chunks that are still to come has recompressed lengths."""
+    """Check that no block of chunk numbers that are not given out yet has recompressed lengths."""
     blocks_begun = -(-next_number // blocks.SLOTS)
     for key, _ in store.walk(txn, "measured", blocks.block_key(blocks_begun - 1) if blocks_begun else b""):
         if key >= blocks.block_key(blocks_begun):

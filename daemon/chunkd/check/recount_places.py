@@ -1,4 +1,4 @@
-"""The part of the recount that compares places, holders, failures and what is ignored with one another."""
+"""The part of a recount that compares places, holders, failures and ignored places with one another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from chunkd.model import Blob, Place
 
 
 def recount_places(store: Store, txn: lmdb.Transaction, result: RecountResult, caches: set[int]) -> None:
-    """Add what is failed to the result, and each difference between where blobs are said to be and what is counted."""
+    """Add the failed blobs to the result, and each difference between the places of blobs and the counted blobs."""
     _failures(store, txn, result)
     _held(store, txn, result, caches)
     _ignored(store, txn, result, caches)
@@ -31,8 +31,8 @@ def _failures(store: Store, txn: lmdb.Transaction, result: RecountResult) -> Non
 
 
 def _held(store: Store, txn: lmdb.Transaction, result: RecountResult, caches: set[int]) -> None:
-    """Places and holders say the same of blobs that are counted or failed, every failed blob has a place, and every
-    counted one has a place that was verified or is being so.
+    """Check that places and holders agree about counted and failed blobs, that every failed blob has a place, and that
+    every counted blob has a verified place or needs a rehash.
     """
     good: set[bytes] = set()
     failed = {key for key, _ in store.walk(txn, "failed")}
@@ -84,7 +84,7 @@ def _counted(store: Store, txn: lmdb.Transaction, key: bytes) -> Blob | None:
     value = store.get(txn, "blobs", key)
     try:
         return None if value is None else records.unpack_blob(records.digest_from_key(key), value)
-    except records.Damaged:  # told where blobs are recounted
+    except records.Damaged:  # reported where blobs are recounted
         return None
 
 

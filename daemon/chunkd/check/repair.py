@@ -1,8 +1,8 @@
-"""`chunkd check --repair`: the counters from the recipes, and the look-up from the chunk records.
+"""`chunkd check --repair`: restores the counters from the recipes, and the look-up from the chunk records.
 
-What the recipes themselves get wrong is not guessed at, nor what a blob's bytes alone can tell of its chunks: such a
-blob is taken out with its places, so that the next scan finds and reads it anew; so are the records of all chunks that
-then have no copies.
+It does not guess what is wrong in the recipes themselves, or what only a blob's bytes can tell of its chunks. Such a
+blob is removed with its places, so that the next scan finds it and reads it again. The records of all chunks that then
+have no copies are removed too.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from chunkd.model import Difference
 
 
 def repair_index(index: Index, bad: set[bytes]) -> list[Difference]:
-    """Put right what the recipes tell, in one transaction; what a recount finds after it, which is then for a rebuild.
+    """Repair what the recipes determine, in one transaction. Returns the differences that remain, which need a rebuild.
 
-    `bad` are the keys of the blobs that are to be taken out.
+    `bad` are the keys of the blobs to be removed.
     """
     with index.transaction() as change:
         _take_out(change, bad)
@@ -45,7 +45,7 @@ def repair_index(index: Index, bad: set[bytes]) -> list[Difference]:
 
 
 def _take_out(change: Change, bad: set[bytes]) -> None:
-    """Remove the blobs with these keys, whatever is left of their records."""
+    """Remove the blobs with these keys, with whatever is left of their records."""
     databases, txn = change.store.databases, change.txn
     for key in bad:
         for database in ("blobs", "failed", "recipes", "needs_rehash"):
@@ -53,7 +53,7 @@ def _take_out(change: Change, bad: set[bytes]) -> None:
 
 
 def _mend_places(change: Change) -> None:
-    """Places and holders say the same of blobs that are there; what has no place is found anew by a scan."""
+    """Make places and holders agree for blobs that exist. A scan finds blobs without a place again."""
     store, txn, databases = change.store, change.txn, change.store.databases
     caches = store.caches(txn)
     for key, value in list(store.walk(txn, "failed")):
@@ -89,7 +89,7 @@ def _mend_places(change: Change) -> None:
 
 
 def _mend_history(change: Change) -> None:
-    """What is no row tells nothing."""
+    """Remove the damaged rows of the history."""
     for key, _ in list(check_history(change.store, change.txn)):
         change.txn.delete(bytes.fromhex(key), db=change.store.databases["history"])
 
@@ -106,7 +106,7 @@ def _mend_copies(change: Change) -> None:
     for key, value in list(store.walk(txn, "chunks")):
         beyond = int.from_bytes(key, "big") * blocks.SLOTS >= change.head.next_number
         if len(key) != len(blocks.block_key(0)) or len(value) != blocks.BLOCK_BYTES or beyond:
-            txn.delete(key, db=store.databases["chunks"])  # the blobs that used it were taken out
+            txn.delete(key, db=store.databases["chunks"])  # the blobs that used it were removed
     layers = [
         (key, records.unpack_blob(records.digest_from_key(key), value))
         for key, value in store.walk(txn, "blobs")
@@ -121,7 +121,7 @@ def _mend_copies(change: Change) -> None:
         slots = read_slots(store, txn, window, RecountResult()).copy()
         lengths = slots["use"] & blocks.LENGTH_MASK
         slots["use"] = (copies.astype(np.uint64) << blocks.LENGTH_BITS) | lengths
-        # A chunk that only blobs had which were taken out may be why: it must not come back with them.
+        # Chunks without copies may be what damaged the removed blobs: they must not come back with them.
         slots[copies == 0] = np.zeros((), blocks.SLOT)
         for first in range(0, len(window), blocks.SLOTS):
             block = slots[first : first + blocks.SLOTS].tobytes().ljust(blocks.BLOCK_BYTES, b"\0")
@@ -133,7 +133,7 @@ def _mend_copies(change: Change) -> None:
 
 
 def _mend_measured(change: Change) -> None:
-    """Keep the recompressed lengths of live chunks that the rule picks. Where one is missing, its blobs are out."""
+    """Keep the recompressed lengths of live chunks that the rule picks. Blobs that lack one are already removed."""
     store, txn = change.store, change.txn
     for key, value in list(store.walk(txn, "measured")):
         kept = b""
@@ -145,7 +145,7 @@ def _mend_measured(change: Change) -> None:
             live = blocks.picked(own["high"], change.rules.measure.threshold) & (own["use"] >> blocks.LENGTH_BITS > 0)
             (kept,) = blocks.pack_measured([block], numbers[live], lengths[live])
         except records.Damaged:
-            pass  # the blobs whose chunks these are were taken out
+            pass  # the blobs whose chunks these are were removed
         if kept:
             txn.put(key, kept, db=store.databases["measured"])
         else:

@@ -1,4 +1,4 @@
-"""What a recount finds: the figures that are true, and each difference as a value."""
+"""What a recount finds: the true figures, and each difference as a value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_DIFFERENCES = 1000
 
 @dataclass
 class RecountResult:
-    """What the recount found: the figures that are true, the differences, and the blobs whose own records are bad."""
+    """The true figures, the differences, and the blobs whose own records are bad."""
 
     totals: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TOTALS, 0))
     dead_chunks: int = 0
@@ -23,7 +23,7 @@ class RecountResult:
     )
     differences: list[Difference] = field(default_factory=list)
     bad: set[bytes] = field(default_factory=set)
-    # Blobs with a chunk of whose hash or recompressed length nothing but reading them can tell the truth.
+    # Blobs with a chunk whose true hash or recompressed length only reading them can tell.
     doubtful: set[bytes] = field(default_factory=set)
 
     def differ(self, record: str, key: object, expected: object, found: object) -> None:
@@ -31,7 +31,7 @@ class RecountResult:
             self.differences.append(Difference(record, str(key), str(expected), str(found)))
 
     def count(self, kind: str, *things: object) -> None:
-        """Add things of a kind to the totals that are sums over them."""
+        """Add things of a kind to the totals that are sums over that kind."""
         for name, more in sums(kind, *things).items():
             self.totals[name] += more
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 GEAR_VALUES = 256
 CUTS_PER_CALL = 4096
 PIECE_BYTES = 16 << 20
-# The fastest first. All cut alike; "plain" is their definition.
+# The fastest first. All cut alike; "plain" is the definition.
 KERNELS = {"avx2": lib.cgear_cut_avx2, "scalar": lib.cgear_cut, "plain": lib.cgear_cut_plain}
 
 
@@ -31,11 +31,13 @@ def kernels() -> tuple[str, ...]:
 
 @lru_cache(maxsize=2)
 def gear_table(seed: int) -> tuple[int, ...]:
-    """256 values of 64 bits: SplitMix64, its state begun at `seed` and advanced before each value by the golden gamma.
+    """256 values of 64 bits: SplitMix64, its state starting at `seed` and advanced before each value by the golden
+    gamma.
 
     The generator and its constants are those of Vigna's public-domain splitmix64.c (2015), after Steele, Lea and Flood,
-    "Fast Splittable Pseudorandom Number Generators" (OOPSLA 2014). The first value is thus the one for `seed` advanced
-    once, also where `seed` is the gamma itself, as in `ChunkParams`. Raises ValueError when `seed` is not of 64 bits.
+    "Fast Splittable Pseudorandom Number Generators" (OOPSLA 2014). The first value is thus that of `seed` advanced
+    once, even if `seed` is the gamma itself, as in `ChunkParams`. Raises ValueError when `seed` does not fit in 64
+    bits.
     """
     if not 0 <= seed < 1 << 64:
         raise ValueError(f"gear_seed is of 64 bits, not {seed:#x}")
@@ -50,7 +52,7 @@ def gear_table(seed: int) -> tuple[int, ...]:
 
 
 class Measure(Protocol):
-    """Which chunks are recompressed, and how long they then are (`recompress.Recompressor`)."""
+    """Decides which chunks are recompressed, and measures their length then (`recompress.Recompressor`)."""
 
     rule: MeasureRule
 
@@ -58,18 +60,18 @@ class Measure(Protocol):
 
 
 class Chunker:
-    """The chunks of one stream, fed as buffers and given as a `Recipe` that does not depend on where those end.
+    """The chunks of one stream, fed as buffers and returned as a `Recipe` that does not depend on where buffers end.
 
-    For one stream and one thread at a time. Holds 20 to 24 bytes a chunk and the open one's bytes, and no view of a
-    buffer after `feed` returns. After `finish`, or an exception in `feed` other than for its argument, it is of no more
-    use: take a new one.
+    For one stream and one thread at a time. Holds 20 to 24 bytes a chunk and the open chunk's bytes, and no view of a
+    buffer after `feed` returns. After `finish`, or an exception in `feed` other than for its argument, it can't be used
+    again.
     """
 
     def __init__(self, params: ChunkParams, kernel: str | None = None, measure: Measure | None = None) -> None:
-        """`kernel` is one of `kernels()`, the first of them unless named; which one changes no cut. Without `measure`
-        the recipe has no recompressed lengths.
+        """`kernel` is one of `kernels()`, by default the first; all make the same cuts. Without `measure` the recipe
+        has no recompressed lengths.
 
-        Raises KernelMissing for any other name, and ValueError when the parameters' `gear_seed` is not of 64 bits.
+        Raises KernelMissing for any other name, and ValueError when `params.gear_seed` does not fit in 64 bits.
         """
         if kernel is not None and kernel not in kernels():
             raise KernelMissing(kernel, kernels())
@@ -79,7 +81,7 @@ class Chunker:
         self._hash = ffi.new("uint64_t *")
         self._length = ffi.new("size_t *")
         self._cuts = ffi.new("size_t[]", CUTS_PER_CALL)
-        # As many bytes as can't have more cuts than one call returns, and no more than a quick call takes.
+        # So many bytes that they can't have more cuts than one call returns, and that the call stays short.
         self._piece_bytes = min(CUTS_PER_CALL * params.min_bytes, PIECE_BYTES)
         self._open = bytearray()  # the open chunk's bytes in earlier buffers
         self._measure = measure
@@ -98,10 +100,10 @@ class Chunker:
             raise ValueError("this chunker has finished: take a new one for each stream")
         opened = self._open
         with memoryview(buffer) as shaped, shaped.cast("B") as data, ffi.from_buffer("uint8_t[]", data) as pointer:
-            begin = -self._length[0]  # of the open chunk: below 0 where an earlier buffer has it
+            begin = -self._length[0]  # of the open chunk: below 0 if it began in an earlier buffer
             for base in range(0, len(data), self._piece_bytes):
                 piece_bytes = min(self._piece_bytes, len(data) - base)
-                # Below 0 would mean no room for the cuts, or no such kernel: ruled out above, and refused by `unpack`.
+                # Below 0 means no room for the cuts, or a missing kernel: ruled out above, and refused by `unpack`.
                 count = self._cut(
                     self._gear,
                     *self._params,
@@ -124,17 +126,17 @@ class Chunker:
             opened += data[max(begin, 0) :]
 
     def _take(self, chunk: bytearray | memoryview) -> None:
-        """A whole chunk, while the processor still has it at hand."""
+        """Hash a whole chunk, while the processor still has it in its cache."""
         digest = blake3(chunk).digest(CHUNK_HASH_BYTES)
         self._hashes += digest
         self._lengths.append(len(chunk))
-        # As `MeasureRule.picks`, without a call for each chunk.
+        # The test of `MeasureRule.picks`, without a call for each chunk.
         if self._measure is not None and digest[14] | digest[15] << 8 < self._threshold:
             self._measured.append(self._measure.length(digest, chunk))
 
     @property
     def chunks(self) -> int:
-        """How many have ended by now. Safe to call from any thread."""
+        """How many chunks have ended. Safe to call from any thread."""
         return len(self._lengths)
 
     def finish(self) -> Recipe:

@@ -1,1 +1,1 @@
-"""What a figure is, and how it is said: pure arithmetic and words. It must do no I/O."""
+"""The figures and their wording: pure arithmetic and text. It must do no I/O."""

@@ -1,6 +1,7 @@
-"""How the unique chunks spread over copies and over sizes: rows of the same four sums that the totals have.
+"""How the unique chunks spread over copies and over sizes: rows of four sums, which the totals have too.
 
-A row of copies holds 1, 2, 3 to 4, 5 to 8 and so on, doubling; a row of sizes a sixteenth of the longest chunk's bytes.
+A row of copies holds 1, 2, 3 to 4, 5 to 8 copies and so on, doubling. A row of sizes spans a sixteenth of the longest
+chunk's bytes.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-# 40 bits of copies, each power of two the last of its row.
+# 40 bits of copies; each power of two is the last of its row.
 COPIES_ROWS = 41
 SIZE_ROWS = 16
 ROWS = COPIES_ROWS + SIZE_ROWS
-# Named as the totals that each column adds up to, over the rows of copies and again over those of sizes.
+# Each column has the name of the total that it adds up to, over the rows of copies and again over those of sizes.
 COLUMNS = ("unique_chunks", "chunks", "unique_bytes", "uncompressed_bytes")
 PACKED = struct.Struct(f"<{ROWS * len(COLUMNS)}Q")
 
@@ -33,7 +34,7 @@ def size_step_bytes(max_bytes: int) -> int:
 
 
 def pack(rows: list[list[int]]) -> bytes:
-    """Little-endian u64, row by row. Raises struct.error for what can't be counted."""
+    """Little-endian u64, row by row. Raises struct.error for a number that does not fit."""
     return PACKED.pack(*(figure for row in rows for figure in row))
 
 
@@ -43,7 +44,7 @@ def unpack(packed: bytes) -> list[list[int]]:
 
 
 def to_json(rows: list[list[int]], max_bytes: int) -> dict[str, Any]:
-    """The two tables of `histogram --json` and `GET /v1/histogram`; the one of copies ends with its last chunk."""
+    """The two tables of `histogram --json` and `GET /v1/histogram`. That of copies ends with the last row in use."""
     copies, sizes = rows[:COPIES_ROWS], rows[COPIES_ROWS:]
     last = max((number for number, row in enumerate(copies) if row[0]), default=-1)
     return {

@@ -1,7 +1,6 @@
-"""Every figure that is a number: what makes it, what it means, and where else than in `chunkd stats` it is used.
+"""Every numeric figure: how it is computed, what it means, and where besides `chunkd stats` it is used.
 
-A figure that is new is a row here, and then has its place in `stats --json`, its metric, its condition and its change
-over a day, as its row says.
+To add a figure, add a row here: `stats --json`, its metric, its condition and its change over a day follow from it.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from chunkd.figures.totals import TOTALS, Totals
 
 
 class Figure(NamedTuple):
-    """`meaning` is for the metric, which a figure without one does not have. `of` makes it of the totals; without one
-    it is the total of its name, or nothing that the totals tell.
+    """`meaning` is the metric's help text; a figure without one has no metric. `of` computes the figure from the
+    totals. Without `of` it is the total of its name, or the totals do not have it.
 
     `is_gated`: `stats --fail-if` compares it. `is_kept`: `history` shows it, and `stats` its changes.
     """
@@ -85,7 +84,7 @@ FIGURES: dict[str, Figure] = {
 
 GATED = tuple(name for name, figure in FIGURES.items() if figure.is_gated)
 KEPT = tuple(name for name, figure in FIGURES.items() if figure.is_kept)
-# The metric of a figure, after `chunkd_`, and what it says.
+# For each figure, the name of its metric (after `chunkd_`) and the help text.
 METRICS = {
     name: (f"{name}_ratio" if figure.is_ratio else name, figure.meaning)
     for name, figure in FIGURES.items()
@@ -94,7 +93,7 @@ METRICS = {
 
 
 def value_of(name: str, totals: Totals) -> Any:
-    """A figure by the totals; None for what they do not tell, as of an index that did not count all of them yet."""
+    """A figure computed from the totals; None if they do not determine it, or one of them was not counted yet."""
     of = FIGURES[name].of
     try:
         return getattr(totals, name) if of is None else of(totals)

@@ -1,4 +1,4 @@
-"""What a chunk store of the same layers would take: which chunks tell it, and the arithmetic over the totals, exact.
+"""What a chunk store of the same layers would take: which chunks the estimate uses, and its exact arithmetic.
 
 The sum of recompressed lengths over all unique chunks is estimated from those that were measured, by the ratio
 estimator and its linearised variance (Cochran, "Sampling Techniques", 3rd edition, 1977, sections 6.2 to 6.4).
@@ -11,19 +11,19 @@ from typing import Any, NamedTuple, Protocol
 
 from chunkd.figures.totals import Sample
 
-# What a store keeps of each unique chunk beside its bytes, after restic: an entry of a pack's header is type 1, length
-# 4, uncompressed length 4 and SHA-256 32 bytes (its doc/design.rst, "Pack Format").
+# What a store keeps for each unique chunk besides its bytes, after restic: an entry of a pack's header is type 1,
+# length 4, uncompressed length 4 and SHA-256 32 bytes (its doc/design.rst, "Pack Format").
 STORE_BYTES_A_UNIQUE_CHUNK = 41
-# And of each chunk of each layer, after casync: an entry of a .caibx is offset 8 and hash 32 bytes (its caformat.h).
+# And for each chunk of each layer, after casync: an entry of a .caibx is offset 8 and hash 32 bytes (its caformat.h).
 STORE_BYTES_A_CHUNK = 40
-# Of a normal distribution, 95 % lie within so many standard deviations.
+# 95 % of a normal distribution lie within this many standard deviations.
 DEVIATIONS_95 = 1.96
-# With fewer measured the interval would mean nothing (Cochran, section 6.4: more than 30 in the sample).
+# With fewer measured chunks the interval would mean nothing (Cochran, section 6.4: more than 30 in the sample).
 LEAST_MEASURED = 31
 
 
 class Estimate(NamedTuple):
-    """`error_bytes` is half of a 95 % interval. None for what too few measured chunks say nothing of."""
+    """`error_bytes` is half of a 95 % interval. A value is None if too few chunks were measured for it."""
 
     recompressed_bytes: int | None
     error_bytes: int | None
@@ -32,8 +32,9 @@ class Estimate(NamedTuple):
 def estimate(sample: Sample, unique_chunks: int, unique_bytes: int) -> Estimate:
     """The recompressed bytes of all unique chunks: `unique_bytes * y / x`, exact when every chunk was measured.
 
-    The variance is `(X / x)^2 * n * (1 - n / N) * s^2` with `s^2` the sum of `(y - R x)^2` over `n - 1`, `R = y / x`:
-    N chunks of X bytes, of which n of x bytes were measured. In whole integers up to the root: no digit cancels.
+    N chunks have X bytes, and n of them, with x bytes, were measured. The variance is
+    `(X / x)^2 * n * (1 - n / N) * s^2`, with `s^2` the sum of `(y - R x)^2` over `n - 1` and `R = y / x`. It is
+    computed in integers up to the root, so that no digit cancels.
     """
     n, x, y, xx, xy, yy = sample
     if n == unique_chunks:
@@ -49,7 +50,7 @@ def estimate(sample: Sample, unique_chunks: int, unique_bytes: int) -> Estimate:
 
 
 class Sums(Protocol):
-    """Of `figures.totals.Totals`, what is needed here."""
+    """The part of `figures.totals.Totals` that is needed here."""
 
     @property
     def layer_stored_bytes(self) -> int: ...
@@ -66,7 +67,7 @@ class Sums(Protocol):
 
 
 def figures(totals: Sums) -> dict[str, Any]:
-    """The figures of the net saving by name; None for what can't be told, as nothing was measured or there is nothing.
+    """The figures of the net saving by name; None where nothing was measured, or there is no layer.
 
     `break_even_unique` is the share of unique bytes at which `net_bytes` would be 0 with this ratio and this index.
     """

@@ -16,8 +16,8 @@ from chunkd.model import CacheState, Caps, ChunkParams, MeasureRule
 class Stats:
     """The figures and how fresh they are: a read-only snapshot. Times are RFC 3339 in UTC.
 
-    What is pending is None where nobody knows: without a daemon, unless the last writer ended with nothing left to do.
-    `unlisted_folders` counts folders whose last listing failed, None where no daemon knows; `problems` are at most 20
+    The pending figures are None without a daemon, unless the last writer ended with nothing left to do.
+    `unlisted_folders` counts folders whose last listing failed, None without a daemon; `problems` are at most 20
     sentences on what the figures may lack.
     """
 
@@ -38,7 +38,7 @@ class Stats:
     problems: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The one object of `stats --json`, `GET /v1/stats` and `scan --json`; names as DESIGN.md has them."""
+        """The one object of `stats --json`, `GET /v1/stats` and `scan --json`. README.md explains its names."""
         own = {
             "pending_blobs": self.pending_blobs, "pending_bytes": self.pending_bytes, "index_bytes": self.index_bytes,
             "unlisted_folders": self.unlisted_folders,

@@ -1,4 +1,4 @@
-"""The totals: one line here makes one, which the index keeps by its name and `check` counts again."""
+"""The totals. One line here defines a total: the index keeps it by its name, and `check` recounts it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def _sum_over(kind: str, of: Callable[..., int]) -> Any:
     blobs     the counted blobs: `of(blob)`
     failed    the failed blobs: `of(blob)`
     chunks    the unique chunks, many at once: `of(lengths, copies)`, two arrays
-    measured  those of them that were recompressed: `of(lengths, recompressed lengths)`, two arrays
+    measured  the unique chunks that were recompressed: `of(lengths, recompressed lengths)`, two arrays
     """
-    # A factory, so that a total that is not known is no attribute, and is not taken for 0.
+    # A factory, so that an unknown total has no attribute, and is not taken for 0.
     return field(default_factory=int, metadata={"kind": kind, "of": of})
 
 
-# Products of two lengths (24 bits each) that are summed up in 63 bits.
+# So many products of two lengths (24 bits each) fit into a sum of 63 bits.
 PRODUCTS_AT_ONCE = 1 << 14
 
 
@@ -33,8 +33,9 @@ def dot(left: Any, right: Any) -> int:
 class Totals:
     """The running figures, changed only together with the recipes that they sum up.
 
-    One line here makes a total: the index counts and stores it by its name, the history keeps it, `check` recounts it.
-    A total that an index did not count yet is not known: reading it raises AttributeError. `vars` gives those that are.
+    One line here defines a total: the index counts and stores it by its name, the history keeps it, `check` recounts
+    it. A total that an index has not counted yet is unknown: reading it raises AttributeError, and `vars` leaves it
+    out.
     """
 
     layers: int = _sum_over("blobs", lambda blob: blob.state == "layer")
@@ -56,13 +57,13 @@ class Totals:
 
     @classmethod
     def of(cls, values: Mapping[str, int]) -> Totals:
-        """These and no others: what is not among them is not known, and what has no line above is kept."""
+        """Totals with these values. A total that is missing here is unknown; a name without a line above is kept."""
         totals = object.__new__(cls)
         vars(totals).update(values)
         return totals
 
     def plus(self, steps: Mapping[str, int]) -> Totals:
-        """After a change. What is not known stays so, and what has no line above is not known any longer."""
+        """The totals after a change. Unknown totals stay unknown; names without a line above are dropped."""
         return Totals.of({name: vars(self)[name] + steps.get(name, 0) for name in TOTALS if name in vars(self)})
 
     def __eq__(self, other: object) -> bool:

@@ -1,7 +1,7 @@
-"""The figures as people read them: pure functions from the JSON objects of `routes.Answers` to lines.
+"""The figures as text for people: pure functions from the JSON objects of `routes.Answers` to lines.
 
-A line is at most 100 columns wide, unless a path or a digest alone is wider. What comes from files (paths, reasons)
-is shown with control characters escaped: a terminal obeys them.
+A line is at most 100 columns wide, unless a path or a digest alone is wider. Text from files (paths, reasons) is shown
+with control characters escaped, because a terminal would obey them.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ def index_source(path: str, as_of: str | None) -> str:
 
 
 def caution_sentence(stats: Mapping[str, Any]) -> str:
-    """What must hold for a chunk store to save anything. There must be a chunk."""
+    """The condition under which a chunk store saves anything. There must be at least one chunk."""
     unique_bytes, layer_stored_bytes = stats["unique_bytes"], stats["layer_stored_bytes"]
     caution = "A chunk store nets storage only if its unique chunks, recompressed, stay below what the layers take now"
     if unique_bytes <= layer_stored_bytes:
         return f"{caution}: here they do even without compression."
-    # Rounded down: at the percentage that is printed, the chunks do stay below.
+    # Rounded down, so that at the printed percentage the chunks do stay below.
     permille = 1000 * layer_stored_bytes // unique_bytes
     return f"{caution}: here, compressed to at most {permille / 10:.1f} % of their size."
 
 
 def saving_sentence(stats: Mapping[str, Any]) -> str:
-    """What a store would save, in a sentence for who decides on it; `net` must be known."""
+    """What a store would save, in one sentence; `net` must be known."""
     stored_bytes = stats["layer_stored_bytes"]
     as_chunks_bytes = stored_bytes - stats["net_bytes"]
     percent = 100 * stats["net"]
@@ -51,7 +51,7 @@ def saving_sentence(stats: Mapping[str, Any]) -> str:
 
 
 def changes(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(label, words) of each span over which it is known how the figures have changed."""
+    """(label, words) for each span over which the changes of the figures are known."""
     for span, grown in stats.get("changes", {}).items():
         if grown is None:
             continue
@@ -71,7 +71,7 @@ def _grown(step: float, size: str, what: str) -> str:
 
 
 def remarks(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(label, words) of whatever makes the figures less than the whole truth."""
+    """(label, words) for each reason why the figures may be incomplete or wrong."""
     if stats["pending_blobs"] is None:
         yield "pending", "not known: the last writer was stopped before it was done; `chunkd scan` finds out"
     elif stats["pending_blobs"]:
@@ -116,7 +116,7 @@ def range_text(least: int, most: int) -> str:
 
 
 def bytes_text(size_bytes: int) -> str:
-    """With a binary unit and one decimal: `815 bytes`, `61.2 MiB`. What rounds to 1024 takes the next unit."""
+    """With a binary unit and one decimal: `815 bytes`, `61.2 MiB`. A value that rounds to 1024 takes the next unit."""
     value, unit = float(size_bytes), 0
     while unit + 1 < len(UNITS) and (round(value, 1) if unit else value) >= 1024:
         value, unit = value / 1024, unit + 1
@@ -148,5 +148,5 @@ def _as_of(as_of: str | None) -> str:
 
 
 def shown(text: str) -> str:
-    """With what a terminal obeys, and what is no text, written out: what others wrote may hold anything."""
+    """The text with control characters and other unprintable characters escaped; it may come from anybody."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -21,16 +21,16 @@ SLOTS = 170
 SLOT = np.dtype([("low", "<u8"), ("high", "<u8"), ("use", "<u8")])
 BLOCK_BYTES = SLOTS * SLOT.itemsize
 
-# A measured chunk: its slot in the block, and its length recompressed.
+# A measured chunk: its slot in the block, and its recompressed length.
 MEASURED = np.dtype([("slot", "u1"), ("length", "<u4")])
 
 # `use` holds the chunk's length in its low 24 bits and its copies in the 40 above.
 LENGTH_BITS = np.uint64(24)
 LENGTH_MASK = np.uint64((1 << 24) - 1)
 MAX_COPIES = (1 << 40) - 1
-# No recipe has more: they would be 8 TiB at the least. No sum of counts can wrap, whatever a record claims.
+# The most chunks of a recipe: more would be 8 TiB at the least. So no sum of counts can wrap, whatever a record says.
 MAX_RECIPE_CHUNKS = 1 << 32
-# A number has 5 bytes in the look-up's entries.
+# The most chunks that an index has: a number has 5 bytes in the look-up's entries.
 MAX_CHUNKS = 1 << 40
 
 
@@ -39,7 +39,7 @@ def block_key(block: int) -> bytes:
 
 
 def block_of(key: bytes) -> int:
-    """Raises Damaged for what `block_key` does not make, or of no chunk that there can be."""
+    """Raises Damaged for a key that `block_key` can't make, or a block beyond the largest chunk number."""
     block = int.from_bytes(key, "big")
     if len(key) != len(block_key(0)) or block * SLOTS >= MAX_CHUNKS:
         raise Damaged(f"{key.hex()} is no block")
@@ -70,7 +70,7 @@ def pack_varints(values: NDArray[np.uint64]) -> bytes:
 
 
 def unpack_varints(packed: bytes) -> NDArray[np.uint64]:
-    """Raises Damaged when the last one has no end, or one is wider than 9 bytes (63 bits) or than it need be."""
+    """Raises Damaged when the last number has no end, or one is wider than 9 bytes (63 bits) or than it need be."""
     octets = np.frombuffer(packed, np.uint8)
     if not len(octets):
         return np.empty(0, np.uint64)
@@ -103,9 +103,9 @@ def pack_recipe(numbers: Numbers) -> bytes:
 
 
 def unpack_recipe(packed: bytes, chunks: int) -> Numbers:
-    """The chunk numbers of a recipe of `chunks` chunks. Raises Damaged, before unfolding, when it holds others.
+    """The chunk numbers of a recipe of `chunks` chunks. Raises Damaged, before unfolding, if it has another count.
 
-    What is taken is what `pack_recipe` makes of these numbers, and no other bytes.
+    Only the bytes that `pack_recipe` makes of these numbers are accepted.
     """
     values = unpack_varints(packed)
     if len(values) % 2:
@@ -119,14 +119,14 @@ def unpack_recipe(packed: bytes, chunks: int) -> Numbers:
         raise Damaged("two of its runs are one")
     bounds = np.cumsum(counts)
     firsts = np.cumsum(steps) + bounds - counts
-    # Each step is within 63 bits, so that no first can be past the end and back again before it is seen here.
+    # Each step is within 63 bits, so a first number past the end shows here before a later step leads back.
     if (firsts < 0).any() or (firsts > MAX_CHUNKS - counts).any():
         raise Damaged("a chunk number is none")
     return np.repeat(firsts - (bounds - counts), counts) + np.arange(chunks)
 
 
 def picked(high: NDArray[np.uint64], threshold: int) -> NDArray[np.bool_]:
-    """Which chunks `saving.MeasureRule` picks, by the second half of their hashes."""
+    """Which chunks `model.MeasureRule` picks, by the second half of their hashes."""
     return high >> np.uint64(48) < np.uint64(threshold)
 
 
@@ -139,7 +139,7 @@ def frame_bounds(lengths: Numbers) -> tuple[Numbers, Numbers]:
 
 
 def pack_measured(blocks: list[int], numbers: Numbers, lengths: Numbers) -> list[bytes]:
-    """The recompressed lengths of sorted chunk numbers, a value for each of the blocks, empty where it has none."""
+    """The recompressed lengths of sorted chunk numbers: one value for each of the blocks, empty for a block without."""
     packed = np.empty(len(numbers), MEASURED)
     packed["slot"], packed["length"] = numbers % SLOTS, lengths
     edges = [*numbers.searchsorted(np.array(blocks, np.int64) * SLOTS).tolist(), len(numbers)]
@@ -149,7 +149,7 @@ def pack_measured(blocks: list[int], numbers: Numbers, lengths: Numbers) -> list
 def unpack_measured(blocks: list[int], values: Sequence[Buffer]) -> tuple[Numbers, Numbers]:
     """The chunk numbers, sorted, and their recompressed lengths in these blocks' values.
 
-    Raises Damaged for what `pack_measured` does not make.
+    Raises Damaged for a value that `pack_measured` can't make.
     """
     sizes = np.array([len(value) for value in values], np.int64)  # type: ignore[arg-type]  # bytes, or views of them
     if (sizes % MEASURED.itemsize).any():

@@ -1,8 +1,8 @@
-"""Freeing what removed blobs leave: blocks of chunk records in which no chunk lives, and their look-up entries.
+"""Frees what removed blobs leave: blocks of chunk records in which no chunk lives, and their look-up entries.
 
-A chunk without copies keeps its record, counts in no figure, and revives if it lands again, so removing a blob writes
-little. When the dead are many, whole blocks of them go, in slices that leave room for other work in between. Between
-two slices a dead_blocks block may come to life again: `Index.dead_blocks` loses it then, and it stays.
+A chunk without copies keeps its record, counts in no figure, and revives if it lands again. So removing a blob writes
+little. When many chunks are dead, whole blocks of them are deleted, in slices that leave room for other work. If a
+chunk of a dead block revives between two slices, its block leaves `Index.dead_blocks` and stays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from chunkd.index.index import Index
 
 log = logging.getLogger(__name__)
 
-# Sweeping is worth it from so many dead chunks on, and when they are this part of all.
+# A compaction starts at this many dead chunks, if they are also this part of all chunks.
 WORTH_CHUNKS = 100_000
 WORTH_PART = 4
 BLOCKS_A_SLICE = 4096
@@ -34,15 +34,15 @@ class Compaction:
         self._index = index
         self._stage = ""
         self._at = -1
-        # How things stood when the last compaction began: another one finds nothing while they do.
+        # The head at the start of the last compaction. While it is the same, another compaction would find nothing.
         self._swept = (-1, -1)
 
     def turn(self) -> bool:
-        """Do the next slice, if there is one to do; whether there was. Raises IndexUnwritable and BadIndex."""
+        """Do the next slice, if there is one. Returns whether there was. Raises IndexUnwritable and BadIndex."""
         try:
             return self._turn()
         except BaseException:
-            # What this slice did is undone; what it noted for the next ones is not true.
+            # The slice is rolled back, so what it noted for the next ones is wrong.
             self._stage = ""
             self._index.dead_blocks.clear()
             raise
@@ -68,7 +68,7 @@ class Compaction:
         """Note the blocks in which no chunk lives. The newest is left out: it is still being filled."""
         store = self._index.store
         seen = 0
-        # Buffers, so that of most blocks no more than their first slot is read.
+        # Buffers: of most blocks only the first slot is read.
         with store.guarded(), store.env.begin(buffers=True) as txn, txn.cursor(db=store.databases["chunks"]) as cursor:
             newest = store.head(txn).next_number // blocks.SLOTS
             there = cursor.set_range(blocks.block_key(self._at + 1))
@@ -89,7 +89,7 @@ class Compaction:
         dead_blocks[list(self._index.dead_blocks)] = True
 
         def dead(numbers: Numbers) -> NDArray[np.bool_]:
-            # What lies behind the last dead_blocks block is as the one after it: not dead_blocks.
+            # Blocks after the last dead one share the entry after it, which is False.
             return dead_blocks[np.minimum(numbers // blocks.SLOTS, len(dead_blocks) - 1)]
 
         with self._index.transaction() as change:
@@ -102,7 +102,7 @@ class Compaction:
                     return
 
     def _delete(self) -> None:
-        """Delete blocks that are still dead; what has revived since has left `dead_blocks`."""
+        """Delete the blocks that are still dead. Those with a chunk that revived have left `dead_blocks`."""
         freed = 0
         with self._index.transaction() as change:
             slice_ = sorted(self._index.dead_blocks)[:BLOCKS_A_SLICE]
@@ -126,5 +126,5 @@ class Compaction:
 
 def _alive(block: bytes | memoryview) -> bool:
     slots = np.frombuffer(block, blocks.SLOT)
-    # Mostly the first slot tells.
+    # The first slot usually answers.
     return bool(slots["use"][0] >> blocks.LENGTH_BITS) or bool((slots["use"] >> blocks.LENGTH_BITS).any())

@@ -1,11 +1,11 @@
-"""The totals over time: a row for each minute in which they changed, and they stood so until the next row.
+"""The totals over time: one row for each minute in which they changed. A row holds until the next one.
 
-A quiet cache writes nothing, and how it stood at any time is what the last row before tells. Rows are thinned with
-age: the last of each hour is kept after a day, and the last of each day after a month.
+A quiet cache writes nothing; the totals at any time are those of the last row before it. Rows are thinned with age: the
+last of each hour is kept after a day, and the last of each day after a month.
 
-Clocks jump. The rows that a clock ahead of time has written lie in the future when it is put right: those of the next
-day are dropped by the next change, others are not shown until their time comes. A clock ahead also makes every row look
-old; therefore a row thins two at most, and an hour with a wrong clock costs 120 rows and not all.
+Clocks jump. When a clock that was ahead is put right, the rows that it wrote lie in the future. The next change drops
+those of the next day; the others are not shown until their time comes. A clock ahead also makes every row look old.
+Therefore a row thins two at most, and an hour with a wrong clock costs 120 rows and not all.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 MINUTE_NS = 60 * 10**9
 KEY_BYTES = 4
-# The last minute of the year 9999, which is the last that dates are written of.
+# The last minute of the year 9999, the last year that dates can have.
 LAST_MINUTE = 4_223_371_679
 HOUR, DAY = 60, 1440
 MONTH = 31 * DAY
-# Beyond so many the oldest is dropped: those of days are 130 years by then.
+# Beyond this many rows the oldest is dropped. The daily rows reach back 130 years by then.
 MOST_ROWS = 50_000
 ROWS_A_SLICE = 512
 DROPS_A_SLICE = 2
@@ -39,11 +39,11 @@ class History:
 
     def __init__(self, table: lmdb._Database) -> None:
         self._table = table
-        # Where thinning goes on. The first look is at all rows: a scan on a timer ends after a row, and has no other.
+        # Where thinning goes on. The first pass covers all rows, because a scan on a timer writes one row and ends.
         self._hand, self._slice_rows = 0, MOST_ROWS
 
     def note(self, txn: lmdb.Transaction, now_ns: int, totals: Totals) -> None:
-        """Keep the totals as those of this minute, in place of what it had before; with a new row, thin a slice."""
+        """Keep the totals under this minute, replacing its previous row. A new row also thins a slice."""
         now = minute_of(now_ns)
         is_new = txn.get(moment_key(now), db=self._table) is None
         txn.put(moment_key(now), pack_totals(totals), db=self._table)
@@ -52,7 +52,7 @@ class History:
             self._thin(txn, now)
 
     def _drop_ahead(self, txn: lmdb.Transaction, now: int) -> None:
-        """Drop the rows of the next day: they were written before this one, by a clock that was put back since."""
+        """Drop the rows of the next day: a clock that has been put back since wrote them before this one."""
         with txn.cursor(db=self._table) as cursor:
             there = cursor.set_range(moment_key(min(now + 1, LAST_MINUTE)))
             while there and now < _minute(cursor.key()) <= now + DAY:
@@ -76,7 +76,7 @@ class History:
 
 
 def inherit(store: Store, rows: Iterable[tuple[bytes, bytes]], now_ns: int) -> None:
-    """Make these rows the history of another index, in place of its own, and how that one stands the last row.
+    """Replace this index's history by these rows of another one, followed by a row of this index's present totals.
 
     Raises IndexUnwritable, with nothing changed.
     """
@@ -92,14 +92,14 @@ def inherit(store: Store, rows: Iterable[tuple[bytes, bytes]], now_ns: int) -> N
 
 
 def _surplus(minute: int, following: int, now: int) -> bool:
-    """Whether a row tells no more than the one that follows it, by what is kept of its age."""
+    """Whether thinning drops this row: the one that follows stands for the same hour or day."""
     age = now - minute
     kept = 1 if age <= DAY else HOUR if age <= MONTH else DAY
     return minute // kept == following // kept
 
 
 def _minute(key: bytes | memoryview) -> int:
-    # The writer's transactions give buffers. What is no minute is for `recount` to tell.
+    # The writer's transactions give buffers. `recount` finds keys that are not a minute.
     return int.from_bytes(bytes(key), "big")
 
 
@@ -107,7 +107,7 @@ def _minute(key: bytes | memoryview) -> int:
 
 
 def check_history(store: Store, txn: lmdb.Transaction) -> Iterator[tuple[str, str]]:
-    """(key, what is wrong) of each row that is none."""
+    """(key, what is wrong) of each damaged row."""
     for key, value in store.walk(txn, "history"):
         try:
             moment_from_key(key)
@@ -116,11 +116,11 @@ def check_history(store: Store, txn: lmdb.Transaction) -> Iterator[tuple[str, st
             yield key.hex(), str(error)
 
 
-# --- a row's key, both ways: the minute at whose end the totals stood so
+# --- a row's key, both ways: the minute at whose end the totals had these values
 
 
 def minute_of(time_ns: int) -> int:
-    """The minute since the epoch that a time lies in; the nearest that there is for times before and after all."""
+    """The minute since the epoch that contains this time; times out of range give the nearest minute in range."""
     return min(max(time_ns // MINUTE_NS, 0), LAST_MINUTE)
 
 

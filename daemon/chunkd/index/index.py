@@ -33,15 +33,15 @@ from chunkd.index.storage.environment import (
 from chunkd.index.storage.lock import IndexLock
 from chunkd.model import Blob, Cache, Digest, Place, Recipe
 
-# Where more counted blobs than these agree about a chunk's length, a new recipe that says otherwise is not believed.
+# If more counted blobs than these agree on a chunk's length, a new recipe that contradicts them is not believed.
 MOST_DOUBTED = 8
 
 
 class RecipeContradicts(RecipeImpossible):
     """Two recipes give one chunk two lengths, so one of their workers lied.
 
-    `digests` are the counted blobs that have the chunk, to be read again as well. There are none where more than
-    `MOST_DOUBTED` have it: then it is the new recipe that lies.
+    `digests` are the counted blobs that have the chunk and must be read again. It is empty if more than `MOST_DOUBTED`
+    have it: then the new recipe is taken to be wrong.
     """
 
     def __init__(self, chunk_hash: bytes, digests: tuple[Digest, ...]) -> None:
@@ -51,9 +51,9 @@ class RecipeContradicts(RecipeImpossible):
 
 
 class Index:
-    """An open index, which belongs to whom its state directory belongs to, also where root has made it.
+    """An open index. It belongs to the owner of its state directory, even when root has made it.
 
-    Raises IndexBusy when another process writes it, ParamsMismatch when it was made with others.
+    Raises IndexBusy when another process writes it, ParamsMismatch when it was made with other parameters.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Index:
         try:
             if not is_there(path):
                 create(path, rules)
-            # A writer that did not end by itself may have met a damaged page: then another one would end there too.
+            # The last writer was killed or crashed, perhaps at a damaged page, where this one would end too.
             self.store = Store(str(path), readonly=False, audit=bool(self._lock.left))
         except BaseException:
             self._lock.close()
@@ -76,10 +76,10 @@ class Index:
         try:
             self._clock_ns = clock_ns
             self.lookup = Lookup(self.store.databases["young"], self.store.databases["dense"])
-            # Blocks without a live chunk that a compaction is about to drop; a chunk that revives takes its block out.
+            # Blocks without a live chunk, which a compaction will delete. A chunk that revives takes its block out.
             self.dead_blocks: set[int] = set()
             self._history = History(self.store.databases["history"])
-            # Whether the newest commit is on disk: of the process before, nobody knows.
+            # Whether the newest commit is on disk. After another process's last commit nobody knows.
             self._synced = False
             with self.store.snapshot() as txn:
                 self.rules = self.store.check_format(txn, rules.params)
@@ -90,9 +90,9 @@ class Index:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Change]:
-        """All of what is done with the `Change`, committed and synced; or nothing of it, when anything is raised.
+        """Commits and syncs everything that is done with the `Change`, or nothing if anything is raised.
 
-        Raises IndexUnwritable when the disk would not take it (the index is as before), IndexDamaged for damage.
+        Raises IndexUnwritable when the disk can't take it (the index is as before), IndexDamaged for damage.
         """
         try:
             if not self._synced:
@@ -117,8 +117,8 @@ class Index:
             yield txn
 
     def record_at_rest(self, is_at_rest: bool = True) -> None:
-        """Note whether nothing is left to be done: every blob that is known is in the figures, or has failed. The next
-        change of the index takes that back. Writes nothing where it is so noted. Raises IndexUnwritable.
+        """Record whether nothing is left to do: every known blob is in the figures or has failed. The next change of
+        the index removes the record. Writes nothing if the record is right already. Raises IndexUnwritable.
         """
         with self.snapshot() as txn:
             if self.store.at_rest(txn) == is_at_rest:
@@ -147,14 +147,14 @@ class Change:
             txn, self.store.databases["chunks"], index.lookup, measured, index.rules, index.dead_blocks
         )
         self._touched = False
-        # By how much the histogram will have grown: its record is written once, with the head.
+        # By how much the histogram grows. Its record is written once, with the head.
         self._grown = np.zeros((histogram.ROWS, len(histogram.COLUMNS)), np.int64)
 
     @property
     def totals_changed(self) -> bool:
         return self.head.totals != self._head.totals
 
-    # --- what is there --------------------------------------------------------------------------------------------
+    # --- reading --------------------------------------------------------------------------------------------------
 
     def blob(self, digest: Digest) -> Blob | None:
         """The counted blob of that digest."""
@@ -193,7 +193,7 @@ class Change:
         self._delete("holders", records.holder_key(digest, place))
 
     def ignore(self, place: Place, reason: str) -> bool:
-        """True when this is news."""
+        """Returns whether this changed the record."""
         key = records.place_key(place)
         if self.store.get(self.txn, "ignored", key) == reason.encode():
             return False
@@ -204,7 +204,7 @@ class Change:
         self._discard("ignored", records.place_key(place))
 
     def require_rehash(self, digest: Digest) -> None:
-        """Note that a counted digest has lost its verified place: another one must be hashed before it is kept."""
+        """Record that a counted digest has lost its verified place: another place must be hashed."""
         self._put("needs_rehash", records.digest_key(digest), b"")
 
     def needs_rehash(self, digest: Digest) -> bool:
@@ -226,17 +226,17 @@ class Change:
         self.head = replace(self.head, scanned_at_ns=at_ns)
 
     def verified(self, at_s: float) -> None:
-        """Every place has been compared."""
+        """Record that a round has compared every place."""
         self._put("meta", VERIFIED_KEY, records.seal(int(at_s).to_bytes(8, "little")))
 
     def fail(self, blob: Blob) -> None:
-        """Record a failed blob, in place of what its record said before."""
+        """Record a failed blob, replacing its record."""
         self.clear_failure(blob.digest)
         self._put("failed", records.digest_key(blob.digest), records.pack_blob(blob))
         self._add_totals(1, sums("failed", blob))
 
     def clear_failure(self, digest: Digest) -> None:
-        """Remove the record of a failure, if there is one."""
+        """Remove the record of a failure, if it exists."""
         old = self.failed(digest)
         if old is not None:
             self._delete("failed", records.digest_key(digest))
@@ -245,9 +245,9 @@ class Change:
     # --- blobs: the rule of truth ---------------------------------------------------------------------------------
 
     def add(self, blob: Blob, recipe: Recipe) -> int:
-        """Count a blob; how many of its chunks were never seen before. Its failure, if any, is forgotten.
+        """Count a blob and return how many of its chunks are new. Clears the record of its failure, if any.
 
-        Raises, with nothing changed, RecipeImpossible when the recipe is none or not that of the blob, and
+        Raises, with nothing changed, RecipeImpossible when the recipe is not valid or does not fit the blob, and
         RecipeContradicts when counted blobs have one of its chunks with another length.
         """
         uncompressed_bytes = int(np.frombuffer(recipe.lengths, "<u4").sum(dtype=np.int64))
@@ -259,7 +259,7 @@ class Change:
         return numbered.new
 
     def _number(self, recipe: Recipe) -> Numbered:
-        """The chunks of a recipe by number. A new one has a record at 0 copies, and is in the look-up."""
+        """The chunks of a recipe by number. New chunks get a record at 0 copies and a look-up entry."""
         head = self.head
         try:
             numbered = self.chunks.number(recipe, head.next_number)
@@ -273,9 +273,9 @@ class Change:
         return numbered
 
     def _holders_of_chunk(self, number: int) -> tuple[Digest, ...]:
-        """The counted blobs whose recipes have a chunk; none where they are more than can be read again for a doubt.
+        """The counted blobs whose recipes have a chunk; empty if they are more than `MOST_DOUBTED`.
 
-        Every recipe is walked: no record leads from a chunk to its blobs.
+        Walks every recipe, because no record leads from a chunk to its blobs.
         """
         found: list[Digest] = []
         for key, packed in self.store.walk(self.txn, "recipes"):
@@ -297,8 +297,8 @@ class Change:
         self.rehashed(digest)
 
     def apply(self, blob: Blob, numbers: Numbers, sign: int, recompressed: Numbers) -> None:
-        """Count one recipe in (+1) or out (-1): the record, its chunks' copies, the totals and the histogram, in one
-        breath. `recompressed` are the lengths of its chunks that the rule picks, for those that come to life.
+        """Count one recipe in (+1) or out (-1): changes the record, its chunks' copies, the totals and the histogram
+        together. `recompressed` has the lengths of the chunks that the rule picks, used for those that come to life.
         """
         key = records.digest_key(blob.digest)
         if (self.blob(blob.digest) is None) != (sign > 0):
@@ -340,7 +340,7 @@ class Change:
         self._touched = True
 
     def _discard(self, database: str, key: bytes) -> bool:
-        """Delete a record; whether it was there."""
+        """Delete a record. Returns whether it existed."""
         found = self.txn.delete(key, db=self.store.databases[database])
         self._touched |= found
         return found
@@ -350,7 +350,7 @@ class Change:
             raise IndexDamaged(self.store.path, f"a record of {database!r} is missing")
 
     def write_head(self, now_ns: int) -> None:
-        """Write what all changes together make of the head and of the histogram."""
+        """Write the head and the histogram with all changes of this transaction."""
         if self._grown.any():
             rows = np.array(self.store.histogram(self.txn), np.int64) + self._grown
             if (rows < 0).any():
@@ -361,5 +361,5 @@ class Change:
             self.head = replace(self.head, as_of_ns=max(now_ns, 1))
             self._put("meta", HEAD_KEY, records.pack_head(self.head))
         if self._touched:
-            # Whoever writes has something to do; that nothing is left is for its end to say again.
+            # A change means that there was something to do. The writer's end records again that nothing is left.
             self.txn.delete(AT_REST_KEY, db=self.store.databases["meta"])

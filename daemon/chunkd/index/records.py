@@ -1,7 +1,7 @@
-"""The index's records as bytes, both ways. No LMDB here, so that `recount` may share it with `index`.
+"""The index's records as bytes, both ways. No LMDB here, so that `recount` can share it with `index`.
 
-Keys are compared as bytes, so every integer in a key is big-endian; values are little-endian. What decides how all the
-rest is read (format, parameters, caches, totals) is sealed: a checksum that is tested at each read.
+LMDB compares keys as bytes, so integers in keys are big-endian; those in values are little-endian. The records that
+decide how all others are read (format, parameters, caches, totals) are sealed with a checksum, tested at each read.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ SEAL_BYTES = 8
 BLOB = struct.Struct("<BBHIQQQQ")
 PLACE = struct.Struct("<B7sQQQQ")
 _SPARE = bytes(7)
-# No record of totals is longer: 16 of them, with their names, take some 500 bytes.
+# The longest record of totals: 16 of them, with their names, take some 500 bytes.
 MOST_TOTALS_BYTES = 8192
 
 
 class Damaged(ValueError):
-    """The bytes are no such record. Whoever reads knows where they came from, and says so."""
+    """The bytes are not such a record. The caller knows where they came from, and says so."""
 
 
 def seal(payload: bytes) -> bytes:
@@ -87,7 +87,7 @@ def place_from_key(key: bytes) -> Place:
 
 
 def holder_key(digest: Digest, place: Place) -> bytes:
-    """The digest's key, then the place's: all places of a digest stand side by side."""
+    """The digest's key, then the place's, so that all places of a digest are side by side."""
     return digest_key(digest) + place_key(place)
 
 
@@ -129,7 +129,7 @@ HELD_STATES = ("verified", "untested", "bad")
 
 def pack_held(held: Held) -> bytes:
     """State, 7 spare bytes, device, inode, stored bytes, ctime in ns; then the digest's key."""
-    # A file system may give times before 1970: unknown, as 0 is.
+    # A file system may give times before 1970. They become 0, which means unknown.
     mark = held.mark._replace(ctime_ns=max(held.mark.ctime_ns, 0))
     return PLACE.pack(HELD_STATES.index(held.state), _SPARE, *mark) + digest_key(held.digest)
 
@@ -159,10 +159,10 @@ def _fields(value: bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The totals with what must change in the same breath. Times are ns since the epoch, 0 for never.
+    """The totals, with the values that must change together with them. Times are ns since the epoch, 0 for never.
 
-    `next_number` is the number of the next new chunk, `dead_chunks` how many slots have no copies, `young_entries` and
-    `hand` belong to the look-up: how many entries wait in `young`, and which of its slices is merged next.
+    `next_number` is the number of the next new chunk. `dead_chunks` is how many slots have no copies. `young_entries`
+    and `hand` belong to the look-up: how many entries wait in `young`, and which of its slices is merged next.
     """
 
     totals: Totals = Totals()
@@ -198,7 +198,7 @@ def unpack_totals(value: bytes) -> Totals:
 
 
 def _totals_in(named: object) -> Totals:
-    """Totals that this version does not know are among them, and those that were not counted are not."""
+    """Includes totals that this version does not know, and leaves out totals that were not counted yet."""
     if not isinstance(named, dict) or not all(name.isidentifier() for name in named):
         raise Damaged("they are no totals by name")
     return Totals.of({name: _natural(name, number) for name, number in named.items()})
@@ -216,8 +216,8 @@ def _json(fields: Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What every figure depends on beside the blobs: the chunker's parameters, the caps, the decoders' versions, and
-    which chunks are recompressed and how. `asked` is the rule for that which the settings name, where it is another.
+    """What every figure depends on besides the blobs: the chunker's parameters, the caps, the decoders' versions, and
+    which chunks are recompressed and how. `asked` is the measuring rule of the settings, if it differs from `measure`.
     """
 
     params: ChunkParams = ChunkParams()
@@ -228,7 +228,7 @@ class Rules:
 
     @property
     def unlike(self) -> str:
-        """What is to be said where another measuring rule is asked for than the one in force; else nothing."""
+        """The warning that the settings ask for another measuring rule than the one in force; "" if they do not."""
         if self.asked is None:
             return ""
         return (
@@ -253,7 +253,7 @@ def pack_caches(caches: dict[int, Cache]) -> bytes:
 
 
 def unpack_caches(value: bytes) -> dict[int, Cache]:
-    """Format 2 had no warnings."""
+    """Also reads caches of format 2, which have no warnings."""
     caches = {}
     for number, (path, device, inode, layouts, layerless, mounts, *warnings) in _fields(value).items():
         mounts = tuple((folder, on) for folder, on in mounts)
@@ -263,12 +263,12 @@ def unpack_caches(value: bytes) -> dict[int, Cache]:
 
 
 def _layerless(value: str | bool) -> str:
-    """It was once true or false: whether a cache holds blobs and no layer."""
+    """Older records have true or false here: whether a cache holds blobs but no layer."""
     return value if isinstance(value, str) else METADATA_ALONE * value
 
 
 def unpack_paths(value: bytes) -> tuple[str, ...]:
-    """The paths of the caches alone, which every format has had first of all that is known of one."""
+    """Only the paths of the caches, which come first in a cache's record in every format."""
     return tuple(path for path, *_ in _fields(value).values())
 
 

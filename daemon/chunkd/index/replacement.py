@@ -1,4 +1,4 @@
-"""An index that is made beside another one, and takes its place when it is whole."""
+"""An index that is made beside another one, and replaces it when it is complete."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ log = logging.getLogger(__name__)
 
 
 def state_beside(state_dir: str) -> str:
-    """The state directory of the index that is made."""
+    """The state directory of the new index."""
     return os.path.join(state_dir, "remeasured")
 
 
 def give_away(state_dir: str) -> None:
-    """Let who owns the old index own what root has made beside it, and so be able to take it over."""
+    """Give the new index to the owner of the old one, if root has made it, so that the owner can take it over."""
     beside = Path(state_beside(state_dir))
     durability.give_away((beside, *beside.rglob("*")), Path(state_dir, "index", "data.mdb").stat())
 
 
 def mark_whole(state_dir: str) -> None:
-    """Nothing is left to be done to the index beside but to take it over. Raises IndexBusy when another process has
-    begun to write it.
+    """Mark the new index as complete, ready to be taken over. Raises IndexBusy when another process has begun to write
+    it.
     """
     beside = Path(state_beside(state_dir))
     with IndexLock(str(beside), exclusive=True, holder="chunkd scan --remeasure"):
@@ -42,12 +42,12 @@ def mark_whole(state_dir: str) -> None:
 
 
 def mark_unfinished(state_dir: str) -> None:
-    """There is more to be done to it. To be called by who holds its lock."""
+    """Mark the new index as not complete. The caller holds its lock."""
     Path(state_beside(state_dir), "whole").unlink(missing_ok=True)
 
 
 def discard(state_dir: str) -> None:
-    """Remove the index beside, whole or not. Raises IndexBusy while another process writes it."""
+    """Remove the new index, complete or not. Raises IndexBusy while another process writes it."""
     beside = state_beside(state_dir)
     if os.path.exists(beside):
         with IndexLock(beside, exclusive=True, holder="chunkd"):
@@ -55,12 +55,12 @@ def discard(state_dir: str) -> None:
 
 
 def take_over(state_dir: str) -> bool:
-    """Put the index beside in the place of the old one, where it is whole, with the old one's history; whether that
-    was so.
+    """Put the new index in the place of the old one if it is complete, with the old one's history. Returns whether it
+    did.
 
-    One rename decides: a crash leaves the old index or the new one. Raises IndexBusy while another process writes
-    either, as a daemon does, IndexUnwritable when the disk would not take the history, BadIndex and IndexUnreachable
-    when the one beside can't be used.
+    One rename decides: a crash leaves the old index or the new one. Raises IndexBusy while another process (such as a
+    daemon) writes either, IndexUnwritable when the disk can't take the history, BadIndex and IndexUnreachable when the
+    new index can't be used.
     """
     beside, index = Path(state_beside(state_dir)), Path(state_dir, "index")
     if not os.path.exists(beside / "whole"):
@@ -69,14 +69,14 @@ def take_over(state_dir: str) -> bool:
     with contextlib.ExitStack() as stack:
         stack.enter_context(IndexLock(str(beside), exclusive=True, holder="chunkd"))
         there = made.exists()
-        # Opened before the old one's lock is taken, which forgets how its last writer ended.
+        # Opened before the old index's lock is taken, because taking it erases how the last writer ended.
         store = stack.enter_context(contextlib.closing(Store(str(made.parent), readonly=False))) if there else None
         lock = stack.enter_context(IndexLock(state_dir, exclusive=True, holder="chunkd"))
         if store is not None:
             index.mkdir(mode=0o750, exist_ok=True)
             history.inherit(store, history_of(str(index), audit=bool(lock.left)), time.time_ns())
             store.close()
-            # Who still reads the old index keeps its files. LMDB's lock file tells of one data file: each has its own.
+            # Processes that still read the old index keep its files. LMDB's lock file belongs to one data file.
             with contextlib.suppress(FileNotFoundError):
                 (index / "lock.mdb").unlink()
             made.rename(index / "data.mdb")
@@ -86,7 +86,7 @@ def take_over(state_dir: str) -> bool:
 
 
 def history_of(index: str, *, audit: bool) -> list[tuple[bytes, bytes]]:
-    """The rows of an index's history, for `history.inherit`, as far as they can be read; also of one of chunkd 0.1."""
+    """The readable rows of an index's history, for `history.inherit`; also of an index of chunkd 0.1."""
     found: list[tuple[bytes, bytes]] = []
     try:
         store = Store(index, readonly=True, lock=False, audit=audit, any_format=True)
@@ -112,8 +112,8 @@ def _rows(store: Store) -> Iterator[tuple[bytes, bytes]]:
 
 
 def take_over_at_start(state_dir: str) -> None:
-    """As `take_over`; what another process writes is left to it, and opening the index says so. On a full disk, and
-    where the one beside can't be used, the old index goes on.
+    """As `take_over`, for a daemon's start. If another process writes an index, nothing happens here, and opening the
+    index raises IndexBusy. On a full disk, and if the new index can't be used, the old one stays in use.
     """
     with contextlib.suppress(IndexBusy):
         try:

@@ -1,4 +1,4 @@
-"""The history as it is asked for: rows from a time on, and the changes over a day and a week."""
+"""Queries of the history: rows from a time on, and the changes over a day and a week."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPANS = {"m": 1, "h": HOUR, "d": DAY, "w": WEEK}
 
 
 def rows(store: Store, txn: lmdb.Transaction, since: int, until: int) -> Iterator[tuple[int, Totals]]:
-    """The minutes from `since` to `until` that have a row, with the totals."""
+    """The minutes from `since` to `until` that have a row, with their totals."""
     with txn.cursor(db=store.databases["history"]) as cursor:
         there = cursor.set_range(moment_key(since))
         for key, value in cursor if there else ():
@@ -34,14 +34,14 @@ def rows(store: Store, txn: lmdb.Transaction, since: int, until: int) -> Iterato
 
 
 def stood(store: Store, txn: lmdb.Transaction, at: int) -> Totals | None:
-    """The totals as they were at the end of a minute, None where that was before the first row."""
+    """The totals at the end of a minute, None if that is before the first row."""
     with txn.cursor(db=store.databases["history"]) as cursor:
         there = cursor.prev() if cursor.set_range(moment_key(max(at, 0) + 1)) else cursor.last()
         return unpack_totals(bytes(cursor.value())) if there and at >= 0 else None
 
 
 def changes(store: Store, txn: lmdb.Transaction, now_ns: int, totals: Totals) -> dict[str, dict[str, Any] | None]:
-    """By how much each figure grew over a day and over a week; None where the history does not reach back so far."""
+    """By how much each figure grew over a day and over a week; None if the history does not reach back that far."""
     now, today = minute_of(now_ns), figures_of(totals)
     grown: dict[str, dict[str, Any] | None] = {}
     for name, minutes in (("day", DAY), ("week", WEEK)):
@@ -57,15 +57,15 @@ def _difference(now: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
 
 
 def figures_of(totals: Totals) -> dict[str, Any]:
-    """Those of the figures of `stats` that the totals alone tell, by the names of `KEPT`."""
+    """The figures of `KEPT` that can be computed from the totals, by name."""
     return {name: value_of(name, totals) for name in KEPT}
 
 
 def read_history(store: Store, since: str, limit: int, now_ns: int) -> dict[str, Any]:
-    """A page of the history: at most `limit` rows from the time that `since` names, and the `since` of the page behind.
+    """A page of the history: at most `limit` rows from the time that `since` names, and the `since` of the next page.
 
-    The first is the row before that time, where there is none of that very minute: so it stood then. Raises UsageError
-    for what names no time.
+    If that very minute has no row, the page begins with the row before it, which held then. Raises UsageError if
+    `since` does not name a time.
     """
     now = minute_of(now_ns)
     start = min(since_minute(since, now), now)
@@ -80,7 +80,7 @@ def read_history(store: Store, since: str, limit: int, now_ns: int) -> dict[str,
 
 
 def _last_before(store: Store, txn: lmdb.Transaction, start: int) -> int:
-    """The last minute until then that has a row; the one asked for where none has."""
+    """The last minute up to `start` that has a row; `start` itself if there is none."""
     with txn.cursor(db=store.databases["history"]) as cursor:
         if cursor.set_range(moment_key(start)) and moment_from_key(bytes(cursor.key())) == start:
             return start
@@ -89,7 +89,7 @@ def _last_before(store: Store, txn: lmdb.Transaction, start: int) -> int:
 
 
 def since_minute(text: str, now: int) -> int:
-    """`7d` (so many minutes, hours, days or weeks ago: m, h, d, w), `2026-01-31`, or `2026-01-31T12:00Z`, in UTC."""
+    """`7d` (this many minutes, hours, days or weeks ago: m, h, d, w), `2026-01-31`, or `2026-01-31T12:00Z`, in UTC."""
     span = re.fullmatch("([0-9]{1,9})([mhdw])", text, re.ASCII)
     if span:
         return max(now - int(span[1]) * SPANS[span[2]], 0)
@@ -107,6 +107,6 @@ def shown(minute: int) -> str:
 
 
 def time_text(time_ns: int, timespec: str = "milliseconds") -> str:
-    """RFC 3339, in UTC: how every time is written."""
+    """RFC 3339, in UTC, as every time is written."""
     at = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(milliseconds=time_ns // 1_000_000)
     return at.isoformat(timespec=timespec).replace("+00:00", "Z")

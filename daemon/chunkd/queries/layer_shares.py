@@ -1,7 +1,7 @@
-"""What of each layer is nowhere else, what other layers have too, and what it repeats itself: from recipes and chunk
-records, without a blob being read.
+"""For each layer, the bytes that only it has, the bytes that other layers have too, and the bytes that it repeats.
 
-A page is of one snapshot and of bounded work, so that a reader never keeps the writer's old pages for long.
+They are computed from recipes and chunk records, without reading a blob. A page is one snapshot and bounded work, so
+that a reader never keeps the writer's old pages for long.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from chunkd.index.chunks.table import batches
 from chunkd.index.storage.environment import Store
 from chunkd.model import Blob
 
-# A page ends with the layer that brings it to so many chunks: some 0.1 s, or 0.5 s where the chunks lie scattered.
+# A page ends with the layer that reaches this many chunks: some 0.1 s, or 0.5 s if the chunks are scattered.
 CHUNKS_A_PAGE = 1_000_000
-# Or when so many blobs were looked at: most may be no layers.
+# Or after this many blobs, most of which may not be layers.
 BLOBS_A_PAGE = 10_000
 PAGES_AT_ONCE = 4
 
@@ -28,9 +28,9 @@ PAGES_AT_ONCE = 4
 class Shares(NamedTuple):
     """The bytes of a layer in three parts, which add up to its uncompressed bytes.
 
-    `exclusive_bytes`: each chunk once whose copies here are all its copies. So much would unique bytes fall by if the
-    layer were removed. `shared_bytes`: each chunk once that other layers have too. `repeated_bytes`: every further copy
-    of a chunk inside the layer.
+    `exclusive_bytes` counts once each chunk that only this layer has: unique bytes would fall by this much if the layer
+    were removed. `shared_bytes` counts once each chunk that other layers have too. `repeated_bytes` counts every
+    further copy of a chunk inside the layer.
     """
 
     exclusive_bytes: int
@@ -44,7 +44,7 @@ class PagesBusy(ChunkdError):
 
 
 def shares_of(store: Store, txn: lmdb.Transaction, blob: Blob) -> Shares:
-    """The shares of one layer. Raises Damaged when its recipe and the chunk records contradict one another."""
+    """The shares of one layer. Raises Damaged when its recipe and the chunk records contradict each other."""
     packed = store.get(txn, "recipes", records.digest_key(blob.digest)) or b""
     numbers = blocks.unpack_recipe(packed, blob.chunks)
     numbers.sort()
@@ -58,16 +58,17 @@ def shares_of(store: Store, txn: lmdb.Transaction, blob: Blob) -> Shares:
         exclusive_bytes += int(lengths[others == 0].sum())
         shared_bytes += int(lengths[others > 0].sum())
         repeated_bytes += int(lengths @ (here[rows] - 1))
-    # Nor do they when a chunk has fewer copies than this layer alone: its bytes are in no part then.
+    # The sum is also wrong when a chunk has fewer copies than this layer alone: its bytes are in no part then.
     if exclusive_bytes + shared_bytes + repeated_bytes != blob.uncompressed_bytes:
         raise records.Damaged(f"the chunks of {blob.digest} do not add up to {blob.uncompressed_bytes} bytes")
     return Shares(exclusive_bytes, shared_bytes, repeated_bytes)
 
 
 def read_layers(store: Store, after: str, limit: int) -> dict[str, Any]:
-    """A page of layers in the order of their keys, each with its shares, at most `limit`; maybe none, and yet a `next`.
+    """A page of at most `limit` layers in the order of their keys, each with its shares. It may be empty and still have
+    a `next`.
 
-    `commit` is the number of the transaction that the page shows: pages with one number are of one snapshot.
+    `commit` is the number of the transaction that the page shows: pages with the same number are of one snapshot.
     """
     try:
         start = bytes.fromhex(after)
@@ -95,9 +96,9 @@ def _row(blob: Blob, shares: Shares) -> dict[str, Any]:
 
 
 class LayerPages:
-    """Pages for the endpoint's threads, one made at a time: a layer may have 17 million chunks.
+    """Pages for the endpoint's threads, made one at a time, because a layer may have 17 million chunks.
 
-    Raises PagesBusy when four are asked for at once: connections that wait here are not there for others.
+    Raises PagesBusy when four are requested at once, because a connection that waits here is not free for others.
     """
 
     def __init__(self, store: Store) -> None:

@@ -1,4 +1,4 @@
-"""What the daemon answers: the figures, the blobs, its health. Reads only, each in a short transaction of its own."""
+"""The daemon's answers: the figures, the blobs, its health. Only reads, each in a short transaction of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from chunkd.sources.status import idle_state
 
 
 def moment(time_ns: int) -> str | None:
-    """To the millisecond; None for 0, which is never."""
+    """To the millisecond; None for 0, which means never."""
     return time_text(time_ns) if time_ns else None
 
 
@@ -32,8 +32,8 @@ def read_stats(
     watching: bool = False,
     now_ns: int | None = None,
 ) -> Stats:
-    """The figures of one snapshot. Without `caches` (no daemon) they are shown as the index has them; without `pending`
-    nothing is where the last writer ended with nothing left to do, and else nobody knows.
+    """The figures of one snapshot. Without `caches` (no daemon) they are shown as the index has them. Without
+    `pending` nothing is pending if the last writer ended with nothing left to do; otherwise it is unknown.
     """
     with store.snapshot() as txn:
         rules = store.check_format(txn, None)
@@ -62,7 +62,7 @@ def read_histogram(store: Store) -> dict[str, Any]:
 
 
 def read_blobs(store: Store, after: str, limit: int, failed: bool) -> dict[str, Any]:
-    """A page of blobs in the order of their keys; with `failed` only those that failed, and then what was ignored."""
+    """A page of blobs in the order of their keys; with `failed` only the failed blobs, then the ignored places."""
     with store.snapshot() as txn:
         store.check_format(txn, None)
         roots = {number: cache.path for number, cache in store.caches(txn).items()}
@@ -77,7 +77,7 @@ def read_blobs(store: Store, after: str, limit: int, failed: bool) -> dict[str, 
 def _rows(
     store: Store, txn: lmdb.Transaction, roots: dict[int, str], after: str, failed: bool
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where to go on, row). A cursor is the database and the record's key in hex."""
+    """(where to continue, row). A cursor is the database and the record's key in hex."""
     database, _, key = after.partition(":")
     tables = ["failed", "ignored"] if failed else ["blobs", "failed"]
     if after and database not in tables:

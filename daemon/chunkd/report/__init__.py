@@ -1,1 +1,1 @@
-"""The figures as one HTML page. It must not know how they were asked for."""
+"""The figures as one HTML page. It must not know how they were requested."""

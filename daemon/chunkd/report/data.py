@@ -1,4 +1,4 @@
-"""What a report is made of: all that there is to ask, brought down to what a page has room for."""
+"""The data of a report: everything that chunkd can be asked, reduced to what fits on a page."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ Row = dict[str, Any]
 
 
 class Layers(NamedTuple):
-    """Of all layers those that share most, and those that share the smallest part of their bytes.
+    """The layers that share most, and those that share the smallest part of their bytes.
 
-    The first are at most ten with a shared byte. `alone` are those without one, `alone_stored_bytes` what they take.
+    The former are at most ten, each with a shared byte. `alone` are layers without one, and `alone_stored_bytes` is
+    what they take.
     """
 
     most: list[Row]
@@ -34,9 +35,9 @@ class Layers(NamedTuple):
 
 
 class Material(NamedTuple):
-    """`moments` are rows of the history with the `times` at which each begins, and the time at which the last ends.
+    """`moments` are rows of the history, with the `times` at which each begins and at which the last one ends.
 
-    `moved` says that the index changed while it was asked, so that the parts show different moments.
+    `moved` is true if the index changed in between, so that the parts show different moments.
     """
 
     stats: Row
@@ -50,7 +51,7 @@ class Material(NamedTuple):
 
 
 def gathered(where: Resolved, since: str) -> Material:
-    """From the daemon, or from the index where none answers. Raises as `ask.ask`; UsageError for a bad `since`."""
+    """From the daemon, or from the index if none answers. Raises as `ask.ask`; UsageError for a bad `since`."""
     now = dt.datetime.fromtimestamp(int(time.time()), dt.UTC)
     start = _time(shown_minute(since_minute(since, minute_of(int(now.timestamp()) * 10**9))))
     before = ask.stats(where)
@@ -65,7 +66,7 @@ def gathered(where: Resolved, since: str) -> Material:
 
 
 def thinned(rows: Iterable[Row], start: dt.datetime, end: dt.datetime) -> Iterator[Row]:
-    """At most 300 of them: of each part of the time the last, for it is how things stood until the next part.
+    """At most 300 rows: the last one of each part of the time, because it holds until the next part.
 
     The time begins at `start`, or with the first row if that is later.
     """
@@ -75,13 +76,13 @@ def thinned(rows: Iterable[Row], start: dt.datetime, end: dt.datetime) -> Iterat
         part = max((end - begin) / POINTS_SHOWN, dt.timedelta(minutes=1))
         kept: dict[int, Row] = {}
         for row in itertools.chain([first], rest):
-            # What a clock ahead of time wrote belongs to the last part.
+            # Rows that a clock ahead of time wrote belong to the last part.
             kept[min(max(_time(row["at"]) - begin, dt.timedelta()) // part, POINTS_SHOWN - 1)] = row
         yield from kept.values()
 
 
 def chosen(layers: Iterable[Row]) -> Layers:
-    """Those that a report names, in one pass."""
+    """The layers that a report lists, chosen in one pass."""
     most: list[Row] = []
     least: list[Row] = []
     alone = alone_stored_bytes = 0
@@ -102,7 +103,7 @@ def _by_part_shared(layer: Row) -> tuple[float, int, str]:
 
 
 def known_until(answer: ask.Answer, now: dt.datetime) -> dt.datetime:
-    """Where the history's last row ends: without a daemon nobody knows how it stands now."""
+    """Where the history's last row ends. Without a daemon the present figures are unknown."""
     if answer.socket:
         return now
     said = [answer.content["as_of"], answer.content["scanned_at"]]

@@ -1,4 +1,4 @@
-"""HTML as a tree: what stands in it is escaped because it never was markup."""
+"""HTML as a tree of elements. Its content is escaped because it never was markup."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Child = str | Element
 
 
 def element(tag: str, *children: Child, **attributes: str) -> Element:
-    """An element with these children in it. Text is shown as `text.shown` has it, in attributes as well.
+    """An element with these children. Its text and attributes are escaped as `words.shown` does.
 
-    A name of an attribute that is a word of Python's ends in an underscore: `class_`.
+    If an attribute's name is a word of Python's, it ends in an underscore here: `class_`.
     """
     made = Element(tag, {name.rstrip("_").replace("_", "-"): words.shown(said) for name, said in attributes.items()})
     last: Element | None = None
@@ -38,7 +38,7 @@ def table(names: Sequence[str], rows: Iterable[Sequence[Child]]) -> Element:
 
 
 def document(head: Sequence[Element], body: Sequence[Element], style: str) -> str:
-    """A whole page. `style` is written as it is: it is ours."""
+    """A whole page. `style` is written unescaped, because it is our own."""
     sheet = Element("style")
     sheet.text = style
     root = element("html", element("head", *head, sheet), element("body", *body), lang="en")

@@ -1,6 +1,6 @@
-"""A report as one HTML page: for a screen of any width, light or dark, and for paper. It asks nothing of anybody.
+"""A report as one HTML page, for a screen of any width, light or dark, and for paper. The page loads nothing.
 
-Plots are drawn for what there is; each has beside it the table of what it shows, or a sentence of where it ends.
+A plot is drawn only if it has data. Beside each plot is a table of the same data, or a sentence on where it ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from chunkd.report import plots
 from chunkd.report.data import LAYERS_SHOWN, Material
 from chunkd.report.html import Child, document, element, table
 
-# The browser itself holds that nothing is asked for; the empty icon, that it does not look for one either.
+# The browser enforces that the page loads nothing; with an empty icon it does not look for one either.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 DIGITS_SHOWN = 12
 LEAST_SPAN = dt.timedelta(minutes=2)
@@ -222,7 +222,7 @@ def _of_layers(layers: Sequence[Mapping[str, Any]], name: str) -> Element:
 
 
 def _short(digest: str) -> str:
-    """The first digits, as who works with images knows them; enough to find a file by."""
+    """The first digits of a digest, as image tools show it; enough to find a file by."""
     return text.shown(digest.partition(":")[2][:DIGITS_SHOWN])
 
 
@@ -230,7 +230,7 @@ def _pair(plot: Element, beside: Element) -> Element:
     return element("div", element("figure", plot), element("div", beside, class_="table"), class_="pair")
 
 
-# --- what it rests on ---------------------------------------------------------------------------------------------
+# --- how it was computed ------------------------------------------------------------------------------------------
 
 
 def _fine_print(material: Material) -> Element:

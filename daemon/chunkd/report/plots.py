@@ -1,7 +1,7 @@
-"""The plots of a report: SVG to stand inside a page, in the colours that its style sheet names.
+"""The plots of a report: SVG for the inside of a page, in the colours that its style sheet names.
 
 matplotlib is imported when a plot is drawn. It draws without a window and without pyplot. Text stays text, so that it
-can be searched and read aloud, and its sizes are for a plot as wide as a phone.
+can be searched and read aloud. Text sizes suit a plot as wide as a phone.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class MatplotlibMissing(ChunkdError):
 
 
 def needed() -> None:
-    """Raises MatplotlibMissing where nothing can be drawn."""
+    """Raises MatplotlibMissing if matplotlib is not installed."""
     try:
         import matplotlib as mpl  # noqa: F401
     except ModuleNotFoundError as error:
@@ -139,7 +139,7 @@ def shares_over_time(rows: Rows, times: Sequence[dt.datetime]) -> Element:
 
 
 def copies(rows: Rows, labels: Sequence[str]) -> Element:
-    """For each row of the histogram by copies its bytes in all layers, and of each of its chunks once."""
+    """For each row of the histogram by copies: its bytes in all layers, and with each of its chunks counted once."""
     unit_bytes, unit = _unit(max(row["uncompressed_bytes"] for row in rows))
     places = range(len(rows))
     with _drawing(1.1 + 1.3 * BAR_INCHES * len(rows)) as (figure, axes):
@@ -177,7 +177,7 @@ def sizes(rows: Rows) -> Element:
 
 
 def layers(found: Rows, labels: Sequence[str], name: str) -> Element:
-    """The three parts of what each of these layers decompresses to."""
+    """The bytes that each of these layers decompresses to, in three parts."""
     unit_bytes, unit = _unit(max(layer["uncompressed_bytes"] for layer in found))
     ends = [0.0] * len(found)
     places = range(len(found))
@@ -200,7 +200,7 @@ def _twice(first: float, second: float) -> tuple[tuple[str, str, str, float], ..
 
 
 def _unit(most_bytes: float) -> tuple[int, str]:
-    """The unit in which so many bytes are a number of few digits."""
+    """The unit in which this many bytes have few digits."""
     unit = 0
     while unit + 1 < len(words.UNITS) and most_bytes >= 1024 ** (unit + 1):
         unit += 1
@@ -214,7 +214,7 @@ def _minute(time: dt.datetime) -> str:
 def _steps(
     axes: Axes, times: Sequence[dt.datetime], values: Sequence[float | None], times_what: float, **look: Any
 ) -> None:
-    """Each value stands until the next. One that is unknown leaves a gap."""
+    """Each value holds until the next. An unknown value leaves a gap."""
     shown = [float("nan") if value is None else value * times_what for value in values]
     axes.step(times, [*shown, shown[-1]], where="post", **look)  # type: ignore[arg-type]  # it takes times too
 
@@ -232,7 +232,7 @@ def _over_time(figure: Figure, axes: Axes) -> None:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Above the plot, where it hides nothing."""
+    """Above the plot, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
 
@@ -242,8 +242,8 @@ def _legend(figure: Figure, axes: Axes) -> None:
 
 @contextlib.contextmanager
 def _drawing(height_inches: float) -> Iterator[tuple[Figure, Axes]]:
-    """A figure with its axes, in our style alone: nothing of the user's own matplotlibrc."""
-    # It warns where there is no home to keep its list of fonts in.
+    """A figure with its axes, in our own style: the user's matplotlibrc has no effect."""
+    # matplotlib warns if it has no home directory for its list of fonts.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -256,10 +256,10 @@ def _drawing(height_inches: float) -> Iterator[tuple[Figure, Axes]]:
 
 
 def _finished(figure: Figure, name: str, title: str, said: str) -> Element:
-    """The figure as `svg.tidied` has it. `name` is its own among the plots of a page."""
+    """The figure as `svg.tidied` returns it. `name` is unique among the plots of a page."""
     import matplotlib as mpl
 
     written = io.StringIO()
-    mpl.rcParams["svg.hashsalt"] = name  # its ids are hashes with this: no two plots have the same
+    mpl.rcParams["svg.hashsalt"] = name  # matplotlib hashes its ids with this, so no two plots share one
     figure.savefig(written, format="svg")
     return tidied(written.getvalue(), title, said)

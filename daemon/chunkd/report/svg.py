@@ -1,19 +1,19 @@
-"""A plot for the inside of a page, made of the picture that matplotlib writes."""
+"""A plot for the inside of a page, made from the picture that matplotlib writes."""
 
 from __future__ import annotations
 
 import re
 from xml.etree.ElementTree import Element, fromstring
 
-# Stand-ins that no other colour of a plot is equal to, and what the page's style sheet calls what they stand for.
+# Placeholder colours that occur nowhere else in a plot, and the names of the page's style sheet that replace them.
 COLOURS = {"#010101": "ink", "#020202": "grid", "#030303": "first", "#040404": "second", "#050505": "third"}
 INK, GRID, FIRST, SECOND, THIRD = COLOURS
 
 
 def tidied(svg: str, title: str, said: str) -> Element:
-    """The picture in the page's colours and font, to hundredths of a point, with no `id` but those that it refers to.
+    """The picture in the page's colours and font, rounded to hundredths of a point, with no unused `id`.
 
-    `title` and `said` are for who can't see it.
+    `title` and `said` describe the plot to readers who can't see it.
     """
     for colour, name in COLOURS.items():
         svg = svg.replace(colour, f"var(--{name})")

@@ -1,3 +1,3 @@
-"""One blob to its finding, in a process of its own that is confined. It must not know the index, a source or LMDB;
-only `spawn` makes its processes.
+"""Reads one blob and returns its finding, in a confined process of its own. It must not know the index, a source or
+LMDB; only `spawn` makes its processes.
 """

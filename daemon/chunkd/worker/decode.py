@@ -1,8 +1,8 @@
-"""A blob file as a stream of buffers, bounded: gzip, zstd or a plain tar, told apart by their first bytes.
+"""Decodes a blob file into a stream of buffers, within bounds: gzip, zstd or a plain tar, told by their first bytes.
 
-One pass over one descriptor: the bytes that `Source` hashes for the blob's name are those that the decoder is given.
-A stream is whole when all its gzip members or zstd frames are, and nothing but a gzip's padding of NUL comes after.
-Whole zstd frames with bytes behind them that are no frame are another format's, and so no layer.
+One descriptor is read in one pass: the bytes that `Source` hashes for the blob's name are those that the decoder gets.
+A stream is whole when all its gzip members or zstd frames are, and only a gzip's padding of NUL may follow. Whole zstd
+frames followed by bytes that are not a frame are another format, and so not a layer.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-# Small enough to stay in a core's own cache from decoder to chunker: with 1 MiB a layer takes an eighth longer.
+# Small enough to stay in a core's own cache from decoder to chunker. With 1 MiB a layer takes an eighth longer.
 BUFFER_BYTES = 256 << 10
 
-# A tar's header is a block. A tar of no file is at least two blocks of NUL, and nothing but NUL to its end.
+# A tar's header is one block. A tar without files is at least two blocks of NUL, and only NUL to its end.
 _BLOCK_BYTES = 512
 
-# Changes when other blobs are layers than before, so that those in doubt are read once more.
+# Changes when the rule of what is a layer changes, so that blobs in doubt are read once more.
 _KINDS_RULE = "kinds 2"
 
-# ZstdFile reads 8 KiB at a time (a good size for it: it copies what is left of a read once a frame); a buffer of this
-# size under it saves the calls.
+# ZstdFile reads 8 KiB at a time (a good size for it, as it copies the rest of a read once a frame). A buffer of this
+# size below it saves the calls.
 _ZSTD_READ_BYTES = 256 << 10
 
 _REASON_CHARACTERS = 200
 
-# isal's stubs have its error as a value and not as a class.
-# OverflowError is igzip's word for a header that its buffer has no room for.
+# isal's stubs declare its error as a value and not as a class.
+# igzip raises OverflowError for a header that does not fit into its buffer.
 _DECODER_ERRORS = (EOFError, OverflowError, BadGzipFile, cast("type[Exception]", isal_zlib.IsalError), zstd.ZstdError)
 
-# libzstd's word where a frame should begin and no magic number is there. One was seen at the start, so that whole
-# frames come before.
+# libzstd's message if there is no magic number where a frame should begin. One was seen at the start, so whole frames
+# come before.
 _NO_FRAME = "Unknown frame descriptor"
 
-# What the decoders' texts mean here. A magic number has been seen at the start, so a bad one comes later.
+# What the decoders' messages mean here. A magic number has been seen at the start, so a bad one comes later.
 _REASONS = {
     "Not a gzipped file": "trailing bytes after the last member",
     "Corrupted gzip header": "CRC of a header does not match",
@@ -64,12 +64,12 @@ _REASONS = {
 
 
 class Source(io.RawIOBase):
-    """A blob file being read: each byte handed out has been hashed, once and in order, and counted in `read_bytes`.
+    """A blob file being read. Each byte handed out has been hashed, once and in order, and counted in `read_bytes`.
 
-    `head` is the first bytes, HEAD_BYTES at most. `codec` is `gzip`, `zstd`, `tar` or `other`, by the head: `buffers`
-    may find out later that it is `other`. `grew` is true when bytes came after the file's end had been met: what was
-    decoded, or taken for the head, may then be a part. `progress` is called with `read_bytes` after each read, and
-    what it raises ends the reading. Raises OSError when the file can't be read. Does not close the file.
+    `head` is the first bytes, at most HEAD_BYTES. `codec` is `gzip`, `zstd`, `tar` or `other`, by the head; `buffers`
+    may later change it to `other`. `grew` is true when bytes came after the file's end had been met: what was decoded,
+    or taken for the head, may then be a part. `progress` is called with `read_bytes` after each read; an exception from
+    it ends the reading. Raises OSError when the file can't be read. Does not close the file.
     """
 
     def __init__(self, file: io.FileIO, algorithm: str, progress: Callable[[int], object]) -> None:
@@ -100,7 +100,7 @@ class Source(io.RawIOBase):
 
     def _read(self, view: memoryview) -> int:
         got = self._file.readinto(view)
-        if got is None:  # nothing came yet, which must not pass for the end
+        if got is None:  # nothing has come yet, which is not the end
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         self._hash.update(view[:got])
         self.read_bytes += got
@@ -110,7 +110,7 @@ class Source(io.RawIOBase):
         return got
 
     def drain(self, buffer: bytearray) -> None:
-        """Hash what is left of the file."""
+        """Hash the rest of the file."""
         view = memoryview(buffer)
         while self._read(view):
             pass
@@ -129,10 +129,10 @@ def _codec(head: bytes) -> str:
 
 
 def _is_tar(head: bytes) -> bool:
-    """The first block is a header whose checksum holds, or all is NUL, as far as the head tells.
+    """Whether the first block is a header whose checksum holds, or all is NUL, as far as the head shows.
 
-    The checksum is octal digits, the sum of the block's bytes with its own eight as spaces; old writers summed signed
-    bytes, and readers take both (POSIX pax, "ustar Interchange Format").
+    The checksum is octal digits, the sum of the block's bytes with its own eight as spaces. Old writers summed signed
+    bytes, and readers accept both (POSIX pax, "ustar Interchange Format").
     """
     block = head[:_BLOCK_BYTES]
     if len(block) < _BLOCK_BYTES:
@@ -149,14 +149,14 @@ def _is_tar(head: bytes) -> bool:
 def buffers(source: Source, take: Callable[[], bytearray], caps: Caps, stored_bytes: int) -> Iterator[memoryview]:
     """The uncompressed bytes in order, each time in the buffer that `take` gives; none when the codec is `other`.
 
-    Sets the codec to `other` where it finds what is no layer: another byte in a blob that begins with a block of NUL,
-    or bytes that are no frame behind whole zstd frames. What was yielded is then for nothing.
+    Changes the codec to `other` if the blob turns out not to be a layer: it begins with a block of NUL and has another
+    byte, or bytes that are not a frame follow whole zstd frames. What was yielded must then be discarded.
 
     Raises BlobUndecodable when the stream is not whole or breaks a cap, with `source` left somewhere in the file;
-    OSError when the file can't be read; MemoryError when the decoder gets no memory. Where a stream is not whole and
-    breaks a cap, the buffers' size decides which is told. A zstd window may be as large as the greatest power of two in
-    `caps.zstd_window_bytes`; a frame so small that it is decoded at once needs no window, and decodes whatever it asks
-    for.
+    OSError when the file can't be read; MemoryError when the decoder gets no memory. If a stream is not whole and also
+    breaks a cap, the buffers' size decides which is reported. A zstd window may be as large as the greatest power of
+    two in `caps.zstd_window_bytes`. A frame so small that it is decoded at once needs no window, and is decoded
+    whatever window it declares.
     """
     codec = source.codec
     blank = codec == "tar" and not any(source.head[:_BLOCK_BYTES])
@@ -191,7 +191,7 @@ def buffers(source: Source, take: Callable[[], bytearray], caps: Caps, stored_by
 
 
 class _Gzip(igzip.IGzipFile):
-    """Fills the buffer that it is given, where `GzipFile` would have it copied out of one made for each read."""
+    """Fills the caller's buffer, where `GzipFile` would copy from a new buffer for each read."""
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]  # `buffers` calls it, with nothing else
         return self._buffer.readinto(buffer)
@@ -207,7 +207,7 @@ def _open(source: Source, caps: Caps) -> io.RawIOBase | io.BufferedIOBase:
 
 
 def _window_log(caps: Caps) -> int:
-    """The cap rounded down to a power of two, within what libzstd takes (2^10 to 2^31 bytes)."""
+    """The cap rounded down to a power of two, within libzstd's range (2^10 to 2^31 bytes)."""
     lowest, highest = zstd.DecompressionParameter.window_log_max.bounds()
     return min(max(caps.zstd_window_bytes.bit_length() - 1, lowest), highest)
 
@@ -215,10 +215,10 @@ def _window_log(caps: Caps) -> int:
 def _reason(error: Exception, codec: str, caps: Caps) -> str:
     text = str(error)
     if "not enough memory" in text:
-        # libzstd's own word for it: this says nothing of the blob.
+        # libzstd's own message for a lack of memory, which says nothing about the blob.
         raise MemoryError(text) from error
     if isinstance(error, EOFError):
-        # To igzip, fewer stray bytes than a header has are a member cut short.
+        # igzip reports a few stray bytes, fewer than a header has, as a truncated member.
         return "truncated" if codec == "zstd" else "truncated, or a few trailing bytes after the last member"
     if "requires too much memory" in text:
         return f"needs a larger window than max_zstd_window_bytes = {caps.zstd_window_bytes}"
@@ -229,8 +229,8 @@ def _reason(error: Exception, codec: str, caps: Caps) -> str:
 
 
 def decoder_rule() -> str:
-    """The versions that decide what decodes; behind the semicolon that of what is taken for a layer.
+    """The versions that decide what decodes; after the semicolon, the version of the rule of what is a layer.
 
-    When this changes, a blob that failed for good is tried again. When the latter does, so is what counts as plain tar.
+    When this changes, a blob that failed for good is tried again. When the rule changes, so are plain tars.
     """
     return f"isal {isal.__version__} ({isal.ISAL_VERSION}), libzstd {zstd.zstd_version}; {_KINDS_RULE}"

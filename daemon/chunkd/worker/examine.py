@@ -1,4 +1,4 @@
-"""One blob to its finding: read, decode, cut and verify in one pass. A pure function of its bytes.
+"""Examines one blob: reads, decodes, cuts and verifies it in one pass. The finding depends on its bytes alone.
 
 `python -m chunkd.worker.examine FD PARAMS CAPS MEASURE BYTES_PER_S` serves jobs over the connection FD. A decoder that
 crashes or runs out of memory ends this process and costs one blob, not the daemon.
@@ -28,7 +28,7 @@ from chunkd.worker.recompress import Recompressor
 
 _PROGRESS_S = 0.5
 
-# From this size on, a blob is worth a second thread for cutting and hashing.
+# From this size on, a second thread for cutting and hashing is worth it.
 RELAYED_FROM_BYTES = 1 << 20
 
 
@@ -42,12 +42,13 @@ def examine(
     *,
     measure: Recompressor | None = None,
 ) -> Finding:
-    """What the bytes behind the descriptor are, read in one pass; closes it. It may be a pipe's, if that waits.
+    """The finding about the bytes behind the descriptor, read in one pass. Closes the descriptor, which may be that of
+    a blocking pipe.
 
-    The same whether or not the job is `relayed`, and at whatever `pace` the file is read.
-    Chunks are measured by the rule as it comes unless `measure` has another.
-    `progress` is called with the stored bytes read so far, about twice a second at most; what it raises is passed on
-    unless it is an OSError. Raises MemoryError when a decoder gets none.
+    The finding is the same whether or not the job is `relayed`, and at whatever `pace` the file is read. Chunks are
+    measured by the default rule unless `measure` has another. `progress` is called with the stored bytes read so far,
+    about twice a second at most; an exception from it is passed on unless it is an OSError. Raises MemoryError when a
+    decoder gets no memory.
     """
     try:
         with CacheNeutralFile(descriptor, job.mark.stored_bytes) as file:
@@ -56,7 +57,7 @@ def examine(
 
             def live(read_bytes: int) -> None:
                 if not os.fstat(descriptor).st_nlink:
-                    raise FileNotFoundError  # nobody can count what has been unlinked: no need to read on
+                    raise FileNotFoundError  # an unlinked file can't count any more: stop reading
                 progress(read_bytes)
 
             report = pace.paced(_seldom(live)) if pace else _seldom(live)
@@ -64,7 +65,7 @@ def examine(
     except FileNotFoundError:
         return Finding("gone")
     except OSError as error:
-        if error.errno is None:  # not the system's: a bug
+        if error.errno is None:  # not from the system, so a bug
             raise
         return Finding("unreadable", reason=os.strerror(error.errno))
 
@@ -111,14 +112,14 @@ def _read(
                         break
         except BlobUndecodable as error:
             failure = error
-    # To the file's end even after a failure: bytes that do not match the name outrank it, as a writer may be busy.
+    # To the file's end even after a failure: a mismatch with the name outranks it, as a writer may be busy.
     source.drain(buffer)
     until_ns = time.time_ns()
 
     if source.hexdigest() != job.digest.hex:
         return Finding("mismatched", read_until_ns=until_ns)
     if source.grew or source.read_bytes != job.mark.stored_bytes:
-        # The decoder may have met the end of what was there before the writer was done.
+        # The decoder may have met the end of the file before the writer was done.
         return Finding("mismatched", reason="changed while it was read", read_until_ns=until_ns)
     if not job.decode:
         return Finding("matched", read_until_ns=until_ns)
@@ -137,9 +138,9 @@ def _read(
 
 @contextlib.contextmanager
 def _daemon() -> Iterator[None]:
-    """Around each word with the daemon: when it has gone, so has the reason to live.
+    """Ends the process when the daemon has gone while a message is sent or awaited.
 
-    By SystemExit, which no handler between here and `main` takes for an error of the file.
+    It raises SystemExit, which no handler between here and `main` takes for an error of the file.
     """
     try:
         yield
@@ -148,8 +149,8 @@ def _daemon() -> Iterator[None]:
 
 
 def main(argv: list[str]) -> None:
-    """Serve jobs until the daemon has gone. A bug in `examine` ends the process with its traceback; what it lacked
-    memory for ends it with the exit code that says so, as only a new process has all of its memory again.
+    """Serve jobs until the daemon has gone. A bug in `examine` ends the process with its traceback. A lack of memory
+    ends it with the exit code for that, because only a new process has all of its memory again.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides what Ctrl-C means
     fd, params_json, caps_json, measure_json, bytes_per_s = argv

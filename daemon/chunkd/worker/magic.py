@@ -1,7 +1,7 @@
-"""What a blob that is no layer is, as far as its first bytes tell: words for `chunkd blobs`, never a figure.
+"""Names what a blob is that is not a layer, by its first bytes: text for `chunkd blobs`, never a figure.
 
-Each kind is a pattern at an offset. A magic number of two bytes is found in one of 65,536 blobs of noise, so the bytes
-beside it are looked at too.
+Each kind is a pattern at an offset. One in 65,536 blobs of noise has a given magic number of two bytes, so such
+patterns also check the bytes beside it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import NamedTuple
 
 from chunkd.model import METADATA_ALONE, Blob
 
-# What is kept of a blob's beginning: to the end of the magic number that lies deepest (btrfs, at 65,600), in pages.
+# How much of a blob's beginning is kept: to the end of the deepest magic number (btrfs, at 65,600), in pages.
 HEAD_BYTES = 68 << 10
 
 UNKNOWN = "unknown or encrypted"
 
-# Of the kinds that any image has beside its layers.
+# The kinds that any image has besides its layers.
 METADATA = ("image manifest or index", "image config", "JSON", "text")
 
-# A blob of no layer that is at least so large is no metadata, unless it is JSON or text.
+# A blob this large that is not a layer is not metadata either, unless it is JSON or text.
 _LARGE_BYTES = 64 << 10
 _MOST_KINDS = 8
 
@@ -58,7 +58,7 @@ _KINDS = (
     _Kind("qcow2 image", 0, rb"QFI\xfb"),
     # LUKS2 on-disk format specification, 2.1: LUKS_MAGIC_1ST
     _Kind("LUKS volume", 0, rb"LUKS\xba\xbe"),
-    # RFC 8878, 3.1.1. A stream of whole frames alone is none of these kinds.
+    # RFC 8878, 3.1.1. A stream of only whole frames is a layer and never gets here.
     _Kind("zstd and then other data, as in Nydus blobs", 0, rb"\x28\xb5\x2f\xfd"),
     # lz4, doc/lz4_Frame_format.md: the magic number, and that of the legacy frame
     _Kind("lz4", 0, rb"\x04\x22\x4d\x18|\x02\x21\x4c\x18"),
@@ -89,7 +89,7 @@ _PATTERNS = tuple((kind.words, kind.offset, re.compile(kind.pattern, re.DOTALL))
 
 
 def describe(head: bytes) -> str:
-    """What begins with these bytes, in a few printable ASCII words. `head` is all of it, or the first HEAD_BYTES."""
+    """The kind of a blob that begins with `head`, in printable ASCII. `head` is all of it, or the first HEAD_BYTES."""
     if not head:
         return "empty"
     if not any(head):
@@ -102,7 +102,7 @@ def describe(head: bytes) -> str:
 
 
 def _skipped(head: bytes) -> int:
-    """Where the skippable frames end (RFC 8878, 3.1.2) that lz4 and zstd both may begin with."""
+    """Where the skippable frames end (RFC 8878, 3.1.2) with which both lz4 and zstd may begin."""
     at = 0
     while head[at + 1 : at + 4] == b"\x2a\x4d\x18" and head[at] >> 4 == 5:
         at += 8 + int.from_bytes(head[at + 4 : at + 8], "little")
@@ -110,8 +110,8 @@ def _skipped(head: bytes) -> int:
 
 
 def instead_of_layers(blobs: Iterable[Blob]) -> str:
-    """What a cache of these blobs holds, where none of them is a layer: the kinds of its large blobs, or METADATA_ALONE
-    if there are none. Nothing for a cache with a layer, and for one without a blob.
+    """What a cache of these blobs holds if none of them is a layer: the kinds of its large blobs, or METADATA_ALONE if
+    it has no large ones. Empty for a cache with a layer, and for one without a blob.
     """
     kinds: set[str] = set()
     held = ""

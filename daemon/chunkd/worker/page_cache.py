@@ -1,7 +1,7 @@
-"""Reading a file once without pushing other files out of the page cache.
+"""Reads a file once without pushing other files out of the page cache.
 
-A registry's own blobs are in there for a reason. What was there before is left, what came in by our reading is given
-back behind us, a stretch at a time. On macOS the file is read with F_NOCACHE, which asks the kernel for the same.
+What was in the page cache before stays, because the registry may need it. What our reading brought in is dropped behind
+us, a stretch at a time. On macOS the file is read with F_NOCACHE, which asks the kernel for the same.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import sys
 from io import FileIO
 
 STRETCH_BYTES = 8 << 20
-# Of a file above 2 GiB the stretches are longer, so that no file takes more questions than this.
+# A file above 2 GiB has longer stretches, so that no file has more than this many.
 MOST_STRETCHES = 256
 
 
 class CacheNeutralFile(FileIO):
-    """A file of so many bytes for reading from its begin to its end by `readinto`, and nothing else.
+    """A file of this size, to be read from its beginning to its end by `readinto`, and by nothing else.
 
-    It closes the descriptor that it is given. Of what has no place in the page cache, as a pipe, nothing is given back.
+    It closes the descriptor that it is given. A file that is not in the page cache, such as a pipe, is only read.
 
-    A stretch counts as having been in the page cache when the byte in its middle was before the first read. Where that
-    can't be told (by RWF_NOWAIT of preadv(2): Linux 4.14, and not every file system) nothing is given back. To ask is
-    to have the kernel begin to read: where a device answers at once the stretch seems to have been there, and stays.
+    A stretch counts as having been in the page cache if the byte in its middle was there before the first read. If the
+    system can't tell (by RWF_NOWAIT of preadv(2): Linux 4.14, and not every file system), nothing is dropped. The
+    question makes the kernel begin to read: on a device that answers at once, a stretch seems to have been in the cache
+    and stays there.
     """
 
     def __init__(self, descriptor: int, stored_bytes: int) -> None:
@@ -34,7 +35,7 @@ class CacheNeutralFile(FileIO):
         self._stretch_bytes = STRETCH_BYTES
         self._cold: list[bool] | None = None
         if sys.platform == "darwin":
-            with contextlib.suppress(OSError):  # a pipe's
+            with contextlib.suppress(OSError):  # raised for a pipe
                 fcntl.fcntl(self.fileno(), fcntl.F_NOCACHE, 1)
 
     if sys.platform == "linux":
@@ -54,7 +55,7 @@ class CacheNeutralFile(FileIO):
             super().close()
 
         def _ask(self) -> list[bool]:
-            """Of each stretch, whether the page cache does not have it."""
+            """For each stretch, whether it is missing from the page cache."""
             size = self._stored_bytes
             self._stretch_bytes = max(STRETCH_BYTES, -(-size // MOST_STRETCHES))
             return [self._is_cold(at, size) for at in range(0, size, self._stretch_bytes)]
@@ -66,7 +67,7 @@ class CacheNeutralFile(FileIO):
             except BlockingIOError:
                 return True
             except OSError:
-                return False  # what is wrong with the file, reading it will say
+                return False  # reading will report what is wrong with the file
             return False
 
         def _give_back(self, end: int) -> None:

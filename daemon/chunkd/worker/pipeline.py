@@ -1,6 +1,6 @@
-"""Buffers from one thread to another, in order: a layer is inflated on one core while a second cuts and hashes it.
+"""Passes buffers from one thread to another, in order: one core inflates a layer while a second cuts and hashes it.
 
-That takes no second process, as decoder, chunker and hashes run their C code without Python's lock.
+That needs no second process, because decoder, chunker and hashes run their C code without Python's lock.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from types import TracebackType
 
-# As measured: a lone layer takes 0.6 of the time, and where every core is busy anyway it takes no more of it.
+# Measured: a lone layer takes 0.6 of the time, and with all cores busy this size makes it no slower.
 RELAY_BUFFER_BYTES = 512 << 10
 RELAY_BUFFERS = 3
 
 
 class Relay:
-    """Calls `feed` with what `hand` is given, in order, from a thread of its own. For use as a context manager.
+    """Calls `feed` with each buffer given to `hand`, in order, from a thread of its own. Use it as a context manager.
 
-    `take` gives a buffer to fill, waiting until `feed` is done with one: as many are held as were made, and no more.
-    Leaving the context waits for `feed` to have taken all; what it raised is raised from `hand` or there, and nothing
-    is fed after it.
+    `take` returns a buffer to fill. It waits until `feed` is done with one, so the number of buffers never grows.
+    Leaving the context waits until `feed` has taken all. An exception of `feed` is raised from `hand` or on leaving,
+    and nothing is fed after it.
     """
 
     def __init__(self, feed: Callable[[memoryview], object]) -> None:
@@ -43,7 +43,7 @@ class Relay:
         return self._taken
 
     def hand(self, data: memoryview) -> None:
-        """Pass on what was filled of the buffer taken last. Raises what `feed` has raised meanwhile."""
+        """Pass on the filled part of the buffer taken last. Raises what `feed` has raised meanwhile."""
         if self._failure is not None:
             raise self._failure
         self._filled.put((self._taken, len(data)))
@@ -55,7 +55,7 @@ class Relay:
                 try:
                     with memoryview(buffer) as view:
                         self._feed(view[:count])
-                except BaseException as error:  # raised again where the other thread hands over or ends
+                except BaseException as error:  # raised again in the other thread, from `hand` or on leaving
                     self._failure = error
             self._free.put(buffer)
 

@@ -14,17 +14,17 @@ from typing import Any, Protocol
 from chunkd.model import Finding, Job
 from chunkd.worker import protocol
 
-# A worker that has not said a word for so long is taken for hung and killed.
+# A worker without a message for this long counts as hung and is killed.
 SILENCE_S = 300.0
-# It tells its progress twice a second. One that never stops talking would keep the writer from its work.
+# A worker reports progress twice a second. One that sends without end would keep the writer from its work.
 WORDS_PER_S = 10
 WORDS_AT_ONCE = 100
-# A worker that dies closes its connection first, and its exit code comes a moment later. One that lives on for so long
-# without a connection is killed.
+# A worker that dies closes its connection first, and its exit code comes a moment later. If it still lives after this
+# time without a connection, it is killed.
 LEAVE_S = 1.0
-# How long a killed worker takes at most, unless the kernel holds it.
+# How long a killed worker takes to end at most, unless the kernel holds it.
 END_S = 5.0
-# How often we look whether a process has ended, while one is to.
+# How often a process that must end is checked.
 LOOK_EVERY_S = 0.01
 
 
@@ -47,7 +47,7 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a job: a finding, or the reason why its worker died of it."""
+    """The result of a job: a finding, or the reason why its worker died."""
 
     job: Job
     finding: Finding | None
@@ -60,26 +60,26 @@ class Pool:
     def __init__(self, start: Callable[[], Worker], count: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._start, self.count, self._clock = start, count, clock
         self._workers: list[Worker] = []
-        self._leaving: list[Worker] = []  # whose connections have ended, and whose exit codes are waited for
-        self._killed: list[tuple[subprocess.Popen[bytes], float]] = []  # and when
+        self._leaving: list[Worker] = []  # their connections have ended; waiting for their exit codes
+        self._killed: list[tuple[subprocess.Popen[bytes], float]] = []  # with the time of the kill
         self._lost: list[Result] = []  # of jobs that no worker took, for the next `collect`
 
     @property
     def idle(self) -> int:
-        """How many jobs could be given out now."""
+        """How many jobs can be given out now."""
         busy = [worker for worker in self._workers if worker.job]
         return self.count - len(busy) - len(self._leaving) - len(self._killed)
 
     @property
     def stuck(self) -> int:
-        """How many workers have been killed and do not end: the kernel waits for a file system that does not answer.
+        """How many killed workers do not end, because the kernel waits for a file system that does not answer.
 
         They count as busy, so that there are never more processes than wanted. Safe to call from any thread.
         """
         return sum(self._clock() - killed_at > END_S for _, killed_at in self._killed.copy())
 
     def jobs(self) -> list[Job]:
-        """The jobs in hand: whose results are still to be collected."""
+        """The jobs in hand: those without a collected result."""
         in_hand = [worker.job for worker in (*self._workers, *self._leaving) if worker.job]
         return in_hand + [result.job for result in self._lost]
 
@@ -89,9 +89,9 @@ class Pool:
         return sum(worker.read_bytes for worker in self._workers.copy())
 
     def give(self, job: Job, descriptor: int) -> None:
-        """Hand a job to an idle worker, starting one if need be. Raises OSError when none can be started.
+        """Hand a job to an idle worker, starting one if necessary. Raises OSError when none can be started.
 
-        The worker gets a copy of the descriptor of the blob; the caller closes its own, at once if it likes.
+        The worker gets a copy of the blob's descriptor. The caller closes its own, at once if it likes.
         """
         for worker in [worker for worker in self._workers if worker.job is None]:
             if worker.process.poll() is None:
@@ -111,7 +111,7 @@ class Pool:
             self._lost += self._kill(worker, f"its worker did not take the job: {error.strerror}")
 
     def collect(self, timeout_s: float, bell: Wakeup | None = None) -> list[Result]:
-        """Wait for workers to say something, or the bell to ring, and return what is finished."""
+        """Wait until workers say something or the bell rings, and return the finished jobs."""
         if self._lost:
             timeout_s = 0.0
         elif self._leaving or len(self._killed) > self.stuck:
@@ -127,7 +127,7 @@ class Pool:
         for worker in list(self._workers):
             if worker.connection in ready:
                 results += self._hear(worker)
-            # Silence is to say no whole word, whatever comes in.
+            # A worker is silent until it has sent a whole message, whatever bytes come in.
             if worker in self._workers and worker.job and self._clock() - worker.heard_at > SILENCE_S:
                 results += self._kill(worker, f"no progress in {SILENCE_S:.0f} s")
         return results
@@ -153,14 +153,14 @@ class Pool:
         return found
 
     def _part(self, worker: Worker) -> None:
-        """A connection has ended by itself: why, the exit code says, if the process ends too."""
+        """A connection has ended by itself. The exit code says why, if the process ends too."""
         self._workers.remove(worker)
         self._leaving.append(worker)
         worker.connection.close()
         worker.heard_at = self._clock()
 
     def _reap(self, worker: Worker) -> list[Result]:
-        """What came of a worker that is leaving; nothing yet while its process may be about to end."""
+        """The result of a worker that is leaving; nothing yet while its process may be about to end."""
         code = worker.process.poll()
         if code is None and self._clock() - worker.heard_at <= LEAVE_S:
             return []
@@ -175,13 +175,13 @@ class Pool:
         return self._end(worker, reason)
 
     def _end(self, worker: Worker, reason: str) -> list[Result]:
-        """Kill a process, which is reaped later, so that nobody waits for it."""
+        """Kill a process. It is reaped later, so that nobody waits for it."""
         worker.process.kill()
         self._killed.append((worker.process, self._clock()))
         return [Result(worker.job, None, reason)] if worker.job else []
 
     def close(self) -> None:
-        """End every worker, at once: whatever it has in hand is lost, and found again by the next scan."""
+        """End every worker at once. The next scan finds the blobs that they had in hand."""
         for worker in (*self._workers, *self._leaving):
             worker.connection.close()
             worker.process.terminate()
@@ -195,7 +195,7 @@ class Pool:
 
 
 def _ended(processes: list[subprocess.Popen[bytes]]) -> list[subprocess.Popen[bytes]]:
-    """Those that have not ended after `END_S`, for which all together are waited for."""
+    """The processes that have not ended after `END_S`, a wait for all of them together."""
     until = time.monotonic() + END_S
     for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,7 +1,7 @@
-"""What workers leave to the other work of the machine: processor, disk, and a rate of reading.
+"""How far workers give way to other programs: processor, disk, and a rate of reading.
 
-The daemon asks it for each worker, by its process id, before the worker has a job. It asks nothing for itself: it
-works little, and whoever wants the figure is not to wait for a busy machine.
+The daemon sets this for each worker, by its process id, before the worker has a job. It keeps its own priority: it
+works little, and an answer must not wait for a busy machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PRIO_DARWIN_BG = 0x1000
 
 
 class Courtesy(NamedTuple):
-    """What is asked of each worker. `read_bytes_per_s` is a worker's own share; 0 is no limit."""
+    """The priority of each worker. `read_bytes_per_s` is a worker's own share; 0 means no limit."""
 
     nice: int
     io_priority: str
@@ -38,15 +38,15 @@ class Courtesy(NamedTuple):
 
 
 def share(bytes_per_s: int, workers: int) -> int:
-    """A worker's part of a rate: all of them together never exceed it, and one alone reads no faster. 0 stays 0."""
+    """A worker's part of a rate. All together never exceed it, and one alone reads no faster. 0 stays 0."""
     return max(1, bytes_per_s // workers) if bytes_per_s else 0
 
 
 def ask_of(pid: int, courtesy: Courtesy) -> None:
-    """Make a worker stand back. It must be the first process of its session.
+    """Lower a worker's priority. The worker must be the first process of its session.
 
-    What the system refuses is logged, and the worker runs without. One that is nicer already, because the daemon is,
-    stays so.
+    A refusal by the system is logged, and the worker runs without. A worker that is already nicer, because the daemon
+    is, stays so.
     """
     _ask(pid, f"nice {courtesy.nice}", lambda: _set_nice(pid, courtesy.nice))
     if courtesy.io_priority == "idle":
@@ -57,7 +57,7 @@ def _ask(pid: int, what: str, ask: Callable[[], None]) -> None:
     try:
         ask()
     except ProcessLookupError:
-        pass  # it has died, and its connection says so
+        pass  # it has died; the end of its connection says so
     except OSError as error:
         log.warning("worker %d runs without %s: %s", pid, what, error.strerror)
 
@@ -70,13 +70,13 @@ def _set_nice(pid: int, nice: int) -> None:
 
 
 def _set_nice_of_autogroup(pid: int, nice: int) -> None:
-    """Where the kernel shares processors out among sessions, a process's niceness counts within its own (sched(7))."""
+    """If the kernel has autogroups, a process's niceness counts only within its session's autogroup (sched(7))."""
     for _ in range(AUTOGROUP_TRIES):
         try:
             with open(f"/proc/{pid}/autogroup", "w", encoding="ascii") as file:
                 file.write(str(nice))
         except FileNotFoundError:
-            return  # a kernel without autogroups: niceness counts as it is
+            return  # a kernel without autogroups, where niceness alone counts
         except BlockingIOError:
             time.sleep(AUTOGROUP_EVERY_S)
         else:
@@ -88,7 +88,7 @@ def _set_idle_io(pid: int) -> None:
     if sys.platform == "darwin":
         os.setpriority(PRIO_DARWIN_PROCESS, pid, PRIO_DARWIN_BG)
         return
-    import psutil  # only here: a daemon whose cache is quiet has no workers, and starts without it
+    import psutil  # only here: an idle daemon has no workers, and starts faster without it
 
     try:
         psutil.Process(pid).ionice(psutil.IOPRIO_CLASS_IDLE)

@@ -1,9 +1,9 @@
-"""What the daemon and its workers say to one another, over one pair of stream sockets a worker.
+"""The messages between the daemon and a worker, over one pair of stream sockets for each worker.
 
-A job, a word of progress and a finding are a line of JSON each. With a job's line comes an open descriptor of its blob
-(SCM_RIGHTS, unix(7)), and never a path; behind a finding's line come the hashes and lengths of as many chunks as it
-says, and the recompressed lengths of some, as they are. Never pickle: a worker reads hostile input, and one that was
-taken over must not be able to run code in the daemon, hold it up, fill its memory, or have it count what can't be.
+A job, a progress message and a finding are one line of JSON each. A job's line comes with an open descriptor of its
+blob (SCM_RIGHTS, unix(7)), and never with a path. After a finding's line come the hashes and lengths of its chunks, and
+some recompressed lengths, as raw bytes. Never pickle: a worker reads hostile input, and a compromised one must not be
+able to run code in the daemon, hold it up, fill its memory, or make it count something impossible.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ LINE_BYTES = 1 << 16
 REASON_CHARACTERS = 1000
 RECEIVE_BYTES = 1 << 20
 
-# One descriptor comes with a job. A second one has room beside it by the way such messages are laid out; it is refused.
+# A job comes with one descriptor. The layout of such messages has room for a second one, which is refused.
 DESCRIPTOR_SPACE = socket.CMSG_SPACE(array("i").itemsize)
 _CLOSE_ON_EXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # which macOS does not know; a worker starts no program
 
-# The exit code of a worker that got no memory: ENOMEM, for want of a better one.
+# The exit code of a worker that got no memory: the number of ENOMEM.
 NO_MEMORY_EXIT = 12
 
-# What may come of a job, and whether the bytes were read to their end: then the finding says when.
+# The results that any job may have, and whether the bytes were read to their end: then the finding says when.
 _OF_ANY_JOB = {"mismatched": True, "unreadable": False, "gone": False}
 _OF_A_DECODE = _OF_ANY_JOB | {"layer": True, "other": True, "undecodable": True}
 _OF_A_HASH = _OF_ANY_JOB | {"matched": True}
@@ -39,15 +39,15 @@ _KEYS = {"kind", "codec", "uncompressed_bytes", "reason", "read_until_ns", "chun
 
 
 class WorkersEnd:
-    """A worker's connection with its daemon. Waits for it as long as it takes; raises EOFError or ConnectionError when
-    it has gone, ValueError for what no daemon says.
+    """A worker's end of the connection. Waits for the daemon without a limit. Raises EOFError or ConnectionError when
+    the daemon has gone, ValueError for a message that no daemon sends.
     """
 
     def __init__(self, pair: socket.socket) -> None:
         self._socket = pair
 
     def receive_job(self) -> tuple[Job, int]:
-        """The next job, whose mark has nothing but the size, and the descriptor of its blob, which is the caller's."""
+        """The next job, whose mark has only the size, and the descriptor of its blob, which the caller must close."""
         line, descriptors = b"", array("i")
         while not line.endswith(b"\n"):
             # A file object over the socket would read the bytes and drop the descriptor that comes with the first.
@@ -65,7 +65,7 @@ class WorkersEnd:
         return Job(Digest(algorithm, hex_digits), FileMark(0, 0, stored_bytes, 0), decode, relayed), descriptor
 
     def send_progress(self, read_bytes: int) -> None:
-        """How many stored bytes of the job in hand have been read: proof of life, and a progress bar's food."""
+        """How many stored bytes of the job in hand have been read. It also shows that the worker lives."""
         self._socket.sendall(_line({"read_bytes": read_bytes}))
 
     def send_finding(self, finding: Finding) -> None:
@@ -84,13 +84,13 @@ class WorkersEnd:
 
 
 class DaemonsEnd:
-    """The daemon's connection with a worker that cuts by `params` and decodes within `caps`. It never waits for it."""
+    """The daemon's end of the connection to a worker that cuts by `params` and decodes within `caps`. Never waits."""
 
     def __init__(self, pair: socket.socket, params: ChunkParams, caps: Caps) -> None:
         pair.setblocking(False)
         self._socket, self._params, self._caps = pair, params, caps
         self._heard = bytearray()
-        self._finding: Finding | None = None  # whose recipe is not whole yet
+        self._finding: Finding | None = None  # its recipe is not complete yet
         self._wanted_bytes: tuple[int, int, int] = (0, 0, 0)  # of hashes, lengths and recompressed lengths
 
     def fileno(self) -> int:
@@ -100,7 +100,7 @@ class DaemonsEnd:
         self._socket.close()
 
     def send_job(self, job: Job, descriptor: int) -> None:
-        """Hand over a job and the open descriptor of its blob, which stays the caller's as well.
+        """Send a job and the open descriptor of its blob, which the caller keeps too.
 
         Raises ConnectionError when the worker has gone, BlockingIOError when it does not read, and other OSErrors.
         """
@@ -109,7 +109,7 @@ class DaemonsEnd:
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     def read(self) -> None:
-        """Take in a part of what has been sent. Raises EOFError when the worker has died, and OSErrors."""
+        """Read a part of what has been sent. Raises EOFError when the worker has died, and OSErrors."""
         with contextlib.suppress(BlockingIOError):
             heard = self._socket.recv(RECEIVE_BYTES)
             if not heard:
@@ -117,8 +117,8 @@ class DaemonsEnd:
             self._heard += heard
 
     def word(self, job: Job | None) -> int | Finding | None:
-        """The next whole word about the job in hand: the stored bytes read so far, or the finding. None if there is no
-        whole one yet. Raises ValueError for what no worker says, of which no more than a recipe's bytes are held.
+        """The next whole message about the job in hand: the stored bytes read so far, or the finding. None if there is
+        none yet. Raises ValueError for a message that no worker sends. Never holds more than a recipe's bytes.
         """
         if job is None and self._heard:
             raise ValueError("a word without a job")
@@ -147,7 +147,7 @@ class DaemonsEnd:
         return taken
 
     def _checked(self, said: dict[str, Any], job: Job) -> tuple[Finding, int, int]:
-        """A finding whose recipe is still to come, of how many chunks that is, and how many of them are measured."""
+        """A finding whose recipe is still to come, its number of chunks, and how many of them are measured."""
         if said.keys() != _KEYS:
             raise ValueError("a finding with other keys")
         kind, codec, reason = said["kind"], said["codec"], said["reason"]
@@ -156,7 +156,7 @@ class DaemonsEnd:
             raise ValueError(f"a finding of another kind than {', '.join(kinds)}")
         if not isinstance(codec, str) or codec not in CODECS or bool(codec) != (kind in ("layer", "undecodable")):
             raise ValueError(f"{kind}, and a codec that does not go with it")
-        # It is shown in the log and on terminals.
+        # The reason is shown in the log and on terminals.
         if not isinstance(reason, str) or len(reason) > REASON_CHARACTERS or not reason.isprintable():
             raise ValueError("a reason that can't be shown")
         read_until_ns = _number(said["read_until_ns"])
@@ -173,7 +173,7 @@ class DaemonsEnd:
         return Finding(kind, codec, uncompressed_bytes, reason, read_until_ns), chunks, measured
 
     def _check_layer(self, job: Job, uncompressed_bytes: int, chunks: int) -> None:
-        # Its size is the opener's word and not the worker's. The caps on both together bound what is held here.
+        # The opener reports the size, not the worker. Size and caps together bound what is held here.
         most_bytes = self._caps.most_uncompressed_bytes(job.mark.stored_bytes)
         if not 0 < uncompressed_bytes <= most_bytes:
             raise ValueError(f"{uncompressed_bytes} bytes uncompressed of at most {most_bytes}")
@@ -197,7 +197,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def _number(value: object) -> int:
-    """A u64, which the index has room for. JSON's true is no number, though Python's is."""
+    """A u64, the largest that the index can hold. JSON's true is refused, though Python counts it as a number."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 64:
         raise ValueError("a number out of bounds")
     return value

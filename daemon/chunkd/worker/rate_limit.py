@@ -1,21 +1,21 @@
-"""A worker's share of `read_bytes_per_s`: what has been read is waited for before more is."""
+"""A worker's share of `read_bytes_per_s`: after each read it waits until the rate allows more."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-# What was not read may be made up for so long afterwards: a sleep that ends late costs no rate.
+# A late read may be made up for within this time, so that a sleep that ends late costs no rate.
 BURST_S = 0.1
-# Nobody waits longer than this without a word: silence is taken for a worker that hangs.
+# A wait reports at least this often, because a silent worker is taken for hung.
 WORD_S = 0.5
 
 
 class Pace:
-    """Reading that stays below a rate, over all jobs of a worker. A rate of 0 is no limit.
+    """Keeps reading below a rate, over all jobs of a worker. A rate of 0 means no limit.
 
-    In any T seconds at most `bytes_per_s * (T + BURST_S)` bytes are read, and what a single read takes: a read can
-    only be paid for once it is known what it gave.
+    In any T seconds at most `bytes_per_s * (T + BURST_S)` bytes are read, plus a single read, whose size is known only
+    afterwards.
     """
 
     def __init__(
@@ -28,9 +28,10 @@ class Pace:
         self._paid_at_s = clock()
 
     def paced(self, report: Callable[[int], None]) -> Callable[[int], None]:
-        """`report` for one job, which is called with the bytes that the job has read so far, made to wait.
+        """A `report` for one job that waits. It is called with the bytes that the job has read so far.
 
-        It is called at once, and while that waits again every `WORD_S`; what it raises ends the wait.
+        It calls the given `report` at once, and again every `WORD_S` while it waits; an exception from it ends the
+        wait.
         """
         if not self._bytes_per_s:
             return report

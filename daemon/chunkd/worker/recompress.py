@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def library() -> str:
-    """The library whose frames these are: another version may make others."""
+    """The library that makes the frames; another version may make other frames."""
     return f"libzstd {zstd.zstd_version}"
 
 
-# Lengths that are remembered, by hash: 1.5 MB. Chunks that repeat do so soon.
+# How many lengths are remembered, by hash: 1.5 MB. Chunks that repeat do so soon.
 REMEMBERED = 8192
 
 
@@ -34,14 +34,14 @@ class Recompressor:
         self._known: dict[bytes, int] = {}
 
     def length(self, name: bytes, chunk: Buffer) -> int:
-        """The bytes of its frame, which is that of `zstd.compress`; `name` is its hash. Raises MemoryError."""
+        """The bytes of the chunk's frame, equal to that of `zstd.compress`; `name` is its hash. Raises MemoryError."""
         length = self._known.get(name)
         if length is None:
             try:
-                # All of a frame in one call: so its size is known, and goes into the header.
+                # A whole frame in one call: so its size is known, and goes into the header.
                 length = len(self._compress(chunk, zstd.ZstdCompressor.FLUSH_FRAME))
             except zstd.ZstdError as error:
-                # All that a level which is one and a whole chunk can lack.
+                # With a valid level and a whole chunk, only memory can be lacking.
                 raise MemoryError(str(error)) from error
             if len(self._known) >= REMEMBERED:
                 self._known.clear()

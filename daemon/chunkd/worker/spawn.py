@@ -1,4 +1,4 @@
-"""Worker processes: how many, how they are started, and what they are asked to leave to others."""
+"""Worker processes: how many there are, how they are started, and their priority."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def spawn_worker(params: ChunkParams, caps: Caps, courtesy: Courtesy, measure: M
                 json.dumps(dataclasses.asdict(params)), json.dumps(dataclasses.asdict(caps)),
                 json.dumps(dataclasses.asdict(measure)), str(courtesy.read_bytes_per_s),
             ],
-            # In a session of its own, so that it can be nice beside the daemon.
+            # A session of its own, so that the worker can be nice without the daemon.
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
     ask_of(process.pid, courtesy)
@@ -38,7 +38,7 @@ def core_count() -> int:
 
 
 def courtesy_of(workers: int, nice: int, io_priority: str, read_bytes_per_s: int) -> tuple[int, Courtesy]:
-    """How many workers these settings ask for (0 is one a core), and what of each, which has its part of the rate."""
+    """How many workers these settings ask for (0 means one a core), and the priority and rate of each."""
     count = workers or core_count()
     return count, Courtesy(nice, io_priority, share(read_bytes_per_s, count))
 
@@ -51,5 +51,5 @@ def make_pool(
     measure: MeasureRule,
     spawn: Callable[..., Worker] = spawn_worker,
 ) -> Pool:
-    """`count` workers, each as courteous as that, that cut, decode and measure by these rules."""
+    """`count` workers with this priority, which cut, decode and measure by these rules."""
     return Pool(lambda: spawn(params, caps, courtesy, measure), count)

@@ -19,7 +19,7 @@ WORD, OCTET = np.dtype("<u4"), np.dtype("u1")
 
 
 def prefixes_of(leading: NDArray[np.uint64]) -> Prefixes:
-    """The first 4 bytes of each hash as a big-endian number, so that numbers sort as the bytes do.
+    """The first 4 bytes of each hash as a big-endian number, so that the numbers sort as the bytes do.
 
     `leading` holds the first 8 bytes of each hash as a little-endian number, as chunk records do.
     """
@@ -27,7 +27,7 @@ def prefixes_of(leading: NDArray[np.uint64]) -> Prefixes:
 
 
 class Entries(NamedTuple):
-    """Entries that are sorted by prefix: the prefixes, and the low 32 and the high 8 bits of the numbers."""
+    """Entries sorted by prefix: the prefixes, and the low 32 and high 8 bits of the numbers."""
 
     prefixes: Prefixes
     low: NDArray[np.uint32]
@@ -45,7 +45,7 @@ class Entries(NamedTuple):
         return Entries(self.prefixes[rows], self.low[rows], self.high[rows])
 
     def merged(self, others: Entries) -> Entries:
-        """These and others as one."""
+        """Both sets of entries as one."""
         at = self.prefixes.searchsorted(others.prefixes, "right") + np.arange(len(others.prefixes))
         own = np.ones(len(self.prefixes) + len(at), bool)
         own[at] = False
@@ -56,7 +56,7 @@ class Entries(NamedTuple):
         return Entries(*parts)
 
     def packed(self, edges: Sequence[int]) -> Iterator[bytes]:
-        """The bytes of the entries between each two edges.
+        """For each pair of neighbouring edges, the bytes of the entries between them.
 
         Little-endian: all prefixes (u32), then all numbers' low 32 bits (u32), then all numbers' high bits (u8).
         """
@@ -66,9 +66,9 @@ class Entries(NamedTuple):
 
 
 def unpack_entries(value: bytes | memoryview) -> Entries:
-    """The entries where they lie. Raises Damaged when the value is no whole number of them.
+    """The entries, without a copy. Raises Damaged when the value is not a whole number of them.
 
-    That they are sorted is `recount`'s to tell.
+    `recount` checks that they are sorted.
     """
     count, rest = divmod(len(value), ENTRY_BYTES)
     if rest:
@@ -81,7 +81,7 @@ def unpack_entries(value: bytes | memoryview) -> Entries:
 
 
 def join_entries(values: Sequence[bytes | memoryview]) -> Entries:
-    """The entries of several values, one behind the other, as a copy. Raises Damaged as `unpack_entries` does."""
+    """The entries of several values in a row, as a copy. Raises Damaged as `unpack_entries` does."""
     counts = [len(value) // ENTRY_BYTES for value in values]
     prefixes = b"".join([value[: 4 * count] for value, count in zip(values, counts, strict=True)])
     low = b"".join([value[4 * count : 8 * count] for value, count in zip(values, counts, strict=True)])

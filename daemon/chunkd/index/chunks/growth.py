@@ -1,4 +1,4 @@
-"""What a change of copies does to the figures over unique chunks: their sums, the sample's, and the histogram."""
+"""How a change of copies changes the figures over unique chunks: their sums, the sample's sums, and the histogram."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chunkd.index.blocks import Numbers
 
 
 class FigureDelta:
-    """By how much figures grow, batch by batch: `totals` by their names, and the histogram."""
+    """By how much figures grow, summed over batches: `totals` by their names, and the histogram."""
 
     def __init__(self, max_bytes: int) -> None:
         self._step_bytes = histogram.size_step_bytes(max_bytes)
@@ -20,7 +20,9 @@ class FigureDelta:
         self.table = np.zeros((histogram.ROWS, len(histogram.COLUMNS)), np.int64)
 
     def turn(self, lengths: Numbers, before: Numbers, after: Numbers) -> Numbers:
-        """Chunks of these lengths had so many copies and now have others; 1 for what came to life, -1 for what died."""
+        """Count chunks of these lengths from `before` to `after` copies. Returns 1 for chunks that came to life, -1 for
+        chunks that died, else 0.
+        """
         for copies, sign in ((before, -1), (after, 1)):
             there = np.flatnonzero(copies)
             if len(there):
@@ -32,7 +34,7 @@ class FigureDelta:
         # The exponent of copies - 1 is its bit length: 0, 1, 2, 2, 3 for 1, 2, 3, 4, 5 copies.
         by_copies = np.frexp((copies - 1).astype(np.float64))[1]
         by_size = (lengths - 1) // self._step_bytes
-        # Summed up by copies and size at once, in one pass over the chunks; numpy sorts 16 bits by radix.
+        # Summed by copies and size together, in one pass over the chunks; numpy sorts 16 bits by radix.
         kinds = (by_copies * histogram.SIZE_ROWS + by_size).astype(np.uint16)
         order = np.argsort(kinds, kind="stable")
         kinds = kinds[order]

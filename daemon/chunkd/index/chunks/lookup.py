@@ -1,8 +1,8 @@
 """Hash to chunk number: sorted arrays of 9-byte entries, derived from the chunk records and rebuildable from them.
 
-New entries go to `young`, one value for each first byte of the hash; slice by slice they are merged into `dense`, whose
-values each hold a range of prefixes and start at their key. A prefix proves nothing: every entry with the right one is
-a candidate, tried against the full hash.
+New entries go to `young`, one value for each first byte of the hash. Slice by slice they are merged into `dense`, whose
+values each hold a range of prefixes; the key is the lowest. A prefix proves nothing: every entry with the right prefix
+is a candidate, compared with the full hash.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from chunkd.index.blocks import Numbers
 from chunkd.index.chunks.entries import Entries, Prefixes, join_entries, unpack_entries
 
-# 16,384 entries are 144 KiB: 36 pages that must lie side by side.
+# 16,384 entries are 144 KiB: 36 adjacent pages.
 DENSE_ENTRIES = 16384
-# Values of `dense` that a merge holds in memory at once: 9 MiB, and as much again for what becomes of them.
+# How many values of `dense` a merge holds in memory at once: 9 MiB, and as much again for the result.
 MERGE_VALUES = 64
 SLICES = 256
-# Young entries that are not worth merging; new chunks for each slice that a transaction may merge beyond the first.
+# So few young entries are never merged. A transaction may merge one slice, and one more for each so many new chunks.
 YOUNG_FLOOR = 16384
 CHUNKS_PER_MERGE = 4096
 
@@ -35,7 +35,7 @@ class Lookup:
         self._bounds: NDArray[np.int64] | None = None
 
     def forget(self) -> None:
-        """Drop what is remembered of the tables: they may not be as this object left them."""
+        """Forget what is cached of the tables, as they may have changed."""
         self._bounds = None
 
     def bounds(self, txn: lmdb.Transaction) -> NDArray[np.int64]:
@@ -51,19 +51,19 @@ class Lookup:
         if not len(prefixes):
             return np.empty(0, np.int64), np.empty(0, np.int64)
         slices, _ = _runs(prefixes >> 24)
-        # The slices of `young` are small, and side by side they are sorted: one search for all.
+        # The slices of `young` are small, and in a row they are sorted: one search covers all.
         young = self._matches([self._gathered(txn, self._young, slices)], [0, len(prefixes)], prefixes)
         bounds = self.bounds(txn)
         values, starts = _runs(bounds.searchsorted(prefixes, "right") - 1)
-        # Below the lowest bound there is no value.
+        # There is no value below the lowest bound.
         skipped = int(bool(values) and values[0] < 0)
         keys = bounds[values[skipped:]].tolist()
         dense = self._matches([self._read(txn, self._dense, key) for key in keys], starts[skipped:], prefixes)
         return np.concatenate((young[0], dense[0])), np.concatenate((young[1], dense[1]))
 
     def _matches(self, values: Sequence[Entries], starts: Sequence[int], prefixes: Prefixes) -> tuple[Numbers, Numbers]:
-        """(positions, numbers) of the entries with one of the prefixes: those from `starts[n]` to `starts[n + 1]` are
-        searched in the n-th of the values.
+        """(positions, numbers) of the entries with one of the prefixes. The prefixes from `starts[n]` to
+        `starts[n + 1]` are searched in the n-th value.
         """
         left, right = np.zeros((2, len(prefixes)), np.int64)
         for entries, start, end in zip(values, starts, starts[1:], strict=False):
@@ -83,7 +83,7 @@ class Lookup:
         return positions, Entries(prefixes[positions], low, high).numbers
 
     def insert(self, txn: lmdb.Transaction, new: Entries) -> None:
-        """Add entries for new chunks; none of them may have one already."""
+        """Add entries for new chunks. No chunk may have an entry already."""
         slices, _ = _runs(new.prefixes >> 24)
         if not slices:
             return
@@ -95,10 +95,10 @@ class Lookup:
     def merge(self, txn: lmdb.Transaction, young_entries: int, hand: int, new: int, total: int) -> tuple[int, int]:
         """Move slices of `young` into `dense`, from `hand` on, and return (young entries left, the next hand).
 
-        `new` chunks came in this transaction and `total` are in the index. Young entries are written again with each
-        layer and a merge writes its slice of `dense`, so the cheapest size of `young` is where the two cost the same:
-        the square root of `new * total / 2`. The number of merges is bounded, so that a small layer that follows large
-        ones does not pay for them.
+        `new` chunks came in this transaction and `total` are in the index. Each layer rewrites young entries, and a
+        merge rewrites its slice of `dense`. The cheapest size of `young` is where the two cost the same: the square
+        root of `new * total / 2`. The number of merges is bounded, so that a small layer does not pay for large ones
+        before it.
         """
         worth = YOUNG_FLOOR + math.isqrt(new * total // 2)
         for _ in range(1 + new // CHUNKS_PER_MERGE):
@@ -109,7 +109,7 @@ class Lookup:
         return young_entries, hand
 
     def _merge_slice(self, txn: lmdb.Transaction, slice_: int) -> int:
-        """Write a slice of `dense` anew with its young entries: with so many of them, none of its values is spared."""
+        """Rewrite a slice of `dense` with its young entries, which are so many that every old value would change."""
         young = self._gathered(txn, self._young, [slice_])
         if not len(young.prefixes):
             return 0
@@ -129,9 +129,9 @@ class Lookup:
         return len(young.prefixes)
 
     def _rewrite(self, txn: lmdb.Transaction, keys: list[int], young: Entries) -> list[int]:
-        """Write neighbouring values of `dense` anew with these entries among theirs, as few and even as can be.
+        """Rewrite neighbouring values of `dense` with these entries merged in, as few and as even as possible.
 
-        Equal prefixes are never parted, and the lowest key stays. Returns the keys.
+        Equal prefixes stay in one value, and the lowest key stays. Returns the keys.
         """
         entries = self._gathered(txn, self._dense, keys).merged(young)
         prefixes = entries.prefixes
@@ -169,11 +169,11 @@ class Lookup:
         return key, len(keep) - kept
 
     def _gathered(self, txn: lmdb.Transaction, table: lmdb._Database, keys: Sequence[int]) -> Entries:
-        """The entries of several values, one behind the other: a copy, to be kept while the tables change."""
+        """The entries of several values in a row, as a copy that stays valid while the tables change."""
         return join_entries([txn.get(_key(key), b"", db=table) for key in keys])
 
     def _read(self, txn: lmdb.Transaction, table: lmdb._Database, key: int) -> Entries:
-        """The entries of a value where they lie, until the transaction's next write."""
+        """The entries of a value without a copy, valid until the transaction's next write."""
         return unpack_entries(txn.get(_key(key), b"", db=table))
 
 
@@ -182,6 +182,6 @@ def _key(number: int) -> bytes:
 
 
 def _runs(keys: NDArray[np.integer]) -> tuple[list[int], list[int]]:
-    """Each key of a sorted array once, and where its run begins; behind the last, where that ends."""
+    """Each key of a sorted array once, and where its run begins; then, as the last start, where the last run ends."""
     starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))[: len(keys)]
     return keys[starts].tolist(), [*starts.tolist(), len(keys)]

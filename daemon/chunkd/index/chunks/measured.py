@@ -1,7 +1,7 @@
-"""The recompressed lengths of live chunks, kept for those alone that the index's rule picks.
+"""The recompressed lengths of live chunks, kept only for the chunks that the index's rule picks.
 
-One record for each block of chunk records that has any. It is written when such a chunk comes to life or dies, and by
-no further copy; which chunks have a length is told by their hashes and copies, so that a recount can tell as well.
+There is one record for each block of chunk records that has such a chunk. It is written when such a chunk comes to life
+or dies, and not for further copies. Hashes and copies decide which chunks have a length, so a recount can check that.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ class MeasuredRecords:
         self._txn, self._table = txn, table
 
     def change(self, born: Numbers, lengths: Numbers, died: Numbers) -> Numbers:
-        """Keep the lengths of chunks that came to life, drop those of chunks that died and return them.
+        """Keep the lengths of chunks that came to life; drop and return those of chunks that died.
 
-        `born` and `died` are sorted chunk numbers. Raises Damaged when one that died has none, or one born has.
+        `born` and `died` are sorted chunk numbers. Raises Damaged when a chunk that died has no length, or a chunk that
+        was born has one.
         """
         touched = np.unique(np.concatenate((born, died)) // blocks.SLOTS).tolist()
         values = [self._txn.get(blocks.block_key(block), b"", db=self._table) for block in touched]

@@ -1,4 +1,4 @@
-"""The chunk records within the writer's transaction: chunks get their numbers, and their copies are counted."""
+"""The chunk records within the writer's transaction: gives chunks their numbers and counts their copies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from chunkd.index.chunks.lookup import Lookup
 from chunkd.index.chunks.measured import MeasuredRecords
 from chunkd.model import Recipe
 
-# Blocks that are held in memory at once: 16 MiB.
+# How many blocks are held in memory at once: 16 MiB.
 BATCH_BLOCKS = 4096
 
 Words = NDArray[np.uint64]
@@ -28,7 +28,7 @@ Batch = tuple[slice, NDArray[np.void], list[int], Numbers]
 
 
 class Numbered(NamedTuple):
-    """A recipe's chunk numbers, its recompressed lengths (0 where there is none), and how many chunks are new."""
+    """A recipe's chunk numbers, its recompressed lengths (0 where not measured), and how many chunks are new."""
 
     numbers: Numbers
     recompressed: Numbers
@@ -36,7 +36,7 @@ class Numbered(NamedTuple):
 
 
 class ChunkContradicted(Exception):
-    """A recipe gives a chunk another length than its record, which has copies."""
+    """A recipe gives a chunk another length than the chunk's record, and that chunk has copies."""
 
     def __init__(self, number: int, chunk_hash: bytes) -> None:
         super().__init__(number, chunk_hash)
@@ -46,7 +46,7 @@ class ChunkContradicted(Exception):
 class ChunkRecords:
     """The tables `chunks` and `measured` with their look-up, by an index's rules.
 
-    `dead_blocks` are blocks that a compaction will delete: what revives leaves it.
+    `dead_blocks` are the blocks that a compaction will delete. A block in which a chunk revives is taken out of it.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class ChunkRecords:
         self._max_bytes, self._threshold, self._doomed = rules.params.max_bytes, rules.measure.threshold, dead_blocks
 
     def number(self, recipe: Recipe, next_number: int) -> Numbered:
-        """The number of each chunk of a recipe; those never seen get the numbers from `next_number` on, in order, and
-        records at 0 copies.
+        """The number of each chunk of a recipe. New chunks get the numbers from `next_number` on, in order, and records
+        at 0 copies.
 
-        A chunk without copies that is known with another length takes the recipe's: what said otherwise is gone.
-        Raises RecipeImpossible when no chunker makes such a recipe, and ChunkContradicted when a chunk that has copies
-        is known with another length; nothing is changed then.
+        If a chunk without copies has another length, it takes the recipe's, because the blobs that gave it the old one
+        are gone. Raises RecipeImpossible when no chunker makes such a recipe, and ChunkContradicted when a chunk that
+        has copies has another length; nothing is changed then.
         """
         hashes = np.frombuffer(recipe.hashes, "<u8").reshape(-1, 2)
         lengths = np.frombuffer(recipe.lengths, "<u4").astype(np.uint64)
@@ -96,7 +96,7 @@ class ChunkRecords:
         return Numbered(numbers[which], recompressed, len(new))
 
     def _recompressed(self, recipe: Recipe, hashes: Words, lengths: Words) -> Numbers:
-        """The recompressed length of each chunk, 0 where the rule picks it not."""
+        """The recompressed length of each chunk, 0 where the rule does not pick it."""
         own = np.flatnonzero(blocks.picked(hashes[:, 1], self._threshold))
         measured = np.frombuffer(recipe.measured, "<u4").astype(np.int64)
         if len(measured) != len(own):
@@ -109,8 +109,8 @@ class ChunkRecords:
         return recompressed
 
     def _find(self, low: Words, high: Words, lengths: Words, prefixes: Prefixes) -> tuple[Numbers, Revised]:
-        """The number of each chunk, -1 where it has none, and the records of chunks without copies whose length is to
-        be another.
+        """The number of each chunk, -1 where it has none, and the records of chunks without copies whose length must be
+        changed.
         """
         numbers, revised = np.full(len(low), -1, np.int64), np.zeros(len(low), bool)
         at, candidates = self._lookup.candidates(self._txn, prefixes)
@@ -128,7 +128,7 @@ class ChunkRecords:
                 which = int(np.argmax(contradicted))
                 raise ChunkContradicted(int(own[which]), found["low"][which].tobytes() + found["high"][which].tobytes())
             revised[wanted[other]] = True
-        # As the records are walked, in the order of their numbers.
+        # In the order of their numbers, as the records are walked.
         stale = np.flatnonzero(revised)
         stale = stale[np.argsort(numbers[stale])]
         return numbers, (numbers[stale], low[stale], high[stale], lengths[stale])
@@ -140,9 +140,9 @@ class ChunkRecords:
             self._put(batch, slots)
 
     def count(self, numbers: Numbers, steps: Numbers, recompressed: Numbers) -> FigureDelta:
-        """Change the copies of these chunks; by how much the figures grew.
+        """Change the copies of these chunks, and return by how much the figures grew.
 
-        `numbers` are sorted and distinct; of chunks that come to life `recompressed` are the lengths. Raises
+        `numbers` are sorted and distinct. `recompressed` are the lengths for chunks that come to life. Raises
         CopiesOverflow, and Damaged when a record can't be right.
         """
         growth = FigureDelta(self._max_bytes)
@@ -184,8 +184,8 @@ class ChunkRecords:
 def batches(txn: lmdb.Transaction, table: lmdb._Database, numbers: Numbers) -> Iterator[Batch]:
     """The records of sorted chunk numbers, a bounded batch at a time.
 
-    Yields (the rows of `numbers` in this batch, a writable copy of their blocks' slots, the blocks' numbers, where
-    in the slots each row's is). A block that is not there reads as zeros.
+    Yields (the rows of `numbers` in this batch, a writable copy of their blocks' slots, the blocks' numbers, and each
+    row's position in the slots). A missing block reads as zeros.
     """
     block_of = numbers // blocks.SLOTS
     begins = np.concatenate(([True], block_of[1:] != block_of[:-1]))[: len(numbers)]
@@ -205,12 +205,12 @@ def batches(txn: lmdb.Transaction, table: lmdb._Database, numbers: Numbers) -> I
 
 
 def _distinct(hashes: NDArray[np.uint64]) -> tuple[Numbers, Numbers]:
-    """(where each hash occurs first, which of these each is), the first sorted as the hashes' bytes are."""
+    """(where each hash occurs first, which of these each hash is), the first sorted by the hashes' bytes."""
     leading, rest = hashes[:, 0].byteswap(), hashes[:, 1]
     order = np.argsort(leading)
     same, other = _neighbours(leading[order]), _neighbours(rest[order])
     if (same & ~other).any():
-        # Hashes that part only in their second half. Two keys take ten times as long to sort by as one.
+        # Some hashes differ only in their second half. Sorting by two keys takes ten times as long as by one.
         order = np.lexsort((rest, leading))
         same, other = _neighbours(leading[order]), _neighbours(rest[order])
     begins = np.concatenate(([True], ~(same & other)))
@@ -220,6 +220,6 @@ def _distinct(hashes: NDArray[np.uint64]) -> tuple[Numbers, Numbers]:
 
 
 def _neighbours(sorted_: Words) -> NDArray[np.bool_]:
-    """Whether each but the first is equal to the one before."""
+    """For each element but the first, whether it equals the one before."""
     same: NDArray[np.bool_] = sorted_[1:] == sorted_[:-1]
     return same

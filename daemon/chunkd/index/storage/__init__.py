@@ -1,1 +1,1 @@
-"""The environment itself: opened, locked, made durable and checked page by page."""
+"""The environment itself: opening, locking, durability, and an audit of its pages."""

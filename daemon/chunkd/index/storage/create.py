@@ -1,4 +1,4 @@
-"""A new index: there as a whole or not at all, whenever the power goes; and whom it belongs to."""
+"""Makes a new index, which exists as a whole or not at all, whenever the power fails; and gives it to its owner."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from chunkd.index.storage.lock import as_whom
 
 
 def is_there(path: Path) -> bool:
-    """Whether a folder holds an index. A file without a byte is none."""
+    """Whether a folder holds an index. An empty file does not count."""
     data = path / "data.mdb"
     return os.path.exists(data) and data.stat().st_size > 0
 
 
 def create(path: Path, rules: records.Rules) -> None:
-    """Make an index without a blob: beside its folder, synced, then moved there.
+    """Make an index without a blob: in a folder beside its own, synced, then moved.
 
-    To be called by who holds the index's lock. Raises IndexUnreachable and IndexUnwritable.
+    The caller holds the index's lock. Raises IndexUnreachable and IndexUnwritable.
     """
     beside = path.with_name(f"{path.name}.new")
     try:
@@ -54,8 +54,9 @@ def create(path: Path, rules: records.Rules) -> None:
 
 
 def give_away(path: Path) -> None:
-    """Let whom the state directory belongs to own the index in it, where root has made it. To be called by who holds
-    the index's lock. Raises IndexUnreachable.
+    """Give the index to the owner of its state directory, if root has made it. The caller holds the index's lock.
+
+    Raises IndexUnreachable.
     """
     try:
         durability.give_away((path.parent / "lock", path, *path.iterdir()), path.parent.stat())

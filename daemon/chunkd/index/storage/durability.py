@@ -1,4 +1,4 @@
-"""The index's files, where LMDB leaves something to be done: a full disk, a failed sync, a power cut."""
+"""Durability that LMDB does not provide by itself: on a full disk, after a failed sync, after a power cut."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-# What a disk says that can't be written now and may be later. EROFS: a file system that has met an error goes on
+# Errors of a disk that can't be written now and may be later. EROFS: a file system that has met an error goes on
 # read-only; EFBIG: the limit on a file's size (`ulimit -f`).
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
-# Of LMDB's lock file with 126 readers, in mdb.c: 3 cache lines for all, 1 for each further reader.
+# The size of LMDB's lock file with 126 readers, from mdb.c: 3 cache lines for all, 1 for each further reader.
 LOCK_BYTES = 8192
-# A disk with less is full: a commit of the index writes more.
+# A disk with less free space counts as full: a commit of the index writes more.
 FULL_BYTES = 1 << 18
 
 
 def write_out_lock(folder: str) -> None:
-    """Give LMDB's lock file its blocks. LMDB leaves it a hole and writes it through a map: to fill a hole when the disk
-    is full is no error but the end of the process (SIGBUS). Raises OSError.
+    """Allocate the blocks of LMDB's lock file. LMDB leaves the file with a hole and writes it through a map. Filling a
+    hole on a full disk is not an error but ends the process (SIGBUS). Raises OSError.
     """
     lock_fd = os.open(Path(folder, "lock.mdb"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
@@ -50,10 +50,10 @@ def sync_folder(path: str) -> None:
 
 
 def give_away(paths: Iterable[Path], to: os.stat_result) -> None:
-    """Let an owner who is not root own what root has made among these files and folders, as else the daemon could not
-    write it. Raises OSError.
+    """Give the files and folders among these that root has made to an owner who is not root. The daemon could not write
+    them otherwise. Raises OSError.
 
-    What a link leads to and what has another name is not given: who owns the folder could have put it there.
+    Links are not followed, and files with several names are skipped: the folder's owner could have put them there.
     """
     if os.geteuid() != 0 or to.st_uid == 0:
         return
@@ -69,7 +69,7 @@ def give_away(paths: Iterable[Path], to: os.stat_result) -> None:
 
 
 def said(path: str, number: int | None, text: str) -> str:
-    """What a disk said, and that it is full where it is: LMDB calls a write that was cut short an I/O error."""
+    """The disk's error, with a note if the disk is full: LMDB reports a write that was cut short as an I/O error."""
     if number not in (errno.EIO, errno.ENOSPC):
         return text
     try:

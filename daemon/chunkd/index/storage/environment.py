@@ -1,4 +1,4 @@
-"""The LMDB environment under the index: who may open it, what must be true of it, and reading its figures.
+"""The LMDB environment under the index: opening it, checking its format and rules, and reading its figures.
 
 Neither numpy nor the look-up is imported here, so that `chunkd stats` can read an index quickly when no daemon runs.
 """
@@ -32,7 +32,7 @@ from chunkd.index.storage.lock import IndexLock, as_whom
 from chunkd.index.storage.page_audit import audit_pages, cut_short, problem_of
 from chunkd.model import Blob, Cache, ChunkParams, Digest, Place
 
-# The map is address space and nothing else: the file is as long as its used pages.
+# The map takes address space only: the file is as long as its used pages.
 MAP_BYTES = 1 << 40
 DATABASES = (
     "meta", "blobs", "failed", "places", "holders", "ignored", "needs_rehash", "recipes", "chunks", "measured", "young",
@@ -48,18 +48,18 @@ HISTOGRAM_KEY, AT_REST_KEY = b"histogram", b"at_rest"
 
 
 class Store:
-    """One open environment with its named databases. Checked for format and rules before anything else is read."""
+    """One open environment with its named databases. Its format and rules are checked before anything else is read."""
 
     def __init__(
         self, path: str, *, readonly: bool, lock: bool = True, audit: bool = False, any_format: bool = False
     ) -> None:
-        """With `audit` every page is looked at before any is used. With `any_format` there is `meta` and nothing else,
-        of which `caches` has begun alike in every format. An index of chunkd 0.1 is upgraded where it is opened for
-        writing. Raises FormatMismatch otherwise.
+        """With `audit` every page is checked before any is used. With `any_format` only `meta` is opened, in which
+        `caches` begins alike in every format. An index of chunkd 0.1 is upgraded if it is opened for writing. Raises
+        FormatMismatch otherwise.
         """
         self.path, self.readonly = path, readonly
         data = Path(path, "data.mdb")
-        # A file without a byte is what LMDB leaves when it finds the disk full as it begins.
+        # LMDB leaves an empty file when the disk is full as it begins.
         if readonly and not (data.exists() and data.stat().st_size):
             raise IndexMissing(path)
         try:
@@ -96,7 +96,7 @@ class Store:
             raise
 
     def open_database(self, name: str) -> lmdb._Database:
-        """Raises IndexDamaged when it is not there, and is not to be made."""
+        """Raises IndexDamaged when the database is missing and this store may not create it."""
         try:
             return self.env.open_db(name.encode(), create=not self.readonly)
         except (lmdb.NotFoundError, lmdb.ReadonlyError):
@@ -104,7 +104,7 @@ class Store:
 
     def _unopened(self, error: lmdb.Error) -> Exception:
         """Why the environment could not be opened, as one of chunkd's errors."""
-        # The map is as large as the file says that it must be, if that is more.
+        # The map is larger than MAP_BYTES if the file says that it must be.
         claimed = isinstance(error, (lmdb.MemoryError, lmdb.InvalidParameterError)) and self.index_bytes() > 0
         if claimed and (problem := problem_of(self.path)):
             return IndexDamaged(self.path, problem)
@@ -118,7 +118,7 @@ class Store:
         return IndexUnreachable(self.path, named.reason) if isinstance(named, IndexUnwritable) else named
 
     def _named(self, error: lmdb.Error) -> Exception:
-        """LMDB's error as one of chunkd's: what can be waited for, what is damage; a bug stays what it is."""
+        """LMDB's error as one of chunkd's, if it is damage or may pass. Any other is a bug and is returned as it is."""
         text = str(error)
         if isinstance(error, lmdb.PanicError):
             return IndexUnreachable(self.path, "LMDB gave up after an I/O error; start chunkd again")
@@ -129,24 +129,24 @@ class Store:
                 return IndexUnwritable(self.path, durability.said(self.path, number, os.strerror(number)))
         if any(os.strerror(number) in text for number in (errno.EACCES, errno.EPERM)):
             return IndexUnreachable(self.path, text)
-        # A transaction goes bad when an operation in it met a page that it could not use; a cursor is full where pages
-        # go in a circle. No index outgrows the map.
+        # A transaction goes bad when an operation in it met a page that it could not use. A cursor is full where pages
+        # form a circle. No index outgrows the map.
         damage = (
             lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError,
             lmdb.BadTxnError, lmdb.MapResizedError, lmdb.CursorFullError,
         )  # fmt: skip
-        # The binding has no error of its own for a version that neither of LMDB's engines writes.
+        # The binding has no error class for a version that neither of LMDB's engines writes.
         if isinstance(error, damage) or "data format" in text:
             return IndexDamaged(self.path, text)
         return error
 
     def resync(self) -> None:
-        """Have the newest commit on disk for certain. To be called before the first transaction of a process, and
-        before the next one after one has failed. Raises IndexUnwritable, or IndexUnreachable when it is lost.
+        """Make sure that the newest commit is on disk. Call this before the first transaction of a process, and before
+        the next one after one has failed. Raises IndexUnwritable, or IndexUnreachable when the commit is lost.
 
-        A commit is final once the sync of the next one has its meta page on disk, before LMDB uses pages again that the
-        state before needs. If that sync fails, the page is clean in memory and not on disk, no later sync will write
-        it, and a power cut would find the state before with its pages overwritten. So it is written once more.
+        A commit is final once the sync of the next one has its meta page on disk, before LMDB reuses pages that the
+        previous state needs. If that sync fails, the page is clean in memory and not on disk, no later sync writes it,
+        and a power cut would find the previous state with its pages overwritten. So the page is written once more.
         """
         with self.guarded():
             try:
@@ -162,13 +162,13 @@ class Store:
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[lmdb.Transaction]:
-        """A read of one moment. Raises as `guarded` does."""
+        """A read transaction, which sees one moment. Raises as `guarded` does."""
         with self.guarded(), self.env.begin() as txn:
             yield txn
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Whatever LMDB or a record codec raises inside comes out as an error with a name."""
+        """Turns an error that LMDB or a record codec raises inside into one of chunkd's errors."""
         try:
             yield
         except lmdb.Error as error:
@@ -181,7 +181,7 @@ class Store:
         return None if value is None else bytes(value)
 
     def sealed(self, txn: lmdb.Transaction, key: bytes, unpack: Callable[[bytes], Record]) -> Record:
-        """A record of `meta`. Raises IndexDamaged when it is not there or its checksum does not match."""
+        """A record of `meta`. Raises IndexDamaged when it is missing or its checksum does not match."""
         value = self.get(txn, "meta", key)
         if value is None:
             raise IndexDamaged(self.path, f"the record {key.decode()!r} is missing")
@@ -191,7 +191,7 @@ class Store:
             raise IndexDamaged(self.path, f"the record {key.decode()!r}: {error}") from error
 
     def check_format(self, txn: lmdb.Transaction, params: ChunkParams | None) -> records.Rules:
-        """The stored rules. Raises FormatMismatch, and ParamsMismatch when `params` are given and are others."""
+        """The stored rules. Raises FormatMismatch, and ParamsMismatch when `params` are given and differ."""
         self._check_format(txn)
         rules = self.sealed(txn, RULES_KEY, records.unpack_rules)
         if params is not None and rules.params != params:
@@ -217,13 +217,13 @@ class Store:
         return self.sealed(txn, CACHES_KEY, records.unpack_caches)
 
     def verified_s(self, txn: lmdb.Transaction) -> int | None:
-        """When the last round that compares every place came to its end, in seconds since the epoch."""
+        """When the last round that compares every place ended, in seconds since the epoch; None if none did."""
         if self.get(txn, "meta", VERIFIED_KEY) is None:
             return None
         return self.sealed(txn, VERIFIED_KEY, lambda value: int.from_bytes(records.unseal(value), "little"))
 
     def at_rest(self, txn: lmdb.Transaction) -> bool:
-        """Whether the last writer ended with nothing left to be done: what was known then is in the figures."""
+        """Whether the last writer ended with nothing left to do, so that the figures have all that was known then."""
         return self.get(txn, "meta", AT_REST_KEY) is not None
 
     def blobs(self, txn: lmdb.Transaction, database: str, after: bytes = b"") -> Iterator[Blob]:
@@ -260,14 +260,14 @@ class Store:
                 yield records.unpack_blob(held.digest, value)
 
     def children(self, txn: lmdb.Transaction, database: str, cache: int, folder: str) -> set[bytes]:
-        """The names right below a folder that lead to a record of `places` or `ignored`, a folder's with a slash."""
+        """The names right below a folder that lead to a record of `places` or `ignored`; a folder's ends in a slash."""
         prefix = records.place_key(Place(cache, f"{folder}/" if folder else ""))
         start = len(prefix)
         names: set[bytes] = set()
         with txn.cursor(db=self.databases[database]) as cursor:
             there = cursor.set_range(prefix)
             while there:
-                # By the slice: a folder may hold every blob there is.
+                # A slice at a time, because a folder may hold every blob.
                 keys = cast("list[bytes]", list(itertools.islice(cursor.iternext(values=False), SLICE_KEYS)))
                 if not keys[-1].startswith(prefix):
                     keys = [key for key in keys if key.startswith(prefix)]
@@ -280,7 +280,7 @@ class Store:
                 names.update(below)
                 if len(keys) < SLICE_KEYS:
                     break
-                # "0" is what follows "/": on to the first key that is not below the last name.
+                # "0" follows "/" in the order of bytes: go to the first key that is not below the last name.
                 after = prefix + below[-1][:-1] + b"0" if below[-1].endswith(b"/") else keys[-1] + b"\0"
                 there = cursor.set_range(after)
         return names
@@ -306,25 +306,25 @@ class Store:
 
 @contextlib.contextmanager
 def reading(state_dir: str, *, audit: bool = False, any_format: bool = False) -> Iterator[Store]:
-    """The index of a state directory, to be read: beside its writer if there is one, and else with nobody starting to
-    write meanwhile. Raises IndexMissing, IndexUnreachable, IndexDamaged.
+    """The index of a state directory, opened for reading: beside its writer if there is one; else no writer can start
+    meanwhile. Raises IndexMissing, IndexUnreachable, IndexDamaged.
     """
     path = str(Path(state_dir, "index"))
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(IndexLock(state_dir, exclusive=False))
-            # Nobody writes and nobody can begin to: no right to write LMDB's own lock file is needed.
+            # Nobody writes, and nobody can begin to. So LMDB's own lock file is not needed, nor a right to write it.
             lock = False
         except IndexBusy:
             lock = True
         except IndexMissing:
             if not os.path.exists(os.path.join(path, "data.mdb")):
                 raise
-            lock = False  # a copy without its lock file, which no writer has ever opened
+            lock = False  # a copy without its lock file, which no writer has opened
         try:
             store = Store(path, readonly=True, lock=lock, audit=audit, any_format=any_format)
         except IndexUnreachable as error:
-            # Beside a writer a reader writes too: in LMDB's own lock file, where it says what it is reading.
+            # Beside a writer a reader writes too: LMDB's own lock file records what it is reading.
             raise IndexUnreachable(path, f"{error.reason}; {as_whom(state_dir)}") from error
         stack.callback(store.close)
         yield store

@@ -1,4 +1,4 @@
-"""Who may write an index: one process, told by a lock file beside it that says who holds it."""
+"""Lets one process at a time write an index. A lock file beside the index says which one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOCK_WAIT_S = 10.0
 
 
 def as_whom(state_dir: str) -> str:
-    """What those can do who may not read an index: ask as the one whom it belongs to."""
+    """A hint for a user who may not read an index: run the command as its owner."""
     try:
         owner = pwd.getpwuid(os.stat(state_dir).st_uid).pw_name
     except (OSError, KeyError):
@@ -25,10 +25,10 @@ def as_whom(state_dir: str) -> str:
 
 
 class IndexLock:
-    """Held for as long as an index is written (`exclusive`), or read while nobody writes it.
+    """Held while an index is written (`exclusive`), or while it is read and nobody writes it.
 
-    The lock file says who holds it. Readers need no right to write anything. `left` is the writer before, when it was
-    killed or crashed, else "".
+    The lock file names its holder. Readers need no right to write anything. `left` is the name of the previous writer
+    if it was killed or crashed, else "".
     """
 
     def __init__(self, state_dir: str, *, exclusive: bool, holder: str = "") -> None:
@@ -49,7 +49,7 @@ class IndexLock:
             self.left = os.pread(self._fd, 200, 0).decode(errors="replace")
             if exclusive:
                 os.ftruncate(self._fd, 0)
-                # The lock is held; that nobody can read by whom is no reason not to serve from a full disk.
+                # The lock is held. On a full disk its file can't name the holder, and the daemon serves all the same.
                 with contextlib.suppress(OSError):
                     os.pwrite(self._fd, f"{holder} (pid {os.getpid()})".encode(), 0)
         except BaseException:
@@ -72,7 +72,7 @@ class IndexLock:
                 return
 
     def _written(self) -> bool:
-        """Whether a writer holds the lock, and not readers alone, which are passing by."""
+        """Whether a writer holds the lock, and not only readers, which are soon done."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -81,7 +81,7 @@ class IndexLock:
         return False
 
     def close(self) -> None:
-        """Let go. May be called again."""
+        """Release the lock. Can be called again."""
         if self._fd < 0:
             return
         if self._exclusive:

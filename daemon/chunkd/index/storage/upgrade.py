@@ -1,4 +1,4 @@
-"""An index of chunkd 0.1 (format 2) becomes one of this format, in place and in one transaction.
+"""Upgrades an index of chunkd 0.1 (format 2) to this format, in place and in one transaction.
 
 Format 2 held its totals by their order, in 16 bytes each, and named `needs_rehash` `suspects`; all else is the same.
 """
@@ -26,7 +26,7 @@ HEAD = ("next_number", "dead_chunks", "young_entries", "hand", "as_of_ns", "scan
 
 
 def upgrade(env: lmdb.Environment) -> None:
-    """A crash leaves the index as it was, or upgraded. Raises Damaged for a head that can't be read."""
+    """A crash leaves the index either as it was or upgraded. Raises Damaged if the head can't be read."""
     meta, history, suspects = (_database(env, name) for name in ("meta", "history", "suspects"))
     with env.begin(write=True) as txn:
         needs_rehash = env.open_db(b"needs_rehash", txn=txn)
@@ -37,7 +37,7 @@ def upgrade(env: lmdb.Environment) -> None:
         with txn.cursor(db=history) as cursor:
             rows = list(cursor)
         for key, row in rows:
-            # What is no row stays as it is, for `check` to name.
+            # A damaged row stays as it is, for `check` to name.
             with contextlib.suppress(records.Damaged):
                 txn.put(key, upgraded_row(row), db=history)
         txn.put(b"head", records.pack_head(_head(txn.get(b"head", b"", db=meta))), db=meta)
@@ -46,7 +46,7 @@ def upgrade(env: lmdb.Environment) -> None:
 
 
 def upgraded_row(value: bytes) -> bytes:
-    """A row of the history, which was of format 2. Raises Damaged for what is none."""
+    """A row of the history, converted from format 2. Raises Damaged if it is not such a row."""
     return records.pack_totals(Totals.of(_numbers(value, TOTALS)))
 
 
