@@ -507,6 +507,29 @@ def test_the_file_system_under_a_path(path: str, kind: str, polled: bool, monkey
     assert filesystems.polled_because(path) == (f"events do not come from {kind}" if polled else None)
 
 
+LOCAL = (
+    "ext2 ext3 ext4 xfs btrfs zfs f2fs tmpfs overlay bcachefs apfs hfs jfs reiserfs ramfs squashfs iso9660 vfat exfat"
+    " ntfs ntfs3 fuseblk"
+)
+WITHOUT_EVENTS = (
+    "nfs nfs4 cifs smb3 smbfs 9p afs ceph glusterfs lustre virtiofs fuse fuse.sshfs gpfs beegfs ocfs2 gfs2 orangefs"
+    " pvfs2 prl_fs vmhgfs fuse.vmhgfs-fuse vboxsf wekafs fuse.juicefs juicefs gcsfuse fuse.gcsfuse fuse.ext4"
+    " ext5 unheard.of webdav macfuse autofs"
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "polled"),
+    [*((kind, False) for kind in LOCAL.split()), *((kind, True) for kind in WITHOUT_EVENTS.split())],
+)
+def test_a_file_system_that_is_no_known_local_one_is_polled(
+    kind: str, polled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filesystems, "_linux_mounts", lambda: [(Path("/"), kind)])
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert bool(filesystems.polled_because("/any")) == polled
+
+
 def test_the_file_system_as_mac_os_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, BSD))
