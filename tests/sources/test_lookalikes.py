@@ -151,6 +151,6 @@ def test_a_path_that_is_no_text_is_told_as_well(world: World) -> None:
         pass
     world.settle()
     [told] = world.caches[1].status.warnings
-    assert "caf\udce9" in told
+    assert "caf\\udce9" in told
     world.restart()
     assert world.caches[1].status.warnings == (told,)
