@@ -139,6 +139,12 @@ def test_figures_that_can_not_be_read(inside: Inside, bench: Bench, monkeypatch:
         wrong(inside, "the figures can't be read", "checksum", "chunkd rebuild")
 
 
+def test_a_cache_that_looks_like_blobs_and_gives_none(inside: Inside) -> None:
+    inside.cache.status = replace(WATCHED, unread=("2 links, such as blobs/x",), warnings=("2 links",))
+    wrong(inside, inside.cache.path, "2 links, such as blobs/x")
+    inside.cache.status = replace(WATCHED, warnings=("2 links",))  # and it gives others
+
+
 def test_all_at_once(inside: Inside) -> None:
     inside.cache.status = replace(WATCHED, stale="its root is not a folder", problems=("/c: ?",), unlisted_folders=1)
     inside.writer.progress.paused = "no worker can be started: Cannot allocate memory"

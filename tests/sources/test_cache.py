@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import pytest
 
 from chunkd.errors import CacheUnusable
 from chunkd.model import METADATA_ALONE, Cache, CacheState, Cause, FileMark
-from chunkd.sources import filesystems
+from chunkd.sources import filesystems, layouts
 from chunkd.sources.activity import Activity
 from chunkd.sources.cache import Request, ServedCache
 from chunkd.sources.folder import FolderSource, check_usable
@@ -23,7 +24,7 @@ from chunkd.sources.root import Root
 from chunkd.sources.source import Entry, RootMark, Seen
 from chunkd.sources.status import LAYERLESS, CacheStatus, idle_state, state_of, warnings, warnings_of
 from faulty import FaultySource, FaultyView, faulty, on_device
-from ingesting import LAYER, LIKE_IT, World, land, messages, oci, world_in
+from ingesting import LAYER, LIKE_IT, Deaf, World, land, messages, oci, world_in
 
 # --- its root ---------------------------------------------------------------------------------------------------------
 
@@ -301,6 +302,71 @@ def test_a_place_that_an_event_named_is_looked_at_again_when_its_root_can_be_ope
     world.holds_exactly()
 
 
+def refusing(source: FaultySource, *refused: str) -> None:
+    def list_it(real: Callable[[str], Iterator[Entry]], folder: str) -> Iterator[Entry]:
+        if folder in refused:
+            raise PermissionError(13, "Permission denied")
+        return real(folder)
+
+    source.list = list_it
+
+
+class Choosy(Deaf):
+    """The system lets nobody watch these folders."""
+
+    refused: tuple[str, ...] = ()
+
+    def enter(self, folder: str) -> None:
+        if folder in self.refused:
+            raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize("layout", [True, False])
+def test_what_lies_beside_a_layouts_blobs_and_can_not_be_listed_degrades_nothing(world: World, layout: bool) -> None:
+    watcher = Choosy()
+    watcher.refused = ("private", "open/private")
+    world.make_watcher = lambda _, __: watcher
+    source = faulty(world)
+    root = world.roots[0]
+    paths = [land(oci(root, LAYER), LAYER.stored), land(oci(root / "private", LIKE_IT), LIKE_IT.stored)]
+    (root / "open" / "private").mkdir(parents=True)
+    if layout:
+        (root / "oci-layout").write_bytes(b"{}")
+    watcher.refused = ()
+    world.settle()
+    world.holds_exactly(LAYER, LIKE_IT)
+
+    watcher.refused = ("private", "open/private")
+    refusing(source, *watcher.refused)
+    world.settle(verify=True)
+    status = world.caches[1].status
+    assert (status.unlisted_folders, status.watched) == ((0, True) if layout else (2, False))
+    world.holds_exactly(LAYER, LIKE_IT)  # nothing is taken for gone that can't be seen
+
+    watcher.refused = ("blobs/sha256",)
+    refusing(source, "blobs/sha256")
+    world.settle(verify=True)
+    assert world.caches[1].status.unlisted_folders == 1
+    refusing(source)
+    for path in paths:
+        path.unlink()
+    world.settle(verify=True)
+    world.holds_exactly()
+
+
+def test_what_a_container_sees_was_counted_once_and_is_no_longer(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = world.roots[0]
+    land(oci(root / "io.containerd.content.v1.content", LAYER), LAYER.stored)
+    land(oci(root / "io.containerd.snapshotter.v1.overlayfs" / "snapshots" / "3" / "fs", LIKE_IT), LIKE_IT.stored)
+    with monkeypatch.context() as before:
+        before.setattr(layouts, "_FOREIGN", re.compile("(?!)"))
+        world.settle()
+        world.holds_exactly(LAYER, LIKE_IT)
+    world.restart()
+    world.settle()
+    world.holds_exactly(LAYER)
+
+
 # --- how it is shown --------------------------------------------------------------------------------------------------
 
 
@@ -439,6 +505,29 @@ def test_the_file_system_under_a_path(path: str, kind: str, polled: bool, monkey
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: MOUNTINFO)
     assert filesystems.file_system(path) == kind
     assert filesystems.polled_because(path) == (f"events do not come from {kind}" if polled else None)
+
+
+LOCAL = (
+    "ext2 ext3 ext4 xfs btrfs zfs f2fs tmpfs overlay bcachefs apfs hfs jfs reiserfs ramfs squashfs iso9660 vfat exfat"
+    " ntfs ntfs3 fuseblk"
+)
+WITHOUT_EVENTS = (
+    "nfs nfs4 cifs smb3 smbfs 9p afs ceph glusterfs lustre virtiofs fuse fuse.sshfs gpfs beegfs ocfs2 gfs2 orangefs"
+    " pvfs2 prl_fs vmhgfs fuse.vmhgfs-fuse vboxsf wekafs fuse.juicefs juicefs gcsfuse fuse.gcsfuse fuse.ext4"
+    " ext5 unheard.of webdav macfuse autofs"
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "polled"),
+    [*((kind, False) for kind in LOCAL.split()), *((kind, True) for kind in WITHOUT_EVENTS.split())],
+)
+def test_a_file_system_that_is_no_known_local_one_is_polled(
+    kind: str, polled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filesystems, "_linux_mounts", lambda: [(Path("/"), kind)])
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert bool(filesystems.polled_because("/any")) == polled
 
 
 def test_the_file_system_as_mac_os_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:

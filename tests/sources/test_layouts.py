@@ -177,6 +177,69 @@ def test_which_folders_are_entered(folder: str, name: str, worth: bool) -> None:
     assert layouts.worth_entering("/reg", folder, name) == worth
 
 
+CONTAINERD = "io.containerd.content.v1.content"
+
+
+@pytest.mark.parametrize(
+    ("root", "folder"),
+    [
+        ("/reg", "lost+found"),
+        ("/reg", "any/lost+found"),
+        ("/reg", ".snapshot"),
+        ("/reg", "#recycle"),
+        ("/reg", "blobs/@eaDir"),
+        ("/reg", "$RECYCLE.BIN"),
+        ("/reg", "System Volume Information"),
+        ("/var/lib/containerd", "io.containerd.snapshotter.v1.overlayfs"),
+        ("/var/lib", "containerd/io.containerd.runtime.v2.task"),
+        ("/var/lib/docker", "overlay2"),
+        ("/var/lib/docker", f"containers/{HEX}"),
+        ("/var/lib/docker", f"volumes/{HEX}"),
+        ("/var/lib/docker", "volumes/named/_data"),
+        ("/var/lib/docker", "rootfs/overlayfs"),
+        ("/var/lib/containers/storage", f"overlay/{HEX}"),
+        ("/var/lib/containers/storage", "overlay-layers"),
+        ("/var/lib/kubelet", "pods/1/volumes/kubernetes.io~empty-dir"),
+        ("/reg", "docker/registry/v2/repositories"),
+        ("/reg/docker", "registry/v2/repositories"),
+        ("/reg/docker/registry", "v2/repositories"),
+        ("/reg/docker/registry/v2", "repositories"),
+    ],
+)
+def test_no_blob_of_the_cache_is_in_such_a_folder_unless_it_was_named(root: str, folder: str) -> None:
+    parent, _, name = folder.rpartition("/")
+    assert not layouts.worth_entering(root, parent, name)
+    assert not layouts.worth_entering(root, folder, "any")
+    for below in (f"blobs/sha256/{HEX}", f"3/fs/blobs/sha256/9b/{HEX}/data"):
+        assert layouts.identify(root, f"{folder}/{below}") is None
+        assert layouts.identify(f"{root}/{folder}", below) is not None
+    assert not layouts.naming(root, f"{folder}/blobs/sha256").digits
+    for below in ("", "any"):
+        assert layouts.worth_entering(f"{root}/{folder}", below, "blobs")
+
+
+@pytest.mark.parametrize(
+    ("root", "folder"),
+    [
+        ("/var/lib/containerd", CONTAINERD),
+        ("/var/lib/docker", f"containerd/daemon/{CONTAINERD}"),
+        ("/zot", "containers/podman"),
+        ("/zot", "volumes"),
+        ("/zot", "overlay/network"),
+        ("/zot", "repositories/app"),
+        ("/zot/v2", "repositories"),
+        ("/zot", "lost-and-found"),
+        ("/mnt", "@registry"),
+        ("/mnt", "mydocker/registry/v2/repositories"),
+    ],
+)
+def test_a_repository_is_found_whatever_its_name_is_like(root: str, folder: str) -> None:
+    names = f"{folder}/blobs/sha256".split("/")
+    for end, name in enumerate(names):
+        assert layouts.worth_entering(root, "/".join(names[:end]), name)
+    assert layouts.identify(root, f"{folder}/blobs/sha256/{HEX}") == (SHA256, "oci")
+
+
 HEXES = (
     HEX,
     HEX.upper(),

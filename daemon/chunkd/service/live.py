@@ -90,6 +90,8 @@ class DaemonAnswers:
         for cache in cache_states(self._writer):
             if cache.state in ("hung", "stale", "unwatched"):
                 yield f"cache {cache.path}: {cache.state}: {cache.reason}"
+        for served in self._writer.caches.values():
+            yield from (f"cache {served.path} gives no blob: {unread}" for unread in served.status.unread)
         if self._writer.progress.paused:
             yield f"indexing is paused: {self._writer.progress.paused}"
         found = unlisted(self._writer)

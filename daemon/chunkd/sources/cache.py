@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 from chunkd.model import Cache, Timing
+from chunkd.sources import lookalikes
 from chunkd.sources.activity import Activity, Token
 from chunkd.sources.hints import HintQueue
 from chunkd.sources.lister import Lister
@@ -184,6 +185,7 @@ class ServedCache:
             frozenset(root.missing), root.stale, self._watching.polled, self._watching.unwatched, self._watching.alive,
             self._warnings, tuple(itertools.islice(self._lister.problems.values(), PROBLEMS_SHOWN)),
             len(self._lister.problems) + self._lister.forgotten,
+            () if self._layouts else lookalikes.told(self._lister.lookalikes, found_blobs=False),
         )  # fmt: skip
 
     def _publish(self) -> None:
@@ -322,7 +324,9 @@ class ServedCache:
                 entries = list(itertools.islice(view.list(""), ENTRIES_JUDGED))
         except OSError:
             return self._warnings
-        return warnings_of(entries, found_blobs=bool(self._layouts))
+        found_blobs = bool(self._layouts)
+        told = lookalikes.told(self._lister.lookalikes, found_blobs=found_blobs)
+        return told + warnings_of(entries, found_blobs=found_blobs or bool(told))
 
     def _list_folder(self, folder: str, token: Token) -> Iterator[None]:
         if not self._root.stale and self._root.check() is not None:

@@ -8,16 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-# On these another host may write, and no event tells of it.
-_REMOTE = re.compile(
-    r"nfs\d?|cifs|smb\w*|smbfs|9p|afs|afpfs|webdav|ceph|glusterfs|lustre|fuse(\..+)?|macfuse|osxfuse|virtiofs|vboxsf"
+# Only this host writes to these, so that each change gives an event. On any other, known or not, another host may.
+_LOCAL = re.compile(
+    r"ext[234]|xfs|btrfs|zfs|f2fs|jfs|nilfs2|reiserfs|reiser4|bcachefs|ubifs|jffs2|tmpfs|ramfs|rootfs|overlay|aufs|ecryptfs"
+    r"|squashfs|erofs|cramfs|romfs|iso9660|udf|v?fat|msdos|exfat|ntfs3?|fuseblk|apfs|hfs(plus)?|ufs"
 )
 
 
 def polled_because(path: str) -> str | None:
     """Why this cache must be polled, None where events come."""
     kind = file_system(path)
-    return f"events do not come from {kind}" if kind and _REMOTE.fullmatch(kind) else None
+    return f"events do not come from {kind}" if kind and not _LOCAL.fullmatch(kind) else None
 
 
 def file_system(path: str) -> str:

@@ -29,6 +29,16 @@ _END_OF_ROOT = re.compile(r"(?:^|/)(blobs(?:/(?:sha256|sha512)(?:/[0-9a-f]{2})?)
 # Repositories can't begin with these (the distribution spec), and writers keep what is in flight in such folders:
 # .uploads and .sync (zot), .umoci-*, _uploads, _layers and _manifests (distribution).
 _PRIVATE = (".", "_")
+# What file systems, NAS and Windows keep for themselves, and what containers see as their own file system: files of a
+# digest's name in it are no blobs of the cache. The folders of containerd's plugins are its own but for the content.
+_FOREIGN = re.compile(
+    r"(?:^|/)(?:lost\+found|#recycle|#snapshot|@eaDir|@Recycle|\$RECYCLE\.BIN|System Volume Information"
+    r"|io\.containerd\.(?!content\.)[^/]*|overlay2|overlay-(?:containers|images|layers)|kubernetes\.io~[^/]*"
+    r"|(?:containers|overlay|volumes)/[0-9a-f]{64}|vfs/dir|vfs-(?:containers|images|layers)|rootfs/overlayfs)(?:/|\Z)"
+)
+# Distribution's repositories hold links to blobs, as small files, and grow to thousands of folders.
+_REGISTRY = "docker/registry/v2"
+_REPOSITORIES = re.compile(rf"(?:^|/){_REGISTRY}/repositories(?:/|\Z)")
 # Deeper than any known store; a bound on what a strange tree can cost.
 MAX_DEPTH = 24
 
@@ -46,13 +56,19 @@ def _within(root: str, path: str) -> str:
     return "/".join(filter(None, (end and end[1], path)))
 
 
-def _private(folder: str) -> bool:
-    return any(name.startswith(_PRIVATE) for name in folder.split("/"))
+def _leads_nowhere(root: str, folder: str) -> bool:
+    """Whether no blob of the cache is in this folder, by the part of its path that is below the root: the root itself
+    was named by somebody who knows what lies there.
+    """
+    if any(name.startswith(_PRIVATE) for name in folder.split("/")) or _FOREIGN.search(folder):
+        return True
+    # With so much of the root before it as leaves the last name to the folder.
+    return _REPOSITORIES.search(f"{root[-len(_REGISTRY) - 1 :]}/{folder}") is not None
 
 
 def identify(root: str, path: str) -> tuple[Digest, str] | None:
     """The digest and the layout of the blob at `path` below `root`, None for a path that names no blob."""
-    if _private(path.rpartition("/")[0]):
+    if _leads_nowhere(root, path.rpartition("/")[0]):
         return None
     match = _BLOBS.search(_within(root, path))
     if match is None:
@@ -97,7 +113,7 @@ def naming(root: str, folder: str) -> Naming:
     inside = _FOLDER.search(_within(root, folder))
     if inside is None:
         return Naming("flat", frozenset(() if folder else _ALGORITHM_OF), b"", strict=False)
-    digits = frozenset(() if _private(folder) else (HEX_DIGITS[inside["algorithm"]],))
+    digits = frozenset(() if _leads_nowhere(root, folder) else (HEX_DIGITS[inside["algorithm"]],))
     pair = (inside["pair"] or "").encode()
     return Naming("distribution" if pair else "oci", digits, pair, strict=True)
 
@@ -110,7 +126,7 @@ def blob_within(root: str, folder: str, name: str) -> str | None:
 
 def worth_entering(root: str, folder: str, name: str) -> bool:
     """Whether a folder of that name in `folder` may lead to blobs."""
-    if _private(f"{folder}/{name}") or folder.count("/") >= MAX_DEPTH:
+    if _leads_nowhere(root, f"{folder}/{name}".lstrip("/")) or folder.count("/") >= MAX_DEPTH:
         return False
     inside = _FOLDER.search(_within(root, folder))
     if inside is None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Generator
 
+from chunkd.sources import lookalikes
 from chunkd.sources.listing import Listing, walk
 from chunkd.sources.root import Root
 from chunkd.sources.source import Source
@@ -18,13 +19,15 @@ MAX_PROBLEMS = 4096
 
 class Lister:
     """`problems` are the folders that could not be listed, by path, with the reason; `forgotten` counts those
-    beyond the most that are remembered. `layouts` are those of the blobs that were seen.
+    beyond the most that are remembered. `layouts` are those of the blobs that were seen, `lookalikes` what the last
+    walk over the whole cache found that looks like blobs and is not read as such.
     """
 
     def __init__(self, source: Source, root: Root, layouts_seen: set[str]) -> None:
         self._source, self._root, self.layouts = source, root, layouts_seen
         self.problems: dict[str, str] = {}
         self.forgotten = 0
+        self.lookalikes: lookalikes.Lookalikes = {}
 
     def walk(
         self, folder: str, compare: bool, enter: Callable[[str], None]
@@ -36,6 +39,7 @@ class Lister:
         top = f"{self._source.path}/{folder}".rstrip("/")
         unseen = {path for path in self.problems if path == top or path.startswith(f"{top}/")}
         healed: list[str] = []
+        seen: lookalikes.Lookalikes = {}
         for listing in walk(self._source, folder, enter):
             path = f"{self._source.path}/{listing.folder}".rstrip("/")
             if away := self._away(listing.folder):
@@ -47,6 +51,7 @@ class Lister:
                     healed.append(f"{path}/")
                 unseen.discard(path)
             self.layouts |= listing.layouts
+            lookalikes.add(seen, listing.lookalikes)
             # We may have missed events while this was unreachable, so compare file metadata, not just names.
             doubtful = compare or f"{path}/".startswith(tuple(healed))
             yield listing, doubtful
@@ -54,6 +59,8 @@ class Lister:
             if away := self._away(mount):
                 complete &= self._note(f"{self._source.path}/{mount}", Listing(mount, problem=away))
                 unseen.discard(f"{self._source.path}/{mount}")
+        if not folder:
+            self.lookalikes = seen
         for path in unseen:  # a folder that is gone has no problem any longer
             self.problems.pop(path, None)
         return complete

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from chunkd.model import MAX_PATH_BYTES, FileMark
-from chunkd.sources import layouts
+from chunkd.sources import layouts, lookalikes
 from chunkd.sources.activity import Token
 from chunkd.sources.source import Entry, Source, View
 
@@ -26,7 +26,9 @@ class Listing:
     `blobs` are the names of its blobs and `folders` those of the folders that are listed in turn, in the file system's
     bytes; the name of a folder, also of one that holds a blob (distribution's), ends with a slash. `marks` has the
     metadata of those blobs that were looked at. `expected` are the paths below the root of blobs whose folder was made
-    a moment ago and that are not there yet, `ignored` paths with the reason.
+    a moment ago and that are not there yet, `ignored` paths with the reason. `beside_layout`: a file `oci-layout` is
+    among the names, so that the blobs are in `blobs`, if not in repositories of their own. `lookalikes` counts what
+    looks like blobs and is not read as such.
 
     With the `last` slice all names are known: `earlier` has the hashes (`name_hash`) of those in the slices before.
     What the index has in the folder under another name is gone, or is no blob any longer. When `problem` is set the
@@ -40,7 +42,9 @@ class Listing:
     expected: list[str] = field(default_factory=list)
     ignored: list[tuple[str, str]] = field(default_factory=list)
     layouts: set[str] = field(default_factory=set)
+    lookalikes: lookalikes.Lookalikes = field(default_factory=dict)
     problem: str = ""
+    beside_layout: bool = False
     last: bool = True
     earlier: array[int] = field(default_factory=lambda: array("Q"))
 
@@ -96,17 +100,32 @@ class ScanEnd:
 
 def walk(source: Source, folder: str, enter: Callable[[str], None]) -> Iterator[Listing]:
     """List `folder` and all below it that may hold blobs, slice by slice. `enter` is called with a folder's path before
-    it is listed, so that a watch can be set before. Symbolic links are not followed, except for the root itself.
+    it is listed, so that a watch can be set before. Symbolic links are not followed, except for the root itself. What
+    lies beside an OCI layout's blobs and can't be listed is passed over, as a folder of which nothing is known.
     """
-    pending = [folder]
+    pending = [(folder, False)]
     while pending:
-        folder = pending.pop()
+        folder, beside = pending.pop()
+        if beside and not _can_be_listed(source, folder):
+            continue
         enter(folder)
         below: list[str] = []
         for listing in _slices(source, folder):
             below += map(listing.path, listing.folders)
+            beside |= listing.beside_layout
             yield listing
-        pending += sorted(below, reverse=True)
+        pending += [(path, beside and os.path.basename(path) != "blobs") for path in sorted(below, reverse=True)]
+
+
+def _can_be_listed(source: Source, folder: str) -> bool:
+    try:
+        with source.view() as view:
+            next(view.list(folder), None)
+    except PermissionError:
+        return False
+    except OSError:
+        pass  # its listing will say what is wrong
+    return True
 
 
 def _slices(source: Source, folder: str) -> Iterator[Listing]:
@@ -150,6 +169,9 @@ def _judged(view: View, root: str, folder: str, entries: list[Entry]) -> Listing
     for entry in entries:
         if not (entry.is_file or entry.is_folder):
             _judge_other(listing, view, naming, os.fsencode(entry.name))
+    listing.beside_layout = b"oci-layout" in files
+    if len(listing.blobs) < len(entries):
+        _count_lookalikes(listing, view, root, naming, entries)
     _check_length(listing, root)
     if listing.blobs:
         listing.layouts.add(naming.layout)
@@ -210,6 +232,27 @@ def _judge_other(listing: Listing, view: View, naming: layouts.Naming, name: byt
             listing.blobs.add(name)  # a file has come in its place
     elif naming.strict:
         listing.ignored.append((listing.path(name), _NO_DIGEST))
+
+
+def _count_lookalikes(listing: Listing, view: View, root: str, naming: layouts.Naming, entries: list[Entry]) -> None:
+    folder = os.path.join(root, listing.folder).rstrip("/")
+    for name, is_file, is_folder in entries:
+        key = os.fsencode(name)
+        inside = key + b"/"
+        if key in listing.blobs or inside in listing.blobs or inside in listing.folders:
+            continue
+        kind, path = lookalikes.kind_of_name(folder, name, is_file=is_file, is_folder=is_folder), listing.path(key)
+        if is_folder and naming.layout == "distribution" and naming.fit([key]):
+            kind, path = lookalikes.LINK, listing.blob_path(inside)
+        if kind and (kind != lookalikes.LINK or _is_link(view, path)):
+            lookalikes.add(listing.lookalikes, {kind: (1, path)})
+
+
+def _is_link(view: View, path: str) -> bool:
+    try:
+        return view.look(path).kind == "a symbolic link"
+    except OSError:
+        return False
 
 
 def _check_length(listing: Listing, root: str) -> None:

@@ -22,7 +22,8 @@ LAYERLESS = (
 class CacheStatus:
     """`stale` says why nothing of the cache is added or subtracted, `polled` why no events come, `unwatched` why a
     watch could not be set. `away` are the recorded mounts that are not there. `problems` are the folders that could not
-    be listed, with the reason, as far as they are remembered; `unlisted_folders` counts them all.
+    be listed, with the reason, as far as they are remembered; `unlisted_folders` counts them all. `unread` says what
+    looks like blobs in a cache that gives none; it is among the `warnings` too.
     """
 
     device: int = 0
@@ -37,6 +38,7 @@ class CacheStatus:
     warnings: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     unlisted_folders: int = 0
+    unread: tuple[str, ...] = ()
 
     def out_of_sight(self, path: str) -> bool:
         """Whether a place can't be seen now, so that nothing follows from its absence."""
