@@ -97,6 +97,16 @@ class IndexBusy(ChunkdError):
         self.holder = holder
 
 
+class ProcessNumberTaken(ChunkdError):
+    """LMDB knows the processes at an index by their number, and two containers may each have a process of one."""
+
+    def __init__(self, path: str, number: int) -> None:
+        super().__init__(
+            f"index {path}: in use by process {number} of another container, and LMDB takes this one, which is process"
+            f" {number} too, for the same; start this container with `--init`, or run the command in the other one"
+        )
+
+
 class IndexUnwritable(ChunkdError):
     """A transaction was not written (disk full, I/O error). The index is as before it, so it may be tried again."""
 
@@ -111,6 +121,16 @@ class IndexUnreachable(ChunkdError):
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"index {path}: can't be opened: {reason}")
         self.reason = reason
+
+
+class IndexRemoved(ChunkdError):
+    """A file of the index was removed or replaced under its writer, who would go on writing into nothing."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"index {path}: removed or replaced while it was in use; start chunkd again, which makes a new index if"
+            " there is none"
+        )
 
 
 class CopiesOverflow(ChunkdError):

@@ -23,7 +23,12 @@ from blobs import digest_of, gz, noise, tar, text, zst
 from chunkd.model import Cause
 from daemon import BRISK, PATIENCE_S, ZEROS, Daemon, Home, figures, opened, until
 
-NEVER = BRISK | {"CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400"}
+# Level debug has a line for each blob, however many there are.
+NEVER = BRISK | {
+    "CHUNKD_LOG_LEVEL": "debug",
+    "CHUNKD_SCAN_INTERVAL_S": "86400",
+    "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400",
+}
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 IMAGES = 6
 EVENTS = (Cause.MOVED_IN, Cause.WRITTEN, Cause.CREATED)

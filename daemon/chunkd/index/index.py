@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 import lmdb
 import numpy as np
 
-from chunkd.errors import IndexDamaged, IndexUnreachable, IndexUnwritable, RecipeImpossible
+from chunkd.errors import IndexDamaged, IndexRemoved, IndexUnreachable, IndexUnwritable, RecipeImpossible
 from chunkd.figures import histogram
 from chunkd.figures.totals import sums
 from chunkd.index import blocks, records
@@ -50,6 +51,11 @@ class RecipeContradicts(RecipeImpossible):
         self.chunk_hash, self.digests = chunk_hash, digests
 
 
+def _identity(path: str | Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
 class Index:
     """An open index. It belongs to the owner of its state directory, even when root has made it.
 
@@ -84,9 +90,21 @@ class Index:
             with self.store.snapshot() as txn:
                 self.rules = self.store.check_format(txn, rules.params)
             give_away(path)
+            self._files = {name: _identity(name) for name in (self._lock.path, path / "data.mdb", path / "lock.mdb")}
         except BaseException:
             self.close()
             raise
+
+    def check_there(self) -> None:
+        """Raises IndexRemoved when the index's files and its lock are no longer those that were opened."""
+        try:
+            there = all(_identity(name) == identity for name, identity in self._files.items())
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        except OSError as error:
+            raise IndexUnreachable(self.store.path, str(error.strerror)) from error
+        if not there:
+            raise IndexRemoved(self.store.path)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Change]:

@@ -1,10 +1,12 @@
-"""What the daemon has done since it started, counted by the writer for the metrics: failures and delays."""
+"""What the writer counts: failures and delays, for the metrics, and lines of the log, which it sums up in a burst."""
 
 from __future__ import annotations
 
+import logging
 import time
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 # Why a blob is failed: its bytes are not those of its name, it is no whole stream or breaks a cap, it can't be read, or
@@ -13,6 +15,11 @@ MISMATCHED, UNDECODABLE, UNREADABLE, IMPOSSIBLE = "mismatched", "undecodable", "
 FAILURES = (MISMATCHED, UNDECODABLE, UNREADABLE, IMPOSSIBLE)
 # Upper bounds, of which a delay is counted under the first that it does not exceed; there is one more for all else.
 DELAYS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
+# So many lines of one kind in one minute are logged at their own level.
+LINES_A_MINUTE = 100
+MINUTE_S = 60.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -40,3 +47,31 @@ class Counters:
         delay_s = max(now_s - landed_ns / 1e9, 0.0)  # another machine's clock may be ahead
         self.delays[bisect_left(DELAYS_S, delay_s)] += 1
         self.delays_s += delay_s
+
+
+class LogLines:
+    """The log of what became of each blob. A line's kind is its level and first word ("indexed", "subtracted"): after
+    100 lines of a kind within a minute, further ones are logged at level debug, and counted in one line at its end.
+    """
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._began_s = 0.0
+        self._lines: Counter[tuple[int, str]] = Counter()
+
+    def add(self, lines: Iterable[tuple[int, str]]) -> None:
+        for level, text in lines:
+            if not self._lines:
+                self._began_s = self._clock_s()
+            kind = (level, text.partition(" ")[0])
+            self._lines[kind] += 1
+            log.log(level if self._lines[kind] <= LINES_A_MINUTE else logging.DEBUG, "%s", text)
+
+    def sum_up(self, *, now: bool = False) -> None:
+        """Log how many lines were held back, when the minute is over or `now`."""
+        if not now and self._clock_s() < self._began_s + MINUTE_S:
+            return
+        for (level, word), count in self._lines.items():
+            if count > LINES_A_MINUTE:
+                log.log(level, "%s ..: %d more lines, logged at level debug", word, count - LINES_A_MINUTE)
+        self._lines.clear()

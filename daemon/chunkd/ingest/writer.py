@@ -19,7 +19,7 @@ from chunkd.index.index import Change, Index
 from chunkd.index.records import digest_from_key
 from chunkd.ingest.actions import Task
 from chunkd.ingest.adopt import LeftCaches
-from chunkd.ingest.counters import Counters
+from chunkd.ingest.counters import Counters, LogLines
 from chunkd.ingest.listings import Listings
 from chunkd.ingest.places import RETRY_S, AfterCommit, PlaceChanges, Remembered
 from chunkd.ingest.reconcile import decide, decide_finding
@@ -88,7 +88,7 @@ class Writer:
     ) -> None:
         self.index, self.pool, self.caches, self.activity, self.wakeup = index, pool, caches, activity, wakeup
         self.clock_s, self._settle_s = clock_s, settle_s
-        self.progress, self.counters = Progress(), Counters()
+        self.progress, self.counters, self._log_lines = Progress(), Counters(), LogLines()
         self.remembered = Remembered()
         self.tasks = Tasks(pool, caches, activity)
         self.listings = Listings(index, caches, activity)
@@ -125,6 +125,7 @@ class Writer:
         """Wait for something to do, at most so long, and do it."""
         self._collect(self._wait_s(timeout_s))
         self.progress.turns += 1
+        self._log_lines.sum_up()
         if self._waits(self._paused_until, PAUSE_S):
             return
         self._gather()
@@ -287,8 +288,7 @@ class Writer:
     def _follow(self, after: AfterCommit) -> None:
         """What follows from a commit. Each thing that is still to be done takes its token here."""
         self.counters.take(after.failures, after.landings, self.clock_s())
-        for level, text in after.log:
-            log.log(level, "%s", text)
+        self._log_lines.add(after.log)
         self.remembered.update(after)
         for hint in after.hints:
             put(self.caches, hint)
@@ -374,6 +374,7 @@ class Writer:
     def drain(self, timeout_s: float) -> None:
         """Let what is being read come to its end, if that takes no longer, and commit it. Gives out nothing more."""
         deadline = time.monotonic() + timeout_s
+        self._log_lines.sum_up(now=True)
         self._paused_until = 0.0
         while (self.tasks.being_read or self._found) and (left_s := deadline - time.monotonic()) > 0:
             self._collect(min(left_s, 0.2))

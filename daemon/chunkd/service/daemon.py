@@ -256,6 +256,7 @@ def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None
                     log.info("stopping: %s", signal.Signals(number).name)
                     break
                 service.scanner.request("SIGHUP")
+            service.index.check_there()
             now = time.monotonic()
             service.scanner.tick(service.writer.progress.scans)
             if now >= readers_at + READER_CHECK_S:

@@ -43,6 +43,7 @@ def scan_here(config: Config, asked: Mapping[str, bool], replace: bool, progress
         while not service.stopping.wait(POLL_S):
             if not came.empty():
                 raise Interrupted(writer.progress.done_blobs, writer.pending()[0])
+            service.index.check_there()
             blobs, pending_bytes = writer.pending()
             if writer.progress.paused:
                 raise Halted(writer.progress.paused, blobs)

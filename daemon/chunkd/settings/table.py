@@ -72,7 +72,7 @@ SETTINGS = {
             "where /metrics alone is also served over TCP, such as 127.0.0.1:9464, to anyone who can reach it; by"
             " default nowhere",
         ),
-        Setting("workers", "int", 0, "worker processes; 0 for one per core", 0, 1024),
+        Setting("workers", "int", 0, "worker processes; 0 for one per core, within a container's CPU limit", 0, 1024),
         Setting(
             "nice",
             "int",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from chunkd.model import Caps, ChunkParams, MeasureRule
 from chunkd.worker import protocol
@@ -33,8 +36,31 @@ def spawn_worker(params: ChunkParams, caps: Caps, courtesy: Courtesy, measure: M
     return Worker(process, protocol.DaemonsEnd(ours, params, caps))
 
 
-def core_count() -> int:
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+def core_count(groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many whole cores this process may use, by its affinity and its control groups; at least 1."""
+    if sys.platform != "linux":
+        return os.cpu_count() or 1
+    return max(1, int(min(len(os.sched_getaffinity(0)), *cpu_limits(groups, mount), math.inf)))
+
+
+def cpu_limits(groups: Path, mount: Path) -> Iterator[float]:
+    """The limit, in cores, of each control group (version 1 and 2) that this process is in and that is visible."""
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:
+        return  # without /proc no limit is known
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # A container may see its own group as the root of the mount, under a path that only its host has.
+        for group in (Path(path.lstrip("/")), *Path(path.lstrip("/")).parents):
+            folder = mount / controllers / group
+            files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+            with contextlib.suppress(OSError):
+                quota, period = " ".join((folder / name).read_text() for name in files).split()
+                if quota not in ("max", "-1"):
+                    yield int(quota) / int(period)
 
 
 def courtesy_of(workers: int, nice: int, io_priority: str, read_bytes_per_s: int) -> tuple[int, Courtesy]:

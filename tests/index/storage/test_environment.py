@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chunkd.errors import BadIndex, IndexBusy, IndexDamaged, IndexMissing, IndexUnreachable
+from chunkd.errors import BadIndex, IndexBusy, IndexDamaged, IndexMissing, IndexUnreachable, ProcessNumberTaken
 from chunkd.index import records
 from chunkd.index.index import Index
 from chunkd.index.records import Held, Rules
@@ -45,6 +45,25 @@ def waits_for(monkeypatch: pytest.MonkeyPatch, end: contextlib.ExitStack) -> Ite
 
 
 # --- the lock -------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_of_the_same_number_in_another_container_is_named(bench: Bench) -> None:
+    path = bench.index.store.path
+    bench.close()
+    # LMDB locks the byte of LOCK that a process's number counts to, and asks the kernel who is alive.
+    hold = (
+        "import fcntl, sys; lock = open(sys.argv[1], 'r+b'); fcntl.lockf(lock, fcntl.LOCK_EX, 1, int(sys.argv[2]));"
+        " print(flush=True); input()"
+    )
+    command = [sys.executable, "-c", hold, f"{path}/lock.mdb", str(os.getpid())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        for readonly in (False, True):
+            with pytest.raises(ProcessNumberTaken, match=f"process {os.getpid()} "):
+                Store(path, readonly=readonly)
+        other.communicate(b"\n")
+    Store(path, readonly=True).close()
 
 
 def test_there_is_one_writer_and_others_are_told_its_name(tmp_path: Path) -> None:

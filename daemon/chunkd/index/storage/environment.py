@@ -21,9 +21,11 @@ from chunkd.errors import (
     IndexBusy,
     IndexDamaged,
     IndexMissing,
+    IndexRemoved,
     IndexUnreachable,
     IndexUnwritable,
     ParamsMismatch,
+    ProcessNumberTaken,
 )
 from chunkd.figures import histogram
 from chunkd.index import records
@@ -120,6 +122,8 @@ class Store:
     def _named(self, error: lmdb.Error) -> Exception:
         """LMDB's error as one of chunkd's, if it is damage or may pass. Any other is a bug and is returned as it is."""
         text = str(error)
+        if isinstance(error, lmdb.LockError):
+            return ProcessNumberTaken(self.path, os.getpid())
         if isinstance(error, lmdb.PanicError):
             return IndexUnreachable(self.path, "LMDB gave up after an I/O error; start chunkd again")
         if isinstance(error, lmdb.MapFullError):
@@ -297,8 +301,11 @@ class Store:
             yield records.place_from_key(key)
 
     def index_bytes(self) -> int:
-        """The size of the index's file on disk."""
-        return Path(self.path, "data.mdb").stat().st_size
+        """The size of the index's file on disk. Raises IndexRemoved."""
+        try:
+            return Path(self.path, "data.mdb").stat().st_size
+        except FileNotFoundError:
+            raise IndexRemoved(self.path) from None
 
     def close(self) -> None:
         self.env.close()
