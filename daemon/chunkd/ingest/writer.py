@@ -218,18 +218,19 @@ class Writer:
         after = AfterCommit()
         ignored, ignored_tokens = self.listings.ignored, self.listings.ignored_tokens
         retry = not self._waits(self._retry_at, RETRY_EVERY_S)
-        done: list[Found] = []
+        done: dict[Place, Found] = {}
         with self.index.transaction() as change:
             places = self._places(change, after)
             looks: list[Observation] = []
             for observed in self._observed:
-                found = self._found.get(observed.hint.place)
-                if found is not None and found.at_ns <= observed.at_ns and found not in done:
+                place = observed.hint.place
+                found = self._found.get(place)
+                if found is not None and found.at_ns <= observed.at_ns and place not in done:
                     self._settle(places, found, observed)
-                    done.append(found)
+                    done[place] = found
                 else:
                     looks.append(observed)
-            settled = {found.task.digest for found in done}
+            settled = {found.task.digest for found in done.values()}
             for observed in looks:
                 self._look(places, observed, settled)
             for place, reason in ignored:
@@ -237,7 +238,7 @@ class Writer:
             if retry:
                 self._take_up(places)
             self._record_caches(change)
-        for found in done:
+        for found in done.values():
             self._done(found)
         self._follow(after)
         self._give_back(ignored_tokens)
