@@ -96,7 +96,8 @@ class Writer:
         self.compaction = Compaction(index)
         self.verify_round = VerifyRound(index, caches, verify_interval_s, clock_s)
         self.failed_round = FailedRound(index, caches, activity)
-        self.layerless = {number: cache.layerless for number, cache in self._recorded().items()}
+        with index.snapshot() as txn:
+            self.layerless = {number: cache.layerless for number, cache in index.store.caches(txn).items()}
         self._left = left
         self._left_token = None if left is None else activity.take(WRITER)
         self._results: list[Result] = []
@@ -114,10 +115,6 @@ class Writer:
         unsettled = [one for one in waits if one.digest not in self.tasks]
         blobs = self.tasks.blobs + len(self.listings.unseen) + len({one.digest for one in unsettled})
         return blobs, self.tasks.stored_bytes + sum(one.seen.stored_bytes for one in unsettled)
-
-    def _recorded(self) -> dict[int, Cache]:
-        with self.index.snapshot() as txn:
-            return self.index.store.caches(txn)
 
     # --- a turn ---------------------------------------------------------------------------------------------------
 
