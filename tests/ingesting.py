@@ -27,7 +27,7 @@ from chunkd.index.records import Held, Rules
 from chunkd.index.storage import environment
 from chunkd.ingest import writer
 from chunkd.ingest.actions import Action
-from chunkd.ingest.adopt import LeftCaches, adopt_rules, holds_nothing, number_caches
+from chunkd.ingest.adopt import LeftCaches, adopt_rules, holds_nothing, known_places, number_caches
 from chunkd.ingest.reconcile import Known, decide
 from chunkd.ingest.writer import Writer
 from chunkd.model import Blob, Caps, Cause, ChunkParams, Digest, Finding, Hint, Job, Place
@@ -35,6 +35,7 @@ from chunkd.sources import watch
 from chunkd.sources.activity import Activity
 from chunkd.sources.cache import ServedCache
 from chunkd.sources.folder import FolderSource
+from chunkd.sources.numbered import Devices
 from chunkd.sources.scanner import Scanner
 from chunkd.sources.source import Observation, Source
 from chunkd.sources.wakeup import Wakeup
@@ -255,11 +256,12 @@ class World:
         """A writer and the caches at these roots, on the index that is open."""
         records, left = number_caches(self.index, tuple(map(str, self.roots)))
         self.activity, self.wakeup = Activity(), Wakeup()
+        devices = Devices()
         self.caches = {
             number: ServedCache(
                 number, record, self.sources.get(record.path) or FolderSource(record.path), self.activity,
                 wake_writer=self.wakeup.wake, empty=holds_nothing(self.index, number), clock_s=self.clock_s,
-                make_watcher=self.make_watcher,
+                make_watcher=self.make_watcher, devices=devices, known=known_places(self.index, number),
             )
             for number, record in records.items()
         }  # fmt: skip

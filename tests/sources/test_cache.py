@@ -105,8 +105,9 @@ def test_a_root_that_is_not_the_recorded_one_tells_of_no_mount(tmp_path: Path) -
 
 
 def on_another_device(source: FaultySource) -> None:
-    def moved(seen: Seen) -> Seen:
-        return on_device(seen, seen.mark.device + 1)
+    def moved(seen: Seen) -> Seen:  # to another file system, where a copy has other inodes
+        seen = on_device(seen, seen.mark.device + 1)
+        return seen._replace(mark=seen.mark._replace(inode=seen.mark.inode + 1))
 
     def open_(open_it: Callable[[str], tuple[int, Seen]], path: str) -> tuple[int, Seen]:
         descriptor, seen = open_it(path)

@@ -10,12 +10,15 @@ from collections.abc import Callable
 from chunkd.index import records
 from chunkd.index.index import Change, Index
 from chunkd.ingest.places import AfterCommit, PlaceChanges
-from chunkd.model import Blob, Cache, Caps
+from chunkd.model import Blob, Cache, Caps, FileMark, Place
+from chunkd.sources.numbered import Known
 
 log = logging.getLogger(__name__)
 
 PLACES_AT_ONCE = 1000
 BLOBS_AT_ONCE = 1000
+KNOWN_PLACES = 64
+NAME_LETTERS = b"0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def adopt_rules(index: Index, rules: records.Rules) -> None:
@@ -94,6 +97,30 @@ def holds_nothing(index: Index, number: int) -> bool:
     """Whether the index has no place of that cache."""
     with index.snapshot() as txn:
         return next(index.store.under(txn, "places", number, ""), None) is None
+
+
+def known_places(index: Index, number: int) -> Known:
+    """Some places of that cache, spread over it, whose marks are sure. At most KNOWN_PLACES."""
+    found: dict[str, FileMark] = {}
+    start, end = (records.place_key(Place(cache, "")) for cache in (number, number + 1))
+    with index.snapshot() as txn, txn.cursor(db=index.store.databases["places"]) as cursor:
+        if not cursor.set_range(start) or not (first := bytes(cursor.key())).startswith(start):
+            return ()
+        cursor.prev() if cursor.set_range(end) else cursor.last()
+        last = bytes(cursor.key())
+        same = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+        # Names, which mostly are digests, are spread over what follows of the path that all have.
+        low, high = first[same : same + 1], last[same : same + 1]
+        following = [letter for letter in NAME_LETTERS if low <= bytes([letter]) <= high]
+        starts = [bytes(two) for two in itertools.product(following, NAME_LETTERS[:16])] or [b""]
+        for step in range(KNOWN_PLACES):
+            cursor.set_range(first[:same] + starts[step * len(starts) // KNOWN_PLACES])
+            for key, value in itertools.islice(cursor.iternext(), KNOWN_PLACES):
+                path, held = records.place_from_key(bytes(key)).path, records.unpack_held(bytes(value))
+                if key[:4] == start and held.mark.ctime_ns and path not in found:
+                    found[path] = held.mark
+                    break
+    return tuple(found.items())
 
 
 class LeftCaches:

@@ -18,7 +18,7 @@ from chunkd.index.compaction import Compaction
 from chunkd.index.index import Change, Index
 from chunkd.index.records import digest_from_key
 from chunkd.ingest.actions import Task
-from chunkd.ingest.adopt import LeftCaches
+from chunkd.ingest.adopt import LeftCaches, known_places
 from chunkd.ingest.counters import Counters, LogLines
 from chunkd.ingest.listings import Listings
 from chunkd.ingest.places import RETRY_S, AfterCommit, PlaceChanges, Remembered
@@ -359,6 +359,7 @@ class Writer:
             with self.index.snapshot() as txn:
                 layerless = instead_of_layers(self.index.store.blobs_in(txn, cache.number))
             self.layerless[cache.number] = layerless
+            cache.remember(known_places(self.index, cache.number))
             told = warnings(cache.status.warnings, layerless=layerless)
             for warning in set(told) - set(self._told.get(cache.number, ())):
                 log.warning("cache %s: %s", cache.path, warning)

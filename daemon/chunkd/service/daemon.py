@@ -20,7 +20,7 @@ from chunkd.errors import CachesDropped, IndexUnwritable
 from chunkd.index import records
 from chunkd.index.index import Index
 from chunkd.index.replacement import take_over_at_start
-from chunkd.ingest.adopt import LeftCaches, adopt_rules, holds_nothing, number_caches
+from chunkd.ingest.adopt import LeftCaches, adopt_rules, holds_nothing, known_places, number_caches
 from chunkd.ingest.writer import Writer
 from chunkd.model import ChunkParams, Timing
 from chunkd.service.live import DaemonAnswers
@@ -30,6 +30,7 @@ from chunkd.settings.resolve import timing_of
 from chunkd.sources.activity import Activity
 from chunkd.sources.cache import ServedCache
 from chunkd.sources.folder import FolderSource, check_usable
+from chunkd.sources.numbered import Devices
 from chunkd.sources.scanner import Scanner
 from chunkd.sources.wakeup import Wakeup
 from chunkd.sources.watch import start_watcher
@@ -118,11 +119,12 @@ class Service:
         return LeftCaches(self.index, left) if left else None
 
     def _serve(self) -> dict[int, ServedCache]:
+        devices = Devices()
         return {
             number: ServedCache(
                 number, record, FolderSource(record.path), self.activity, wake_writer=self.wakeup.wake,
                 make_watcher=start_watcher if self._watch else None, polled_s=self.config.polled_scan_interval_s,
-                empty=holds_nothing(self.index, number),
+                empty=holds_nothing(self.index, number), devices=devices, known=known_places(self.index, number),
                 timing=self.timing,
             )
             for number, record in self._records.items()

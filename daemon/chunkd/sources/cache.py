@@ -21,6 +21,7 @@ from chunkd.sources.activity import Activity, Token
 from chunkd.sources.hints import HintQueue
 from chunkd.sources.lister import Lister
 from chunkd.sources.listing import Listed, ScanEnd
+from chunkd.sources.numbered import Devices, Known, NumberedSource
 from chunkd.sources.observer import Observer
 from chunkd.sources.root import Root
 from chunkd.sources.source import Observation, Opened, RootMark, Source
@@ -58,7 +59,8 @@ class Request:
 class ServedCache:
     """`hints`, `request_scan`, `open`, `close_descriptor`, `status` and `hung_s` are for other threads; `step` and
     `run` are the cache's own. The three mailboxes are filled here and emptied by the writer, which wakes this thread
-    when it has made room. `wake_writer` is called when there is something in one.
+    when it has made room. `wake_writer` is called when there is something in one. `devices` are shared by the caches of
+    an index, `known` are some places of it.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class ServedCache:
         make_watcher: WatchMaker | None = None,
         polled_s: float = 60.0,
         empty: bool = True,
+        devices: Devices | None = None,
+        known: Known = (),
         timing: Timing = Timing(),
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -80,10 +84,11 @@ class ServedCache:
         self.observations: deque[Observation] = deque()
         self.listings: deque[Listed | ScanEnd] = deque()
         self.opened: deque[Opened] = deque()
-        self._source, self._activity, self._wake_writer = source, activity, wake_writer
+        self._source = source = NumberedSource(source, number, devices or Devices(), known)
+        self._activity, self._wake_writer = activity, wake_writer
         self._polled_s, self._clock_s = polled_s, clock_s
         self._timing = timing
-        self._root = Root(source, record, empty=empty)
+        self._root = Root(source, record, empty=empty, recognise=source.recognise)
         self._told_stale = ""
         self._layouts, self._warnings = set(record.layouts), record.warnings
         self._watching = Watching(self.path, self.hints, make_watcher)
@@ -121,6 +126,10 @@ class ServedCache:
         """Here, since closing a file may wait for its file system as well."""
         self._to_close.append(descriptor)
         self.hints.news.set()
+
+    def remember(self, known: Known) -> None:
+        """Go by these places, when it is asked whether a file system is the recorded one."""
+        self._source.known = known
 
     def hung_s(self) -> float:
         """For how long the file system has not answered a call, once that is long enough to call it hung; else 0."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+from collections.abc import Callable
 
 from chunkd.model import Cache, FileMark
 from chunkd.sources.source import RootMark, Source, View
+
+log = logging.getLogger(__name__)
 
 
 class Root:
@@ -15,10 +20,13 @@ class Root:
     be added or subtracted now; `missed`: it has been, and no listing has compared everything since. `mounts` has the
     devices of what is mounted below the root and holds blobs, by folder; `missing` are those that are away.
     `empty`: the index holds no place of the cache, so that there is nothing to protect from another file system.
+    `recognise` is asked whether what is at a folder is the file system of a recorded number, though it has another.
     """
 
-    def __init__(self, source: Source, record: Cache, *, empty: bool) -> None:
-        self._source = source
+    def __init__(
+        self, source: Source, record: Cache, *, empty: bool, recognise: Callable[[str, int], bool] = lambda *_: False
+    ) -> None:
+        self._source, self._recognise = source, recognise
         self.device, self.inode = record.device, record.inode
         self.mounts = dict(record.mounts)
         self.empty = empty
@@ -38,12 +46,24 @@ class Root:
         else:
             self.stale = ""
             if self.device and mark.device != self.device and not self.empty:
+                if self._is_the_same("", self.device):
+                    return mark._replace(device=self.device)
                 self.stale = (
                     "its root is on another device than recorded;"
                     f" if that is meant, run `chunkd scan --accept {self._source.path}`"
                 )
         self.missed |= bool(self.stale)
         return None if self.stale else mark
+
+    def _is_the_same(self, folder: str, number: int) -> bool:
+        """Whether the file system there is the recorded one under another number. Everything is compared then."""
+        with contextlib.suppress(OSError):
+            if self._recognise(folder, number):
+                where = os.path.join(self._source.path, folder).rstrip("/")
+                log.info("%s: its file system has another device number and is the same, by its files", where)
+                self.missed = True
+                return True
+        return False
 
     def accept(self, mark: RootMark) -> None:
         self.device, self.inode, self.stale, self.missed = mark.device, mark.inode, "", False
@@ -58,7 +78,8 @@ class Root:
         if not mount:
             return ""
         try:
-            if view.look(mount).mark.device == self.mounts[mount]:
+            number = self.mounts[mount]
+            if view.look(mount).mark.device == number or self._is_the_same(mount, number):
                 self.missing.discard(mount)
                 return ""
         except OSError:
