@@ -56,7 +56,7 @@ LOOKING = settings(
 
 @dataclass(eq=False)
 class File:
-    """What lies at one place or, hard-linked, at several; no `data` when it is no regular file."""
+    """What lies at one place or, hard-linked, at several; no `data` when it is not a regular file."""
 
     data: bytes | None
 

@@ -181,10 +181,10 @@ class Finding:
     """What a worker found. `kind` is one of
 
     layer        the bytes match the name and decompress to their end; `codec`, `recipe`, `uncompressed_bytes` hold
-    other        the bytes match the name and are no layer: `reason` says what they are
+    other        the bytes match the name and are not a layer: `reason` says what they are
     matched      the bytes match the name (a job without `decode`)
     mismatched   the bytes do not match the name, or are not as many as the job's mark says
-    undecodable  the bytes match the name and are no whole stream, or break a cap: `reason`
+    undecodable  the bytes match the name and are not a whole stream, or break a cap: `reason`
     unreadable   the file can't be read: `reason`
     gone         the file was unlinked while it was read
 

@@ -533,7 +533,7 @@ def test_a_wrong_total_is_the_only_difference_and_both_values_are_told(copy: Pat
 def test_a_difference_says_what_was_expected_and_what_was_found(copy: Path) -> None:
     for key, value in ((LAYER_KEY, b"garbage"), (b"garbage", b"")):
         edit(copy, "blobs", key, value)
-    assert f"blobs {LAYER_KEY.hex()}: expected a blob record, found 7 bytes are no blob record" in map(
+    assert f"blobs {LAYER_KEY.hex()}: expected a blob record, found 7 bytes are not a blob record" in map(
         str, differences(copy)
     )
 

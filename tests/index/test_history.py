@@ -319,7 +319,7 @@ def test_what_names_a_time(since: str, minute: int) -> None:
      "2026-01-31T25:00Z", "2026-01-31 12:00Z", "yesterday", "7d\n", "0000-01-01"],
 )  # fmt: skip
 def test_what_names_no_time(since: str) -> None:
-    with pytest.raises(UsageError, match="is no time"):
+    with pytest.raises(UsageError, match="not a time"):
         queried.since_minute(since, NOW)
 
 

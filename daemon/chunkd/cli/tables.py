@@ -108,7 +108,7 @@ def histogram_lines(histogram: Mapping[str, Any], source: str) -> Iterator[str]:
 def blob_lines(blobs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """One line a blob, however wide: digest, state, codec, stored and uncompressed bytes, chunks, and why it failed.
 
-    What was ignored (it is no regular file) has its path for a digest, and no size.
+    What was ignored (it is not a regular file) has its path for a digest, and no size.
     """
     for blob in blobs:
         line = f"{shown(str(blob['digest']))}  {shown(blob['state']):<7}  {shown(blob['codec']) or '-':<5}"

@@ -42,7 +42,7 @@ def block_of(key: bytes) -> int:
     """Raises Damaged for a key that `block_key` can't make, or a block beyond the largest chunk number."""
     block = int.from_bytes(key, "big")
     if len(key) != len(block_key(0)) or block * SLOTS >= MAX_CHUNKS:
-        raise Damaged(f"{key.hex()} is no block")
+        raise Damaged(f"{key.hex()} is not a block")
     return block
 
 

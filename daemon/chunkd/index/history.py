@@ -131,5 +131,5 @@ def moment_key(minute: int) -> bytes:
 def moment_from_key(key: bytes) -> int:
     minute = int.from_bytes(key, "big")
     if len(key) != KEY_BYTES or minute > LAST_MINUTE:
-        raise Damaged(f"{key.hex()} is no minute")
+        raise Damaged(f"{key.hex()} is not a minute")
     return minute

@@ -82,7 +82,7 @@ def place_key(place: Place) -> bytes:
 
 def place_from_key(key: bytes) -> Place:
     if len(key) < 5 or 0 in key[4:]:
-        raise Damaged(f"{key[4:]!r} is no path")
+        raise Damaged(f"{key[4:]!r} is not a path")
     return Place(int.from_bytes(key[:4], "big"), os.fsdecode(key[4:]))
 
 
@@ -105,14 +105,14 @@ def pack_blob(blob: Blob) -> bytes:
 
 def unpack_blob(digest: Digest, value: bytes) -> Blob:
     if len(value) < BLOB.size:
-        raise Damaged(f"{len(value)} bytes are no blob record")
+        raise Damaged(f"{len(value)} bytes are not a blob record")
     state, codec, spare, tries, stored, uncompressed, chunks, retry_at = BLOB.unpack_from(value)
     if state >= len(STATES) or codec >= len(CODECS) or spare:
         raise Damaged(f"state {state}, codec {codec}, spare {spare} are none of a blob's")
     try:
         reason = value[BLOB.size :].decode()
     except UnicodeDecodeError as error:
-        raise Damaged(f"its reason is no text: {error.reason}") from error
+        raise Damaged(f"its reason is not text: {error.reason}") from error
     return Blob(digest, STATES[state], stored, uncompressed, chunks, CODECS[codec], reason, tries, retry_at)
 
 
@@ -136,7 +136,7 @@ def pack_held(held: Held) -> bytes:
 
 def unpack_held(value: bytes) -> Held:
     if len(value) < PLACE.size:
-        raise Damaged(f"{len(value)} bytes are no place record")
+        raise Damaged(f"{len(value)} bytes are not a place record")
     state, spare, *mark = PLACE.unpack_from(value)
     if state >= len(HELD_STATES) or spare != _SPARE:
         raise Damaged(f"state {state}, spare {spare.hex()} are none of a place's")
@@ -183,7 +183,7 @@ def unpack_head(value: bytes) -> Head:
     own = _fields(value)
     totals = _totals_in(own.pop("totals", None))
     if own.keys() != {field.name for field in dataclasses.fields(Head)} - {"totals"}:
-        raise Damaged(f"{', '.join(sorted(own)) or 'nothing'} is no head")
+        raise Damaged(f"{', '.join(sorted(own)) or 'nothing'} is not a head")
     return Head(totals, **{name: _natural(name, number) for name, number in own.items()})
 
 
@@ -200,7 +200,7 @@ def unpack_totals(value: bytes) -> Totals:
 def _totals_in(named: object) -> Totals:
     """Includes totals that this version does not know, and leaves out totals that were not counted yet."""
     if not isinstance(named, dict) or not all(name.isidentifier() for name in named):
-        raise Damaged("they are no totals by name")
+        raise Damaged("they are not totals by name")
     return Totals.of({name: _natural(name, number) for name, number in named.items()})
 
 

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-# Why a blob is failed: its bytes are not those of its name, it is no whole stream or breaks a cap, it can't be read, or
-# its worker said what no chunker makes.
+# Why a blob is failed: its bytes are not those of its name, it is not a whole stream or breaks a cap, it is unreadable,
+# or its worker sent what no chunker makes.
 MISMATCHED, UNDECODABLE, UNREADABLE, IMPOSSIBLE = "mismatched", "undecodable", "unreadable", "impossible"
 FAILURES = (MISMATCHED, UNDECODABLE, UNREADABLE, IMPOSSIBLE)
 # Upper bounds, of which a delay is counted under the first that it does not exceed; there is one more for all else.

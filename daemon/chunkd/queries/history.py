@@ -99,7 +99,7 @@ def since_minute(text: str, now: int) -> int:
             return minute_of(int(at.timestamp()) * 10**9)
         except ValueError:
             pass
-    raise UsageError(f"since {text[:100]!r}: is no time; write 7d (m, h, d, w), 2026-01-31 or 2026-01-31T12:00Z")
+    raise UsageError(f"since {text[:100]!r}: not a time; write 7d (m, h, d, w), 2026-01-31 or 2026-01-31T12:00Z")
 
 
 def shown(minute: int) -> str:

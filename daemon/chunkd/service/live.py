@@ -74,7 +74,7 @@ class DaemonAnswers:
         return read_history(self._writer.index.store, since, limit, time.time_ns())
 
     def metrics(self, accept: str) -> tuple[str, bytes]:
-        from chunkd.service.openmetrics import exposed  # takes a fifth of a second, which is for who asks
+        from chunkd.service.openmetrics import exposed  # takes 0.2 s to import, which only a scrape should pay
 
         # First what the writer changes last: so what is counted is in the figures.
         counts, progress = deepcopy(self._writer.counters), self._writer.progress
@@ -86,7 +86,7 @@ class DaemonAnswers:
         return {"state": "degraded" if reasons else "ok", "reasons": reasons}
 
     def _reasons(self) -> Iterator[str]:
-        """What is wrong now. A blob that failed is no such thing: it is in the figures, and stays until it is gone."""
+        """What is wrong now. A failed blob does not count: it stays in the figures until it is gone."""
         for cache in cache_states(self._writer):
             if cache.state in ("hung", "stale", "unwatched"):
                 yield f"cache {cache.path}: {cache.state}: {cache.reason}"

@@ -33,7 +33,7 @@ class HintQueue:
         self._lock = threading.Lock()
         self._hints: OrderedDict[Place, tuple[Hint, Token]] = OrderedDict()
         # Hints for later: when, the hint, and whether the place is waited for. The heap finds the next one; an entry
-        # of it that is no longer in `_later` is passed over.
+        # that is no longer in `_later` is skipped.
         self._later: dict[Place, tuple[float, Hint, bool]] = {}
         self._heap: list[tuple[float, Place]] = []
         self._folders: dict[str, Token] = {}

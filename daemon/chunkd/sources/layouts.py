@@ -30,7 +30,7 @@ _END_OF_ROOT = re.compile(r"(?:^|/)(blobs(?:/(?:sha256|sha512)(?:/[0-9a-f]{2})?)
 # .uploads and .sync (zot), .umoci-*, _uploads, _layers and _manifests (distribution).
 _PRIVATE = (".", "_")
 # What file systems, NAS and Windows keep for themselves, and what containers see as their own file system: files of a
-# digest's name in it are no blobs of the cache. The folders of containerd's plugins are its own but for the content.
+# digest's name in it are not blobs of the cache. The folders of containerd's plugins are its own but for the content.
 _FOREIGN = re.compile(
     r"(?:^|/)(?:lost\+found|#recycle|#snapshot|@eaDir|@Recycle|\$RECYCLE\.BIN|System Volume Information"
     r"|io\.containerd\.(?!content\.)[^/]*|overlay2|overlay-(?:containers|images|layers)|kubernetes\.io~[^/]*"

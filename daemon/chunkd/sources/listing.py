@@ -31,7 +31,7 @@ class Listing:
     looks like blobs and is not read as such.
 
     With the `last` slice all names are known: `earlier` has the hashes (`name_hash`) of those in the slices before.
-    What the index has in the folder under another name is gone, or is no blob any longer. When `problem` is set the
+    What the index has in the folder under another name is gone, or is not a blob any longer. When `problem` is set the
     folder could not be listed to its end, and nothing may be taken for gone; a folder that is not there is empty.
     """
 

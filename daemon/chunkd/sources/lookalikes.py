@@ -67,7 +67,7 @@ def add(found: Lookalikes, more: Mapping[str, tuple[int, str]]) -> None:
 
 
 def told(found: Mapping[str, tuple[int, str]], *, found_blobs: bool) -> tuple[str, ...]:
-    """A sentence for each kind: how many, one of them (what is no text in its path written out), and what to do."""
+    """A sentence for each kind: how many, one of them (with bytes that are not text written out), and what to do."""
     return tuple(
         f"{found[kind][0]:,} {what}, such as {found[kind][1].encode(errors='backslashreplace').decode()}: {advice}"
         for kind, (what, advice) in _SAID.items()

@@ -110,7 +110,7 @@ class Root:
         self.mounts[folder] = mark.device
 
     def forget_mounts(self, view: View) -> None:
-        """Those that are away, which is meant, and those on the device that the root itself is on now."""
+        """Forget the mounts that are away, as was asked for, and those on the device of the root itself."""
         for mount, device in list(self.mounts.items()):
             if device == self.device or self.away(view, mount):
                 del self.mounts[mount]

@@ -22,7 +22,7 @@ class RootMark(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What lies at one path. `kind` says what it is when it is no regular file."""
+    """What lies at one path. `kind` says what it is when it is not a regular file."""
 
     mark: FileMark
     links: int
@@ -100,7 +100,7 @@ class Observation:
 class Opened:
     """The answer to a request to open a place: a descriptor with what it is of, or the reason why there is none.
 
-    `gone`: there is no such file. `kind`: it is no regular file, and was not opened.
+    `gone`: there is no such file. `kind`: it is not a regular file, and was not opened.
     """
 
     number: int

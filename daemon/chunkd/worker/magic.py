@@ -66,7 +66,7 @@ _KINDS = (
     _Kind("xz", 0, rb"\xfd7zXZ\x00"),
     # XZ Utils, doc/lzma-file-format.txt, 1.1: the usual properties, a dictionary of 64 KiB or more, a size or none
     _Kind("lzma", 0, rb"\x5d\x00\x00.[\x00-\x0f](?:\xff{8}|.{5}\x00{3})"),
-    # bzip2, compress.c: BZ2_compressBlock writes the digits of pi, or of its root where there is no block
+    # bzip2, compress.c: BZ2_compressBlock writes the digits of pi, or of its root where there is not a block
     _Kind("bzip2", 0, rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"),
     # PKWARE, APPNOTE.TXT, 4.3.7 and 4.3.16: a file's header, or the end of an archive of no file
     _Kind("zip", 0, rb"PK(?:\x03\x04|\x05\x06)"),

@@ -225,7 +225,7 @@ def test_a_record_that_is_no_blob_is_damage_with_a_name(bench: Bench) -> None:
     edit(bench.state_dir, "blobs", b"\1" + bytes(32), b"garbage")
     with (
         reading(str(bench.state_dir)) as opened,
-        pytest.raises(IndexDamaged, match="7 bytes are no blob record"),
+        pytest.raises(IndexDamaged, match="7 bytes are not a blob record"),
         opened.guarded(),
         opened.env.begin() as txn,
     ):

@@ -72,7 +72,7 @@ def unpack_entries(value: bytes | memoryview) -> Entries:
     """
     count, rest = divmod(len(value), ENTRY_BYTES)
     if rest:
-        raise Damaged(f"{len(value)} bytes are no look-up entries")
+        raise Damaged(f"{len(value)} bytes are not look-up entries")
     return Entries(
         np.frombuffer(value, WORD, count),
         np.frombuffer(value, WORD, count, 4 * count),
@@ -87,5 +87,5 @@ def join_entries(values: Sequence[bytes | memoryview]) -> Entries:
     low = b"".join([value[4 * count : 8 * count] for value, count in zip(values, counts, strict=True)])
     high = b"".join([value[8 * count :] for value, count in zip(values, counts, strict=True)])
     if len(high) != sum(counts):
-        raise Damaged("a value of the look-up is no whole number of entries")
+        raise Damaged("a value of the look-up is not a whole number of entries")
     return Entries(np.frombuffer(prefixes, WORD), np.frombuffer(low, WORD), np.frombuffer(high, OCTET))
