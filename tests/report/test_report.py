@@ -431,7 +431,7 @@ def test_other_errors_are_those_of_the_other_commands(home: Home) -> None:
     home.scan(home.cache())
     bad = home.command("report", "-o", home.root / "x.html", "--since", "yesterday")
     assert (bad.returncode, bad.stdout) == (2, "")
-    assert "is no time" in bad.stderr
+    assert "not a time" in bad.stderr
     assert not (home.root / "x.html").exists()
 
 
