@@ -905,3 +905,38 @@ def test_what_has_no_hurry_is_done_though_there_is_always_something_to_do(
     assert OTHER.digest in world.pool.hashed_again
     world.pool.held = False
     world.run()
+
+
+def test_a_scan_ends_though_a_doubt_of_one_cache_is_listed_after_it(tmp_path: Path) -> None:
+    with world_in(tmp_path, "one", "two") as world:
+        world.settle()
+        number = world.scanner.request("a test")
+        world.caches[1].hints.news.clear()
+        while world.caches[1].step():
+            pass
+        world.caches[1].hints.doubt("an event may have been lost")
+        world.ahead_s += 5
+        while world.caches[1].step():
+            pass
+        world.run()
+        assert world.writer.scans.finished == number
+        assert world.activity.idle()
+
+
+def test_when_a_scan_was_complete_is_recorded_once_the_disk_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(index: Index) -> Change:
+        raise IndexUnwritable(index.store.path, "No space left on device")
+
+    with world_in(tmp_path) as world:
+        world.settle()
+        before_ns = world.scanned_at_ns
+        world.scanner.request("a test")
+        with monkeypatch.context() as patched:
+            patched.setattr(Index, "transaction", refuse)
+            world.run_turns(5)
+            assert world.writer.progress.paused
+        world.pass_s(6)
+        world.rest()
+        assert world.scanned_at_ns > before_ns

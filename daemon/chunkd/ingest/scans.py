@@ -46,19 +46,18 @@ class Scans:
         ends = [self._ends[number].number if number in self._ends else 0 for number in answering]
         return min(ends, default=max((end.number for end in self._ends.values()), default=0))
 
-    def finish(self) -> Finished | None:
-        """The scan that has ended since the last call, if one has."""
+    def ended(self) -> Finished | None:
+        """The scan that has ended and is not `finished` yet, if there is one."""
         number, hung = self.listed(), self._hung()
         if number <= self.finished or not self._activity.done(self._generation, hung | {WRITER}):
             return None
-        self.finished = number
         ends = [self._ends.get(cache) for cache in self._caches]
         complete = not hung and all(end is not None and end.complete for end in ends)
         return Finished(number, min((end.at_ns for end in ends if end is not None), default=0) if complete else 0)
 
     def give_back(self) -> None:
         """What follows from the ends of scans is committed."""
-        for token in self._tokens if self.listed() <= self.finished else ():
-            self._activity.give_back(token)
         if self.listed() <= self.finished:
+            for token in self._tokens:
+                self._activity.give_back(token)
             self._tokens = []

@@ -324,7 +324,7 @@ class Writer:
         self.progress.scans = max(self.progress.scans, self.scans.listed())
         if self.failed_round.under_way:
             return
-        finished = self.scans.finish()
+        finished = self.scans.ended()
         if finished is not None:
             if finished.at_ns:
                 with self.index.transaction() as change:
@@ -332,6 +332,7 @@ class Writer:
                     change.scanned(finished.at_ns)
             with self.index.snapshot() as txn:
                 totals = self.index.store.head(txn).totals
+            self.scans.finished = finished.number
             blobs = totals.layers + totals.others
             log.info("scan %d: done: %d blobs, %d layers", finished.number, blobs, totals.layers)
         if self._left is not None and self.scans.finished and self._left.turn(self._places, self._follow):
