@@ -6,6 +6,9 @@ A bad blob is recorded and skipped, a bad index stops the daemon, a bad request 
 
 from __future__ import annotations
 
+import errno
+import os
+
 REBUILD = "run `chunkd rebuild`, which moves it aside and reads the caches anew"
 RUN_AGAIN = "run the command again to go on from there"
 
@@ -21,6 +24,23 @@ class OutputUnwritable(ChunkdError):
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"standard output: can't be written: {problem}")
+
+
+class SystemRefused(ChunkdError):
+    """The system gives this process too few files, processes or memory, or no /dev/null. Wherever that happens, it is
+    no bug.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the system refused {what}; see the limits (`ulimit -a`) and mounts of this process")
+
+    @classmethod
+    def of(cls, error: OSError) -> SystemRefused | None:
+        """The error by its name; None for any other."""
+        refused = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+        if not (refused or error.filename == os.devnull):
+            return None
+        return cls(f"{error.filename or 'a file or a process'}: {error.strerror}")
 
 
 # --- a bad blob: recorded with its reason, and skipped -------------------------------------------------------------

@@ -32,7 +32,11 @@ def file_system(path: str) -> str:
 
 def _linux_mounts() -> list[tuple[Path, str]]:
     mounts = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except FileNotFoundError:
+        return []  # a chroot without /proc
+    for line in lines:
         fields, _, rest = line.partition(" - ")
         point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields.split(" ")[4])
         mounts.append((Path(point), rest.split(" ")[0]))

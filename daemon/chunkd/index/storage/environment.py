@@ -131,7 +131,7 @@ class Store:
         for number in durability.UNWRITABLE:
             if os.strerror(number) in text or (isinstance(error, lmdb.DiskError) and number == errno.ENOSPC):
                 return IndexUnwritable(self.path, durability.said(self.path, number, os.strerror(number)))
-        if any(os.strerror(number) in text for number in (errno.EACCES, errno.EPERM)):
+        if any(os.strerror(number) in text for number in (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE)):
             return IndexUnreachable(self.path, text)
         # A transaction goes bad when an operation in it met a page that it could not use. A cursor is full where pages
         # form a circle. No index outgrows the map.
