@@ -65,11 +65,6 @@ class Hint(NamedTuple):
     force: bool = False
     folder: bool = False
 
-    @property
-    def words(self) -> str:
-        """For the log."""
-        return f"{self.cause.value} (event)" if self.by_event else self.cause.value
-
     def merged(self, later: Hint) -> Hint:
         """One hint for both: it asks for all that either asked for. An event's cause says most."""
         cause = later.cause if later.by_event and not self.by_event else self.cause

@@ -83,7 +83,7 @@ def decide(observed: Observation, known: Known, now_s: float) -> list[Action]:
 
 
 def _when_gone(observed: Observation, known: Known) -> list[Action]:
-    forget = [] if known.held is None else [Forget(f"removed, {observed.hint.words}")]
+    forget = [] if known.held is None else [Forget(f"removed, {observed.hint.cause.value}")]
     delay_s = FIRST_LOOK_S / 2 if known.expected_s is None else known.expected_s
     if observed.folder_is_there and delay_s < known.settle_s:
         # Its folder was made a moment ago; the blob is moved in or written within milliseconds.

@@ -260,7 +260,7 @@ class Writer:
         task = None if found is None or found[0] in settled else self.tasks.known(found[0])
         known = places.known(observed, task)
         actions = decide(observed, known, places.now_s)
-        places.apply(observed.hint, known, actions, observed.hint.words, observed.token)
+        places.apply(observed.hint, known, actions, observed.hint.cause.value, observed.token)
 
     def _take_up(self, places: PlaceChanges) -> None:
         """See to the digests that need a rehash and that no task sees to: there was no room, or a root was away."""
