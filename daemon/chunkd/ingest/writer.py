@@ -45,8 +45,7 @@ PAUSE_S = 5.0
 # While every worker is busy, what was gathered is committed together, so long after the first of it at most.
 GROUP_S = 0.5
 RETRY_EVERY_S = 30.0
-# What has no hurry is done while nothing else is to do, and so often where there is always something.
-TIDY_EVERY_S = 1.0
+TIDY_EVERY_S = 1.0  # at least, where there is always something more urgent
 
 
 @dataclass(slots=True)
@@ -235,6 +234,7 @@ class Writer:
             if retry:
                 self._take_up(places)
             self._record_caches(change)
+        self.progress.paused = ""  # at once: whoever reads the new figures must not be told of the pause
         for found in done.values():
             self._done(found)
         self._follow(after)
