@@ -22,8 +22,8 @@ OPEN_AHEAD = 2
 class Tasks:
     """One for each digest. A task waits; then its place is opened by its cache's thread; then a worker reads it.
 
-    A task holds a token of its cache from `add` to `finish`. `blobs` and `stored_bytes` are of those that are in no
-    figure yet; they may be read by any thread.
+    A task holds a token of its cache from `add` to `finish`. `stored_bytes` are those of the tasks whose blobs
+    are in no figure yet; any thread may read it.
     """
 
     def __init__(self, pool: Pool, caches: Mapping[int, ServedCache], activity: Activity) -> None:
@@ -35,7 +35,7 @@ class Tasks:
         self._opening: dict[int, Task] = {}
         self._opened: deque[Task] = deque()
         self._sequence = 0
-        self.blobs = self.stored_bytes = 0
+        self.stored_bytes = 0
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
@@ -69,6 +69,11 @@ class Tasks:
         self.finish(task)
         return None
 
+    def uncounted(self) -> dict[Digest, int]:
+        """The stored bytes of each blob that has a task and is in no figure yet. Safe to call from any thread."""
+        tasks = self._waiting.copy() | self._running.copy()
+        return {digest: task.stored_bytes for digest, task in tasks.items() if not task.counted}
+
     def running(self, digest: Digest) -> Task:
         return self._running[digest]
 
@@ -83,7 +88,6 @@ class Tasks:
             task.token = self._activity.take(task.place.cache, task.inherit)
             self._waiting[task.digest] = task
             self._sequence += 1
-            self.blobs += not task.counted
             self.stored_bytes += 0 if task.counted else task.stored_bytes
             # What only has to be hashed again first, then the largest, so that no core ends idle.
             order = (not task.counted, -task.stored_bytes, self._sequence, task.digest)
@@ -92,7 +96,6 @@ class Tasks:
     def finish(self, task: Task) -> None:
         """It was read, or can't be, and what follows is committed."""
         self._running.pop(task.digest, None)
-        self.blobs -= not task.counted
         self.stored_bytes -= 0 if task.counted else task.stored_bytes
         self._close(task)
         assert task.token is not None
@@ -102,7 +105,6 @@ class Tasks:
         """Its worker died, which may have been another's fault."""
         self._close(task)
         self._running.pop(task.digest, None)
-        self.blobs -= not task.counted
         self.stored_bytes -= 0 if task.counted else task.stored_bytes
         token = task.inherit = task.token
         task.tries, task.given, task.mark = task.tries + 1, False, None
@@ -143,7 +145,8 @@ class Tasks:
             *_, digest = heapq.heappop(self._order[cache.number])
             if digest not in self._waiting or self._waiting[digest].place.cache != cache.number:
                 continue  # dropped
-            task = self._running[digest] = self._waiting.pop(digest)
+            task = self._running[digest] = self._waiting[digest]  # in both for a moment, and never in none
+            del self._waiting[digest]
             task.given = True
             self._sequence += 1
             self._opening[self._sequence] = task

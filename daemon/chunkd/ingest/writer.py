@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from chunkd.errors import IndexUnwritable
@@ -109,11 +109,11 @@ class Writer:
     # --- how it stands --------------------------------------------------------------------------------------------
 
     def pending(self) -> tuple[int, int]:
-        """Blobs and stored bytes that are known and in no figure yet."""
-        waits = list(self.remembered.unsettled.copy().values())
-        unsettled = [one for one in waits if one.digest not in self.tasks]
-        blobs = self.tasks.blobs + len(self.listings.unseen) + len({one.digest for one in unsettled})
-        return blobs, self.tasks.stored_bytes + sum(one.seen.stored_bytes for one in unsettled)
+        """Blobs and stored bytes that are known and in no figure yet. One that changes hands is not missed."""
+        unseen, waits, tasks = len(self.listings.unseen), self.remembered.unsettled.copy(), self.tasks.uncounted()
+        waits |= self.remembered.unsettled.copy()
+        sizes_bytes = {one.digest: one.seen.stored_bytes for one in waits.values()} | tasks
+        return len(sizes_bytes) + unseen, sum(sizes_bytes.values())
 
     # --- a turn ---------------------------------------------------------------------------------------------------
 
@@ -235,9 +235,7 @@ class Writer:
                 self._take_up(places)
             self._record_caches(change)
         self.progress.paused = ""  # at once: whoever reads the new figures must not be told of the pause
-        for found in done.values():
-            self._done(found)
-        self._follow(after)
+        self._follow(after, done.values())
         self._give_back(ignored_tokens)
         if retry:
             self._retry_at = self.clock_s() + RETRY_EVERY_S
@@ -283,11 +281,13 @@ class Writer:
         status, layerless = cache.status, self.layerless.get(cache.number, "")
         return Cache(cache.path, status.device, status.inode, status.layouts, layerless, status.mounts, status.warnings)
 
-    def _follow(self, after: AfterCommit) -> None:
+    def _follow(self, after: AfterCommit, done: Iterable[Found] = ()) -> None:
         """What follows from a commit. Each thing that is still to be done takes its token here."""
         self.counters.take(after.failures, after.landings, self.clock_s())
         self._log_lines.add(after.log)
         self.remembered.update(after)
+        for found in done:
+            self._done(found)
         for hint in after.hints:
             put(self.caches, hint)
         for later in after.later:
