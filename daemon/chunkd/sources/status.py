@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -86,7 +85,3 @@ def warnings_of(entries: Iterable[Entry], *, found_blobs: bool) -> tuple[str, ..
             " or a folder of files named by their digest",
         )
     return ()
-
-
-def joined(root: str, folder: str) -> str:
-    return os.path.join(root, folder).rstrip("/")
