@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chunkd.model import Caps, ChunkParams, Digest, Job
-from chunkd.sources.beneath import Beneath
+from chunkd.sources.folder import FolderSource
 from chunkd.worker.pool import Pool
 from chunkd.worker.priority import Courtesy, share
 from chunkd.worker.spawn import core_count, spawn_worker
@@ -116,9 +116,9 @@ def working(courtesy: Courtesy | None, jobs: Sequence[FileJob], cold: bool) -> I
         while not stopping.is_set():
             while pool.idle:
                 one = jobs[number % len(jobs)]
-                with Beneath(str(one.path.parent)) as below:
-                    descriptor, mark = below.blob(one.path.name)
-                pool.give(Job(one.digest, mark, one.decode), descriptor)
+                with FolderSource(str(one.path.parent)).view() as view:
+                    descriptor, seen = view.open(one.path.name)
+                pool.give(Job(one.digest, seen.mark, one.decode), descriptor)
                 os.close(descriptor)
                 number += 1
             for result in pool.collect(0.1):

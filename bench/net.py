@@ -25,7 +25,7 @@ from typing import Any
 
 from chunkd.chunkers.gear import Chunker
 from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams, Digest, Job, MeasureRule
-from chunkd.sources.beneath import Beneath
+from chunkd.sources.folder import FolderSource
 from chunkd.worker.examine import examine
 from chunkd.worker.recompress import Recompressor
 from demo_images import zstd
@@ -100,9 +100,9 @@ def cost(layers: list[Path]) -> dict[str, list[float]]:
             recompressor = Recompressor(rule)
             start = time.process_time()
             for path in layers:
-                with Beneath(str(path.parent)) as below:
-                    descriptor, mark = below.blob(path.name)
-                job = Job(Digest("sha256", path.name), mark)
+                with FolderSource(str(path.parent)).view() as view:
+                    descriptor, seen = view.open(path.name)
+                job = Job(Digest("sha256", path.name), seen.mark)
                 found = examine(job, descriptor, ChunkParams(), Caps(), lambda _: None, measure=recompressor)
                 if found.kind != "layer":
                     sys.exit(f"{path}: no layer")

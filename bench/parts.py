@@ -20,7 +20,7 @@ from isal import igzip
 from chunkd.chunkers._cgear import ffi
 from chunkd.chunkers.gear import KERNELS, gear_table, kernels
 from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams, Digest, Job, MeasureRule
-from chunkd.sources.beneath import Beneath
+from chunkd.sources.folder import FolderSource
 from chunkd.worker.examine import examine
 from chunkd.worker.recompress import Recompressor
 from demo_images import zstd
@@ -56,9 +56,9 @@ def inflate(path: Path, buffer_bytes: int) -> int:
 
 def job(path: Path, relayed: bool, measured: bool = True) -> int:
     """A worker's whole job, with 1 chunk in 16 recompressed or next to none; the uncompressed bytes."""
-    with Beneath(str(path.parent)) as below:
-        descriptor, mark = below.blob(path.name)
-    whole = Job(Digest("sha256", path.name), mark, relayed=relayed)
+    with FolderSource(str(path.parent)).view() as view:
+        descriptor, seen = view.open(path.name)
+    whole = Job(Digest("sha256", path.name), seen.mark, relayed=relayed)
     finding = examine(whole, descriptor, PARAMS, Caps(), lambda _: None, measure=None if measured else NEXT_TO_NOTHING)
     if finding.kind != "layer":
         sys.exit(f"{path.name}: {finding.kind} {finding.reason}")

@@ -423,7 +423,7 @@ def test_a_name_that_no_file_has_is_damage(bench: Bench) -> None:
     with bench.closed():
         edit(bench.state_dir, "places", key, b"")
     with pytest.raises(IndexDamaged), bench.index.snapshot() as txn:
-        bench.index.store.children(txn, "places", CACHE, "folder")
+        list(bench.index.store.under(txn, "places", CACHE, "folder"))
     with bench.closed():
         edit(bench.state_dir, "places", key, None)
 

@@ -17,6 +17,7 @@ import pytest
 from chunkd.model import FileMark
 from chunkd.sources import beneath
 from chunkd.sources.beneath import Beneath
+from chunkd.sources.folder import FolderView
 
 ODD = os.fsdecode(b"not \xff UTF-8")
 WAYS = ("openat2", "by name")
@@ -239,19 +240,21 @@ def irregular(root: Path) -> Iterator[None]:
 def test_a_blob_is_a_regular_file_with_its_mark_and_nothing_else_is_opened(
     root: Path, below: Beneath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    descriptor, mark = below.blob("a/b/blob")
+    view = FolderView(below)
+    descriptor, seen = view.open("a/b/blob")
     status = (root / "a/b/blob").stat()
-    assert mark == FileMark(status.st_dev, status.st_ino, 4, status.st_ctime_ns)
+    assert seen == (FileMark(status.st_dev, status.st_ino, 4, status.st_ctime_ns), 1, "")
     assert os.read(descriptor, 100) == b"deep"
     os.close(descriptor)
     for missing in ("gone", "gone/blob", "in/b/blob", "blob/data"):
         with pytest.raises((FileNotFoundError, NotADirectoryError)):
-            below.blob(missing)
+            view.open(missing)
     opened: list[object] = []
     monkeypatch.setattr(Beneath, "open", lambda *arguments: opened.append(arguments))
     for path in ("link", "out", "a", "fifo", "socket", ""):
-        with pytest.raises(FileNotFoundError):
-            below.blob(path)
+        descriptor, seen = view.open(path)
+        assert descriptor == -1
+        assert seen.kind
     assert not opened
 
 
@@ -259,13 +262,14 @@ def test_a_blob_is_a_regular_file_with_its_mark_and_nothing_else_is_opened(
 def test_what_is_put_in_a_files_place_before_the_open_is_no_blob(
     root: Path, below: Beneath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    regular = below.status("blob")
+    view, regular = FolderView(below), below.status("blob")
     monkeypatch.setattr(Beneath, "status", lambda *_: regular)
     # The FIFO has no writer: an open without O_NONBLOCK would wait for ever.
     for path in ("fifo", "a"):
-        with pytest.raises(FileNotFoundError):
-            below.blob(path)
+        descriptor, seen = view.open(path)
+        assert descriptor == -1
+        assert seen.kind
     for path in ("link", "socket"):
         with pytest.raises(OSError, match=r"symbolic links|No such device"):
-            below.blob(path)
+            view.open(path)
     assert (root / "blob").exists()

@@ -18,7 +18,7 @@ from chunkd.index.index import Index
 from chunkd.index.storage.environment import Store, reading
 from chunkd.model import Difference, Digest, Finding, Job
 from chunkd.settings.config import Config
-from chunkd.sources.beneath import Beneath
+from chunkd.sources.folder import FolderSource
 from chunkd.worker import decode, recompress
 from chunkd.worker.spawn import courtesy_of, make_pool
 
@@ -90,13 +90,15 @@ def _read_again(
             while pool.idle and (digest := next(todo, None)) is not None:
                 root, path = _place(store, txn, roots, digest)
                 try:
-                    with Beneath(root) as below:
-                        descriptor, mark = below.blob(path)
+                    with FolderSource(root).view() as view:
+                        descriptor, seen = view.open(path)
                 except OSError:
+                    descriptor = -1
+                if descriptor < 0:
                     unread += 1
                     continue
                 try:
-                    pool.give(Job(digest, mark), descriptor)
+                    pool.give(Job(digest, seen.mark), descriptor)
                 finally:
                     os.close(descriptor)
             if not pool.jobs():

@@ -37,18 +37,19 @@ class Scans:
             self._tokens.append(self._activity.take(token.cache))
             self._activity.give_back(token)
 
-    def _hung(self) -> set[int]:
+    def hung(self) -> set[int]:
+        """The numbers of the caches whose file system does not answer."""
         return {number for number, cache in self._caches.items() if cache.hung_s()}
 
     def listed(self) -> int:
         """The last scan that every cache has been listed for. A cache whose file system hangs is not waited for."""
-        answering = set(self._caches) - self._hung()
+        answering = set(self._caches) - self.hung()
         ends = [self._ends[number].number if number in self._ends else 0 for number in answering]
         return min(ends, default=max((end.number for end in self._ends.values()), default=0))
 
     def ended(self) -> Finished | None:
         """The scan that has ended and is not `finished` yet, if there is one."""
-        number, hung = self.listed(), self._hung()
+        number, hung = self.listed(), self.hung()
         if number <= self.finished or not self._activity.done(self._generation, hung | {WRITER}):
             return None
         ends = [self._ends.get(cache) for cache in self._caches]

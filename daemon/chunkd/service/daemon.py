@@ -145,10 +145,6 @@ class Service:
             self._run(f"cache {cache.number}", cache.run)
         return number
 
-    def hung(self) -> set[int]:
-        """The numbers of the caches whose file system does not answer."""
-        return {number for number, cache in self.caches.items() if cache.hung_s()}
-
     def _run(self, name: str, target: Callable[[], None]) -> None:
         def run() -> None:
             try:

@@ -49,7 +49,7 @@ def scan_here(config: Config, asked: Mapping[str, bool], replace: bool, progress
                 raise Halted(writer.progress.paused, blobs)
             done_bytes = writer.progress.done_bytes
             show(done_bytes + writer.pool.read_bytes, done_bytes + pending_bytes, blobs)
-            hung = service.hung()
+            hung = writer.scans.hung()
             but = hung | {WRITER} if hung else hung
             if len(hung) == len(service.caches):
                 break

@@ -11,13 +11,10 @@ import ctypes
 import errno
 import functools
 import os
-import stat
 import struct
 import sys
 from collections.abc import Iterator
 from types import TracebackType
-
-from chunkd.model import FileMark
 
 # openat2(2), as <linux/openat2.h> has it. The number is the same on every architecture that Python runs on.
 OPENAT2 = 437
@@ -89,20 +86,6 @@ class Beneath:
             if error.errno == errno.ELOOP:
                 raise _no_folder(path) from error
             raise
-
-    def blob(self, path: str) -> tuple[int, FileMark]:
-        """A new descriptor of a regular file, and the file's mark.
-
-        Raises FileNotFoundError where something else is, which is never opened.
-        """
-        if not stat.S_ISREG(self.status(path).st_mode):
-            raise FileNotFoundError(errno.ENOENT, "no regular file", path)
-        descriptor = self.open(path, os.O_RDONLY)
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):  # put in its place meanwhile
-            os.close(descriptor)
-            raise FileNotFoundError(errno.ENOENT, "no regular file", path)
-        return descriptor, FileMark(status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
 
     def _open(self, path: str, flags: int) -> int:
         _check(path)

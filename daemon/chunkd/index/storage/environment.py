@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import lmdb
 
@@ -42,7 +41,6 @@ DATABASES = (
     "history",
 )  # fmt: skip
 MAX_READERS = 126
-SLICE_KEYS = 64
 Record = TypeVar("Record")
 
 FORMAT_KEY, RULES_KEY, HEAD_KEY, CACHES_KEY, VERIFIED_KEY = b"format", b"rules", b"head", b"caches", b"verified"
@@ -262,32 +260,6 @@ class Store:
             value = self.get(txn, "blobs", records.digest_key(held.digest))
             if value is not None:
                 yield records.unpack_blob(held.digest, value)
-
-    def children(self, txn: lmdb.Transaction, database: str, cache: int, folder: str) -> set[bytes]:
-        """The names right below a folder that lead to a record of `places` or `ignored`; a folder's ends in a slash."""
-        prefix = records.place_key(Place(cache, f"{folder}/" if folder else ""))
-        start = len(prefix)
-        names: set[bytes] = set()
-        with txn.cursor(db=self.databases[database]) as cursor:
-            there = cursor.set_range(prefix)
-            while there:
-                # A slice at a time, because a folder may hold every blob.
-                keys = cast("list[bytes]", list(itertools.islice(cursor.iternext(values=False), SLICE_KEYS)))
-                if not keys[-1].startswith(prefix):
-                    keys = [key for key in keys if key.startswith(prefix)]
-                below = [key[start:] for key in keys]
-                joined = b"".join(below)
-                if b"\0" in joined:
-                    raise records.Damaged(f"a name below {folder!r} has a 0 byte")
-                if b"/" in joined:
-                    below = [name[: name.find(b"/") + 1 or None] for name in below]
-                names.update(below)
-                if len(keys) < SLICE_KEYS:
-                    break
-                # "0" follows "/" in the order of bytes: go to the first key that is not below the last name.
-                after = prefix + below[-1][:-1] + b"0" if below[-1].endswith(b"/") else keys[-1] + b"\0"
-                there = cursor.set_range(after)
-        return names
 
     def under(self, txn: lmdb.Transaction, database: str, cache: int, path: str) -> Iterator[Place]:
         """Every place that is `path` or lies below it; all places of the cache for `""`."""
