@@ -1,4 +1,4 @@
-"""Every error that chunkd raises on purpose has one base class; a leaf keeps the values that somebody reads.
+"""Every error that chunkd raises on purpose has one base class. An error keeps only values that some code reads.
 
 A bad blob is recorded and skipped, a bad index stops the daemon, a bad request is answered. Anything that is not a
 `ChunkdError` is a bug and is left to crash. A message names the thing, then what is wrong, then what to do.
@@ -27,16 +27,14 @@ class OutputUnwritable(ChunkdError):
 
 
 class SystemRefused(ChunkdError):
-    """The system gives this process too few files, processes or memory, or no /dev/null. Wherever that happens, it is
-    no bug.
-    """
+    """The system gives this process too few files, processes or memory, or no /dev/null. That is never a bug."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"the system refused {what}; see the limits (`ulimit -a`) and mounts of this process")
 
     @classmethod
     def of(cls, error: OSError) -> SystemRefused | None:
-        """The error by its name; None for any other."""
+        """The SystemRefused for an OSError by which the system refused something; None for any other."""
         refused = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
         if not (refused or error.filename == os.devnull):
             return None
@@ -144,7 +142,7 @@ class IndexUnreachable(ChunkdError):
 
 
 class IndexRemoved(ChunkdError):
-    """A file of the index was removed or replaced under its writer, who would go on writing into nothing."""
+    """A file of the index was removed or replaced while its writer was using it. Further writes would be lost."""
 
     def __init__(self, path: str) -> None:
         super().__init__(
@@ -214,7 +212,7 @@ class ServesOthers(UsageError):
 
 
 class Halted(ChunkdError):
-    """A command ends where a daemon would pause: its user decides when to go on."""
+    """A command stops where a daemon would pause, because its user decides when to go on."""
 
     def __init__(self, why: str, left: int) -> None:
         super().__init__(f"{why}; {left} blobs are left: {RUN_AGAIN}")
@@ -243,7 +241,7 @@ class NoDaemon(ChunkdError):
 
 
 class SocketDenied(ChunkdError):
-    """A daemon may be there, and this user may not ask it. This is not "no daemon"."""
+    """A daemon may be there, but this user may not ask it. That differs from "no daemon"."""
 
     def __init__(self, path: str, group: str) -> None:
         advice = f"join the group {group} (usermod -aG {group} $USER)"

@@ -1,4 +1,4 @@
-"""What the commands share: flags for settings, printing line by line, and how a command ends that printed figures."""
+"""What the commands share: flags for settings, printing line by line, and the exit code of printed figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INCOMPLETE = 7
 
 
 def settings(*names: str) -> Callable[[Command], Callable[..., Any]]:
-    """Flags for these settings. The command gets them `Resolved` as its first argument; variables are warned of."""
+    """Flags for these settings. The command gets them `Resolved` as its first argument. Warns of ignored variables."""
 
     def add(command: Command) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -59,8 +59,8 @@ def say_lines(lines: Iterable[str]) -> None:
 def end_by(stats: Mapping[str, Any]) -> None:
     """Called last, with the figures: exits 7 when they may lack something that is in the caches.
 
-    That is a folder that could not be listed or read, or a cache that is stale or hung. Blobs that failed or are
-    pending are in the figures, each by its number.
+    They may if a folder could not be listed or read, or if a cache is stale or hung. Failed and pending blobs alone
+    do not count here, because figures of their own say how many there are.
     """
     away = any(cache["state"] in ("stale", "hung") for cache in stats["caches"])
     if away or stats.get("unlisted_folders") or stats.get("problems"):

@@ -1,4 +1,4 @@
-"""Standard output and standard error: whatever happens to them, no traceback and no lost error."""
+"""Standard output and standard error. Whatever happens to them, nobody sees a traceback and no error is lost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Output(io.FileIO):
 
 
 class _Errors(io.FileIO):
-    """Drops what it can't write: the exit code still tells, and a daemon lives on without its log."""
+    """Drops what it can't write. The exit code stays, and a daemon goes on without its log."""
 
     def write(self, content: object) -> int | None:  # type: ignore[override]
         try:
@@ -36,7 +36,7 @@ class _Errors(io.FileIO):
 def guard_streams() -> None:
     """Once, before anything is printed or opened: put the standard streams behind the classes above.
 
-    A closed stream is opened to nowhere, so that no socket or index gets its number. Text that can't be encoded, such
+    A closed stream is opened as /dev/null, so that no socket or index gets its number. Text that can't be encoded, such
     as a path that is not UTF-8, is written escaped.
     """
     for number in (0, 1, 2):
@@ -51,10 +51,10 @@ def guard_streams() -> None:
 
 
 def say(words: str | bytes, *, nl: bool = True, err: bool = False) -> None:
-    """Print, at once. Raises OutputUnwritable, and BrokenPipeError when the reader has gone; with `err` nothing."""
+    """Print at once. Raises OutputUnwritable, and BrokenPipeError if the reader has gone. With `err`: nothing."""
     click.echo(words, nl=nl, err=err)
 
 
 def drop_output() -> None:
-    """What is left of our output is flushed at exit: to nowhere."""
+    """Redirect standard output to /dev/null, so that the flush at exit can't fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,4 +1,4 @@
-"""The progress of a scan on stderr: a bar on a terminal, and a plain line now and then elsewhere."""
+"""The progress of a scan on stderr."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def write_whole(path: str, content: bytes) -> None:
     try:
         if os.path.lexists(target) and not stat.S_ISREG(os.stat(target).st_mode):
             raise ReportUnwritable(path, f"it is not a regular file; use `-o {STDOUT}` for standard output")
-        file = open(partial, "xb")  # noqa: SIM115 - a file that is there already is not ours to remove
+        file = open(partial, "xb")  # noqa: SIM115 - outside the `try`: an existing file is not ours to remove
         try:
             with file:
                 file.write(content)

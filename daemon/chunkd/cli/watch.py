@@ -52,7 +52,7 @@ def _size() -> tuple[int, int]:
 def _to_last(above: int, resized: bool) -> str:
     """Moves the cursor to where the last frame begins, and clears what is below.
 
-    A terminal that was resized has wrapped its rows anew, and nobody can say where that is: the screen is cleared.
+    A terminal that was resized has wrapped its rows anew, so that place is unknown and the whole screen is cleared.
     """
     if resized:
         return "\x1b[H\x1b[J"

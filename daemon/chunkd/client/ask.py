@@ -1,4 +1,4 @@
-"""Getting an answer: from the daemon, or from the index where no daemon runs; an answer says which."""
+"""Gets an answer from the daemon, or from the index where no daemon runs. The answer says which."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Page = dict[str, Any]
 
 
 class Answer(NamedTuple):
-    """What was asked for, and where it came from: the daemon's socket, or the index's state directory."""
+    """The content of an answer, and its source: the daemon's socket, or the index's state directory."""
 
     content: Page
     socket: str = ""
@@ -46,8 +46,8 @@ class NothingThere(ChunkdError):
 def ask(where: Resolved, target: str, offline: Callable[[Any], Page]) -> Answer:
     """The daemon's answer to a GET, or what `offline` reads from a `Store` when no daemon answers.
 
-    Raises NothingThere when there is no index either. A daemon that this user may not ask is another's, unless its
-    place was given: the user's own index answers, and SocketDenied is raised only when there is none.
+    Raises NothingThere when there is no index either. A daemon that refuses this user is another user's, unless the
+    command names its place: then the user's own index answers, and SocketDenied is raised only if there is none.
     """
     sockets = [given.value for given in where.sockets]
     try:
@@ -83,7 +83,7 @@ def stats(where: Resolved) -> Answer:
         from chunkd.queries.read import read_stats
 
         found = read_stats(store).to_json()
-        # Only who ended with nothing left to do has said that nothing is pending.
+        # Nothing is pending only if the last writer recorded that nothing was left to do.
         settled = None if found["pending_blobs"] is None else True
         return found | {"scanning": False, "scans": 0, "settled": settled}
 
@@ -141,7 +141,7 @@ def history(where: Resolved, since: str) -> Iterator[Page]:
     last = ""
     for page in _pages(where, "/v1/history", {}, "since", since, offline):
         for row in page["history"]:
-            # Where the row that a page was to begin with has been thinned, the one before is first.
+            # If the row that a page should begin with has been thinned out, the page begins with the row before it.
             if row["at"] > last:
                 last = row["at"]
                 yield row

@@ -63,7 +63,7 @@ def ask(
     with _Socket(timeout_s) as connection.sock:
         try:
             _connect(connection.sock, path)
-            # A daemon may refuse a request before it is whole, and its reply says why.
+            # A daemon may refuse a request before it has read all of it, and its reply says why.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, target, None if body is None else json.dumps(body), {"Connection": "close"})
             with connection.getresponse() as response:

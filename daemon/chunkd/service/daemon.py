@@ -41,9 +41,9 @@ from chunkd.worker.spawn import courtesy_of, make_pool, spawn_worker
 log = logging.getLogger(__name__)
 
 TURN_S = 1.0
-# How long blobs that are being read may take to end once the daemon is told to.
+# How long blobs that are being read may take once the daemon must end.
 DRAIN_S = 5.0
-# And the threads of caches, which a file system that does not answer may hold for ever.
+# How long the caches' threads may take then. A file system that does not answer may hold one for ever.
 CACHES_END_S = 2.0
 READER_CHECK_S = 60.0
 
@@ -106,7 +106,7 @@ class Service:
                 self._stack.callback(self.metrics.stop)
 
     def _left(self, replace: bool, checked: Collection[str]) -> LeftCaches | None:
-        """The caches that the index has and that are not asked for, when they may be dropped."""
+        """The caches that the index has and that the settings do not name; None without any. Raises CachesDropped."""
         with self.index.snapshot() as txn:
             known = {cache.path for cache in self.index.store.caches(txn).values()}
         check_caches(path for path in self.config.caches if path not in known and path not in checked)
@@ -162,15 +162,15 @@ class Service:
         self.writer.drain(DRAIN_S)
 
     def check(self) -> None:
-        """Raises what a thread failed of. A bug comes out as it is."""
+        """Raises the exception that ended a thread, if one did."""
         if self.failure is not None:
             raise self.failure
 
     def close(self) -> None:
-        """Finish what is being read if that takes seconds, commit, and leave nothing behind.
+        """Finish what is being read if that takes only seconds, commit, and leave nothing behind.
 
-        A cache whose file system does not answer keeps its thread, and the process, for as long as it likes: the index
-        is closed, its lock let go and the socket removed all the same.
+        A file system that does not answer may keep its cache's thread, and so the process, for ever. The index is
+        closed, its lock released and the socket removed all the same.
         """
         writer = self._threads.get("writer")
         at_rest = writer is not None and self.writer.scans.finished > 0 and self.activity.idle()
@@ -216,8 +216,8 @@ def rules_of(config: Config) -> records.Rules:
 
 
 def check_caches(paths: Iterable[str]) -> None:
-    """Raises CacheUnusable when there is no folder at one of these, or it can't be listed. A file system that does not
-    answer is not waited for: health will name its cache.
+    """Raises CacheUnusable if one of these is not a folder, or can't be listed. Does not wait for a file system that
+    does not answer: health will name its cache.
     """
     found: dict[str, Exception] = {}
 
@@ -280,7 +280,7 @@ def _status(service: Service) -> str:
 
 @contextlib.contextmanager
 def signals() -> Iterator[queue.SimpleQueue[int]]:
-    """The signals that came, in order: of all queues this one may be filled from a handler, and wakes who waits."""
+    """A queue of the signals received, in order. Of all queues only SimpleQueue may be filled by a signal handler."""
     came: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def note(number: int, _: FrameType | None) -> None:

@@ -48,11 +48,11 @@ class DaemonAnswers:
         self.moved()
 
     def moved(self) -> None:
-        """Called as often as the daemon has seen its writer take a turn."""
+        """The daemon calls this each time it has seen that the writer took a turn."""
         self._moved_at = time.monotonic()
 
     def stats(self) -> dict[str, Any]:
-        # Before the figures are read: what was done by now is in them, what is done meanwhile may not be.
+        # Asked before the figures are read: all that is done by now is in them.
         progress = {"scanning": self._scanner.scanning, "scans": self._writer.progress.scans}
         settled = self._writer.activity.idle()
         caches = cache_states(self._writer)
@@ -76,7 +76,7 @@ class DaemonAnswers:
     def metrics(self, accept: str) -> tuple[str, bytes]:
         from chunkd.service.openmetrics import exposed  # takes 0.2 s to import, which only a scrape should pay
 
-        # First what the writer changes last: so what is counted is in the figures.
+        # The writer changes the counters last, so they are read first: whatever they count is in the figures.
         counts, progress = deepcopy(self._writer.counters), self._writer.progress
         read = progress.done_blobs, progress.done_bytes
         return exposed(self.stats(), len(list(self._reasons())), counts, read, accept)

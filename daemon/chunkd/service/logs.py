@@ -13,7 +13,7 @@ _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ER
 
 
 class _OneLine(logging.Formatter):
-    """Control characters and line feeds of a message are escaped: names in a cache may hold any.
+    """Escapes control characters and line feeds in a message: names in a cache may hold any.
 
     Only a traceback takes several lines, and each of them but the first is indented.
     """
@@ -38,7 +38,7 @@ class _ForJournal(_OneLine):
 
 
 def log_to_stderr(level: str) -> None:
-    """Called once, by a command that works."""
+    """Send the log to stderr, from this level on. Called once."""
     handler = logging.StreamHandler()
     handler.setFormatter(
         _ForJournal("%(message)s") if _journal_listens() else _OneLine("%(asctime)s %(levelname)s %(message)s")

@@ -8,7 +8,7 @@ import socket
 
 
 class Notifier:
-    """Tells systemd how the daemon is, when systemd asks for it (sd_notify(3))."""
+    """Reports the daemon's state to systemd, if systemd wants it (sd_notify(3))."""
 
     def __init__(self) -> None:
         address = os.environ.get("NOTIFY_SOCKET", "")

@@ -82,7 +82,7 @@ def rebuild_index(config: Config, named: bool, progress: Progress) -> dict[str, 
         caches = config.caches if named else served_by(config.state_dir) or config.caches
         check_caches(caches)
         aside = Path(f"{old}.bad-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
-        # What was read for it is as old as the index itself.
+        # An unfinished remeasuring belongs to the index that is moved aside.
         discard(config.state_dir)
         rows = history_of(str(old), audit=True)
         old.rename(aside)
@@ -90,7 +90,7 @@ def rebuild_index(config: Config, named: bool, progress: Progress) -> dict[str, 
         _inherit(config, rows)
     print(f"the index was moved to {aside}; remove it when it is no longer of use", file=sys.stderr)
     stats = scan_here(dataclasses.replace(config, caches=caches), {}, replace=False, progress=progress)
-    # Once more: how the new index grew tells nothing of the caches.
+    # Once more: the rows written while the new index grew show the rebuild, not the caches.
     with IndexLock(config.state_dir, exclusive=True, holder="chunkd rebuild"):
         _inherit(config, rows)
     return stats

@@ -1,7 +1,6 @@
-"""The figures and what the daemon has done, as Prometheus reads them: OpenMetrics where it is asked for, else the text
-format before it.
+"""The figures and the daemon's counters for Prometheus: as OpenMetrics, or in the older text format for other clients.
 
-The names are OpenMetrics': the unit last, `_total` for what only grows. A figure that is null has no sample.
+Names follow OpenMetrics: the unit is last, and `_total` marks a counter. A figure that is null has no sample.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from chunkd import __version__
 from chunkd.figures.names import METRICS
 from chunkd.ingest.counters import DELAYS_S, Counters
 
-# What both writers make by themselves. The library's newest type for text is not the one that scrapers ask for.
+# The types of the two formats. The library's newest type for text is not the one that scrapers ask for.
 OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UNITS = ("bytes", "ratio", "seconds")
@@ -42,8 +41,8 @@ def exposed(
 ) -> tuple[str, bytes]:
     """The content type and the content.
 
-    `stats` is the object of `/v1/stats`, `read` the blobs that workers have read with their stored bytes, and `accept`
-    what the client takes.
+    `stats` is the object of `/v1/stats`, `read` how many blobs workers have read and their stored bytes, and `accept`
+    the client's header of that name.
     """
     collected = _Collected([*_figures(stats), *_state(stats, problems), *_counted(counts, *read)])
     if "application/openmetrics-text" in accept:

@@ -1,7 +1,7 @@
-"""`chunkd scan --remeasure`: every layer read again by the measuring rule that is asked for.
+"""`chunkd scan --remeasure`: reads every layer again by the measuring rule of the settings.
 
-An index is made beside the old one, whose figures stand until the new one is whole. What was read is kept when it is
-interrupted; the next call goes on from there.
+It makes an index beside the old one, whose figures stay in use until the new one is complete. After an interruption
+the next call goes on where this one stopped.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from chunkd.worker import recompress
 def remeasure(config: Config, progress: Progress) -> dict[str, Any]:
     """The figures by the new rule, of the caches that the index serves. A daemon takes them over when it starts again.
 
-    Raises IndexMissing, IndexDamaged, CacheUnusable when a root is not there, RemeasureIncomplete when a folder could
-    not be listed or a blob not be read that the old figures count, IndexBusy while another call reads.
+    Raises IndexMissing, IndexDamaged, CacheUnusable when a root is missing, RemeasureIncomplete when a folder could not
+    be listed or a counted blob could not be read, IndexBusy while another call reads.
     """
     with reading(config.state_dir, any_format=True) as store:
         caches = caches_in(store)
@@ -62,7 +62,7 @@ def remeasure(config: Config, progress: Progress) -> dict[str, Any]:
 
 
 def _begin(config: Config, beside: Config) -> None:
-    """Keep what an earlier call has read, when that was by the same rule. Raises IndexBusy while one still reads."""
+    """Keep what an earlier call has read by the same rule. Raises IndexBusy while another call still reads."""
     wanted = dataclasses.replace(config.measure, library=recompress.library())
     try:
         Path(beside.state_dir).mkdir(mode=0o750, exist_ok=True)
@@ -76,18 +76,18 @@ def _begin(config: Config, beside: Config) -> None:
 
 
 def _unread(config: Config, beside: Config) -> list[Digest]:
-    """The blobs that the old index counts, and that could not be read for the new one."""
+    """The blobs that the old index counts and that could not be read for the new one."""
     with reading(beside.state_dir) as store, store.snapshot() as txn:
         failed = [blob for blob in store.blobs(txn, "failed") if blob.reason.startswith(CAN_NOT_BE_READ)]
     try:
         with reading(config.state_dir) as store, store.snapshot() as txn:
             return [blob.digest for blob in failed if store.get(txn, "blobs", digest_key(blob.digest)) is not None]
     except BadIndex:
-        return []  # one of another format, say, which counts for nothing
+        return []  # the old index has another format, for example
 
 
 def _rule_of(index: str, *, audit: bool) -> MeasureRule | None:
-    """By which rule chunks are measured in the index there; None where there is none that can be read."""
+    """The measuring rule of the index there; None if no index there can be read."""
     try:
         store = Store(index, readonly=True, lock=False, audit=audit)
         with contextlib.closing(store), store.snapshot() as txn:

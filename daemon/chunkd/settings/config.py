@@ -44,7 +44,7 @@ class Config:
 
     @property
     def measure(self) -> MeasureRule:
-        """The rule that is asked for, but for its library: which one is at hand, no setting says."""
+        """The measuring rule of the settings. It lacks the zstd library, which is not a setting."""
         return MeasureRule(self.measure_one_in, self.measure_level)
 
     @property
@@ -55,7 +55,7 @@ class Config:
 def effective(resolved: Resolved, *, serving: bool = True) -> Config:
     """All settings, with defaults. Raises SettingInvalid also for what a settings file says, and without a home.
 
-    A command that is not `serving` caches needs none: then they are empty where there is no default for them.
+    A command that is not `serving` caches needs none: `caches` is then empty if it has no default.
     """
     given = {name: Given(setting.default, "default") for name, setting in SETTINGS.items()}
     given |= resolved.files | resolved.call

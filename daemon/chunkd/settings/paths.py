@@ -21,7 +21,7 @@ def normal(path: str) -> str:
 
 
 def home(environ: Mapping[str, str]) -> str | None:
-    """The user's home directory; None when neither HOME nor the user database has one, as in many containers."""
+    """The user's home directory. None if neither HOME nor the user database has one, as in many containers."""
     if home := environ.get("HOME"):
         return home
     try:
@@ -36,13 +36,13 @@ def _in_home(environ: Mapping[str, str], below: str) -> str | None:
 
 
 def xdg(environ: Mapping[str, str], variable: str) -> str | None:
-    """The base directory that the variable names. The XDG specification has a relative one ignored."""
+    """The base directory in the variable. A relative one is ignored, as the XDG specification says."""
     path = environ.get(variable, "")
     return normal(path) if os.path.isabs(path) else None
 
 
 def first_of(environ: Mapping[str, str], variable: str) -> str | None:
-    """The first of the directories in a variable of systemd's (`RUNTIME_DIRECTORY`: colon-separated), if it is set."""
+    """The first directory in a variable that systemd sets, such as `RUNTIME_DIRECTORY` (colon-separated)."""
     first = environ.get(variable, "").split(":")[0]
     return normal(first) if first else None
 
@@ -60,7 +60,7 @@ def own_file(environ: Mapping[str, str]) -> str | None:
 
 
 def own_state(environ: Mapping[str, str]) -> str | None:
-    """The state directory of this user, root's is the system's; None without a home directory."""
+    """The state directory of this user; for root the system's. None without a home directory."""
     if os.geteuid() == 0:
         return SYSTEM_STATE
     if macos():
@@ -74,14 +74,14 @@ def socket_in(directory: str) -> str:
 
 
 def system_socket() -> str:
-    """The socket of root's daemon. macOS has no /run, and its root directory can't be written."""
+    """The socket of root's daemon. It is in the state directory on macOS, which has no /run."""
     return socket_in(SYSTEM_STATE if macos() else "/run/chunkd")
 
 
 def own_sockets(state_dir: str | None, environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Where a daemon of this user answers that has this state directory, and why there; it binds the first.
+    """The sockets at which this user's daemon with this state directory may answer, each with its source.
 
-    Those behind it are where it answers if its environment has another XDG_RUNTIME_DIR, or none.
+    The daemon binds the first. The others are where it answers if its environment has another XDG_RUNTIME_DIR, or none.
     """
     in_state = [(socket_in(state_dir), "default")] if state_dir else []
     if macos():

@@ -1,4 +1,4 @@
-"""What one command was given by flag, variable and file, and where it looks for the daemon and for the index."""
+"""One command's settings by flag, variable and file, and where it looks for the daemon and for the index."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Resolved:
     """The settings of one command, from the environment, the flags and the settings files; what comes later wins.
 
     `flags` has settings' names; None and an empty sequence mean "not given". `call` is what the variables and flags
-    say, `warnings` names the variables that are ignored. The files are read when something is asked that they may say,
-    once. Raises SettingInvalid for an unknown flag, a wrong type or a value out of range.
+    say, `warnings` names the variables that are ignored. The files are read once, when a setting that may be in them is
+    first needed. Raises SettingInvalid for an unknown flag, a wrong type or a value out of range.
     """
 
     def __init__(self, flags: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> None:
@@ -78,9 +78,9 @@ class Resolved:
     def sockets(self) -> list[Given]:
         """Where a daemon with these settings answers: `run` binds the first, a client asks each in turn.
 
-        A socket given by flag or variable is the only one. With a state directory given so, they are the socket in it
-        and those of a daemon that has this directory without being told: `run --state X` and `stats --state X` find one
-        another, and the daemon of another index is not asked.
+        A socket given by flag or variable is the only one. If a state directory is given by flag or variable, they are
+        the socket in it, and the sockets of a daemon whose own state directory it is. So `run --state X` and
+        `stats --state X` find each other, and the daemon of another index is not asked.
         """
         if "socket" in self.call:
             return [self.call["socket"]]
@@ -90,7 +90,7 @@ class Resolved:
         except SettingInvalid:
             if called is None:
                 raise
-            files = {}  # the state directory is known, and holds the socket
+            files = {}  # the state directory is known, and the socket is in it
         uncalled = files.get("state_dir") or self._default_state()
         found: list[Given] = []
         if called is None or (uncalled and called.value == uncalled.value):

@@ -153,7 +153,7 @@ SETTINGS = {
 
 
 def from_text(setting: Setting, text: str) -> object:
-    """The value that a variable or flag spells, not yet checked: a number, several paths, or the text as it is."""
+    """The value of a variable's or flag's text, not yet checked: a number, several paths, or the text itself."""
     if setting.kind == "paths":
         return text.split(":")
     return int(text) if setting.kind in ("int", "bytes") and re.fullmatch("[0-9]{1,18}", text) else text
@@ -197,7 +197,7 @@ def checked_path(name: str, path: object, source: str) -> str:
     """The path, absolute and normalised. Raises SettingInvalid."""
     if not isinstance(path, str) or not path or "\0" in path:
         raise SettingInvalid(name, source, f"{path!r} is not a path")
-    # A service manager passes ~ on without expanding it, and nobody means a folder of that name.
+    # A service manager does not expand ~, and nobody means a folder of that name.
     if path.startswith("~"):
         raise SettingInvalid(name, source, f"{path!r} begins with ~, which is not expanded; write the whole path")
     return normal(path)
