@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import time
@@ -23,7 +24,7 @@ from chunkd.check.recount import recount
 from chunkd.errors import ChunkdError
 from chunkd.figures.totals import Totals
 from chunkd.index.index import Index
-from chunkd.index.records import Held, Rules
+from chunkd.index.records import Held, Rules, digest_from_key
 from chunkd.index.storage import environment
 from chunkd.ingest import writer
 from chunkd.ingest.actions import Action
@@ -40,7 +41,8 @@ from chunkd.sources.scanner import Scanner
 from chunkd.sources.source import Observation, Source
 from chunkd.sources.wakeup import Wakeup
 from chunkd.sources.watching import WatchMaker
-from chunkd.worker import examine
+from chunkd.worker import examine, manifest_record
+from chunkd.worker.manifest import Contents, parse
 from chunkd.worker.pool import Pool, Result, Worker
 
 # So small that blobs of a few kilobytes have many chunks.
@@ -81,7 +83,13 @@ _TAR = blobs.tar({"a": blobs.text(3000, 1), "b": blobs.noise(500, 1)})
 LAYER = layer_of("LAYER", _TAR)
 LIKE_IT = layer_of("LIKE_IT", blobs.tar({"a": blobs.text(3000, 1), "c": blobs.noise(700, 2)}), blobs.zst)
 PLAIN = layer_of("PLAIN", blobs.tar({"c": blobs.noise(700, 2)}), bytes)
-OTHER = Content("OTHER", "other", b'{"schemaVersion": 2, "layers": []}')
+OTHER = Content(
+    "OTHER",
+    "other",
+    json.dumps(
+        {"schemaVersion": 2, "config": {"digest": f"sha256:{7:064x}"}, "layers": [{"digest": str(LAYER.digest)}]}
+    ).encode(),
+)
 BROKEN = Content("BROKEN", "undecodable", blobs.gz(_TAR)[:-9])
 CONTENTS = (LAYER, LIKE_IT, PLAIN, OTHER, BROKEN)
 
@@ -437,7 +445,15 @@ class World:
             len(blobs_failed),
             sum(blob.stored_bytes for blob in blobs_failed),
         )
+        says = {content.digest: content.stored for content in contents if content is OTHER}
+        assert self.manifests() == {digest: parse(stored) for digest, stored in says.items()}
         assert self.differences() == []
+
+    def manifests(self) -> dict[Digest, Contents]:
+        """What the index keeps of manifests."""
+        with self.index.snapshot() as txn:
+            found = self.index.store.walk(txn, "manifests")
+            return {digest_from_key(key): manifest_record.decode(value) for key, value in found}
 
 
 @contextlib.contextmanager

@@ -183,7 +183,8 @@ class Finding:
     unreadable   the file can't be read: `reason`
     gone         the file was unlinked while it was read
 
-    `read_until_ns` is when the last byte had been read, in ns since the epoch; 0 when not all of them were.
+    `read_until_ns` is when the last byte had been read, in ns since the epoch; 0 when not all of them were. `manifest`
+    is the record of what an `other` says if it is a manifest, an index or a config (`worker.manifest_record`).
     """
 
     kind: str
@@ -192,6 +193,7 @@ class Finding:
     reason: str = ""
     read_until_ns: int = 0
     recipe: Recipe = field(default=Recipe(), repr=False)
+    manifest: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,12 @@ from chunkd.errors import IndexDamaged
 from chunkd.figures import histogram
 from chunkd.figures.totals import Totals
 from chunkd.index import blocks, records
+from chunkd.index.index import Change
 from chunkd.index.records import Head, Held
 from chunkd.index.storage.environment import reading
-from chunkd.model import Blob, Cache, Difference, Digest, FileMark, Place
+from chunkd.model import Blob, Cache, Difference, Digest, FileMark, Place, Recipe
+from chunkd.worker import manifest_record
+from chunkd.worker.manifest import Contents, Edge, Kind, Role
 from indexing import (
     CACHE,
     SLOTS,
@@ -37,8 +40,11 @@ from indexing import (
     small_bounds,
 )
 
-LAYER, OTHER, FAILED, GONE = (blob_of(number, []).digest for number in (1, 3, 5, 7))
-LAYER_KEY, OTHER_KEY, FAILED_KEY, GONE_KEY = map(records.digest_key, (LAYER, OTHER, FAILED, GONE))
+LAYER, OTHER, FAILED, GONE, MANIFEST = (blob_of(number, []).digest for number in (1, 3, 5, 7, 9))
+LAYER_KEY, OTHER_KEY, FAILED_KEY, GONE_KEY, MANIFEST_KEY = map(
+    records.digest_key, (LAYER, OTHER, FAILED, GONE, MANIFEST)
+)
+INDEX = manifest_record.encode(Contents(Kind.INDEX, (Edge(Role.MANIFEST, OTHER, 1003),)))
 PLACE_KEY = records.place_key(place_of(LAYER))
 CHUNKS = chunks_of([*range(300), 5, 5, 7])
 MORE_CHUNKS = chunks_of([*range(400, 500), *range(100, 150)])
@@ -68,10 +74,17 @@ def build(bench: Bench) -> None:
     bench.remove(7)
     with bench.index.transaction() as change:
         add(change, 3, [])
+        add_manifest(change)
         change.fail(Blob(FAILED, "failed", 500, reason="its bytes do not match its name", tries=1, retry_at=99))
         change.hold(place_of(FAILED), Held(FAILED, "bad", MARK))
         change.ignore(Place(CACHE, "link"), "a symbolic link")
         change.verified(1.0)
+
+
+def add_manifest(change: Change) -> None:
+    said = replace(blob_of(9, []), reason=Kind.INDEX.value)
+    change.hold(place_of(MANIFEST), Held(MANIFEST, "verified", MARK._replace(stored_bytes=said.stored_bytes)))
+    change.add(said, Recipe(), INDEX)
 
 
 @pytest.fixture(scope="module")
@@ -320,6 +333,19 @@ DAMAGES = [
     Damage("recipe-of-nobody", to("recipes", GONE_KEY, b"\0\1"), {("recipes", GONE_KEY.hex())}),
     Damage("recipe-of-no-layer", to("recipes", OTHER_KEY, b"\0\1"), {("recipes", OTHER_KEY.hex())}),
     Damage("recipe-with-a-garbage-key", to("recipes", b"garbage", b"\0\1"), {("recipes", b"garbage".hex())}),
+    # manifests
+    Damage("manifest-missing", to("manifests", MANIFEST_KEY, None), {("manifests", str(MANIFEST))}),
+    Damage("manifest-cut", to("manifests", MANIFEST_KEY, INDEX[:-1]), {("manifests", str(MANIFEST))}),
+    Damage("manifest-empty", to("manifests", MANIFEST_KEY, b""), {("manifests", str(MANIFEST))}),
+    Damage(
+        "manifest-of-another-kind",
+        to("manifests", MANIFEST_KEY, manifest_record.encode(Contents(Kind.CONFIG))),
+        {("manifests", str(MANIFEST))},
+    ),
+    Damage("manifest-of-a-layer", to("manifests", LAYER_KEY, INDEX), {("manifests", LAYER_KEY.hex())}),
+    Damage("manifest-of-another-blob", to("manifests", OTHER_KEY, INDEX), {("manifests", str(OTHER))}),
+    Damage("manifest-of-nobody", to("manifests", GONE_KEY, INDEX), {("manifests", GONE_KEY.hex())}),
+    Damage("manifest-with-a-garbage-key", to("manifests", b"garbage", INDEX), {("manifests", b"garbage".hex())}),
     # blobs
     Damage("blob-missing", to("blobs", LAYER_KEY, None), {("recipes", LAYER_KEY.hex()), ("totals", "layers")}),
     Damage("blob-garbage", to("blobs", LAYER_KEY, b"garbage"), {("blobs", LAYER_KEY.hex())}),

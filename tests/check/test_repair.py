@@ -6,7 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_recount import CHUNKS, DAMAGES, MORE_CHUNKS, Damage, copy, damaged, differences, slot_with, to, whole
+from test_recount import (
+    CHUNKS,
+    DAMAGES,
+    INDEX,
+    MANIFEST_KEY,
+    MORE_CHUNKS,
+    Damage,
+    add_manifest,
+    copy,
+    damaged,
+    differences,
+    slot_with,
+    to,
+    whole,
+)
 
 from chunkd.check import recount as recount_module
 from chunkd.check import repair
@@ -71,13 +85,14 @@ def test_an_altered_hash_that_the_lookup_contradicts_does_not_meet_its_chunk_aga
 
 def read_again(index: Index, *, plausible: bool) -> None:
     """What the repair took out is found by the next scan, and nothing of the damage comes back with it."""
-    counted = {1: CHUNKS, 2: MORE_CHUNKS, 3: []}
+    counted = {1: CHUNKS, 2: MORE_CHUNKS, 3: [], 9: []}
     with index.transaction() as change:
         change.set_caches({CACHE: Cache("/cache")})
         for number, chunks in counted.items():
             if change.blob(blob_of(number, chunks).digest) is None:
-                add(change, number, chunks)
+                add_manifest(change) if number == 9 else add(change, number, chunks)
     with index.snapshot() as txn:
+        assert index.store.get(txn, "manifests", MANIFEST_KEY) == INDEX
         totals = index.store.head(txn).totals
     expected = totals_of(counted)
     if plausible:  # what the record says was taken for true: of these, only `check --read` can tell

@@ -21,7 +21,7 @@ import blobs
 import oracle
 import working
 from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Job, MeasureRule
-from chunkd.worker import decode, magic, protocol
+from chunkd.worker import decode, magic, manifest, manifest_record, protocol
 from chunkd.worker import examine as worker
 from chunkd.worker.pipeline import Relay
 
@@ -96,11 +96,38 @@ def test_a_layer_is_its_recipe(stream: str, algorithm: str, tmp_path: Path) -> N
     assert examine(digest, path, decode=False) == Finding("matched")
 
 
+def manifest_of(size: int) -> bytes:
+    """An image's manifest of so many bytes."""
+    config = json.dumps({"config": {"digest": f"sha256:{1:064x}"}, "layers": [{"digest": f"sha256:{2:064x}"}]}).encode()
+    return config[:-1].ljust(size - 1) + b"}"
+
+
+@pytest.mark.parametrize("size", [300, magic.HEAD_BYTES, magic.HEAD_BYTES + 1, 300_000, manifest.MOST_BYTES])
+def test_what_a_manifest_says_comes_with_it(size: int, tmp_path: Path) -> None:
+    stored = manifest_of(size)
+    digest, path = blobs.write_blob(tmp_path, stored)
+    said = manifest.parse(stored)
+    assert (said.kind, len(said.edges)) == (manifest.Kind.IMAGE, 2)
+    assert examine(digest, path) == Finding("other", reason="image", manifest=manifest_record.encode(said))
+    assert examine(digest, path, decode=False) == Finding("matched")
+
+
+def test_what_is_larger_than_a_manifest_may_be_is_not_parsed(tmp_path: Path) -> None:
+    digest, path = blobs.write_blob(tmp_path, manifest_of(manifest.MOST_BYTES + 1))
+    assert examine(digest, path) == Finding("other", reason="JSON")
+
+
+def test_a_manifest_that_is_not_its_name_says_nothing(tmp_path: Path) -> None:
+    digest, path = blobs.write_blob(tmp_path, manifest_of(300))
+    path.write_bytes(manifest_of(301))
+    assert examine(digest, path) == Finding("mismatched")
+
+
 @pytest.mark.parametrize(
     ("stored", "what"),
     [
         (b"", "empty"),
-        (b'{"schemaVersion": 2}', "image manifest or index"),
+        (b'{"schemaVersion": 2}', "JSON"),
         (blobs.noise(3_000_000), magic.UNKNOWN),
         (blobs.gz(b""), "gzip of no bytes"),
         (blobs.zst(b""), "zstd of no bytes"),

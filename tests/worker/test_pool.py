@@ -68,7 +68,7 @@ while True:
     if told.startswith("stubborn"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     head = {"kind": "layer", "codec": "gzip", "uncompressed_bytes": 9, "reason": str(os.getpid()), "read_until_ns": 7,
-            "chunks": 1, "measured": 0}
+            "chunks": 1, "measured": 0, "manifest_bytes": 0}
     head = json.dumps(head).encode() + b"\\n"
     if told == "piece by piece":
         for byte in head + b"h" * 16 + b"l" * 3:

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 import working
 from chunkd.model import CODECS, Caps, ChunkParams, Digest, FileMark, Finding, Job, Recipe
+from chunkd.worker import manifest_record
+from chunkd.worker.manifest import Contents, Edge, Kind, Role
 from chunkd.worker.protocol import LINE_BYTES, RECEIVE_BYTES, DaemonsEnd, WorkersEnd
 
 PARAMS, CAPS = ChunkParams(), Caps()
@@ -29,9 +31,10 @@ RECIPE = Recipe(b"h" * 32, b"\0\x10\0\0" + b"\1\0\0\0", b"\x0a\0\0\0")
 LAYER = Finding("layer", "gzip", 4097, read_until_ns=UNTIL_NS, recipe=RECIPE)
 HEAD: dict[str, Any] = {
     "kind": "layer", "codec": "gzip", "uncompressed_bytes": 4097, "reason": "", "read_until_ns": 5, "chunks": 2,
-    "measured": 1,
+    "measured": 1, "manifest_bytes": 0,
 }  # fmt: skip
 NESTED = b"[" * 60_000
+MANIFEST = manifest_record.encode(Contents(Kind.IMAGE, (Edge(Role.LAYER, Digest("sha256", "b" * 64), 7),)))
 
 
 @dataclasses.dataclass
@@ -150,6 +153,7 @@ def test_a_daemon_that_listens_to_nobody_waits_for_nobody(pair: Pair, blob: int)
     [
         (JOB, LAYER),
         (JOB, Finding("other", read_until_ns=UNTIL_NS)),
+        (JOB, Finding("other", reason="image", read_until_ns=UNTIL_NS, manifest=MANIFEST)),
         (JOB, Finding("undecodable", "zstd", reason="checksum does not match", read_until_ns=UNTIL_NS)),
         (HASH_JOB, Finding("matched", read_until_ns=UNTIL_NS)),
         *[
@@ -215,6 +219,27 @@ def altered(**changes: object) -> bytes:
 def test_what_no_worker_says_is_a_value_error(pair: Pair, sent: bytes) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         pair.said(sent + RECIPE.hashes + RECIPE.lengths + RECIPE.measured)
+
+
+@pytest.mark.parametrize(
+    ("changes", "record"),
+    [
+        ({}, MANIFEST[:-1]), ({}, MANIFEST + b"\0"), ({}, b"garbage"), ({}, b""),
+        ({"reason": "config"}, MANIFEST), ({"reason": "JSON"}, MANIFEST), ({"reason": ""}, MANIFEST),
+        ({"kind": "mismatched"}, MANIFEST), ({"kind": "gone", "read_until_ns": 0}, MANIFEST),
+        ({"manifest_bytes": -1}, MANIFEST), ({"manifest_bytes": None}, MANIFEST), ({"manifest_bytes": 1.0}, MANIFEST),
+        ({"manifest_bytes": MARK.stored_bytes + 65}, MANIFEST),
+    ],
+)  # fmt: skip
+def test_a_record_that_is_not_of_such_a_blob_is_a_value_error(
+    pair: Pair, changes: dict[str, object], record: bytes
+) -> None:
+    head = {
+        "kind": "other", "codec": "", "uncompressed_bytes": 0, "chunks": 0, "measured": 0, "reason": "image",
+        "manifest_bytes": len(record),
+    } | changes  # fmt: skip
+    with pytest.raises(ValueError, match=r"\w"):
+        pair.said(altered(**head) + record)
 
 
 def test_each_job_has_its_own_findings_and_none_has_none(pair: Pair) -> None:

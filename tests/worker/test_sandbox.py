@@ -396,7 +396,7 @@ def says(lengths: list[int], hashes: bytes, **changes: object) -> bytes:
     """A finding of a layer with these chunks, some of it changed."""
     head = {
         "kind": "layer", "codec": "gzip", "uncompressed_bytes": sum(lengths), "reason": "", "read_until_ns": 1 << 62,
-        "chunks": len(lengths), "measured": 0,
+        "chunks": len(lengths), "measured": 0, "manifest_bytes": 0,
     }  # fmt: skip
     return json.dumps(head | changes).encode() + b"\n" + hashes + array("I", lengths).tobytes()
 

@@ -136,6 +136,8 @@ def _compare(store: Store, txn: lmdb.Transaction, digest: Digest, finding: Findi
     blob = records.unpack_blob(digest, store.get(txn, "blobs", key) or b"")
     if finding.kind != blob.state:
         return f"{finding.kind} {finding.reason}".strip()
+    if finding.manifest != (store.get(txn, "manifests", key) or b""):
+        return "another manifest"
     if (finding.uncompressed_bytes, finding.codec, len(finding.recipe)) != (
         blob.uncompressed_bytes,
         blob.codec,

@@ -21,6 +21,7 @@ from chunkd.index.chunks.entries import prefixes_of, unpack_entries
 from chunkd.index.history import check_history
 from chunkd.index.storage.environment import Store
 from chunkd.model import Blob
+from chunkd.worker import manifest_record
 
 # How many chunk numbers are counted at once, 16 bytes each. The recipes are walked again for each window of numbers.
 WINDOW = 25_000 * blocks.SLOTS
@@ -90,11 +91,27 @@ def _layers(store: Store, txn: lmdb.Transaction, result: RecountResult) -> dict[
         elif blob.state != "other" or blob.chunks or blob.uncompressed_bytes:
             result.differ("blobs", blob.digest, "a layer, or another blob without chunks", blob)
             result.bad.add(key)
+        elif problem := _problem_of_manifest(store.get(txn, "manifests", key) or b"", blob):
+            result.differ("manifests", blob.digest, "what such a blob says", problem)
+            result.bad.add(key)
     for key, _ in store.walk(txn, "recipes"):
         if key not in layers:
             result.differ("recipes", key.hex(), "the record of a layer", "none")
             result.bad.add(key)
+    for key, _ in store.walk(txn, "manifests"):
+        if key in layers or store.get(txn, "blobs", key) is None:
+            result.differ("manifests", key.hex(), "the record of a blob that is not a layer", "none")
+            result.bad.add(key)
     return layers
+
+
+def _problem_of_manifest(value: bytes, blob: Blob) -> str:
+    """Why this is not what is kept of such a blob, which says whether it is a manifest, an index or a config."""
+    try:
+        manifest_record.check(value, blob.reason)
+    except manifest_record.BadRecord as error:
+        return str(error)
+    return ""
 
 
 def _numbers(store: Store, txn: lmdb.Transaction, result: RecountResult, key: bytes, blob: Blob) -> Numbers:

@@ -48,7 +48,7 @@ def _take_out(change: Change, bad: set[bytes]) -> None:
     """Remove the blobs with these keys, with whatever is left of their records."""
     databases, txn = change.store.databases, change.txn
     for key in bad:
-        for database in ("blobs", "failed", "recipes", "needs_rehash"):
+        for database in ("blobs", "failed", "recipes", "manifests", "needs_rehash"):
             txn.delete(key, db=databases[database])
 
 

@@ -262,8 +262,9 @@ class Change:
 
     # --- blobs: the rule of truth ---------------------------------------------------------------------------------
 
-    def add(self, blob: Blob, recipe: Recipe) -> int:
-        """Count a blob and return how many of its chunks are new. Clears the record of its failure, if any.
+    def add(self, blob: Blob, recipe: Recipe, manifest: bytes = b"") -> int:
+        """Count a blob and return how many of its chunks are new. Clears the record of its failure, if any. `manifest`
+        is the record of what a manifest, an index or a config says, and is kept until the blob is removed.
 
         Raises, with nothing changed, RecipeImpossible when the recipe is not valid or does not fit the blob, and
         RecipeContradicts when counted blobs have one of its chunks with another length.
@@ -274,6 +275,8 @@ class Change:
         numbered = self._number(recipe)
         self.clear_failure(blob.digest)
         self.apply(blob, numbered.numbers, +1, numbered.recompressed)
+        if manifest:
+            self._put("manifests", records.digest_key(blob.digest), manifest)
         return numbered.new
 
     def _number(self, recipe: Recipe) -> Numbered:
@@ -312,6 +315,7 @@ class Change:
             raise records.Damaged(f"{digest} is to be removed and is not there")
         numbers = blocks.unpack_recipe(packed, blob.chunks)
         self.apply(blob, numbers, -1, np.zeros_like(numbers))
+        self._discard("manifests", records.digest_key(digest))
         self.rehashed(digest)
 
     def apply(self, blob: Blob, numbers: Numbers, sign: int, recompressed: Numbers) -> None:

@@ -22,9 +22,10 @@ NAME_LETTERS = b"0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def adopt_rules(index: Index, rules: records.Rules) -> None:
-    """Take over other caps and decoders: what failed by the old ones is tried again, what breaks the new ones, or was
-    taken for a tar by another rule, is taken out of the index, so that the scan finds and judges it anew. By which rule
-    chunks are recompressed stays as it was while there are any: what is asked for is noted beside it.
+    """Take over other caps and decoders. Blobs that failed by the old ones are tried again. Blobs that break the new
+    ones are taken out of the index, and so are tars and blobs that are not layers if the rule of what a blob is has
+    changed: the scan finds and judges them anew. The rule by which chunks are recompressed stays while there are
+    chunks, and the one that the settings ask for is noted beside it.
     """
     old = index.rules
     if old.measure != rules.measure:
@@ -36,14 +37,15 @@ def adopt_rules(index: Index, rules: records.Rules) -> None:
     if old == rules:
         return
     log.info("the rules changed: %s, before %s", rules, old)
-    lowered = rules.caps.zstd_window_bytes < old.caps.zstd_window_bytes
-    tars_anew = old.decoder.partition("; ")[2] != rules.decoder.partition("; ")[2]
+    judged_otherwise = {"zstd"} if rules.caps.zstd_window_bytes < old.caps.zstd_window_bytes else set[str]()
+    if old.decoder.partition("; ")[2] != rules.decoder.partition("; ")[2]:
+        judged_otherwise |= {"tar", ""}
     judged_anew = (old.caps, old.decoder) != (rules.caps, rules.decoder)
 
     def judge(change: Change, blob: Blob) -> None:
         if not blob.counted:
             change.fail(dataclasses.replace(blob, retry_at=1))
-        elif _breaks(blob, rules.caps) or (lowered and blob.codec == "zstd") or (tars_anew and blob.codec == "tar"):
+        elif _breaks(blob, rules.caps) or blob.codec in judged_otherwise:
             for place, _ in list(change.holders(blob.digest)):
                 change.release(place, blob.digest)
             change.remove(blob.digest)

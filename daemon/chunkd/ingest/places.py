@@ -253,7 +253,7 @@ class PlaceChanges:
             digest, finding.kind, mark.stored_bytes, finding.uncompressed_bytes, chunks, finding.codec, what_it_is
         )  # fmt: skip
         try:
-            new = self.change.add(blob, finding.recipe)
+            new = self.change.add(blob, finding.recipe, finding.manifest)
         except RecipeImpossible as error:
             if isinstance(error, RecipeContradicts):
                 for other in error.digests:

@@ -36,7 +36,7 @@ BUFFER_BYTES = 256 << 10
 _BLOCK_BYTES = 512
 
 # Changes when the rule of what is a layer changes, so that blobs in doubt are read once more.
-_KINDS_RULE = "kinds 2"
+_KINDS_RULE = "kinds 3"
 
 # ZstdFile reads 8 KiB at a time (a good size for it, as it copies the rest of a read once a frame). A buffer of this
 # size below it saves the calls.
@@ -114,6 +114,14 @@ class Source(io.RawIOBase):
         view = memoryview(buffer)
         while self._read(view):
             pass
+
+    def read_whole(self, most_bytes: int) -> bytes:
+        """At most so many of the bytes that were not handed out yet, which are all of them if nothing was decoded."""
+        buffer = bytearray(most_bytes)
+        filled = 0
+        while filled < most_bytes and (got := self.readinto(memoryview(buffer)[filled:])):
+            filled += got
+        return bytes(buffer[:filled])
 
     def hexdigest(self) -> str:
         """The hash of all bytes read so far: the blob's name after `drain`."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from chunkd.chunkers.gear import Chunker
 from chunkd.errors import BlobUndecodable
 from chunkd.model import Caps, ChunkParams, Finding, Job, MeasureRule
-from chunkd.worker import magic, protocol, sandbox
+from chunkd.worker import magic, manifest, manifest_record, protocol, sandbox
 from chunkd.worker.decode import BUFFER_BYTES, Source, buffers
 from chunkd.worker.page_cache import CacheNeutralFile
 from chunkd.worker.pipeline import Relay
@@ -112,6 +112,9 @@ def _read(
                         break
         except BlobUndecodable as error:
             failure = error
+    document = b""
+    if job.decode and source.codec == "other" and manifest.may_be_one(source.head, job.mark.stored_bytes):
+        document = source.read_whole(job.mark.stored_bytes)
     # To the file's end even after a failure: a mismatch with the name outranks it, as a writer may be busy.
     source.drain(buffer)
     until_ns = time.time_ns()
@@ -130,7 +133,9 @@ def _read(
         most = f"more than {most_chunks} chunks, the most for max_uncompressed_bytes = {caps.uncompressed_bytes}"
         return Finding("undecodable", codec=codec, reason=most, read_until_ns=until_ns)
     if source.codec == "other":
-        return Finding("other", reason=magic.describe(source.head), read_until_ns=until_ns)
+        said = manifest.parse(document)
+        reason = magic.describe(source.head) if said.kind is manifest.Kind.UNKNOWN else said.kind.value
+        return Finding("other", reason=reason, read_until_ns=until_ns, manifest=manifest_record.encode(said))
     if not uncompressed_bytes:
         return Finding("other", reason=f"{source.codec} of no bytes", read_until_ns=until_ns)
     return Finding("layer", source.codec, uncompressed_bytes, read_until_ns=until_ns, recipe=recipe)

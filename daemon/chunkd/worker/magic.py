@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from chunkd.model import METADATA_ALONE, Blob
+from chunkd.worker.manifest import Kind
 
 # How much of a blob's beginning is kept: to the end of the deepest magic number (btrfs, at 65,600), in pages.
 HEAD_BYTES = 68 << 10
@@ -18,7 +19,7 @@ HEAD_BYTES = 68 << 10
 UNKNOWN = "unknown or encrypted"
 
 # The kinds that any image has besides its layers.
-METADATA = ("image manifest or index", "image config", "JSON", "text")
+METADATA = (*(kind.value for kind in Kind), "JSON", "text")
 
 # A blob this large that is not a layer is not metadata either, unless it is JSON or text.
 _LARGE_BYTES = 64 << 10
@@ -78,9 +79,6 @@ _KINDS = (
     _Kind("WebAssembly", 0, rb"\x00asm"),
     # ggml, docs/gguf.md
     _Kind("GGUF model", 0, rb"GGUF"),
-    # OCI image specification, manifest.md and image-index.md; config.md
-    _Kind("image manifest or index", 0, rb'\s*\{(?=.*"schemaVersion")'),
-    _Kind("image config", 0, rb'\s*\{(?=.*"rootfs")'),
     # RFC 8259: an object or an array, as far as its first token, and no control characters behind it
     _Kind("JSON", 0, rb'\s*(?:\{\s*["}]|\[\s*[][{"\d\-tfn])[^\x00-\x08\x0b\x0c\x0e-\x1f]*\Z'),
     _Kind("text", 0, rb"[\t\n\r -~]+\Z"),

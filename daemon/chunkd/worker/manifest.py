@@ -98,6 +98,11 @@ class _Malformed(ValueError):
     """The document has the keys of a kind, and no contents that go with them."""
 
 
+def may_be_one(head: bytes, stored_bytes: int) -> bool:
+    """Whether a blob of this size that begins so is worth parsing."""
+    return stored_bytes <= MOST_BYTES and head.lstrip(b" \t\r\n").startswith(b"{")
+
+
 def parse(data: bytes) -> Contents:
     """What the blob of these bytes is. Never raises: whatever can't be parsed within the bounds is UNKNOWN.
 

@@ -10,6 +10,7 @@ from chunkd.worker.manifest import (
     MOST_EDGES,
     MOST_PLATFORM_CHARACTERS,
     SIZE_BITS,
+    UNKNOWN,
     Contents,
     Edge,
     Kind,
@@ -52,7 +53,9 @@ class BadRecord(ValueError):
 
 
 def encode(contents: Contents) -> bytes:
-    """A record of 15 bytes and 42 for each edge with a SHA-256, and the platforms."""
+    """A record of 15 bytes and 42 for each edge with a SHA-256, and the platforms. Of UNKNOWN contents no bytes."""
+    if contents.kind is Kind.UNKNOWN:
+        return b""
     head = HEAD.pack(VERSION, KINDS.index(contents.kind), contents.created_s, len(contents.edges))
     return head + _pack_platform(contents.platform) + b"".join(map(_pack_edge, contents.edges))
 
@@ -69,9 +72,11 @@ def _pack_platform(platform: str) -> bytes:
 
 def decode(value: bytes) -> Contents:
     """The contents of a record; `encode` makes the same bytes of them. Raises BadRecord for any other bytes."""
+    if not value:
+        return UNKNOWN
     try:
         version, kind, created_s, edges = HEAD.unpack_from(value)
-        if version != VERSION or kind >= len(KINDS) or created_s >> CREATED_BITS or edges > MOST_EDGES + 1:
+        if version != VERSION or not 0 < kind < len(KINDS) or created_s >> CREATED_BITS or edges > MOST_EDGES + 1:
             raise BadRecord(f"version {version}, kind {kind}, created {created_s}, {edges} edges are none of a blob's")
         platform, at = _platform_at(value, HEAD.size)
         found = []
@@ -85,6 +90,14 @@ def decode(value: bytes) -> Contents:
     contents = Contents(KINDS[kind], tuple(found), created_s, platform)
     _check(contents)
     return contents
+
+
+def check(value: bytes, reason: str) -> None:
+    """Raises BadRecord unless the kind in a record is the blob's `reason`; without a record that is another text."""
+    kind = decode(value).kind
+    said = next((one for one in Kind if one.value == reason), Kind.UNKNOWN)
+    if kind is not said:
+        raise BadRecord(f"the record is of kind {kind.value!r}, and the blob of {reason!r}")
 
 
 def _edge_at(value: bytes, at: int) -> tuple[Edge, int]:

@@ -1,9 +1,10 @@
 """The messages between the daemon and a worker, over one pair of stream sockets for each worker.
 
 A job, a progress message and a finding are one line of JSON each. A job's line comes with an open descriptor of its
-blob (SCM_RIGHTS, unix(7)), and never with a path. After a finding's line come the hashes and lengths of its chunks, and
-some recompressed lengths, as raw bytes. Never pickle: a worker reads hostile input, and a compromised one must not be
-able to run code in the daemon, hold it up, fill its memory, or make it count something impossible.
+blob (SCM_RIGHTS, unix(7)), and never with a path. After a finding's line come the hashes and lengths of its chunks,
+some recompressed lengths, and the record of a manifest, as raw bytes. Never pickle: a worker reads hostile input, and a
+compromised one must not be able to run code in the daemon, hold it up, fill its memory, or make it count something
+impossible.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from chunkd.model import CHUNK_HASH_BYTES, CODECS, Caps, ChunkParams, Digest, FileMark, Finding, Job, Recipe
+from chunkd.worker import manifest_record
 
 LENGTH_BYTES = 4
 LINE_BYTES = 1 << 16
@@ -35,7 +37,9 @@ NO_MEMORY_EXIT = 12
 _OF_ANY_JOB = {"mismatched": True, "unreadable": False, "gone": False}
 _OF_A_DECODE = _OF_ANY_JOB | {"layer": True, "other": True, "undecodable": True}
 _OF_A_HASH = _OF_ANY_JOB | {"matched": True}
-_KEYS = {"kind", "codec", "uncompressed_bytes", "reason", "read_until_ns", "chunks", "measured"}
+_KEYS = {"kind", "codec", "uncompressed_bytes", "reason", "read_until_ns", "chunks", "measured", "manifest_bytes"}
+# Each thing that a record tells takes more bytes in JSON, but for a small head.
+_RECORD_HEAD_BYTES = 64
 
 
 class WorkersEnd:
@@ -77,9 +81,10 @@ class WorkersEnd:
             "read_until_ns": finding.read_until_ns,
             "chunks": len(finding.recipe),
             "measured": len(finding.recipe.measured) // LENGTH_BYTES,
+            "manifest_bytes": len(finding.manifest),
         }
         recipe = finding.recipe
-        for part in (_line(head), recipe.hashes, recipe.lengths, recipe.measured):
+        for part in (_line(head), recipe.hashes, recipe.lengths, recipe.measured, finding.manifest):
             self._socket.sendall(part)
 
 
@@ -91,7 +96,7 @@ class DaemonsEnd:
         self._socket, self._params, self._caps = pair, params, caps
         self._heard = bytearray()
         self._finding: Finding | None = None  # its recipe is not complete yet
-        self._wanted_bytes: tuple[int, int, int] = (0, 0, 0)  # of hashes, lengths and recompressed lengths
+        self._wanted_bytes: tuple[int, ...] = ()  # of hashes, lengths, recompressed lengths, and a manifest's record
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -134,12 +139,14 @@ class DaemonsEnd:
             if said.keys() == {"read_bytes"}:
                 return _number(said["read_bytes"])
             self._finding, chunks, measured = self._checked(said, job)
-            self._wanted_bytes = chunks * CHUNK_HASH_BYTES, chunks * LENGTH_BYTES, measured * LENGTH_BYTES
+            of_recipe = chunks * CHUNK_HASH_BYTES, chunks * LENGTH_BYTES, measured * LENGTH_BYTES
+            self._wanted_bytes = *of_recipe, _number(said["manifest_bytes"])
         if len(self._heard) < sum(self._wanted_bytes):
             return None
         finding, self._finding = self._finding, None
-        recipe = Recipe(*map(self._take, self._wanted_bytes))
-        return replace(finding, recipe=recipe)
+        hashes, lengths, recompressed, manifest = map(self._take, self._wanted_bytes)
+        manifest_record.check(manifest, finding.reason if finding.kind == "other" else "")
+        return replace(finding, recipe=Recipe(hashes, lengths, recompressed), manifest=manifest)
 
     def _take(self, count: int) -> bytes:
         taken = bytes(memoryview(self._heard)[:count])
@@ -166,6 +173,8 @@ class DaemonsEnd:
         measured = _number(said["measured"])
         if measured > chunks:
             raise ValueError(f"{measured} measured of {chunks} chunks")
+        if _number(said["manifest_bytes"]) > (kind == "other") * (job.mark.stored_bytes + _RECORD_HEAD_BYTES):
+            raise ValueError(f"{kind}, and a record of a manifest that does not go with it")
         if kind == "layer":
             self._check_layer(job, uncompressed_bytes, chunks)
         elif uncompressed_bytes or chunks:

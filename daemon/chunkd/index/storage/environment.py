@@ -36,9 +36,8 @@ from chunkd.model import Blob, Cache, ChunkParams, Digest, Place
 # The map takes address space only: the file is as long as its used pages.
 MAP_BYTES = 1 << 40
 DATABASES = (
-    "meta", "blobs", "failed", "places", "holders", "ignored", "needs_rehash", "recipes", "chunks", "measured", "young",
-    "dense",
-    "history",
+    "meta", "blobs", "failed", "places", "holders", "ignored", "needs_rehash", "recipes", "manifests", "chunks",
+    "measured", "young", "dense", "history",
 )  # fmt: skip
 MAX_READERS = 126
 Record = TypeVar("Record")
