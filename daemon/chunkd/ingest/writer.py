@@ -247,7 +247,7 @@ class Writer:
     def _settle(self, places: PlaceChanges, found: Found, observed: Observation) -> None:
         task = found.task
         known = places.known(observed, None)
-        actions = decide_finding(task, found.finding, observed, known, places.now_s)
+        actions = decide_finding(task, found.finding, observed, known, time.monotonic_ns() / 1e9)
         places.apply(observed.hint, known, actions, task.why, task.token)
 
     def _look(self, places: PlaceChanges, observed: Observation, settled: set[Digest]) -> None:
@@ -257,7 +257,7 @@ class Writer:
         found = layouts.identify(cache.path, observed.hint.place.path)
         task = None if found is None or found[0] in settled else self.tasks.known(found[0])
         known = places.known(observed, task)
-        actions = decide(observed, known, places.now_s)
+        actions = decide(observed, known, time.monotonic_ns() / 1e9)
         places.apply(observed.hint, known, actions, observed.hint.cause.value, observed.token)
 
     def _take_up(self, places: PlaceChanges) -> None:
