@@ -278,8 +278,7 @@ class Writer:
             change.set_caches(recorded)
 
     def _record(self, cache: ServedCache) -> Cache:
-        status, layerless = cache.status, self.layerless.get(cache.number, "")
-        return Cache(cache.path, status.device, status.inode, status.layouts, layerless, status.mounts, status.warnings)
+        return cache.status.record(cache.path, self.layerless.get(cache.number, ""))
 
     def _follow(self, after: AfterCommit, done: Iterable[Found] = ()) -> None:
         """What follows from a commit. Each thing that is still to be done takes its token here."""
