@@ -255,6 +255,9 @@ class World:
 
     def start(self, caps: Caps = CAPS, decoder: str = "1") -> None:
         rules = Rules(PARAMS, caps, decoder)
+        # Observations are dated by this clock, and a file is at rest by them. All else is told the world's own clock.
+        self._monotonic = mock.patch("time.monotonic_ns", self._monotonic_ns)
+        self._monotonic.start()
         with mock.patch.object(environment, "MAP_BYTES", 1 << 28):  # address space runs out when many are open
             self.index = Index(str(self.folder / "state"), rules, "a test")
         adopt_rules(self.index, rules)
@@ -289,6 +292,7 @@ class World:
             cache.run()
         self.index.close()
         self.wakeup.close()
+        self._monotonic.stop()
 
     def drain(self) -> None:
         """As a daemon that ends does, while the caches' threads go on."""
@@ -321,6 +325,9 @@ class World:
 
     def clock_s(self) -> float:
         return self.begun_s + self.ahead_s
+
+    def _monotonic_ns(self) -> int:
+        return time.clock_gettime_ns(time.CLOCK_MONOTONIC) + int(self.ahead_s * 1e9)
 
     def pass_s(self, seconds: float) -> None:
         """Time passes, and the writer does what has become due."""

@@ -293,9 +293,10 @@ METADATA_ALONE = "metadata alone"
 
 
 class Cache(NamedTuple):
-    """A cache as the index knows it. `device` and `inode` are its root's, 0 while it was never listed. `mounts` are the
-    folders below it, with their devices, where something was mounted that holds blobs. `layerless` says of a cache that
-    holds blobs and no layer which kinds of large blobs it holds, or METADATA_ALONE. `warnings` say what else is odd.
+    """A cache as the index knows it. `device` and `inode` are its root's, 0 while it was never listed; `fsid` is its
+    file system's, 0 where it has none of its own. `mounts` are the folders below it, with their devices, where
+    something was mounted that holds blobs. `layerless` says of a cache that holds blobs and no layer which kinds of
+    large blobs it holds, or METADATA_ALONE. `warnings` say what else is odd.
     """
 
     path: str
@@ -305,3 +306,4 @@ class Cache(NamedTuple):
     layerless: str = ""
     mounts: tuple[tuple[str, int], ...] = ()
     warnings: tuple[str, ...] = ()
+    fsid: int = 0

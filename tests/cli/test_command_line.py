@@ -8,6 +8,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -564,6 +565,26 @@ def test_a_reload_of_a_daemon_that_is_starting_does_not_end_it(home: Home) -> No
         daemon.process.send_signal(signal.SIGHUP)
         until(daemon.answers, bool, "the daemon answers")
         assert daemon.stop() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which signals a process ignores")
+def test_a_daemon_that_was_started_with_reloads_ignored_takes_them_at_any_moment(home: Home) -> None:
+    daemon = home.spawn(home.cache(), under=("sh", "-c", """trap '' HUP; exec "$@" """, "sh"))
+
+    def ignored() -> int:
+        [mask] = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{daemon.process.pid}/status").read_text())
+        return int(mask, 16) >> (signal.SIGHUP - 1) & 1
+
+    until(ignored, bool, "the shell ignores it")
+    for _ in range(50):
+        daemon.process.send_signal(signal.SIGHUP)
+        time.sleep(0.01)
+    until(daemon.answers, bool, "the daemon answers")
+    daemon.until(lambda stats: stats["settled"] and stats["scans"], "the first scan's end")
+    before = daemon.stats()["scans"]
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.until(lambda stats: stats["scans"] > before, "SIGHUP's scan")
+    assert daemon.stop() == 0
 
 
 def test_blobs_lists_one_line_each_with_and_without_a_daemon(scanned: Home) -> None:

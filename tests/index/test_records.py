@@ -55,14 +55,17 @@ HELD = st.builds(Held, DIGESTS, st.sampled_from(records.HELD_STATES), MARKS)
 HEADS = st.builds(Head, st.builds(Totals, *[U64] * 10), *[U64] * 6)
 ROOT = st.text(max_size=50) | PATHS
 CACHES = st.dictionaries(
-    U32, st.builds(Cache, ROOT, U64, U64, st.lists(st.text(max_size=9), max_size=3).map(tuple), st.text(max_size=9))
+    U32,
+    st.builds(
+        Cache, ROOT, U64, U64, st.lists(st.text(max_size=9), max_size=3).map(tuple), st.text(max_size=9), fsid=U64
+    ),
 )
 
 SHA256 = Digest("sha256", bytes(range(32)).hex())
 SHA512 = Digest("sha512", bytes(range(64)).hex())
 MARK = FileMark(0x0102, 0x0304, 0x0506, 0x0708090A0B0C0D0E)
 RULES = Rules(ChunkParams(), Caps(1, 2, 3), "a decoder", MeasureRule(4, 5, "a library"), MeasureRule(6, 7, "another"))
-SOME_CACHES = {7: Cache("/caf\udce9", 1, 2, ("flat",), "squashfs image, xz")}
+SOME_CACHES = {7: Cache("/caf\udce9", 1, 2, ("flat",), "squashfs image, xz", fsid=3)}
 
 
 # --- there and back -------------------------------------------------------------------------------------------------
@@ -120,6 +123,11 @@ def test_the_caches_come_back(caches: dict[int, Cache]) -> None:
 def test_a_cache_without_layers_of_an_older_record_is_one_of_metadata_alone(before: bytes, now: str) -> None:
     value = records.seal(b'{"7": ["/c", 1, 2, ["flat"], ' + before + b", []]}")
     assert records.unpack_caches(value) == {7: Cache("/c", 1, 2, ("flat",), now)}
+
+
+def test_a_cache_of_an_older_record_has_no_fsid() -> None:
+    value = records.seal(b'{"7": ["/c", 1, 2, ["flat"], "", [["m", 9]], ["odd"]]}')
+    assert records.unpack_caches(value) == {7: Cache("/c", 1, 2, ("flat",), "", (("m", 9),), ("odd",))}
 
 
 @given(st.builds(Rules, st.builds(ChunkParams, gear_seed=U64), st.builds(Caps, U64, U64, U64), st.text(max_size=99)))
@@ -205,7 +213,7 @@ def test_the_bytes_of_a_record(packed: bytes, golden: str) -> None:
         ),
         pytest.param(
             records.pack_caches(SOME_CACHES),
-            b'{"7": ["/caf\\udce9", 1, 2, ["flat"], "squashfs image, xz", [], []]}',
+            b'{"7": ["/caf\\udce9", 1, 2, ["flat"], "squashfs image, xz", [], [], 3]}',
             id="caches",
         ),
     ],

@@ -77,9 +77,9 @@ def says(store: Store) -> dict[str, Any]:
 
 
 def expected() -> dict[str, Any]:
-    # It ends with a digest to be hashed, and said that nothing is pending. A cache had no warnings, and was layerless
-    # or not.
-    caches = {number: [*cache[:4], "", cache[5], []] for number, cache in EXPECTED["caches"].items()}
+    # It ends with a digest to be hashed, and said that nothing is pending. A cache had neither warnings nor an
+    # fsid, and was layerless or not.
+    caches = {number: [*cache[:4], "", cache[5], [], 0] for number, cache in EXPECTED["caches"].items()}
     return EXPECTED | {"caches": caches} | {"stats": EXPECTED["stats"] | {"pending_blobs": None, "pending_bytes": None}}
 
 

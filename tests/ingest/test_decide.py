@@ -30,9 +30,14 @@ from chunkd.ingest.actions import (
 )
 from chunkd.ingest.counters import MISMATCHED, UNDECODABLE, UNREADABLE
 from chunkd.ingest.reconcile import (
+    CAN_NOT_BE_READ,
     CTIME_TICK_NS,
+    DISAGREEING_S,
+    DISAGREES,
     FIRST_LOOK_S,
     LAST_LOOK_S,
+    UNREADABLE_S,
+    VAIN_BYTES_PER_S,
     WRONG_NAME,
     Known,
     decide,
@@ -52,7 +57,11 @@ OLD = FileMark(7, 100, 5000, NOW_NS - 3600 * S)
 YOUNG = OLD._replace(ctime_ns=NOW_NS - S)
 AHEAD = OLD._replace(ctime_ns=NOW_NS + 99 * S)
 LINKED = OLD._replace(ctime_ns=NOW_NS - 5 * S)
-OTHER = FileMark(7, 200, 5000, NOW_NS - 3600 * S)
+AS_OPENED = OLD._replace(device=8, inode=300)
+MUCH = int(VAIN_BYTES_PER_S * Timing().settle_s) + 1
+OTHER = FileMark(7, 200, 5000, NOW_NS - 3601 * S)
+GROWN = YOUNG._replace(stored_bytes=6000)
+DOUBLED = YOUNG._replace(stored_bytes=10_000)
 
 FAILED = Blob(DIGEST, "failed", 5000, reason=WRONG_NAME, tries=1, retry_at=int(NOW_S) + 60)
 FOR_GOOD = replace(FAILED, reason="truncated", retry_at=0)
@@ -77,7 +86,7 @@ def there(
     mark: FileMark = OLD, *, links: int = 1, kind: str = "", hidden: bool = False, hint: Hint | None = None
 ) -> Observation:
     seen = Seen(mark, links, kind)
-    return Observation(hint or Hint(PLACE, Cause.LISTED), Presence.PRESENT, 0, Token(1, 1), seen, hidden=hidden)
+    return Observation(hint or Hint(PLACE, Cause.LISTED), Presence.PRESENT, NOW_NS, Token(1, 1), seen, hidden=hidden)
 
 
 def heard(mark: FileMark = OLD, **more: int) -> Observation:
@@ -89,15 +98,31 @@ def forced(mark: FileMark = OLD) -> Observation:
 
 
 def gone(*, folder: bool = False, cause: Cause = Cause.DELETED) -> Observation:
-    return Observation(Hint(PLACE, cause), Presence.GONE, 0, Token(1, 1), folder_is_there=folder)
+    return Observation(Hint(PLACE, cause), Presence.GONE, NOW_NS, Token(1, 1), folder_is_there=folder)
 
 
 def unknown(problem: str = "") -> Observation:
-    return Observation(Hint(PLACE, Cause.LISTED), Presence.UNKNOWN, 0, Token(1, 1), problem=problem)
+    return Observation(Hint(PLACE, Cause.LISTED), Presence.UNKNOWN, NOW_NS, Token(1, 1), problem=problem)
 
 
-def waiting(read: FileMark, seen: FileMark, since_s: float = NOW_S - 1, delay_s: float = 0.5) -> Unsettled:
-    return Unsettled(DIGEST, read, seen, since_s, delay_s)
+def waiting(
+    read: FileMark, seen: FileMark, since_s: float = NOW_S - 1, delay_s: float = 0.5, vain_bytes: int = 5000
+) -> Unsettled:
+    return Unsettled(DIGEST, read, seen, since_s, delay_s, vain_bytes)
+
+
+def rested(read: FileMark, seen: FileMark, *, vain_bytes: int = 5000) -> Known:
+    """A file that did not match, and that has not changed for 10 s since."""
+    return replace(NEW, unsettled=waiting(read, seen, NOW_S - Timing().settle_s, vain_bytes=vain_bytes))
+
+
+def read_on(mark: FileMark, waits: Unsettled) -> list[Action]:
+    return [Unignore(), Settle(waits), Read(mark.stored_bytes, decode=True)]
+
+
+def look_on(seen: FileMark, waits: Unsettled, *, since_s: float | None = None) -> list[Action]:
+    settle = Settle(replace(waits, seen=seen, since_s=since_s or waits.since_s, delay_s=2 * waits.delay_s))
+    return [Unignore(), settle, Observe(2 * waits.delay_s, waited_for=True)]
 
 
 TOO_LONG = there(hint=Hint(Place(1, "d" * (MAX_PATH_BYTES + 1)), Cause.LISTED))
@@ -186,42 +211,64 @@ RULES: dict[str, Rule] = {
         [Unignore(), Settle(waiting(YOUNG, YOUNG, delay_s=LAST_LOOK_S)), Observe(LAST_LOOK_S, waited_for=True)],
     ),
     "one that changes still is not read yet": Rule(
-        there(YOUNG),
-        replace(NEW, unsettled=waiting(OLD, OLD)),
-        [Unignore(), Settle(waiting(OLD, YOUNG, NOW_S, 1.0)), Observe(1.0, waited_for=True)],
-    ),
-    "one that has changed and come to rest is read": Rule(
-        there(YOUNG),
+        there(DOUBLED),
         replace(NEW, unsettled=waiting(OLD, YOUNG)),
-        [Unignore(), Settle(waiting(OLD, YOUNG)), DECODE],
+        look_on(DOUBLED, waiting(OLD, YOUNG), since_s=NOW_S),
+    ),
+    "one that has doubled since it was read, and paused, is read": Rule(
+        there(DOUBLED), replace(NEW, unsettled=waiting(OLD, DOUBLED)), read_on(DOUBLED, waiting(OLD, DOUBLED))
+    ),
+    "one that has not is read when it is at rest": Rule(
+        there(GROWN), replace(NEW, unsettled=waiting(OLD, GROWN)), look_on(GROWN, waiting(OLD, GROWN))
+    ),
+    "for 10 s": Rule(
+        there(GROWN), rested(OLD, GROWN), read_on(GROWN, waiting(OLD, GROWN, NOW_S - Timing().settle_s))
+    ),
+    "or longer, when much was read of it in vain": Rule(
+        there(GROWN),
+        rested(OLD, GROWN, vain_bytes=MUCH),
+        look_on(GROWN, waiting(OLD, GROWN, NOW_S - Timing().settle_s, vain_bytes=MUCH)),
     ),
     "another file that is at rest too was not read": Rule(
         there(OTHER),
         replace(NEW, unsettled=waiting(YOUNG, YOUNG)),
-        [Unignore(), Settle(waiting(YOUNG, OTHER, NOW_S, 1.0)), Observe(1.0, waited_for=True)],
+        look_on(OTHER, waiting(YOUNG, YOUNG), since_s=NOW_S),
+    ),
+    "and is read at the second look": Rule(
+        there(OTHER), replace(NEW, unsettled=waiting(YOUNG, OTHER)), read_on(OTHER, waiting(YOUNG, OTHER))
     ),
     "one that an event names is read": Rule(
-        heard(YOUNG),
-        replace(NEW, unsettled=waiting(YOUNG, YOUNG)),
-        [Unignore(), Settle(waiting(YOUNG, YOUNG)), DECODE],
+        heard(YOUNG), replace(NEW, unsettled=waiting(YOUNG, YOUNG)), read_on(YOUNG, waiting(YOUNG, YOUNG))
+    ),
+    "unless twice its size was read in vain": Rule(
+        heard(GROWN),
+        replace(NEW, unsettled=waiting(OLD, OLD, vain_bytes=12_000)),
+        look_on(GROWN, waiting(OLD, OLD, vain_bytes=12_000), since_s=NOW_S),
     ),
     "one that did not change for 10 s fails": Rule(
-        there(OLD),
-        replace(NEW, unsettled=waiting(OLD, OLD)),
-        [Unignore(), Settle(), Fail(MISMATCHED, OLD, WRONG_NAME)],
+        there(OLD), rested(OLD, OLD), [Unignore(), Settle(), Fail(MISMATCHED, OLD, WRONG_NAME)]
     ),
-    "by our watch too, as its own may be ahead": Rule(
-        there(OLD._replace(ctime_ns=NOW_NS + 99 * S)),
-        replace(
-            NEW,
-            unsettled=waiting(AHEAD, AHEAD, NOW_S - Timing().settle_s),
-        ),
-        [Unignore(), Settle(), Fail(MISMATCHED, OLD._replace(ctime_ns=NOW_NS + 99 * S), WRONG_NAME)],
+    "whatever its own time is": Rule(
+        there(AHEAD), rested(AHEAD, AHEAD), [Unignore(), Settle(), Fail(MISMATCHED, AHEAD, WRONG_NAME)]
+    ),
+    "but not before, though its own time is long ago": Rule(
+        there(OLD), replace(NEW, unsettled=waiting(OLD, OLD)), look_on(OLD, waiting(OLD, OLD))
+    ),
+    "one whose descriptor has another device is the same": Rule(
+        there(AS_OPENED), rested(OLD, AS_OPENED), [Unignore(), Settle(), Fail(MISMATCHED, AS_OPENED, WRONG_NAME)]
     ),
     # A digest that failed.
     "a failed file that is the same is left alone": Rule(there(), failed(), [Unignore(), Settle()]),
     "any event has it read again": Rule(heard(), failed(), [Unignore(), Settle(), DECODE]),
     "as another file has": Rule(there(OTHER), failed(), [Unignore(), Settle(), DECODE]),
+    "one that grows still has been read before": Rule(
+        heard(GROWN),
+        failed(),
+        look_on(GROWN, waiting(OLD, GROWN, NOW_S, FIRST_LOOK_S, 15_000), since_s=NOW_S),
+    ),
+    "and is read when it is twice as large": Rule(
+        heard(DOUBLED), failed(), read_on(DOUBLED, waiting(OLD, DOUBLED, NOW_S, FIRST_LOOK_S, 15_000))
+    ),
     "and another place": Rule(there(), replace(NEW, failed=FAILED), [Unignore(), Settle(), DECODE]),
     "and its time": Rule(forced(), failed(), [Unignore(), Settle(), DECODE]),
     "one that failed for good is not read": Rule(
@@ -349,10 +396,11 @@ class Found:
     known: Known
     actions: list[Action]
     opened: FileMark | None = OLD
+    why: str = "a test"
 
 
 PENDING: list[Action] = [
-    Settle(Unsettled(DIGEST, YOUNG, YOUNG, NOW_S, FIRST_LOOK_S)),
+    Settle(Unsettled(DIGEST, YOUNG, YOUNG, NOW_S, FIRST_LOOK_S, 5000)),
     Observe(FIRST_LOOK_S, waited_for=True),
 ]
 
@@ -380,6 +428,23 @@ FINDINGS: dict[str, Found] = {
     "also of a counted digest": Found(
         MATCHED, there(OTHER), held("verified", YOUNG), [Settle(), Observe(by_event=True)]
     ),
+    "twice in a row is enough": Found(
+        LAYER,
+        there(OTHER),
+        NEW,
+        [Settle(), Fail(UNREADABLE, OTHER, CAN_NOT_BE_READ + DISAGREES)],
+        why=Cause.REPLACED.value,
+    ),
+    "and leaves a counted digest as it is": Found(
+        MATCHED,
+        there(OTHER),
+        held("verified", YOUNG),
+        [Settle(), CantReadAgain(DISAGREES, DISAGREEING_S)],
+        why=Cause.REPLACED.value,
+    ),
+    "a descriptor may have another device and inode than the path": Found(
+        LAYER, there(OLD), NEW, [Settle(), Count(LAYER, OLD, OLD.ctime_ns)], AS_OPENED
+    ),
     # The bytes match.
     "a layer counts": Found(LAYER, there(), NEW, [Settle(), Count(LAYER, OLD, OLD.ctime_ns)]),
     "and what is none": Found(NO_LAYER, there(), NEW, [Settle(), Count(NO_LAYER, OLD, OLD.ctime_ns)]),
@@ -393,6 +458,13 @@ FINDINGS: dict[str, Found] = {
     ),
     "and it is observed again when that was after it was read": Found(
         LAYER, there(CHANGED), NEW, [Settle(), Count(LAYER, unsure(OLD), CHANGED.ctime_ns), Observe()]
+    ),
+    "once": Found(
+        MATCHED,
+        there(CHANGED),
+        held("verified"),
+        [Settle(), Verified(unsure(OLD))],
+        why=Cause.REPLACED.value,
     ),
     "a file system's clock may be ahead": Found(
         LAYER, there(CHANGED), NEW, [Settle(), Count(LAYER, unsure(CHANGED), CHANGED.ctime_ns)], CHANGED
@@ -410,25 +482,46 @@ FINDINGS: dict[str, Found] = {
     "the interval goes on where it was": Found(
         MISMATCH,
         there(YOUNG),
-        replace(NEW, unsettled=waiting(OLD, YOUNG, delay_s=1.0)),
-        [Settle(Unsettled(DIGEST, YOUNG, YOUNG, NOW_S, 1.0)), Observe(1.0, waited_for=True)],
+        replace(NEW, unsettled=waiting(OLD, YOUNG, NOW_S - 3, 1.0)),
+        [Settle(Unsettled(DIGEST, YOUNG, YOUNG, NOW_S - 3, 1.0, 10_000)), Observe(1.0, waited_for=True)],
         YOUNG,
+    ),
+    "and so does its rest, unless it changed": Found(
+        MISMATCH,
+        there(YOUNG),
+        replace(NEW, unsettled=waiting(OLD, OLD, NOW_S - 30, 1.0)),
+        [Settle(Unsettled(DIGEST, YOUNG, YOUNG, NOW_S, 1.0, 10_000)), Observe(1.0, waited_for=True)],
+        YOUNG,
+    ),
+    "one that has been at rest for 10 s fails": Found(
+        MISMATCH, there(), rested(YOUNG, OLD), [Settle(), Fail(MISMATCHED, OLD, WRONG_NAME)]
+    ),
+    "whatever its descriptor says": Found(
+        MISMATCH, there(OTHER), rested(YOUNG, OTHER), [Settle(), Fail(MISMATCHED, OTHER, WRONG_NAME)]
     ),
     "one that changed meanwhile is pending too": Found(
         MISMATCH,
         there(YOUNG),
         NEW,
-        [Settle(Unsettled(DIGEST, OLD, YOUNG, NOW_S, FIRST_LOOK_S)), Observe(FIRST_LOOK_S, waited_for=True)],
+        [Settle(Unsettled(DIGEST, OLD, YOUNG, NOW_S, FIRST_LOOK_S, 5000)), Observe(FIRST_LOOK_S, waited_for=True)],
     ),
     "one that another has replaced as well": Found(
         MISMATCH,
         there(OTHER),
         NEW,
-        [Settle(Unsettled(DIGEST, OLD, OTHER, NOW_S, FIRST_LOOK_S)), Observe(FIRST_LOOK_S, waited_for=True)],
+        [Settle(Unsettled(DIGEST, OLD, OTHER, NOW_S, FIRST_LOOK_S, 5000)), Observe(FIRST_LOOK_S, waited_for=True)],
     ),
-    "an old one fails": Found(MISMATCH, there(), NEW, [Settle(), Fail(MISMATCHED, OLD, WRONG_NAME)]),
+    "one that failed before and is the same fails at once": Found(
+        MISMATCH, there(), failed(), [Settle(), Fail(MISMATCHED, OLD, WRONG_NAME)]
+    ),
+    "a file whose own time is long ago is pending too": Found(
+        MISMATCH,
+        there(),
+        NEW,
+        [Settle(Unsettled(DIGEST, OLD, OLD, NOW_S, FIRST_LOOK_S, 5000)), Observe(FIRST_LOOK_S, waited_for=True)],
+    ),
     "a place of a counted digest that does not match loses it": Found(
-        MISMATCH, there(YOUNG), held("verified"), [Settle(), Lost(OLD, YOUNG)]
+        MISMATCH, there(YOUNG), held("verified"), [Settle(), Lost(OLD, YOUNG, NOW_S)]
     ),
     # The bytes match and do not decode.
     "an undecodable one fails": Found(BROKEN, there(), NEW, [Settle(), Fail(UNDECODABLE, OLD, "truncated")]),
@@ -443,7 +536,7 @@ FINDINGS: dict[str, Found] = {
         CANT, there(OTHER), NEW, [Settle(), Fail(UNREADABLE, OTHER, "can't be read: denied")]
     ),
     "the figures of a counted one stand": Found(
-        CANT, there(YOUNG), held("verified"), [Settle(), CantReadAgain("denied")], None
+        CANT, there(YOUNG), held("verified"), [Settle(), CantReadAgain("denied", UNREADABLE_S)], None
     ),
 }  # fmt: skip
 
@@ -451,5 +544,5 @@ FINDINGS: dict[str, Found] = {
 @pytest.mark.parametrize("rule", FINDINGS)
 def test_what_follows_from_a_finding(rule: str) -> None:
     row = FINDINGS[rule]
-    task = replace(HASHING if row.known.counted else DECODING, mark=row.opened)
+    task = replace(HASHING if row.known.counted else DECODING, mark=row.opened, why=row.why)
     assert decide_finding(task, row.finding, row.observed, row.known, NOW_S) == row.actions

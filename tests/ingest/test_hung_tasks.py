@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from chunkd.ingest.writer import RETRY_EVERY_S
 from chunkd.model import Cause, Timing
 from chunkd.service.live import DaemonAnswers
 from chunkd.sources.source import Seen
@@ -161,7 +160,8 @@ def test_a_blob_of_a_cache_that_hangs_is_not_subtracted(world: World, hang: Call
     assert not DaemonAnswers(world.writer, world.scanner).stats()["settled"]
     second.write_bytes(wrong(LAYER))
     hang(False)
-    world.pass_s(RETRY_EVERY_S)
+    world.run()
+    assert world.suspects() == 0, "it is hashed as soon as it can be seen"
     world.rest()
     world.holds_exactly(failed=[LAYER.digest])
 

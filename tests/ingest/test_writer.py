@@ -516,7 +516,7 @@ def test_a_root_on_another_device_is_frozen_until_it_is_accepted(world: World, e
     path = land(oci(world.roots[0], LAYER), LAYER.stored)
     world.settle()
     cache = world.cache_of(path)
-    source.root = lambda mark: mark._replace(device=mark.device + 1)
+    source.root = lambda mark: mark._replace(device=mark.device + 1, fsid=mark.fsid + 1)
     path.unlink()
     new = land(oci(world.roots[0], OTHER), OTHER.stored)
     if event:

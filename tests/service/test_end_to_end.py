@@ -697,7 +697,9 @@ def test_a_root_on_another_device_is_stale_until_it_is_accepted(home: Home) -> N
     before = figures(home.scan(cache))
     store = Store(str(home.state / "index"), readonly=False)
     with contextlib.closing(store), store.env.begin(write=True) as txn:
-        known = {number: one._replace(device=one.device + 1) for number, one in store.caches(txn).items()}
+        known = {
+            number: one._replace(device=one.device + 1, fsid=one.fsid + 1) for number, one in store.caches(txn).items()
+        }
         txn.put(CACHES_KEY, records.pack_caches(known), db=store.databases["meta"])
     paths[0].unlink()
     done = home.command("scan", "--json", cache)

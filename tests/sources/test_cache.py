@@ -113,7 +113,7 @@ def on_another_device(source: FaultySource) -> None:
         descriptor, seen = open_it(path)
         return descriptor, moved(seen)
 
-    source.root = lambda mark: mark._replace(device=mark.device + 1)
+    source.root = lambda mark: mark._replace(device=mark.device + 1, fsid=mark.fsid + 1)
     source.look = lambda look, path: moved(look(path))
     source.open = open_
 
@@ -407,7 +407,8 @@ def test_layouts_are_shown_and_recorded_in_order(world: World) -> None:
     with world.index.snapshot() as txn:
         recorded = world.index.store.caches(txn)[1]
     root = world.roots[0].stat()
-    assert recorded == Cache(str(world.roots[0]), root.st_dev, root.st_ino, ("flat", "oci"))
+    fsid = FolderSource(str(world.roots[0])).look_at_root().fsid
+    assert recorded == Cache(str(world.roots[0]), root.st_dev, root.st_ino, ("flat", "oci"), fsid=fsid)
     shown = idle_state(recorded._replace(layerless=METADATA_ALONE))
     assert (shown.state, shown.reason) == ("idle", None)
     assert shown.layouts == ("flat", "oci")

@@ -1,17 +1,21 @@
-"""A file system under another device number: known again by its files, and by nothing else."""
+"""A file system under another device number: known again by its own number or by its files, and by nothing else."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from chunkd.ingest.adopt import KNOWN_PLACES, known_places
 from chunkd.model import Cause, FileMark, Place
+from chunkd.sources.folder import FolderSource
 from chunkd.sources.numbered import Devices
-from chunkd.sources.source import Seen
+from chunkd.sources.source import RootMark, Seen
 from faulty import FaultySource, faulty, on_device
 from ingesting import LAYER, LIKE_IT, OTHER, PLAIN, Content, World, land, oci, world_in
 
@@ -26,14 +30,16 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 class Moved:
-    """The file system of a cache gets another device number, that of its root and `below` it; `change` what else."""
+    """The file system of a cache gets another device number, that of its root and `below` it; `change` what else. It
+    has no `fsid` unless a test gives it one.
+    """
 
     def __init__(self, world: World, number: int = 1) -> None:
-        self.steps = 0
+        self.steps = self.fsid = self.inodes = 0
         self.below: dict[str, int] = {}
         self.change: Callable[[str, FileMark], FileMark] = lambda _, mark: mark
         self.source: FaultySource = faulty(world, number)
-        self.source.root = lambda mark: mark._replace(device=mark.device + self.steps)
+        self.source.root = lambda mark: RootMark(mark.device + self.steps, mark.inode + self.inodes, self.fsid)
         self.source.look = lambda look, path: self.seen(look(path), path)
         self.source.open = lambda open_it, path: self.opened(open_it(path), path)
 
@@ -117,6 +123,132 @@ def test_half_of_the_known_files_will_do(world: World, gone: int, followed: bool
     world.settle()
     assert bool(world.caches[1].status.stale) != followed
     world.holds_exactly(*((LAYER, LIKE_IT, OTHER, PLAIN)[gone if followed else 0 :]))
+
+
+def renumber_them(_: str, mark: FileMark) -> FileMark:
+    return mark._replace(inode=mark.inode + 1)
+
+
+def as_they_are(_: str, mark: FileMark) -> FileMark:
+    return mark
+
+
+FSID, OTHER_FSID = 0x7C1F30B00B32142C, 0x0D15EA5E0D15EA5E
+
+
+@dataclass(frozen=True)
+class Again:
+    """A file system as it is recorded and as it is found again: followed, or stale."""
+
+    followed: bool
+    device: int = 1
+    recorded: int = FSID
+    fsid: int = FSID
+    inodes: int = 0
+    change: Callable[[str, FileMark], FileMark] = as_they_are
+
+
+AGAIN = {
+    "the same under another device number": Again(True),
+    "and every file has changed meanwhile": Again(True, change=renumber_them),
+    "another root folder on it, with the files of the first": Again(True, inodes=1),
+    "another root folder on it, with other files": Again(False, inodes=1, change=renumber_them),
+    "a file system without an own number has its files": Again(True, recorded=0, fsid=0),
+    "an index that does not know the number yet as well": Again(True, recorded=0),
+    "without either it is another": Again(False, recorded=0, fsid=0, change=renumber_them),
+    "another ext4, whose root is inode 2 as well": Again(False, fsid=OTHER_FSID, change=renumber_them),
+    "one that took over the device number too": Again(False, device=0, fsid=OTHER_FSID, change=renumber_them),
+    "a snapshot, whose files are the very same": Again(True, fsid=OTHER_FSID),
+    "also where it took over the device number": Again(True, device=0, fsid=OTHER_FSID),
+    "a number that is not known any longer is no evidence": Again(True, device=0, fsid=0, change=renumber_them),
+}
+
+
+@pytest.mark.parametrize("case", AGAIN)
+@pytest.mark.parametrize("files", [1, 2, 4])
+def test_a_file_system_is_recognised_by_its_own_number_or_by_its_files(world: World, case: str, files: int) -> None:
+    again = AGAIN[case]
+    moved = Moved(world)
+    moved.fsid = again.recorded
+    world.restart()
+    contents = (LAYER, LIKE_IT, OTHER, PLAIN)[:files]
+    fill(world.roots[0], *contents)
+    world.settle()
+    before = recorded(world)
+    moved.steps, moved.fsid, moved.inodes, moved.change = again.device, again.fsid, again.inodes, again.change
+    world.restart()
+    world.settle(verify=True)
+    assert (world.caches[1].status.stale == "") == again.followed
+    world.holds_exactly(*contents)
+    assert world.pool.decoded == []
+    assert len(world.pool.given) == (files if again.followed and again.change is renumber_them else 0)
+    assert recorded(world) == before
+    gone = oci(world.roots[0], LAYER)
+    gone.unlink()
+    world.event(gone, Cause.DELETED)
+    world.settle(verify=True)
+    world.holds_exactly(*contents[1 if again.followed else 0 :])
+
+
+def test_files_whose_marks_are_not_sure_need_the_number_of_their_file_system(world: World) -> None:
+    """A blob that was read within 50 ms of its change has a mark that proves nothing."""
+    moved = Moved(world)
+    moved.fsid = FSID
+    world.restart()
+    world.heard(land(oci(world.roots[0], LAYER), LAYER.stored))
+    world.settle()
+    assert known_places(world.index, 1) == ()
+    moved.steps = 1
+    world.restart()
+    world.settle()
+    assert world.caches[1].status.stale == ""
+    moved.steps, moved.fsid = 2, OTHER_FSID
+    world.restart()
+    world.scan()
+    assert world.caches[1].status.stale
+    world.holds_exactly(LAYER)
+
+
+def test_of_a_cache_without_places_any_file_system_is_accepted(world: World) -> None:
+    moved = Moved(world)
+    moved.fsid = FSID
+    world.settle()
+    moved.steps, moved.fsid, moved.inodes = 1, OTHER_FSID, 1
+    world.restart()
+    fill(world.roots[0], LAYER)
+    world.settle()
+    assert world.caches[1].status.stale == ""
+    world.holds_exactly(LAYER)
+
+
+def test_a_clone_with_the_same_number_beside_its_original_is_another_file_system(tmp_path: Path) -> None:
+    with world_in(tmp_path, "one", "two") as world:
+        one = Moved(world)
+        two = Moved(world, 2)
+        world.sources[one.source.path] = one.source
+        one.fsid, two.fsid, two.steps = FSID, OTHER_FSID, 7
+        world.restart()
+        fill(world.roots[0], LAYER)
+        fill(world.roots[1], LIKE_IT)
+        world.settle()
+        with world.index.transaction() as change:  # the second was recorded as it was on the first one's file system
+            caches = change.caches()
+            change.set_caches(caches | {2: caches[2]._replace(device=caches[1].device, fsid=FSID)})
+        two.fsid = FSID
+        world.restart()
+        world.settle(verify=True)
+        assert [bool(world.caches[number].status.stale) for number in (1, 2)] == [False, True]
+        world.holds_exactly(LAYER, LIKE_IT)
+
+
+def test_a_number_that_is_made_of_the_device_number_is_not_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs(tmp_path)
+    for fsid, own in ((tmp_path.stat().st_dev, 0), (0, 0), (FSID, FSID)):
+        answer = mock.Mock(wraps=real, f_fsid=fsid)
+        monkeypatch.setattr(os, "statvfs", lambda _, answer=answer: answer)
+        assert FolderSource(str(tmp_path)).look_at_root().fsid == own
 
 
 def test_file_systems_that_swap_their_numbers_are_told_apart(tmp_path: Path) -> None:

@@ -253,12 +253,13 @@ def pack_caches(caches: dict[int, Cache]) -> bytes:
 
 
 def unpack_caches(value: bytes) -> dict[int, Cache]:
-    """Also reads caches of format 2, which have no warnings."""
+    """Also reads caches of format 2, which have neither warnings nor fsid."""
     caches = {}
-    for number, (path, device, inode, layouts, layerless, mounts, *warnings) in _fields(value).items():
+    for number, (path, device, inode, layouts, layerless, mounts, *more) in _fields(value).items():
         mounts = tuple((folder, on) for folder, on in mounts)
-        told = tuple(warnings[0]) if warnings else ()
-        caches[int(number)] = Cache(path, device, inode, tuple(layouts), _layerless(layerless), mounts, told)
+        told = tuple(more[0]) if more else ()
+        fsid = more[1] if len(more) > 1 else 0
+        caches[int(number)] = Cache(path, device, inode, tuple(layouts), _layerless(layerless), mounts, told, fsid)
     return caches
 
 

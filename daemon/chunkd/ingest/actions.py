@@ -33,13 +33,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """A file that did not match its name when it was read at `read`, and is seen as `seen` since `since_s`."""
+    """A file that did not match its name when it was read as `read`, and has been seen as `seen` since `since_s`
+    of the monotonic clock. `vain_bytes` is how much of it was read in vain.
+    """
 
     digest: Digest
     read: FileMark
     seen: FileMark
     since_s: float
     delay_s: float
+    vain_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +141,21 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A place of a counted digest was read as `read` and does not hold it. `now` is the file that is there."""
+    """A place of a counted digest was read as `read` and does not hold it. `now` is the file that is there, as seen at
+    `now_s`, by the monotonic clock.
+    """
 
     read: FileMark
     now: FileMark
+    now_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class CantReadAgain:
-    """A counted blob can't be read now; its figures stand."""
+    """A counted blob can't be read now; its figures stand, and it is tried again after `delay_s`."""
 
     reason: str
+    delay_s: float
 
 
 @dataclass(frozen=True, slots=True)

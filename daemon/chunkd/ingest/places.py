@@ -217,11 +217,11 @@ class PlaceChanges:
                 self.fail(digest, place, mark, kind, reason)
             case Count():
                 self._count(digest, place, action, why)
-            case Lost(read, now):
-                self._lose(digest, place, known.held, read, now)
-            case CantReadAgain(reason):
+            case Lost():
+                self._lose(digest, place, known.held, action)
+            case CantReadAgain(reason, delay_s):
                 self._tell_once(f"can't read {self.path(place)} again: {reason}; its figures stand")
-                self.after_commit.later.append(Later(Hint(place, Cause.RETRY, force=True), RETRY_S[0], False))
+                self.after_commit.later.append(Later(Hint(place, Cause.RETRY, force=True), delay_s, False))
             case _:
                 raise AssertionError(action)
 
@@ -314,8 +314,9 @@ class PlaceChanges:
             words = f"{Cause.TAKES_OVER.value} ({why})"
             self.after_commit.tasks.append(Task(digest, place, words, held.mark.stored_bytes, counted=True))
 
-    def _lose(self, digest: Digest, place: Place, held: Held | None, read: FileMark, now: FileMark) -> None:
+    def _lose(self, digest: Digest, place: Place, held: Held | None, lost: Lost) -> None:
         """A place of a counted digest was read again, and does not hold it."""
+        read, now = lost.read, lost.now
         if held is not None:
             self.change.release(place, digest)
         for other, link in list(self.change.holders(digest)):
@@ -329,7 +330,7 @@ class PlaceChanges:
             return
         # Subtracted. It may be a writer at work: pending until it has come to rest.
         hint = Hint(place, Cause.SETTLING)
-        self.apply(hint, Known(digest), wait_for_a_writer(digest, read, now, self.now_s), "")
+        self.apply(hint, Known(digest), wait_for_a_writer(digest, read, now, lost.now_s), "")
 
     def _read_again(self, digest: Digest, why: str) -> None:
         """Subtract a counted blob and have its places observed, where one of them can be seen now."""

@@ -1,12 +1,12 @@
 """What follows from an observation of one place, and from what a worker found there. Pure: facts in, actions out.
 
-This is DESIGN's "When a blob counts", a rule a branch. Times are seconds since the epoch.
+This is DESIGN's "When a blob counts", a rule a branch. `now_s` is by the monotonic clock.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chunkd.index.records import Held
 from chunkd.ingest.actions import (
@@ -31,15 +31,21 @@ from chunkd.ingest.actions import (
     Verified,
 )
 from chunkd.ingest.counters import MISMATCHED, UNDECODABLE, UNREADABLE
-from chunkd.model import MAX_PATH_BYTES, Blob, Digest, FileMark, Finding, Hint, Timing
+from chunkd.model import MAX_PATH_BYTES, Blob, Cause, Digest, FileMark, Finding, Hint, Timing
 from chunkd.sources.source import Observation, Presence, Seen
 
-# It is observed again after this, and then at doubled intervals; read again only when it has changed and come to rest.
+# It is observed again after this, and then at doubled intervals.
 FIRST_LOOK_S, LAST_LOOK_S = 0.02, 2.0
+# A file that is being written is read on suspicion while less than so many times its size was read of it in vain;
+# then only once it has been at rest for so long that this was no more a second.
+VAIN_READS, VAIN_BYTES_PER_S = 2, 64 << 20
+# A counted blob that can't be read is tried again after this; one whose path is another file each time, after that.
+UNREADABLE_S, DISAGREEING_S = 60.0, 3600.0
 # A file system's clock may tick as seldom as this: a change that came sooner after another may bear the same ctime.
 CTIME_TICK_NS = 50_000_000
 # So begins the reason of a failure that says nothing of the blob's bytes.
 CAN_NOT_BE_READ = "can't be read: "
+DISAGREES = "what is opened there is another file than its metadata are of"
 WRONG_NAME = "its bytes do not match its name"
 
 
@@ -79,7 +85,7 @@ def decide(observed: Observation, known: Known, now_s: float) -> list[Action]:
     if known.digest is None or seen.kind:
         forget = [] if known.held is None else [Forget("no regular file is there any longer")]
         return [Settle(), *forget, Unignore() if known.digest is None else Ignore(seen.kind)]
-    return [Unignore(), *_when_there(hint, seen, known, now_s)]
+    return [Unignore(), *_when_there(observed, seen, known, now_s)]
 
 
 def _when_gone(observed: Observation, known: Known) -> list[Action]:
@@ -91,13 +97,14 @@ def _when_gone(observed: Observation, known: Known) -> list[Action]:
     return [Unignore(), *forget, Settle()]
 
 
-def _when_there(hint: Hint, seen: Seen, known: Known, now_s: float) -> list[Action]:
+def _when_there(observed: Observation, seen: Seen, known: Known, now_s: float) -> list[Action]:
     assert known.digest is not None
+    hint = observed.hint
     if known.counted:
         return [Settle(), *_when_counted(hint, seen, known)]
     if known.task is not None:
         return [Settle(known.unsettled), Join()]
-    failed, held, mark = known.failed, known.held, seen.mark
+    failed, held, mark, waits = known.failed, known.held, seen.mark, known.unsettled
     if failed is not None and not hint.force:
         if failed.retry_at == 0:
             # Its bytes are known to be no whole stream, wherever they lie.
@@ -105,9 +112,13 @@ def _when_there(hint: Hint, seen: Seen, known: Known, now_s: float) -> list[Acti
             return [Settle(), *hold]
         if held is not None and held.mark == mark and not hint.by_event:
             return [Settle()]
-    if known.unsettled is not None and not hint.by_event:
-        return _when_unsettled(known.unsettled, mark, now_s, known.settle_s)
-    return [Settle(known.unsettled), Read(mark.stored_bytes, decode=True)]
+        if waits is None and held is not None and held.mark[:2] == mark[:2] and held.mark != mark:
+            # The same file, which is still being written. At most so much of it was read before it failed.
+            vain_bytes = (VAIN_READS + 1) * held.mark.stored_bytes
+            waits = Unsettled(known.digest, held.mark, mark, now_s, FIRST_LOOK_S, vain_bytes)
+    if waits is not None:
+        return _when_unsettled(observed, waits, mark, now_s, known.settle_s)
+    return [Settle(), Read(mark.stored_bytes, decode=True)]
 
 
 def _when_counted(hint: Hint, seen: Seen, known: Known) -> list[Action]:
@@ -128,20 +139,44 @@ def _when_counted(hint: Hint, seen: Seen, known: Known) -> list[Action]:
     return actions
 
 
-def _when_unsettled(waits: Unsettled, mark: FileMark, now_s: float, settle_s: float) -> list[Action]:
+def _when_unsettled(
+    observed: Observation, waits: Unsettled, mark: FileMark, now_s: float, settle_s: float
+) -> list[Action]:
     """Whether a file that did not match is worth reading again; if not, it is observed again, or fails."""
-    if mark == waits.seen != waits.read:
-        return [Settle(waits), Read(mark.stored_bytes, decode=True)]
-    if mark == waits.read and at_rest(mark, waits.since_s, now_s, settle_s):
+    rest_s = _rest_s(observed, waits, mark)
+    if rest_s >= settle_s and _same_bytes(mark, waits.read) and not observed.hint.by_event:
         return [Settle(), Fail(MISMATCHED, mark, WRONG_NAME)]
-    since_s = waits.since_s if mark == waits.seen else now_s
+    if _worth_reading(observed.hint.by_event, waits, mark, rest_s, settle_s):
+        return [Settle(waits), Read(mark.stored_bytes, decode=True)]
+    since_s = waits.since_s if _same_bytes(mark, waits.seen) else now_s
     delay_s = min(waits.delay_s * 2, LAST_LOOK_S)
-    return [Settle(Unsettled(waits.digest, waits.read, mark, since_s, delay_s)), Observe(delay_s, waited_for=True)]
+    return [Settle(replace(waits, seen=mark, since_s=since_s, delay_s=delay_s)), Observe(delay_s, waited_for=True)]
 
 
-def at_rest(mark: FileMark, since_s: float, now_s: float, settle_s: float) -> bool:
-    """Whether a file last changed long enough ago, by its own time or, as that may lie ahead of ours, by our watch."""
-    return max(now_s - mark.ctime_ns / 1e9, now_s - since_s) >= settle_s
+def _worth_reading(by_event: bool, waits: Unsettled, mark: FileMark, rest_s: float, settle_s: float) -> bool:
+    """Whether a file that is being written may be whole by now, at the price of reading it. All reading in vain of a
+    file stays below a small multiple of its size, however often its writer pauses.
+    """
+    if not by_event and (rest_s < 0 or _same_bytes(mark, waits.read)):
+        return False
+    if rest_s >= max(settle_s, waits.vain_bytes / VAIN_BYTES_PER_S):
+        return True
+    likely = by_event or mark[:2] != waits.read[:2] or mark.stored_bytes >= 2 * waits.read.stored_bytes
+    return likely and waits.vain_bytes < VAIN_READS * mark.stored_bytes
+
+
+def _same_bytes(one: FileMark, other: FileMark) -> bool:
+    """Whether neither size nor ctime differ. An inode or device that alone differs is the file system's way."""
+    return one[2:] == other[2:]
+
+
+def _rest_s(observed: Observation, waits: Unsettled | None, mark: FileMark) -> float:
+    """For how long the file has not changed, as we saw it ourselves; below 0 when it has changed since the last look.
+
+    A file's own times prove nothing here: its file system's clock may be ahead of ours, or ours be put back.
+    """
+    unchanged = waits is not None and _same_bytes(mark, waits.seen)
+    return max(0.0, observed.at_ns / 1e9 - waits.since_s) if waits is not None and unchanged else -1.0
 
 
 def decide_finding(task: Task, finding: Finding, observed: Observation, known: Known, now_s: float) -> list[Action]:
@@ -154,12 +189,13 @@ def decide_finding(task: Task, finding: Finding, observed: Observation, known: K
     if observed.presence is not Presence.PRESENT or observed.seen is None or kind in ("gone", "ignored"):
         return [Settle(known.unsettled, known.expected_s), Observe()]
     now = observed.seen.mark
-    read = now if opened is None or kind == "unreadable" else opened
+    read = now if opened is None or kind == "unreadable" or _same_bytes(opened, now) else opened
+    again = task.why == Cause.REPLACED.value
     if now[:3] != read[:3] and kind not in ("mismatched", "unreadable"):
-        return [Settle(known.unsettled), Observe(by_event=True)]
+        return [Settle(known.unsettled), *(_when_it_disagrees(now, known) if again else [Observe(by_event=True)])]
     mark = _mark_of_what_was_read(read, now, finding.read_until_ns)
     changed: list[Action] = []
-    if now != read and now.ctime_ns > finding.read_until_ns and kind in ("layer", "other", "matched"):
+    if now != read and now.ctime_ns > finding.read_until_ns and kind in ("layer", "other", "matched") and not again:
         changed = [Observe()]
     if kind in ("layer", "other") and not known.counted:
         return [Settle(), Count(finding, mark, now.ctime_ns), *changed]
@@ -169,25 +205,35 @@ def decide_finding(task: Task, finding: Finding, observed: Observation, known: K
         # Subtracted while it was hashed, and here again.
         return [Settle(), Read(mark.stored_bytes, decode=True)]
     if known.counted and kind == "unreadable":
-        return [Settle(), CantReadAgain(finding.reason)]
+        return [Settle(), CantReadAgain(finding.reason, UNREADABLE_S)]
     if known.counted:
-        actions: list[Action] = [Settle(), Lost(read, now)]
-        return actions
+        return [Settle(), Lost(read, now, now_s)]
     if kind == "undecodable":
         return [Settle(), Fail(UNDECODABLE, mark, finding.reason)]
     if kind == "unreadable":
         return [Settle(), Fail(UNREADABLE, now, f"{CAN_NOT_BE_READ}{finding.reason}")]
-    if read == now and at_rest(now, now_s, now_s, known.settle_s):
+    waits = known.unsettled
+    rest_s = _rest_s(observed, waits, now)
+    if rest_s >= known.settle_s or (known.held is not None and known.held == Held(task.digest, "bad", now)):
         return [Settle(), Fail(MISMATCHED, now, WRONG_NAME)]
-    return wait_for_a_writer(task.digest, read, now, now_s, known.unsettled)
+    since_s = waits.since_s if waits is not None and rest_s >= 0 else now_s
+    return wait_for_a_writer(task.digest, read, now, since_s, waits)
+
+
+def _when_it_disagrees(now: FileMark, known: Known) -> list[Action]:
+    """The file that was opened was not the one at its path, for the second time in a row and without an event."""
+    if known.counted:
+        return [CantReadAgain(DISAGREES, DISAGREEING_S)]
+    return [Fail(UNREADABLE, now, f"{CAN_NOT_BE_READ}{DISAGREES}")]
 
 
 def wait_for_a_writer(
-    digest: Digest, read: FileMark, now: FileMark, now_s: float, waits: Unsettled | None = None
+    digest: Digest, read: FileMark, now: FileMark, since_s: float, waits: Unsettled | None = None
 ) -> list[Action]:
     """The bytes do not match the name yet: pending until the file has come to rest."""
-    delay_s = waits.delay_s if waits else FIRST_LOOK_S
-    return [Settle(Unsettled(digest, read, now, now_s, delay_s)), Observe(delay_s, waited_for=True)]
+    delay_s, vain_bytes = (waits.delay_s, waits.vain_bytes) if waits else (FIRST_LOOK_S, 0)
+    unsettled = Unsettled(digest, read, now, since_s, delay_s, vain_bytes + read.stored_bytes)
+    return [Settle(unsettled), Observe(delay_s, waited_for=True)]
 
 
 def _mark_of_what_was_read(read: FileMark, now: FileMark, read_until_ns: int) -> FileMark:

@@ -28,13 +28,13 @@ from chunkd.ingest.scans import Scans
 from chunkd.ingest.tasks import MAX_TASKS, Tasks
 from chunkd.model import Blob, Cache, Cause, Digest, Finding, Hint, Place, Timing
 from chunkd.sources import layouts
-from chunkd.sources.activity import WRITER, Activity, Token
+from chunkd.sources.activity import WRITER, Activity
 from chunkd.sources.cache import ServedCache
 from chunkd.sources.source import Observation
 from chunkd.sources.status import warnings
 from chunkd.sources.wakeup import Wakeup
 from chunkd.worker.magic import instead_of_layers
-from chunkd.worker.pool import Pool, Result
+from chunkd.worker.pool import Pool
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Writer:
             self.layerless = {number: cache.layerless for number, cache in index.store.caches(txn).items()}
         self._left = left
         self._left_token = None if left is None else activity.take(WRITER)
-        self._results: list[Result] = []
+        self._sight: list[tuple[bool, str, frozenset[str]]] = []
         self._found: dict[Place, Found] = {}
         self._observed: list[Observation] = []
         self._kinds_at = (0, 0)
@@ -124,6 +124,9 @@ class Writer:
         self._log_lines.sum_up()
         if self._waits(self._paused_until, PAUSE_S):
             return
+        sight = [(cache.hung_s() > 0, cache.status.stale, cache.status.away) for cache in self.caches.values()]
+        if sight != self._sight:
+            self._sight, self._retry_at = sight, 0.0  # what is in sight again may take over
         self._gather()
         try:
             if self._due() or not self._waits(self._retry_at, RETRY_EVERY_S):
@@ -212,7 +215,6 @@ class Writer:
         """Everything that was gathered, in one transaction; what follows from it only when that is on disk."""
         self._commit_at = 0.0
         after = AfterCommit()
-        ignored, ignored_tokens = self.listings.ignored, self.listings.ignored_tokens
         retry = not self._waits(self._retry_at, RETRY_EVERY_S)
         done: dict[Place, Found] = {}
         with self.index.transaction() as change:
@@ -229,14 +231,14 @@ class Writer:
             settled = {found.task.digest for found in done.values()}
             for observed in looks:
                 self._look(places, observed, settled)
-            for place, reason in ignored:
+            for place, reason in self.listings.ignored:
                 places.ignore(place, reason)
             if retry:
                 self._take_up(places)
             self._record_caches(change)
         self.progress.paused = ""  # at once: whoever reads the new figures must not be told of the pause
         self._follow(after, done.values())
-        self._give_back(ignored_tokens)
+        self._give_back()
         if retry:
             self._retry_at = self.clock_s() + RETRY_EVERY_S
             self.failed_round.begin(lambda blob: _due(blob, self.clock_s()), force=True)
@@ -247,7 +249,7 @@ class Writer:
     def _settle(self, places: PlaceChanges, found: Found, observed: Observation) -> None:
         task = found.task
         known = places.known(observed, None)
-        actions = decide_finding(task, found.finding, observed, known, places.now_s)
+        actions = decide_finding(task, found.finding, observed, known, time.monotonic_ns() / 1e9)
         places.apply(observed.hint, known, actions, task.why, task.token)
 
     def _look(self, places: PlaceChanges, observed: Observation, settled: set[Digest]) -> None:
@@ -257,14 +259,13 @@ class Writer:
         found = layouts.identify(cache.path, observed.hint.place.path)
         task = None if found is None or found[0] in settled else self.tasks.known(found[0])
         known = places.known(observed, task)
-        actions = decide(observed, known, places.now_s)
+        actions = decide(observed, known, time.monotonic_ns() / 1e9)
         places.apply(observed.hint, known, actions, observed.hint.cause.value, observed.token)
 
     def _take_up(self, places: PlaceChanges) -> None:
         """See to the digests that need a rehash and that no task sees to: there was no room, or a root was away."""
-        change = places.change
         room = MAX_TASKS - self.tasks.waiting
-        for key, _ in list(itertools.islice(self.index.store.walk(change.txn, "needs_rehash"), max(0, room))):
+        for key, _ in list(itertools.islice(self.index.store.walk(places.change.txn, "needs_rehash"), max(0, room))):
             digest = digest_from_key(key)
             if self.tasks.known(digest) is None:
                 places.hand_over(digest, None, "a round of retries")
@@ -278,8 +279,7 @@ class Writer:
             change.set_caches(recorded)
 
     def _record(self, cache: ServedCache) -> Cache:
-        status, layerless = cache.status, self.layerless.get(cache.number, "")
-        return Cache(cache.path, status.device, status.inode, status.layouts, layerless, status.mounts, status.warnings)
+        return cache.status.record(cache.path, self.layerless.get(cache.number, ""))
 
     def _follow(self, after: AfterCommit, done: Iterable[Found] = ()) -> None:
         """What follows from a commit. Each thing that is still to be done takes its token here."""
@@ -308,11 +308,10 @@ class Writer:
         del self._found[task.place]
         self.tasks.finish(task)
 
-    def _give_back(self, ignored_tokens: list[Token]) -> None:
+    def _give_back(self) -> None:
         for observed in self._observed:
             self.listings.unseen.discard(observed.hint.place)
-            self.activity.give_back(observed.token)
-        for token in ignored_tokens:
+        for token in [observed.token for observed in self._observed] + self.listings.ignored_tokens:
             self.activity.give_back(token)
         self._observed = []
         self.listings.ignored, self.listings.ignored_tokens = [], []

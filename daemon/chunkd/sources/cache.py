@@ -195,6 +195,7 @@ class ServedCache:
             self._warnings, tuple(itertools.islice(self._lister.problems.values(), PROBLEMS_SHOWN)),
             len(self._lister.problems) + self._lister.forgotten,
             () if self._layouts else lookalikes.told(self._lister.lookalikes, found_blobs=False),
+            root.fsid,
         )  # fmt: skip
 
     def _publish(self) -> None:

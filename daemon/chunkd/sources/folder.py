@@ -65,7 +65,9 @@ class FolderSource:
         status = os.stat(self.path)
         if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.path)
-        return RootMark(status.st_dev, status.st_ino)
+        fsid = os.statvfs(self.path).f_fsid
+        # XFS, f2fs and others make it of the device number.
+        return RootMark(status.st_dev, status.st_ino, 0 if fsid == status.st_dev else fsid)
 
     @contextlib.contextmanager
     def view(self) -> Iterator[FolderView]:

@@ -1,7 +1,7 @@
 """File systems by the index's own numbers: many get another device number at each boot or mount, and are the same.
 
-A file system's own number is the device number under which the index first saw it. Where that has changed, the files
-tell: their inodes, sizes and ctimes are those of no other file system.
+A file system's own number is the device number under which the index first saw it. Where that has changed, the number
+that the file system itself keeps tells, or the files: no other file system has their inodes, sizes and ctimes.
 """
 
 from __future__ import annotations
@@ -80,20 +80,21 @@ class NumberedSource:
         with self._source.view() as view:
             yield NumberedView(view, self._devices)
 
-    def recognise(self, folder: str, own: int) -> bool:
-        """Whether what is mounted at a folder now is the file system of this number: at least half of the known places
-        of it are there with their inode, size and ctime. From then on its device has that number.
+    def recognise(self, folder: str, own: int, by_fsid: bool) -> bool:
+        """Whether what is mounted at a folder now is the file system of this number, as its fsid says, or at least half
+        of the known places that are there with their inode, size and ctime. From then on its device has that number.
         """
         places = [(path, mark) for path, mark in self.known if mark.device == own]
         alike = 0
         with self._source.view() as view:
             device = view.look(folder).mark.device if folder else view.root.device
-            if not places or (folder and device == view.root.device):
+            if folder and device == view.root.device:
                 return False
-            for path, mark in places:
+            for path, mark in () if by_fsid else places:
                 with contextlib.suppress(OSError):
                     alike += view.look(path).mark == mark._replace(device=device)
-        return 2 * alike >= len(places) and self._devices.rename(self._cache, device, own)
+        alike_enough = by_fsid or 0 < len(places) <= 2 * alike
+        return alike_enough and self._devices.rename(self._cache, device, own)
 
 
 class NumberedView:

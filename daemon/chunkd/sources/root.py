@@ -16,18 +16,24 @@ log = logging.getLogger(__name__)
 class Root:
     """Used by the cache's own thread alone.
 
-    `device` and `inode` are the root's as recorded, 0 before the first look. `stale` says why nothing of the cache may
-    be added or subtracted now; `missed`: it has been, and no listing has compared everything since. `mounts` has the
-    devices of what is mounted below the root and holds blobs, by folder; `missing` are those that are away.
+    `device`, `inode` and `fsid` are the root's as recorded, 0 before the first look. `stale` says why nothing of the
+    cache may be added or subtracted now; `missed`: it has been, and no listing has compared everything since. `mounts`
+    has the devices of what is mounted below the root and holds blobs, by folder; `missing` are those that are away.
     `empty`: the index holds no place of the cache, so that there is nothing to protect from another file system.
-    `recognise` is asked whether what is at a folder is the file system of a recorded number, though it has another.
+    `recognise` is asked whether what is at a folder is the file system of a recorded number, though it has another; its
+    third argument says that the fsid is the recorded one.
     """
 
     def __init__(
-        self, source: Source, record: Cache, *, empty: bool, recognise: Callable[[str, int], bool] = lambda *_: False
+        self,
+        source: Source,
+        record: Cache,
+        *,
+        empty: bool,
+        recognise: Callable[[str, int, bool], bool] = lambda *_: False,
     ) -> None:
         self._source, self._recognise = source, recognise
-        self.device, self.inode = record.device, record.inode
+        self.device, self.inode, self.fsid = record.device, record.inode, record.fsid
         self.mounts = dict(record.mounts)
         self.empty = empty
         self.missing: set[str] = set()
@@ -45,8 +51,12 @@ class Root:
             self.stale = f"its root can't be reached: {error.strerror}"
         else:
             self.stale = ""
-            if self.device and mark.device != self.device and not self.empty:
-                if self._is_the_same("", self.device):
+            # A disk that takes another's place often takes its device number too: the fsid tells them apart.
+            another = mark.device != self.device or (self.fsid and mark.fsid not in (0, self.fsid))
+            if self.device and another and not self.empty:
+                by_fsid = mark.fsid != 0 and (mark.fsid, mark.inode) == (self.fsid, self.inode)
+                if self._is_the_same("", self.device, by_fsid=by_fsid):
+                    self.fsid = mark.fsid
                     return mark._replace(device=self.device)
                 self.stale = (
                     "its root is on another device than recorded;"
@@ -55,18 +65,19 @@ class Root:
         self.missed |= bool(self.stale)
         return None if self.stale else mark
 
-    def _is_the_same(self, folder: str, number: int) -> bool:
+    def _is_the_same(self, folder: str, number: int, *, by_fsid: bool = False) -> bool:
         """Whether the file system there is the recorded one under another number. Everything is compared then."""
         with contextlib.suppress(OSError):
-            if self._recognise(folder, number):
+            if self._recognise(folder, number, by_fsid):
                 where = os.path.join(self._source.path, folder).rstrip("/")
-                log.info("%s: its file system has another device number and is the same, by its files", where)
+                by = "fsid" if by_fsid else "files"
+                log.info("%s: its file system has another device number and is the same, by its %s", where, by)
                 self.missed = True
                 return True
         return False
 
     def accept(self, mark: RootMark) -> None:
-        self.device, self.inode, self.stale, self.missed = mark.device, mark.inode, "", False
+        self.device, self.inode, self.fsid, self.stale, self.missed = *mark, "", False
 
     def mount_of(self, path: str) -> str:
         """The recorded mount below the root that a path below the root belongs to, `""` for the root's own."""

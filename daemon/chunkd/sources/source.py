@@ -15,10 +15,13 @@ from chunkd.sources.activity import Token
 
 
 class RootMark(NamedTuple):
-    """Which folder a cache's root is: another device or inode is another folder."""
+    """Which folder a cache's root is: another device or inode is another folder. `fsid` is the number that its file
+    system keeps wherever it is mounted, 0 where it has none.
+    """
 
     device: int
     inode: int
+    fsid: int = 0
 
 
 class Seen(NamedTuple):

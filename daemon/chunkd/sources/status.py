@@ -38,6 +38,11 @@ class CacheStatus:
     problems: tuple[str, ...] = ()
     unlisted_folders: int = 0
     unread: tuple[str, ...] = ()
+    fsid: int = 0
+
+    def record(self, path: str, layerless: str) -> Cache:
+        """What the index keeps of the cache."""
+        return Cache(path, self.device, self.inode, self.layouts, layerless, self.mounts, self.warnings, self.fsid)
 
     def out_of_sight(self, path: str) -> bool:
         """Whether a place can't be seen now, so that nothing follows from its absence."""

@@ -28,8 +28,14 @@ from chunkd.worker.recompress import Recompressor
 
 _PROGRESS_S = 0.5
 
+_CHANGED = "changed while it was read"
+
 # From this size on, a second thread for cutting and hashing is worth it.
 RELAYED_FROM_BYTES = 1 << 20
+
+
+class _Longer(Exception):
+    """The file has more bytes than its opener saw, so this reading can't count: a reader does not chase a writer."""
 
 
 def examine(
@@ -55,13 +61,20 @@ def examine(
             if job.mark.stored_bytes > caps.uncompressed_bytes:
                 return Finding("unreadable", reason=f"larger than max_uncompressed_bytes = {caps.uncompressed_bytes}")
 
+            def check(read_bytes: int) -> None:
+                if read_bytes > job.mark.stored_bytes:
+                    raise _Longer
+                report(read_bytes)
+
             def live(read_bytes: int) -> None:
                 if not os.fstat(descriptor).st_nlink:
                     raise FileNotFoundError  # an unlinked file can't count any more: stop reading
                 progress(read_bytes)
 
             report = pace.paced(_seldom(live)) if pace else _seldom(live)
-            return _read(file, job, params, measure, caps, report)
+            return _read(file, job, params, measure, caps, check)
+    except _Longer:
+        return Finding("mismatched", reason=_CHANGED, read_until_ns=time.time_ns())
     except FileNotFoundError:
         return Finding("gone")
     except OSError as error:
@@ -123,7 +136,7 @@ def _read(
         return Finding("mismatched", read_until_ns=until_ns)
     if source.grew or source.read_bytes != job.mark.stored_bytes:
         # The decoder may have met the end of the file before the writer was done.
-        return Finding("mismatched", reason="changed while it was read", read_until_ns=until_ns)
+        return Finding("mismatched", reason=_CHANGED, read_until_ns=until_ns)
     if not job.decode:
         return Finding("matched", read_until_ns=until_ns)
     if failure is not None:
