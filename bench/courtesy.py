@@ -25,11 +25,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chunkd.model import Caps, ChunkParams, Digest, Job
+from chunkd.model import Caps, ChunkParams, Digest, Job, MeasureRule
 from chunkd.sources.folder import FolderSource
-from chunkd.worker.pool import Pool
-from chunkd.worker.priority import Courtesy, share
-from chunkd.worker.spawn import core_count, spawn_worker
+from chunkd.worker.spawn import Courtesy, core_count, make_pool, share
 from measure import save, table, take_turns
 from running import environ
 
@@ -106,7 +104,7 @@ def working(courtesy: Courtesy | None, jobs: Sequence[FileJob], cold: bool) -> I
     if courtesy is None:
         yield lambda: 0
         return
-    pool = Pool(lambda: spawn_worker(ChunkParams(), Caps(), courtesy), core_count())
+    pool = make_pool(core_count(), courtesy, ChunkParams(), Caps(), MeasureRule())
     stopping = threading.Event()
     done_bytes = 0
 

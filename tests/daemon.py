@@ -94,6 +94,16 @@ def state_of(pid: int) -> str:
         raise ProcessLookupError from None
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and not waited for yet."""
+    found = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += [int(pid) for pid in (task / "children").read_text().split()]
+    return found
+
+
 def timing(**seconds: float) -> dict[str, str]:
     """For the environment of a daemon that is to wait so long, by the fields of `Timing`."""
     return {"CHUNKD_TIMING": json.dumps(seconds)}
@@ -165,13 +175,18 @@ class Daemon:
     def until_log(self, text: str, patience_s: float = PATIENCE_S) -> str:
         return until(lambda: self.log, lambda log: text in log, f"{text!r} in the log", patience_s)
 
+    def starter(self) -> int:
+        """The process id of what starts its workers; 0 when there is none."""
+        for pid in children(self.pid):
+            with contextlib.suppress(OSError):
+                if b"chunkd.worker.starter" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    return pid
+        return 0
+
     def workers(self) -> list[int]:
         """The process ids of its workers."""
-        found = []
-        for task in Path(f"/proc/{self.pid}/task").iterdir():
-            with contextlib.suppress(OSError):
-                found += [int(pid) for pid in (task / "children").read_text().split()]
-        return found
+        starter = self.starter()
+        return children(starter) if starter else []
 
     @contextlib.contextmanager
     def halted(self) -> Iterator[None]:

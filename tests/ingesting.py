@@ -130,22 +130,35 @@ def _chunks(data: bytes) -> list[tuple[bytes, int, int]]:
     return _CHUNKS[data]
 
 
-def no_worker() -> Worker:
-    raise AssertionError("a worker process was asked for")
+class NoStarter:
+    """There are no worker processes."""
+
+    def fileno(self) -> int:
+        raise AssertionError
+
+    def start(self) -> Worker:
+        raise AssertionError("a worker process was asked for")
+
+    def read(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class HerePool(Pool):
     """Examines blobs in this process. While `held`, only when told to `read`, and hands out nothing until let go.
 
-    `given` are all jobs that were ever handed in; `deaths` says how often a worker dies of a digest yet.
+    `given` are all jobs that were ever handed in; `deaths` says how often a worker dies of a digest yet, `refusals` how
+    often none can be started. `waits_for` are caches of stalled workers.
     """
 
     def __init__(self, world: World, caps: Caps, count: int = 4) -> None:
-        super().__init__(no_worker, count)
+        super().__init__(NoStarter(), count)
         self.world, self.caps = world, caps
         self.held = False
         self.given: list[Job] = []
         self.deaths: dict[Digest, int] = {}
+        self.refusals = 0
+        self.waits_for: set[int] = set()
         self.give_error: OSError | None = None
         self._in_hand: list[tuple[Job, int]] = []
         self._read: list[Result] = []
@@ -154,10 +167,14 @@ class HerePool(Pool):
     def idle(self) -> int:
         return self.count - len(self.jobs())
 
+    @property
+    def stalled(self) -> set[int]:
+        return self.waits_for
+
     def jobs(self) -> list[Job]:
         return [job for job, _ in self._in_hand] + [result.job for result in self._read]
 
-    def give(self, job: Job, descriptor: int) -> None:
+    def give(self, job: Job, descriptor: int, cache: int = 0) -> None:  # noqa: ARG002
         if self.give_error is not None:
             raise self.give_error
         assert self.idle > 0
@@ -168,7 +185,11 @@ class HerePool(Pool):
     def read(self, meanwhile: Callable[[Job], None] = lambda _: None) -> None:
         """What the jobs in hand find now. `meanwhile` is called after each of its reads."""
         for job, descriptor in self._in_hand:
-            if self.deaths.get(job.digest, 0):
+            if self.refusals:
+                self.refusals -= 1
+                os.close(descriptor)
+                self._read.append(Result(job, None, "the system started no worker", refused=True))
+            elif self.deaths.get(job.digest, 0):
                 self.deaths[job.digest] -= 1
                 os.close(descriptor)
                 self._read.append(Result(job, None, "its worker died (signal 11)"))

@@ -72,6 +72,7 @@ DOORS: dict[str, set[str]] = {
 # Who may make threads and worker processes.
 THREADS = {"service.daemon", "api.server", "worker.pipeline"}
 PROCESSES = {"worker.spawn", "index.storage.environment", "sources.filesystems"}
+FORKS = {"worker.starter"}  # which has one thread, and no LMDB
 
 HEAVY = {
     "blake3",
@@ -89,6 +90,7 @@ HEAVY = {
 LIGHT: dict[str, set[str]] = {
     "cli.main": HEAVY,  # `chunkd --help`, and `chunkd stats` where a daemon answers
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
+    "worker.starter": HEAVY,  # an idle daemon has one
     "worker.examine": HEAVY - {"blake3", "chunkd.chunkers._cgear", "isal"},  # reads hostile bytes, has no index
 }
 
@@ -240,6 +242,7 @@ def makers(*names: str) -> set[str]:
 def test_threads_and_processes_are_made_in_few_places() -> None:
     assert makers("threading.Thread", "Thread", "ThreadingMixIn") <= THREADS
     assert makers("subprocess.Popen", "subprocess.run", "Process", "multiprocessing.Process") <= PROCESSES
+    assert makers("os.fork") == FORKS
 
 
 @pytest.mark.parametrize("wing", ["figures", "model", "chunkers"])

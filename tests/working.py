@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Job
@@ -13,8 +14,10 @@ from chunkd.worker import examine as worker
 from chunkd.worker.pool import Worker
 from chunkd.worker.protocol import DaemonsEnd
 from chunkd.worker.rate_limit import Pace
+from chunkd.worker.spawn import Courtesy, Starter, WorkerProcess
 
 PATIENCE_S = 60.0
+COURTESY = Courtesy(0, "normal", 0)
 
 
 def word(end: DaemonsEnd, job: Job) -> int | Finding:
@@ -68,10 +71,32 @@ def finding(end: DaemonsEnd, digest: Digest, path: Path, *, decode: bool = True,
     return said
 
 
-def end(worker: Worker) -> None:
-    worker.process.kill()
-    worker.process.wait(PATIENCE_S)
-    worker.connection.close()
+@contextlib.contextmanager
+def started(courtesy: Courtesy = COURTESY) -> Iterator[tuple[Worker, int]]:
+    """A worker by a starter of its own, and its process id."""
+    starter = Starter(ChunkParams(), Caps(), courtesy)
+    try:
+        worker = starter.start()
+        yield worker, pid_of(starter, worker)
+        worker.connection.close()
+    finally:
+        starter.close()
+
+
+def pid_of(starter: Starter, worker: Worker) -> int:
+    """Its process id, once it runs."""
+    assert isinstance(worker.process, WorkerProcess)
+    while not worker.process.pid:
+        assert select.select([starter], [], [], PATIENCE_S)[0], "it is not started"
+        starter.read()
+    return worker.process.pid
+
+
+def exit_code(starter: Starter, worker: Worker) -> int:
+    """Of a process, once it has ended."""
+    while (code := worker.process.poll()) is None:
+        assert select.select([starter], [], [], PATIENCE_S)[0], "it does not end"
+    return code
 
 
 def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:

@@ -41,6 +41,13 @@ class SystemRefused(ChunkdError):
         return cls(f"{error.filename or 'a file or a process'}: {error.strerror}")
 
 
+class StarterGone(ChunkdError):
+    """The process that starts workers has ended under its daemon, or takes no request any more."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"the process that starts workers {problem}; start chunkd again")
+
+
 # --- a bad blob: recorded with its reason, and skipped -------------------------------------------------------------
 
 

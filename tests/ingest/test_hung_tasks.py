@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from chunkd.ingest.writer import GROUP_S
 from chunkd.model import Cause, Timing
 from chunkd.service.live import DaemonAnswers
 from chunkd.sources.source import Seen
 from faulty import faulty
-from ingesting import LAYER, LIKE_IT, OTHER, PLAIN, World, land, oci, world_in, wrong
+from ingesting import BROKEN, LAYER, LIKE_IT, OTHER, PLAIN, World, land, oci, world_in, wrong
 
 PATIENCE_S = 20.0
 
@@ -85,6 +86,37 @@ def test_what_hangs_while_it_is_opened_takes_no_worker_from_others(world: World,
     world.run()
     world.holds_exactly(PLAIN, *many)
     assert len(world.pool.given) == 4
+
+
+def test_a_cache_for_which_a_worker_waits_gets_no_other_worker(world: World) -> None:
+    """Though its own thread goes on; what was opened of it leaves room for what others have to open."""
+    one, two = world.caches.values()
+    world.pool.count = 1
+    many = (LAYER, LIKE_IT, OTHER, PLAIN)
+    for content in many:
+        world.event(land(oci(world.roots[1], content), content.stored))
+    world.pool.held = True
+    go_on(world)
+    [first] = world.pool.given
+    opened = len(world.writer.tasks._opened)  # noqa: SLF001
+    assert opened > 1, "some wait for a worker"
+    world.pool.count = 2  # the first one is stalled, and left its place
+    world.pool.waits_for = {two.number}
+    world.event(land(oci(world.roots[0], BROKEN), BROKEN.stored))
+    go_on(world)
+    world.ahead_s += GROUP_S
+    go_on(world)
+    assert [job.digest for job in world.pool.given] == [first.digest, BROKEN.digest]
+    assert len(world.writer.tasks._opened) == opened, "none is opened for nothing"  # noqa: SLF001
+    assert not one.hung_s()
+    world.pool.held = False
+    go_on(world)
+    world.ahead_s += GROUP_S
+    go_on(world)
+    assert world.writer.pending()[0] == len(many) - 1
+    world.pool.waits_for = set()
+    world.run()
+    world.holds_exactly(*many, failed=[BROKEN.digest])
 
 
 @pytest.mark.parametrize("asked_for", [True, False])

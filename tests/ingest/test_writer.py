@@ -283,6 +283,15 @@ def test_no_worker_can_be_started(world: World) -> None:
     assert world.writer.progress.paused == ""
 
 
+def test_a_worker_that_the_system_refuses_is_no_fault_of_the_blob(world: World) -> None:
+    """That is known only after its job was given; the pool tells of it once more, when the next job is."""
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.pool.refusals = 5
+    world.heard(path)
+    world.holds_exactly(LAYER)
+    assert world.pool.decoded == [LAYER.digest] * 6
+
+
 def test_what_is_hashed_again_goes_first_and_then_the_largest(world: World) -> None:
     world.heard(land(oci(world.roots[0], OTHER), OTHER.stored))
     world.pool.held = True

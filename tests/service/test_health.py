@@ -43,7 +43,7 @@ def inside(tmp_path: Path, bench: Bench) -> Inside:
     cache = ServedCache(1, record, FolderSource(record.path), Activity())
     cache.status = WATCHED
     writer: Any = SimpleNamespace(
-        caches={1: cache}, progress=SimpleNamespace(paused=""), pool=SimpleNamespace(stuck=0), index=bench.index,
+        caches={1: cache}, progress=SimpleNamespace(paused=""), pool=SimpleNamespace(stuck=[]), index=bench.index,
         layerless={}, verify_round=SimpleNamespace(late_s=0.0),
     )  # fmt: skip
     scanner: Any = SimpleNamespace(scanning=False)
@@ -118,9 +118,9 @@ def test_a_round_that_takes_longer_than_it_may(inside: Inside) -> None:
 
 
 def test_workers_that_do_not_end(inside: Inside) -> None:
-    inside.writer.pool.stuck = 2
+    inside.writer.pool.stuck = [1, 1]
     wrong(inside, "2 workers", "do not end")
-    inside.writer.pool.stuck = 0
+    inside.writer.pool.stuck = []
 
 
 def test_a_daemon_that_stands_still(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from answering import short_directory
 from blobs import gz, layer, write_blob
 from chunkd.client import http
+from chunkd.service.oneshot import scan_here
+from chunkd.settings import config
+from chunkd.worker import pool
 from daemon import Daemon, Home, opened, state_of, until
 from hanging import HangingDisk, hanging
 
@@ -106,6 +111,7 @@ def ends(process: subprocess.Popen[bytes]) -> None:
 
 
 def leaves_nothing_behind(daemon: Daemon) -> None:
+    starter, workers = daemon.starter(), daemon.workers()
     daemon.process.send_signal(15)
     ends(daemon.process)
     assert not daemon.socket.exists()
@@ -113,7 +119,9 @@ def leaves_nothing_behind(daemon: Daemon) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with Path(f"{daemon.socket}.lock").open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    assert {state_of(pid) for pid in daemon.workers()} <= {"D"}, "a worker that does not wait for the disk is left"
+    left = [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+    assert {state_of(pid) for pid in left} <= {"D"}, "a worker that does not wait for the disk is left"
+    assert not Path(f"/proc/{starter}").exists()
     assert "Traceback" not in daemon.log
 
 
@@ -189,9 +197,6 @@ def test_a_blob_that_never_ends_holds_up_no_other_cache(home: Home, disk: Hangin
     home.check()
 
 
-@pytest.mark.xfail(
-    reason="a worker that is started inherits descriptors, and closes them before it begins", strict=True
-)
 def test_a_worker_is_started_while_a_blob_can_not_be_closed(home: Home, disk: HangingDisk) -> None:
     disk.hang("FLUSH")
     healthy = home.cache()
@@ -201,7 +206,6 @@ def test_a_worker_is_started_while_a_blob_can_not_be_closed(home: Home, disk: Ha
     daemon.until(lambda stats: stats["layers"] >= 1, "what the other cache has", 20)
 
 
-@pytest.mark.xfail(reason="a worker that waits for a file system counts as busy, and all of them may", strict=True)
 def test_every_worker_waits_for_a_cache_that_hangs(home: Home, disk: HangingDisk) -> None:
     for number in range(2, 5):
         write_blob(disk.folder, gz(layer(number, 60_000)))
@@ -213,6 +217,36 @@ def test_every_worker_waits_for_a_cache_that_hangs(home: Home, disk: HangingDisk
     until_hung(daemon, disk)
     write_blob(healthy, gz(layer(9, 60_000)))
     daemon.until(lambda stats: stats["layers"] == 1, "what the other cache has", 20)
+
+
+def test_a_cache_whose_blobs_are_never_read_takes_no_more_than_its_first_workers(home: Home, disk: HangingDisk) -> None:
+    """Though all else of it is answered, and many of its blobs wait."""
+    for number in range(2, 42):
+        write_blob(disk.folder, gz(layer(number, 60_000)))
+    disk.hang("READ")
+    healthy = home.cache()
+    daemon = home.start(disk.path, healthy, environ=NEVER)
+    daemon.until(lambda stats: len(daemon.workers()) == 2 and stats["pending_blobs"] == 41, "both read")
+    held = set(daemon.workers())
+    for number in range(50, 70):
+        write_blob(healthy, gz(layer(number, 60_000)))
+    most = 0
+
+    def counted(stats: dict[str, Any]) -> bool:
+        nonlocal most
+        most = max(most, len(daemon.workers()))
+        return bool(stats["layers"] == 20)
+
+    daemon.until(counted, "what the other cache has", 20)
+    assert held <= set(daemon.workers())
+    assert most <= 4
+    answers_at_once(daemon)
+    disk.answer()
+    stats = daemon.until(lambda stats: stats["settled"] and not stats["pending_blobs"], "all that waited")
+    assert (stats["layers"], stats["failed_blobs"]) == (61, 0)
+    until(lambda: len(daemon.workers()), lambda count: count <= 2, "those that were lent end")
+    leaves_nothing_behind(daemon)
+    home.check()
 
 
 def test_a_scan_waits_for_no_cache_that_hangs(home: Home, disk: HangingDisk) -> None:
@@ -245,6 +279,25 @@ def test_a_scan_waits_for_no_cache_that_hangs(home: Home, disk: HangingDisk) -> 
     home.check()
     disk.close()
     assert process.wait(60) == 7, "not all of it is known to be as it is"
+
+
+def test_a_scan_waits_for_no_worker_that_can_not_be_killed(
+    home: Home, disk: HangingDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cache gets no other worker, so its blobs stay pending."""
+    monkeypatch.setattr(pool, "SILENCE_S", 6.0)
+    monkeypatch.setattr(pool, "END_S", 1.0)
+    healthy = home.cache()
+    write_blob(healthy, gz(layer(2, 60_000)))
+    disk.hang("READ")
+    flags = {"caches": (str(disk.path), str(healthy)), "state_dir": str(home.state), "workers": 2}
+    settings = config.load(flags, {"CHUNKD_CONFIG": home.environ["CHUNKD_CONFIG"]})
+    stats = scan_here(settings, {}, replace=False, progress=lambda: nullcontext(lambda *_: None))
+    assert (stats["layers"], stats["pending_blobs"], stats["settled"]) == (1, 1, False)
+    assert {cache["path"]: cache["state"] for cache in stats["caches"]} == {
+        str(disk.path): "hung", str(healthy): "idle",
+    }  # fmt: skip
+    home.check()
 
 
 def test_a_scan_of_hung_caches_alone_ends(home: Home, disk: HangingDisk) -> None:

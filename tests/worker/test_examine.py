@@ -360,14 +360,17 @@ def test_progress_is_told_twice_a_second(tmp_path: Path, monkeypatch: pytest.Mon
 # --- the process ---------------------------------------------------------------------------------------------------
 
 
+SERVE = "import sys; from chunkd.worker import examine; examine.main(sys.argv[1:])"
+
+
 class Worker:
-    """A worker's process as the daemon has it."""
+    """A worker's process as the daemon has it, but that it is started by itself."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         settings = [json.dumps(asdict(value)) for value in (PARAMS, Caps(), MeasureRule())]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "chunkd.worker.examine", str(theirs.fileno()), *settings, "0"],
+            [sys.executable, "-c", SERVE, str(theirs.fileno()), *settings, "0"],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -32,6 +32,8 @@ while True:
     algorithm, digits, stored_bytes, decode, relayed = json.loads(line)
     [blob] = descriptors
     told = os.read(blob, 100).decode()
+    if told.startswith("pause"):
+        os.read(blob, 1)
     os.close(blob)
     if told == "close":
         connection.close()
@@ -62,11 +64,9 @@ while True:
         connection.sendall(b" " * (1 << 20))
     if told == "talkative":
         connection.sendall(b'{"read_bytes": 1}\\n' * 1000)
-    if told in ("hang", "progress"):
+    if told.startswith(("hang", "progress")):
         connection.sendall(b'{"read_bytes": 1234}\\n')
         time.sleep(600)
-    if told.startswith("stubborn"):
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     head = {"kind": "layer", "codec": "gzip", "uncompressed_bytes": 9, "reason": str(os.getpid()), "read_until_ns": 7,
             "chunks": 1, "measured": 0, "manifest_bytes": 0}
     head = json.dumps(head).encode() + b"\\n"
@@ -80,26 +80,41 @@ while True:
         connection.sendall(b'{"read_bytes": 1234}\\n')
     if told == "leave":
         sys.exit(0)
-    if told == "deaf" or told.startswith("stubborn"):
+    if told == "deaf":
         time.sleep(600)
 """
+
+
+class Scripted(subprocess.Popen[bytes]):
+    refused: OSError | None = None
 
 
 class Start:
     """Starts scripted workers, and remembers them."""
 
     def __init__(self) -> None:
-        self.started: list[subprocess.Popen[bytes]] = []
+        self.started: list[Scripted] = []
         self.error: OSError | None = None
+        self._news = Wakeup()
 
-    def __call__(self) -> Worker:
+    def fileno(self) -> int:
+        return self._news.fileno()
+
+    def read(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def start(self) -> Worker:
         if self.error:
             raise self.error
         ours, theirs = socket.socketpair()
         with theirs:
-            process = subprocess.Popen([sys.executable, "-c", WORKER, str(theirs.fileno())], pass_fds=[theirs.fileno()])
+            process = Scripted([sys.executable, "-c", WORKER, str(theirs.fileno())], pass_fds=[theirs.fileno()])
         self.started.append(process)
         return Worker(process, protocol.DaemonsEnd(ours, ChunkParams(), Caps()))
+
+
+Pause = Callable[[str, int], Callable[[], None]]
 
 
 class Clock:
@@ -131,12 +146,39 @@ def job(told: str) -> Job:
     return Job(Digest("sha256", hashlib.sha256(told.encode()).hexdigest()), FileMark(1, 2, 5000, 4))
 
 
-def give(pool: Pool, told: str) -> None:
+def give(pool: Pool, told: str, cache: int = 0) -> None:
+    os.close(give_part(pool, told, cache))
+
+
+def give_part(pool: Pool, told: str, cache: int = 0) -> int:
+    """Give a blob whose end comes when the descriptor that is returned is closed."""
     reading, writing = os.pipe()
     os.write(writing, told.encode())
-    os.close(writing)
-    pool.give(job(told), reading)
-    os.close(reading)
+    try:
+        pool.give(job(told), reading, cache)
+    finally:
+        os.close(reading)
+    return writing
+
+
+@pytest.fixture
+def pause(pool: Pool) -> Iterator[Pause]:
+    """Gives a blob that a worker waits for, until what is returned is called."""
+    left = set[int]()
+
+    def begin(told: str, cache: int) -> Callable[[], None]:
+        writing = give_part(pool, f"pause {told}", cache)
+        left.add(writing)
+
+        def end() -> None:
+            left.remove(writing)
+            os.close(writing)
+
+        return end
+
+    yield begin
+    for writing in left:
+        os.close(writing)
 
 
 def results(pool: Pool, count: int = 1) -> list[Result]:
@@ -265,7 +307,7 @@ def test_a_worker_that_closes_its_connection_and_lives_on_holds_nobody_up(
     clock.now_s += module.LEAVE_S + 0.1
     assert pool.collect(PATIENCE_S) == [Result(job("close"), None, "its worker closed its connection")]
     assert killed(pool, start.started[0])
-    assert (pool.idle, pool.stuck) == (2, 0)
+    assert (pool.idle, pool.stuck) == (2, [])
 
 
 def test_a_worker_that_the_kernel_kills_is_told_from_one_that_closed_its_connection(pool: Pool, start: Start) -> None:
@@ -294,22 +336,134 @@ def test_a_worker_that_takes_no_job_is_killed_and_the_job_comes_back(pool: Pool,
     assert results(pool)[0].finding is not None
 
 
-def test_closing_waits_for_all_together(pool: Pool, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    for told in ("stubborn", "stubborn too"):
-        give(pool, told)
-    results(pool, 2)
+def test_closing_waits_for_all_together(
+    pool: Pool, start: Start, monkeypatch: pytest.MonkeyPatch, pause: Pause
+) -> None:
+    for told in "12":
+        pause(told, 7)
     monkeypatch.setattr(module, "END_S", 1.0)
-    begun = time.monotonic()
-    pool.close()
-    assert time.monotonic() - begun < 1.9
-    assert [process.returncode for process in start.started] == [-9, -9]
+    with monkeypatch.context() as stuck:
+        for process in start.started:
+            stuck.setattr(process, "kill", lambda: None)
+            stuck.setattr(process, "poll", lambda: None)
+        begun = time.monotonic()
+        pool.close()
+        assert 1.0 <= time.monotonic() - begun < 1.9
+    for process in start.started:
+        process.kill()
+        process.wait()
 
 
-def test_a_worker_that_can_not_be_ended_holds_its_slot_and_not_the_writer(
+# --- workers that wait for a file system ----------------------------------------------------------------------------
+
+
+def test_a_stalled_worker_leaves_its_place_to_another_caches_blob(
+    pool: Pool, start: Start, clock: Clock, pause: Pause
+) -> None:
+    pause("1", 7)
+    pause("2", 7)
+    clock.now_s = module.STALLED_S
+    assert (pool.idle, pool.stalled) == (0, set())
+    clock.now_s += 0.1
+    assert (pool.idle, pool.stalled) == (2, {7})
+    give(pool, "one", cache=8)
+    give(pool, "two", cache=8)
+    assert (pool.idle, pool.stalled) == (0, {7})
+    assert {result.job for result in results(pool, 2)} == {job("one"), job("two")}
+    assert pool.idle == 2
+    give(pool, "three", cache=8)
+    results(pool)
+    assert len(start.started) == 4, "a worker that is lent is used again"
+
+
+def test_there_are_never_more_than_twice_as_many_processes(
+    pool: Pool, start: Start, clock: Clock, monkeypatch: pytest.MonkeyPatch, pause: Pause
+) -> None:
+    """Be they stalled, or killed and stuck."""
+    for cache in (7, 8):
+        pause(f"1 of {cache}", cache)
+        pause(f"2 of {cache}", cache)
+        clock.now_s += module.STALLED_S + 0.1
+        assert pool.collect(0) == []
+    assert (pool.idle, pool.stalled, len(start.started)) == (0, {7, 8}, 4)
+    with monkeypatch.context() as stuck:
+        for process in start.started[:2]:
+            stuck.setattr(process, "kill", lambda: None)
+        clock.now_s = module.SILENCE_S + 1
+        assert {result.job for result in results(pool, 2)} == {job("pause 1 of 7"), job("pause 2 of 7")}
+        clock.now_s += module.STALLED_S
+        assert (pool.idle, pool.stalled) == (0, {7, 8}), "two stalled, two killed"
+        assert pool.stuck == []
+        clock.now_s += module.END_S
+        assert (pool.idle, [killed.cache for killed in pool.stuck]) == (0, [7, 7])
+    for process, idle in zip(start.started[:2], (1, 2), strict=True):
+        process.kill()
+        process.wait(PATIENCE_S)
+        pool.collect(0)
+        assert pool.idle == idle
+
+
+def test_a_worker_that_speaks_again_is_no_longer_stalled_and_the_lent_ones_end(
+    pool: Pool, start: Start, clock: Clock, pause: Pause
+) -> None:
+    ends = [pause("1", 7), pause("2", 7)]
+    clock.now_s = module.STALLED_S + 0.1
+    give(pool, "one", cache=8)
+    give(pool, "two", cache=8)
+    results(pool, 2)
+    for end in ends:
+        end()
+    assert {result.job for result in results(pool, 2)} == {job("pause 1"), job("pause 2")}
+    assert pool.stalled == set()
+    deadline = time.monotonic() + PATIENCE_S
+    while sum(process.returncode is None for process in start.started) > 2:
+        assert time.monotonic() < deadline, "there are more than wanted"
+        assert pool.collect(0.1) == []
+    assert sorted(process.returncode for process in start.started if process.returncode is not None) == [0, 0]
+    assert pool.collect(0.1) == []
+    assert (pool.idle, len(start.started)) == (2, 4)
+
+
+def test_no_job_is_given_while_more_than_wanted_are_at_work(
+    pool: Pool, start: Start, clock: Clock, pause: Pause
+) -> None:
+    """Stalled ones that go on, beside those that took their place."""
+    for at in range(2):
+        give(pool, f"progress {at}", 7)
+    clock.now_s = module.STALLED_S + 0.1
+    ends = [pause("1", 8), pause("2", 8)]
+    assert pool.idle == 0
+    while pool.stalled:
+        assert pool.collect(PATIENCE_S) == []
+    assert (pool.idle, len(pool.jobs())) == (0, 4)
+    for end in ends:
+        end()
+    results(pool, 2)
+    assert pool.idle == 0, "two are at work"
+    assert len(start.started) == 4
+
+
+def test_a_worker_that_the_system_refuses_costs_no_blob(
+    pool: Pool, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That becomes known after its job was given: the next one is not."""
+    give(pool, "exit")
+    monkeypatch.setattr(start.started[0], "refused", OSError(11, "Resource temporarily unavailable"))
+    [result] = results(pool)
+    assert (result.job, result.finding, result.refused) == (job("exit"), None, True)
+    with pytest.raises(OSError, match="temporarily"):
+        give(pool, "fine")
+    assert (pool.idle, pool.jobs()) == (2, [])
+    give(pool, "fine")
+    [result] = results(pool)
+    assert (result.finding is None, result.refused) == (False, False)
+
+
+def test_a_worker_that_can_not_be_ended_holds_nobody_up_but_its_cache(
     pool: Pool, start: Start, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one that the kernel lets wait for a file system that does not answer."""
-    give(pool, "hang")
+    give(pool, "hang", cache=7)
     deadline = time.monotonic() + PATIENCE_S
     while not pool.read_bytes:
         assert time.monotonic() < deadline
@@ -319,15 +473,16 @@ def test_a_worker_that_can_not_be_ended_holds_its_slot_and_not_the_writer(
         stuck.setattr(process, "kill", lambda: None)
         clock.now_s = module.SILENCE_S + 1
         assert results(pool) == [Result(job("hang"), None, "no progress in 300 s")]
-        assert (pool.idle, pool.stuck) == (1, 0)
+        assert (pool.idle, pool.stalled, pool.stuck) == (2, {7}, [])
         clock.now_s += module.END_S + 1
-        assert (pool.idle, pool.stuck) == (1, 1)
+        assert (pool.idle, pool.stalled) == (2, {7})
+        assert pool.stuck == [module.Killed(process, 7, module.SILENCE_S + 1)]
         assert pool.collect(0) == []
-        assert pool.stuck == 1
+        assert pool.stuck == [module.Killed(process, 7, module.SILENCE_S + 1)]
     process.kill()
     process.wait(PATIENCE_S)
     assert pool.collect(0) == []
-    assert (pool.idle, pool.stuck) == (2, 0)
+    assert (pool.idle, pool.stalled, pool.stuck) == (2, set(), [])
 
 
 def test_a_worker_that_dies_while_idle_costs_nothing(pool: Pool, start: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -17,11 +18,10 @@ import pytest
 import blobs
 import working
 from answering import short_directory
-from chunkd.model import Caps, ChunkParams
 from chunkd.worker import priority as module
-from chunkd.worker.priority import Courtesy, ask_of, share
+from chunkd.worker.priority import ask_of
 from chunkd.worker.rate_limit import BURST_S
-from chunkd.worker.spawn import spawn_worker
+from chunkd.worker.spawn import Courtesy, share
 from daemon import Home, figures, opened, until
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc and I/O classes are Linux's")
@@ -51,6 +51,16 @@ def io_class_of(pid: int) -> int:
     return int(psutil.Process(pid).ionice().ioclass)
 
 
+def threads_of(pid: int) -> list[int]:
+    return [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+
+
+def io_priority_of(thread: int) -> int:
+    """ioprio_get(2), because psutil knows processes only."""
+    number = {"x86_64": 252, "aarch64": 31}.get(os.uname().machine)
+    return int(ctypes.CDLL(None).syscall(number, 1, thread)) if number else 0
+
+
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     """A process in a session of its own, as a worker is."""
@@ -64,9 +74,9 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 @pytest.mark.parametrize(
     ("courtesy", "nice", "io_class"),
     [
-        (Courtesy(19, "idle", 0), 19, IDLE_IO),
-        (Courtesy(7, "normal", 0), 7, USUAL_IO),
-        (Courtesy(0, "idle", 0), 0, IDLE_IO),
+        (Courtesy(19, "idle", 1_000_000), 19, IDLE_IO),
+        (Courtesy(7, "normal", 1_000_000), 7, USUAL_IO),
+        (Courtesy(0, "idle", 1_000_000), 0, IDLE_IO),
     ],
     ids=str,
 )
@@ -76,18 +86,19 @@ def test_a_worker_runs_as_it_was_asked_to(
     """Before it has a job; so do the threads that it makes later, and the daemon's process stays as it was."""
     digest, path = blobs.write_blob(tmp_path, blobs.layer())
     before = nice_of(os.getpid()), autogroup_of(os.getpid()), io_class_of(os.getpid())
-    worker = spawn_worker(ChunkParams(), Caps(), courtesy)
-    try:
-        pid = worker.process.pid
+    with working.started(courtesy) as (worker, pid):
+        assert working.finding(worker.connection, digest, path).kind == "layer"
         assert (nice_of(pid), io_class_of(pid)) == (nice, io_class)
         group = autogroup_of(pid)
         if group is not None:
             assert group[1] == nice
             assert group != before[1], "it would take its daemon's processor away"
-        assert working.finding(worker.connection, digest, path).kind == "layer"
-        assert {nice_of(f"{pid}/task/{task.name}") for task in Path(f"/proc/{pid}/task").iterdir()} == {nice}
-    finally:
-        working.end(worker)
+        # 5 s of reading, with a second thread.
+        large, behind = blobs.write_blob(tmp_path, blobs.tar({"large": blobs.noise(5_000_000)}))
+        working.give(worker.connection.send_job, large, behind, relayed=True)
+        threads = until(lambda: threads_of(pid), lambda found: len(found) == 2, "it has a second thread")
+        assert {nice_of(f"{pid}/task/{thread}") for thread in threads} == {nice}
+        assert len({io_priority_of(thread) for thread in threads}) == 1
     assert (nice_of(os.getpid()), autogroup_of(os.getpid()), io_class_of(os.getpid())) == before
     assert caplog.text == ""
 
@@ -95,7 +106,7 @@ def test_a_worker_runs_as_it_was_asked_to(
 @linux_only
 def test_whoever_is_nicer_stays_so(sleeper: subprocess.Popen[bytes]) -> None:
     os.setpriority(os.PRIO_PROCESS, sleeper.pid, 15)
-    ask_of(sleeper.pid, Courtesy(5, "normal", 0))
+    ask_of(sleeper.pid, 5, "normal")
     assert nice_of(sleeper.pid) == 15
 
 
@@ -108,12 +119,12 @@ def test_what_is_refused_is_told_and_the_rest_is_done(
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "setpriority", refuse)
-        ask_of(sleeper.pid, Courtesy(19, "idle", 0))
+        ask_of(sleeper.pid, 19, "idle")
     assert caplog.messages == [f"worker {sleeper.pid} runs without nice 19: Operation not permitted"]
     assert io_class_of(sleeper.pid) == IDLE_IO
     caplog.clear()
     monkeypatch.setattr("psutil.Process.ionice", refuse)
-    ask_of(sleeper.pid, Courtesy(19, "idle", 0))
+    ask_of(sleeper.pid, 19, "idle")
     assert caplog.messages == [f"worker {sleeper.pid} runs without I/O priority idle: Operation not permitted"]
     assert nice_of(sleeper.pid) == 19
 
@@ -128,7 +139,7 @@ def test_psutils_own_refusal_is_told_as_well(
         raise psutil.AccessDenied(process.pid)
 
     monkeypatch.setattr("psutil.Process.ionice", refuse)
-    ask_of(sleeper.pid, Courtesy(0, "idle", 0))
+    ask_of(sleeper.pid, 0, "idle")
     assert caplog.messages == [f"worker {sleeper.pid} runs without I/O priority idle: Operation not permitted"]
 
 
@@ -136,7 +147,7 @@ def test_psutils_own_refusal_is_told_as_well(
 def test_of_a_worker_that_has_died_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    ask_of(process.pid, Courtesy(19, "idle", 0))
+    ask_of(process.pid, 19, "idle")
     assert caplog.text == ""
 
 
@@ -169,7 +180,7 @@ def test_a_kernel_that_is_asked_too_often_is_asked_again(
     autogroup = Autogroup(times)
     monkeypatch.setattr(module, "open", autogroup, raising=False)
     monkeypatch.setattr("chunkd.worker.priority.time.sleep", autogroup.sleep)
-    ask_of(sleeper.pid, Courtesy(19, "normal", 0))
+    ask_of(sleeper.pid, 19, "normal")
     assert autogroup.slept_s == pytest.approx(times * module.AUTOGROUP_EVERY_S)
     assert ("runs without nice 19: the kernel took no change of its autogroup" in caplog.text) == told
 
@@ -182,7 +193,7 @@ def test_macos_has_one_call_for_background_work(
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(os, "getpriority", lambda *_: 0)
     monkeypatch.setattr(os, "setpriority", lambda *arguments: asked.append(arguments))
-    ask_of(77, Courtesy(19, "idle", 0))
+    ask_of(77, 19, "idle")
     assert asked == [(os.PRIO_PROCESS, 77, 19), (4, 77, 0x1000)]
     assert caplog.text == ""
 

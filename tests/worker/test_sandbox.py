@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import socket
@@ -25,8 +26,7 @@ from chunkd.settings import config
 from chunkd.worker import pool as pool_module
 from chunkd.worker import protocol, sandbox
 from chunkd.worker.pool import Pool, Worker
-from chunkd.worker.priority import Courtesy
-from chunkd.worker.spawn import spawn_worker
+from chunkd.worker.spawn import Courtesy, Starter
 from daemon import until
 
 PARAMS = ChunkParams()
@@ -228,25 +228,58 @@ def test_a_traceback_still_goes_into_a_file(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def worker() -> Iterator[Worker]:
-    spawned = spawn_worker(PARAMS, Caps(), COURTESY)
-    yield spawned
-    working.end(spawned)
+def started() -> Iterator[tuple[Worker, int]]:
+    with working.started() as found:
+        yield found
+
+
+@pytest.fixture
+def worker(started: tuple[Worker, int]) -> Worker:
+    return started[0]
+
+
+def held_by(pid: int) -> dict[int, str]:
+    """What each of a process's descriptors is of."""
+    return {int(fd.name): str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 @linux_only
-def test_a_worker_holds_nothing_of_its_daemons(worker: Worker, tmp_path: Path) -> None:
-    """Before its first job it has read, so that it is past its beginning when it is looked at."""
+def test_a_worker_holds_nothing_of_its_daemons_or_its_siblings(tmp_path: Path) -> None:
+    """Each has read, so that it is past its beginning when it is looked at; the last is started beside others."""
+    digest, path = blobs.write_blob(tmp_path, blobs.gz(blobs.layer()))
     with (tmp_path / "kept").open("wb") as kept:
         os.set_inheritable(kept.fileno(), True)
-        digest, path = blobs.write_blob(tmp_path, blobs.gz(blobs.layer()))
-        assert working.finding(worker.connection, digest, path).kind == "layer"
-        proc = Path(f"/proc/{worker.process.pid}")
-        targets = {int(fd.name): str(fd.readlink()) for fd in (proc / "fd").iterdir()}
-    assert targets.pop(2)
-    assert (targets.pop(0), targets.pop(1)) == (os.devnull, os.devnull)
-    [connection] = targets.values()
-    assert connection.startswith("socket:")
+        starter = Starter(PARAMS, Caps(), COURTESY)
+        workers = [starter.start() for _ in range(3)]
+        try:
+            for worker in workers:
+                assert working.finding(worker.connection, digest, path).kind == "layer"
+            held = [held_by(working.pid_of(starter, worker)) for worker in workers]
+            own = held_by(starter.pid)
+        finally:
+            for worker in workers:
+                worker.connection.close()
+            starter.close()
+    connections = set()
+    for targets in (*held, own):
+        assert targets.pop(2) == own.get(2, str(Path("/proc/self/fd/2").readlink()))
+        assert (targets.pop(0), targets.pop(1)) == (os.devnull, os.devnull)
+    for targets in held:
+        [connection] = targets.values()
+        assert connection.startswith("socket:")
+        connections.add(connection)
+    assert len(connections) == 3
+    # Its own connection, and the pipe that tells it of its children's ends.
+    assert sorted(target.partition(":")[0] for target in own.values()) == ["pipe", "pipe", "socket"]
+    assert connections.isdisjoint(own.values())
+
+
+@linux_only
+def test_a_worker_has_given_up_its_rights(started: tuple[Worker, int], tmp_path: Path) -> None:
+    worker, pid = started
+    proc = Path(f"/proc/{pid}")
+    digest, path = blobs.write_blob(tmp_path, blobs.gz(blobs.layer()))
+    assert working.finding(worker.connection, digest, path).kind == "layer"
     status = dict(line.split(":\t") for line in (proc / "status").read_text().splitlines() if ":\t" in line)
     assert status["NoNewPrivs"] == "1"
     for name in ("CapPrm", "CapEff", "CapInh", "CapAmb"):
@@ -289,7 +322,7 @@ def buffers(source, take, caps, stored_bytes):
         if said.startswith(b"READ"):
             open(bytes(data)[4:].split(b"\\0")[0]).read()
         if said.startswith(b"SAY"):
-            os.write(int(sys.argv[1]), bytes(data)[3:])
+            os.write(connection, bytes(data)[3:])
             raise SaidError
         yield data
 class SaidError(Exception):
@@ -304,17 +337,15 @@ def send_finding(end, finding):
         honest_send(end, finding)
 honest_examine, honest_send = worker.examine, WorkersEnd.send_finding
 worker.buffers, worker.examine, WorkersEnd.send_finding = buffers, examine, send_finding
-worker.main(sys.argv[1:])
+def main(argv):
+    global connection
+    connection = int(argv[0])
+    honest_main(argv)
+honest_main, worker.main = worker.main, main
 """
-
-
-def spawn_bad(
-    params: ChunkParams,
-    caps: Caps,
-    courtesy: Courtesy,  # noqa: ARG001
-    measure: MeasureRule = MeasureRule(),
-) -> Worker:
-    return Worker(*bad_worker(params, caps, measure, stderr=subprocess.DEVNULL))
+BAD_WORKER = BAD_DECODER + "main(sys.argv[1:])"
+BAD_STARTER = BAD_DECODER + "from chunkd.worker import starter; starter.main(sys.argv[1:])"
+start_bad = functools.partial(Starter, program=("-c", BAD_STARTER))
 
 
 def bad_worker(
@@ -324,7 +355,7 @@ def bad_worker(
     with theirs:
         settings = [json.dumps(dataclasses.asdict(value)) for value in (params, caps, measure)]
         process = subprocess.Popen(
-            [sys.executable, "-c", BAD_DECODER, str(theirs.fileno()), *settings, "0"],
+            [sys.executable, "-c", BAD_WORKER, str(theirs.fileno()), *settings, "0"],
             pass_fds=[theirs.fileno()], stderr=stderr,
         )  # fmt: skip
     return process, protocol.DaemonsEnd(ours, params, caps)
@@ -371,7 +402,7 @@ def test_a_bug_and_a_refusal_are_told_with_their_words(tmp_path: Path, said: byt
 
 @linux_only
 def test_a_decoder_that_eats_memory_is_refused_it_and_the_reason_is_said(tmp_path: Path) -> None:
-    pool = Pool(lambda: spawn_bad(PARAMS, Caps(), COURTESY), 1)
+    pool = Pool(start_bad(PARAMS, Caps(), COURTESY), 1)
     try:
         for said, died in (
             (b"EAT", "its worker ran out of memory"),
@@ -440,7 +471,7 @@ def test_workers_that_die_hang_eat_memory_or_lie_cost_their_blobs_and_no_other(
     flags = {"caches": (str(cache),), "state_dir": str(tmp_path / "state"), "workers": 2}
     (tmp_path / "empty").touch()
     settings = config.load(flags, {"CHUNKD_CONFIG": str(tmp_path / "empty")})
-    with Service(settings, "a test", watch=False, replace=False, spawn=spawn_bad) as service:
+    with Service(settings, "a test", watch=False, replace=False, start=start_bad) as service:
 
         def settle(scan: int) -> None:
             until(lambda: service.writer.scans.finished >= scan and service.activity.idle(), bool, "all is read")
@@ -460,11 +491,12 @@ def test_workers_that_die_hang_eat_memory_or_lie_cost_their_blobs_and_no_other(
 
 
 @linux_only
-def test_a_window_at_the_cap_fits_into_the_limit(worker: Worker, tmp_path: Path) -> None:
+def test_a_window_at_the_cap_fits_into_the_limit(started: tuple[Worker, int], tmp_path: Path) -> None:
     """And is near it: the kernel counts what was asked for, not what was touched."""
+    worker, pid = started
     data = blobs.tar({"large": blobs.noise(3 * MIB)})
     digest, path = blobs.write_blob(tmp_path, blobs.zst(data * 60, window_log=27))
     assert working.finding(worker.connection, digest, path).kind == "layer"
-    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    status = Path(f"/proc/{pid}/status").read_text()
     peak_kib = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmPeak")))
     assert peak_kib > 128 * 1024

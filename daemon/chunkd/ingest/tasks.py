@@ -101,13 +101,13 @@ class Tasks:
         assert task.token is not None
         self._activity.give_back(task.token)
 
-    def try_again(self, task: Task) -> None:
-        """Its worker died, which may have been another's fault."""
+    def try_again(self, task: Task, *, died: bool = True) -> None:
+        """Its worker died, which may have been another's fault, or could not be started."""
         self._close(task)
         self._running.pop(task.digest, None)
         self.stored_bytes -= 0 if task.counted else task.stored_bytes
         token = task.inherit = task.token
-        task.tries, task.given, task.mark = task.tries + 1, False, None
+        task.tries, task.given, task.mark = task.tries + died, False, None
         self.add(task)
         if token is not None:
             self._activity.give_back(token)
@@ -133,12 +133,15 @@ class Tasks:
 
     def give(self) -> None:
         """Hand opened blobs to idle workers, and have more opened. Raises OSError when no worker can be started."""
-        while self._opened and self._pool.idle:
-            task = self._opened[0]
+        stuck = {killed.cache: killed.at for killed in reversed(self._pool.stuck)}
+        for number, served in self._caches.items():
+            served.worker_stuck_since_s = stuck.get(number)
+        while self._pool.idle and (ready := self._answering()):
+            task = ready[0]
             assert task.mark is not None
             job = Job(task.digest, task.mark, decode=not task.counted, relayed=self._leaves_idle(task))
-            self._pool.give(job, task.descriptor)
-            self._opened.popleft()
+            self._pool.give(job, task.descriptor, task.place.cache)
+            self._opened.remove(task)
             if sys.platform == "linux":  # elsewhere a descriptor under way is lost with the sender's
                 self._close(task)
         while (cache := self._next_cache()) is not None:
@@ -152,16 +155,25 @@ class Tasks:
             self._opening[self._sequence] = task
             cache.open(self._sequence, task.place.path)
 
+    def _answering(self) -> list[Task]:
+        """The tasks with an opened blob, but for those of a cache for which a worker waits."""
+        stalled = self._pool.stalled
+        return [task for task in self._opened if task.place.cache not in stalled]
+
     def _next_cache(self) -> ServedCache | None:
         """The cache whose next task is the next of all, if it has room to open one."""
-        room = self._pool.idle + OPEN_AHEAD - len(self._opened)
+        room, stalled = self._pool.idle + OPEN_AHEAD - len(self._answering()), self._pool.stalled
         asked = {cache.number: 0 for cache in self._caches.values()}
         for task in self._opening.values():
             asked[task.place.cache] += 1
         ready = [
             (order[0], cache)
             for number, order in self._order.items()
-            if order and (cache := self._caches[number]) and asked[number] < room and not cache.hung_s()
+            if order
+            and (cache := self._caches[number])
+            and asked[number] < room
+            and number not in stalled
+            and not cache.hung_s()
         ]
         return min(ready, key=lambda one: one[0])[1] if ready else None
 

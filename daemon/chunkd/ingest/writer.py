@@ -150,9 +150,9 @@ class Writer:
             task = self.tasks.running(result.job.digest)
             if result.finding is not None:
                 self._await_observation(task, result.finding)
-            elif task.tries + 1 < TRIES:
+            elif result.refused or task.tries + 1 < TRIES:
                 log.warning("%s: %s; it is tried once more", task.digest, result.died)
-                self.tasks.try_again(task)
+                self.tasks.try_again(task, died=not result.refused)
             else:
                 self._await_observation(task, Finding("unreadable", reason=result.died))
         self.wakeup.drain()

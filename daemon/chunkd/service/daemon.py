@@ -35,8 +35,7 @@ from chunkd.sources.scanner import Scanner
 from chunkd.sources.wakeup import Wakeup
 from chunkd.sources.watch import start_watcher
 from chunkd.worker import decode, recompress, sandbox
-from chunkd.worker.pool import Worker
-from chunkd.worker.spawn import courtesy_of, make_pool, spawn_worker
+from chunkd.worker.spawn import Starter, courtesy_of, make_pool
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class Service:
     """
 
     def __init__(
-        self, config: Config, holder: str, *, watch: bool, replace: bool, spawn: Callable[..., Worker] = spawn_worker
+        self, config: Config, holder: str, *, watch: bool, replace: bool, start: Callable[..., Starter] = Starter
     ) -> None:
         self.config, self._watch = config, watch
         self.timing = timing_of(os.environ)
@@ -66,12 +65,12 @@ class Service:
         self.endpoint: Endpoint | None = None
         self.metrics: Endpoint | None = None
         try:
-            self._assemble(holder, replace, spawn)
+            self._assemble(holder, replace, start)
         except BaseException:
             self._stack.close()
             raise
 
-    def _assemble(self, holder: str, replace: bool, spawn: Callable[..., Worker]) -> None:
+    def _assemble(self, holder: str, replace: bool, start: Callable[..., Starter]) -> None:
         config = self.config
         rules = rules_of(config)
         checked = () if os.path.exists(os.path.join(config.index_dir, "data.mdb")) else config.caches
@@ -85,7 +84,7 @@ class Service:
         self._stack.callback(self.wakeup.close)
         self._workers = courtesy_of(config.workers, config.nice, config.io_priority, config.read_bytes_per_s)
         using = self.index.rules
-        pool = make_pool(*self._workers, using.params, using.caps, using.measure, spawn)
+        pool = make_pool(*self._workers, using.params, using.caps, using.measure, start)
         self._stack.callback(pool.close)
         self.caches = self._serve()
         self.writer = Writer(

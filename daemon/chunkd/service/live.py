@@ -101,7 +101,7 @@ class DaemonAnswers:
         if late_s := self._writer.verify_round.late_s:
             yield f"comparing every place has taken {late_s:.0f} s, longer than verify_interval_s"
         if stuck := self._writer.pool.stuck:
-            yield f"{stuck} workers were killed and do not end: they wait for a file system that does not answer"
+            yield f"{len(stuck)} workers were killed and do not end: they wait for a file system that does not answer"
         stood_s = time.monotonic() - self._moved_at
         if stood_s > STOOD_S:
             yield f"nothing has been done for {stood_s:.0f} s: does the disk answer?"

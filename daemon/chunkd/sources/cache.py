@@ -104,6 +104,7 @@ class ServedCache:
         self._look_at_root_s = self._listed_s = self._doubt_allowed_s = 0.0
         self._doubt_pause_s = DOUBT_S
         self._asking_since_s: float | None = None
+        self.worker_stuck_since_s: float | None = None  # set by the writer: a killed one waits for this file system
         self._stopping = False
         self.scanning = False
         self.status = self._status()
@@ -133,8 +134,8 @@ class ServedCache:
 
     def hung_s(self) -> float:
         """For how long the file system has not answered a call, once that is long enough to call it hung; else 0."""
-        since_s = self._asking_since_s
-        asked_s = 0.0 if since_s is None else time.monotonic() - since_s
+        waiting = [since_s for since_s in (self._asking_since_s, self.worker_stuck_since_s) if since_s is not None]
+        asked_s = time.monotonic() - min(waiting) if waiting else 0.0
         return asked_s if asked_s > self._timing.hung_s else 0.0
 
     def stop(self) -> None:

@@ -1,7 +1,7 @@
 """Examines one blob: reads, decodes, cuts and verifies it in one pass. The finding depends on its bytes alone.
 
-`python -m chunkd.worker.examine FD PARAMS CAPS MEASURE BYTES_PER_S` serves jobs over the connection FD. A decoder that
-crashes or runs out of memory ends this process and costs one blob, not the daemon.
+`main` serves jobs in a process of its own (`starter`). A decoder that crashes or runs out of memory ends this process
+and costs one blob, not the daemon.
 """
 
 from __future__ import annotations
@@ -167,8 +167,9 @@ def _daemon() -> Iterator[None]:
 
 
 def main(argv: list[str]) -> None:
-    """Serve jobs until the daemon has gone. A bug in `examine` ends the process with its traceback. A lack of memory
-    ends it with the exit code for that, because only a new process has all of its memory again.
+    """Serve jobs until the daemon has gone: FD PARAMS CAPS MEASURE BYTES_PER_S. A bug in `examine` ends the process
+    with its traceback. A lack of memory ends it with the exit code for that, because only a new process has all of its
+    memory again.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the daemon decides what Ctrl-C means
     fd, params_json, caps_json, measure_json, bytes_per_s = argv
@@ -191,7 +192,3 @@ def main(argv: list[str]) -> None:
                 daemon.send_finding(finding)
         except MemoryError:
             os._exit(protocol.NO_MEMORY_EXIT)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from chunkd.errors import StarterGone
 from chunkd.model import Finding, Job
 from chunkd.worker import protocol
 
-# A worker without a message for this long counts as hung and is killed.
+# A worker without a message for this long is stalled: it seems to wait for a file system that does not answer.
+STALLED_S = 5.0
+# And after this long it is killed.
 SILENCE_S = 300.0
 # A worker reports progress twice a second. One that sends without end would keep the writer from its work.
 WORDS_PER_S = 10
@@ -34,49 +36,95 @@ class Wakeup(Protocol):
     def fileno(self) -> int: ...
 
 
+class Process(Protocol):
+    """A worker's process. `refused` says why it could not be started; then it has ended too."""
+
+    @property
+    def returncode(self) -> int | None: ...
+    @property
+    def refused(self) -> OSError | None: ...
+    def poll(self) -> int | None: ...
+    def kill(self) -> None: ...
+
+
 @dataclass(slots=True)
 class Worker:
-    process: subprocess.Popen[bytes]
+    process: Process
     connection: protocol.DaemonsEnd
     job: Job | None = None
+    cache: int = 0
     read_bytes: int = 0
     given_at: float = 0.0
     heard_at: float = 0.0
     words: int = 0
 
 
+class Killed(NamedTuple):
+    """A process that was killed and has not ended yet, and the cache of its blob."""
+
+    process: Process
+    cache: int
+    at: float
+
+
+class Starter(Protocol):
+    """Who starts workers. Its descriptor becomes readable when one has ended, which `read` takes in."""
+
+    def fileno(self) -> int: ...
+    def start(self) -> Worker: ...
+    def read(self) -> None: ...
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of a job: a finding, or the reason why its worker died."""
+    """The result of a job: a finding, or the reason why its worker died, or why the system refused to start one."""
 
     job: Job
     finding: Finding | None
     died: str = ""
+    refused: bool = False
 
 
 class Pool:
-    """A fixed number of workers, each started when it is first needed and replaced when it dies."""
+    """A fixed number of workers, each started when it is first needed and replaced when it dies.
 
-    def __init__(self, start: Callable[[], Worker], count: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._start, self.count, self._clock = start, count, clock
+    A worker that is stalled, or that was killed and does not end, leaves its place to another: there are up to twice as
+    many processes while a file system does not answer. The methods raise StarterGone.
+    """
+
+    def __init__(self, starter: Starter, count: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._starter, self.count, self._clock = starter, count, clock
         self._workers: list[Worker] = []
         self._leaving: list[Worker] = []  # their connections have ended; waiting for their exit codes
-        self._killed: list[tuple[subprocess.Popen[bytes], float]] = []  # with the time of the kill
+        self._killed: list[Killed] = []
         self._lost: list[Result] = []  # of jobs that no worker took, for the next `collect`
+        self._refused: OSError | None = None  # for the next `give`
 
     @property
     def idle(self) -> int:
         """How many jobs can be given out now."""
-        busy = [worker for worker in self._workers if worker.job]
-        return self.count - len(busy) - len(self._leaving) - len(self._killed)
+        stalled = sum(map(self._is_stalled, self._workers))
+        busy = sum(worker.job is not None for worker in self._workers) - stalled + len(self._leaving)
+        return max(0, min(self.count - busy, 2 * self.count - busy - stalled - len(self._killed)))
 
     @property
-    def stuck(self) -> int:
-        """How many killed workers do not end, because the kernel waits for a file system that does not answer.
-
-        They count as busy, so that there are never more processes than wanted. Safe to call from any thread.
+    def stalled(self) -> set[int]:
+        """The caches of stalled workers, and of killed ones that have not ended. Each further blob of such a cache may
+        take another worker, and so should not be given out.
         """
-        return sum(self._clock() - killed_at > END_S for _, killed_at in self._killed.copy())
+        stalled = {worker.cache for worker in self._workers if self._is_stalled(worker)}
+        return stalled | {killed.cache for killed in self._killed}
+
+    def _is_stalled(self, worker: Worker) -> bool:
+        return worker.job is not None and self._clock() - worker.heard_at > STALLED_S
+
+    @property
+    def stuck(self) -> list[Killed]:
+        """The killed workers that do not end, because the kernel waits for a file system that does not answer; the
+        oldest first. Safe to call from any thread.
+        """
+        return [killed for killed in self._killed.copy() if self._clock() - killed.at > END_S]
 
     def jobs(self) -> list[Job]:
         """The jobs in hand: those without a collected result."""
@@ -88,20 +136,24 @@ class Pool:
         """How many stored bytes of the jobs in hand have been read. Safe to call from any thread."""
         return sum(worker.read_bytes for worker in self._workers.copy())
 
-    def give(self, job: Job, descriptor: int) -> None:
-        """Hand a job to an idle worker, starting one if necessary. Raises OSError when none can be started.
+    def give(self, job: Job, descriptor: int, cache: int = 0) -> None:
+        """Hand a job to an idle worker, starting one if necessary. Raises OSError when none can be started, or when the
+        last one could not be.
 
         The worker gets a copy of the blob's descriptor. The caller closes its own, at once if it likes.
         """
+        if self._refused:
+            refused, self._refused = self._refused, None
+            raise refused
         for worker in [worker for worker in self._workers if worker.job is None]:
             if worker.process.poll() is None:
                 break
             self._part(worker)
             self._reap(worker)
         else:
-            worker = self._start()
+            worker = self._starter.start()
             self._workers.append(worker)
-        worker.job, worker.read_bytes, worker.words = job, 0, 0
+        worker.job, worker.cache, worker.read_bytes, worker.words = job, cache, 0, 0
         worker.given_at = worker.heard_at = self._clock()
         try:
             worker.connection.send_job(job, descriptor)
@@ -114,14 +166,15 @@ class Pool:
         """Wait until workers say something or the bell rings, and return the finished jobs."""
         if self._lost:
             timeout_s = 0.0
-        elif self._leaving or len(self._killed) > self.stuck:
+        elif self._leaving or len(self._killed) > len(self.stuck):
             timeout_s = min(timeout_s, LOOK_EVERY_S)
-        heard: list[Any] = [worker.connection for worker in self._workers]
+        heard: list[Any] = [self._starter, *(worker.connection for worker in self._workers)]
         if bell is not None:
             heard.append(bell)
         ready: list[Any] = wait(heard, timeout_s)
         results, self._lost = self._lost, []
-        self._killed = [killed for killed in self._killed if killed[0].poll() is None]
+        self._starter.read()
+        self._killed = [killed for killed in self._killed if killed.process.poll() is None]
         for worker in list(self._leaving):
             results += self._reap(worker)
         for worker in list(self._workers):
@@ -130,7 +183,14 @@ class Pool:
             # A worker is silent until it has sent a whole message, whatever bytes come in.
             if worker in self._workers and worker.job and self._clock() - worker.heard_at > SILENCE_S:
                 results += self._kill(worker, f"no progress in {SILENCE_S:.0f} s")
+        self._let_go()
         return results
+
+    def _let_go(self) -> None:
+        """End idle workers that were needed only while others were stalled."""
+        at_hand = [worker for worker in self._workers if not self._is_stalled(worker)]
+        for worker in [worker for worker in at_hand if worker.job is None][: max(0, len(at_hand) - self.count)]:
+            self._part(worker)
 
     def _hear(self, worker: Worker) -> list[Result]:
         found: list[Result] = []
@@ -167,45 +227,42 @@ class Pool:
         self._leaving.remove(worker)
         if code is None:
             return self._end(worker, "its worker closed its connection")
-        return [Result(worker.job, None, _how(code))] if worker.job else []
+        if refused := worker.process.refused:
+            self._refused = refused
+        died = f"the system started no worker: {refused.strerror}" if refused else f"its worker {how_it_ended(code)}"
+        return [Result(worker.job, None, died, refused=bool(refused))] if worker.job else []
 
     def _kill(self, worker: Worker, reason: str) -> list[Result]:
         self._workers.remove(worker)
-        worker.connection.close()
         return self._end(worker, reason)
 
     def _end(self, worker: Worker, reason: str) -> list[Result]:
         """Kill a process. It is reaped later, so that nobody waits for it."""
         worker.process.kill()
-        self._killed.append((worker.process, self._clock()))
+        worker.connection.close()
+        self._killed.append(Killed(worker.process, worker.cache, self._clock()))
         return [Result(worker.job, None, reason)] if worker.job else []
 
     def close(self) -> None:
-        """End every worker at once. The next scan finds the blobs that they had in hand."""
-        for worker in (*self._workers, *self._leaving):
+        """End every worker at once, and the starter. The next scan finds the blobs that they had in hand."""
+        left = [*self._workers, *self._leaving]
+        for worker in left:
             worker.connection.close()
-            worker.process.terminate()
-            self._killed.append((worker.process, self._clock()))
-        left = _ended([process for process, _ in self._killed])
-        for process in left:
-            process.kill()
-        _ended(left)
+        with contextlib.suppress(StarterGone):
+            for worker in left:
+                self._end(worker, "")
+            until = time.monotonic() + END_S
+            while any(killed.process.poll() is None for killed in self._killed) and time.monotonic() < until:
+                time.sleep(LOOK_EVERY_S)
         for workers in (self._workers, self._leaving, self._killed, self._lost):
             workers.clear()
+        self._starter.close()
 
 
-def _ended(processes: list[subprocess.Popen[bytes]]) -> list[subprocess.Popen[bytes]]:
-    """The processes that have not ended after `END_S`, a wait for all of them together."""
-    until = time.monotonic() + END_S
-    for process in processes:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, until - time.monotonic()))
-    return [process for process in processes if process.returncode is None]
-
-
-def _how(code: int) -> str:
+def how_it_ended(code: int) -> str:
+    """What an exit code says of a worker, or of the starter."""
     if code == protocol.NO_MEMORY_EXIT:
-        return "its worker ran out of memory"
+        return "ran out of memory"
     if code == -signal.SIGKILL:
-        return "its worker was killed (signal 9), as the kernel does when memory is short"
-    return f"its worker died ({f'signal {-code}' if code < 0 else f'exit code {code}'})"
+        return "was killed (signal 9), as the kernel does when memory is short"
+    return f"died ({f'signal {-code}' if code < 0 else f'exit code {code}'})"

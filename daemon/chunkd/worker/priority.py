@@ -1,7 +1,7 @@
-"""How far workers give way to other programs: processor, disk, and a rate of reading.
+"""How far workers give way to other programs with the processor and the disk.
 
-The daemon sets this for each worker, by its process id, before the worker has a job. It keeps its own priority: it
-works little, and an answer must not wait for a busy machine.
+Each worker sets this for itself, before it makes a thread or has a job. The daemon and the starter keep their own
+priority: they work little, and an answer must not wait for a busy machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+
+if sys.platform == "linux":
+    import psutil
 
 log = logging.getLogger(__name__)
 
@@ -25,31 +27,14 @@ PRIO_DARWIN_PROCESS = 4
 PRIO_DARWIN_BG = 0x1000
 
 
-class Courtesy(NamedTuple):
-    """The priority of each worker. `read_bytes_per_s` is a worker's own share; 0 means no limit."""
-
-    nice: int
-    io_priority: str
-    read_bytes_per_s: int
-
-    def __str__(self) -> str:
-        limit = f"{self.read_bytes_per_s:,} bytes/s each" if self.read_bytes_per_s else "not limited"
-        return f"nice {self.nice}, I/O priority {self.io_priority}, reading {limit}"
-
-
-def share(bytes_per_s: int, workers: int) -> int:
-    """A worker's part of a rate. All together never exceed it, and one alone reads no faster. 0 stays 0."""
-    return max(1, bytes_per_s // workers) if bytes_per_s else 0
-
-
-def ask_of(pid: int, courtesy: Courtesy) -> None:
+def ask_of(pid: int, nice: int, io_priority: str) -> None:
     """Lower a worker's priority. The worker must be the first process of its session.
 
     A refusal by the system is logged, and the worker runs without. A worker that is already nicer, because the daemon
     is, stays so.
     """
-    _ask(pid, f"nice {courtesy.nice}", lambda: _set_nice(pid, courtesy.nice))
-    if courtesy.io_priority == "idle":
+    _ask(pid, f"nice {nice}", lambda: _set_nice(pid, nice))
+    if io_priority == "idle":
         _ask(pid, "I/O priority idle", lambda: _set_idle_io(pid))
 
 
@@ -88,8 +73,6 @@ def _set_idle_io(pid: int) -> None:
     if sys.platform == "darwin":
         os.setpriority(PRIO_DARWIN_PROCESS, pid, PRIO_DARWIN_BG)
         return
-    import psutil  # only here: an idle daemon has no workers, and starts faster without it
-
     try:
         psutil.Process(pid).ionice(psutil.IOPRIO_CLASS_IDLE)
     except psutil.NoSuchProcess as error:

@@ -1,4 +1,4 @@
-"""Worker processes: how many there are, how they are started, and their priority."""
+"""Worker processes: how many there are, their priority, and the daemon's end of the process that starts them."""
 
 from __future__ import annotations
 
@@ -10,30 +10,159 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from chunkd.errors import StarterGone
 from chunkd.model import Caps, ChunkParams, MeasureRule
 from chunkd.worker import protocol
-from chunkd.worker.pool import Pool, Worker
-from chunkd.worker.priority import Courtesy, ask_of, share
+from chunkd.worker.pool import Pool, Worker, how_it_ended
+from chunkd.worker.starter import KILL, REFUSED, REPLY, REQUEST, START, STARTED
+
+# How long the starter may take to end once it is told to, or its exit code to come once its connection has ended.
+END_S = 5.0
+PROGRAM = ("-m", "chunkd.worker.starter")
 
 
-def spawn_worker(params: ChunkParams, caps: Caps, courtesy: Courtesy, measure: MeasureRule = MeasureRule()) -> Worker:
-    """A new worker process. Not forked: LMDB's environment must not cross a fork. Raises OSError."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        process = subprocess.Popen(
-            [
-                sys.executable, "-P", "-m", "chunkd.worker.examine", str(theirs.fileno()),
-                json.dumps(dataclasses.asdict(params)), json.dumps(dataclasses.asdict(caps)),
-                json.dumps(dataclasses.asdict(measure)), str(courtesy.read_bytes_per_s),
-            ],
-            # A session of its own, so that the worker can be nice without the daemon.
-            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-    ask_of(process.pid, courtesy)
-    return Worker(process, protocol.DaemonsEnd(ours, params, caps))
+class Courtesy(NamedTuple):
+    """The priority of each worker. `read_bytes_per_s` is a worker's own share; 0 means no limit."""
+
+    nice: int
+    io_priority: str
+    read_bytes_per_s: int
+
+    def __str__(self) -> str:
+        limit = f"{self.read_bytes_per_s:,} bytes/s each" if self.read_bytes_per_s else "not limited"
+        return f"nice {self.nice}, I/O priority {self.io_priority}, reading {limit}"
+
+
+class WorkerProcess:
+    """A worker's process, a child of the starter. `pid` is 0 and `returncode` is None until they are known.
+
+    `refused` says why the system did not let it be started.
+    """
+
+    def __init__(self, starter: Starter, number: int, connection: socket.socket) -> None:
+        self._starter, self._number, self._connection = starter, number, connection
+        self.pid = 0
+        self.returncode: int | None = None
+        self.refused: OSError | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal, once it has ended. Raises StarterGone."""
+        self._starter.read()
+        return self.returncode
+
+    def kill(self) -> None:
+        """Ask for its end, unless it has ended. Raises StarterGone."""
+        if self.returncode is None:
+            self._starter.send(self._number, KILL)
+
+    def hear(self, what: bytes, value: int) -> None:
+        """Take in a reply of the starter's."""
+        self.close()
+        if what == STARTED:
+            self.pid = value
+            return
+        self.returncode = value
+        if what == REFUSED:
+            self.refused = OSError(value, os.strerror(value))
+
+    def close(self) -> None:
+        """Close our copy of the worker's end of its connection."""
+        self._connection.close()
+
+
+class Starter:
+    """The process that starts workers (`worker/starter`), itself started here. Nothing waits for it but `close`.
+
+    To be made before the first blob is opened. Raises OSError when the system refuses the process.
+    """
+
+    def __init__(
+        self,
+        params: ChunkParams,
+        caps: Caps,
+        courtesy: Courtesy,
+        measure: MeasureRule = MeasureRule(),
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
+        self._params, self._caps = params, caps
+        self._number = 0
+        self._processes: dict[int, WorkerProcess] = {}  # that have not ended
+        self._socket, theirs = socket.socketpair()
+        self._socket.setblocking(False)
+        with contextlib.ExitStack() as on_failure, theirs:
+            on_failure.callback(self._socket.close)
+            self._process = subprocess.Popen(
+                [
+                    sys.executable, "-P", *program, str(theirs.fileno()), str(courtesy.nice), courtesy.io_priority,
+                    *(json.dumps(dataclasses.asdict(one)) for one in (params, caps, measure)),
+                    str(courtesy.read_bytes_per_s),
+                ],
+                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+            on_failure.pop_all()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def start(self) -> Worker:
+        """A new worker, which may not run yet. Raises OSError, and StarterGone."""
+        self._number += 1
+        ours, theirs = socket.socketpair()
+        process = WorkerProcess(self, self._number, theirs)
+        try:
+            self.send(self._number, START, theirs)
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
+        # Our copy of the worker's end is kept until the starter has its own: macOS loses a descriptor under way.
+        self._processes[self._number] = process
+        return Worker(process, protocol.DaemonsEnd(ours, self._params, self._caps))
+
+    def send(self, number: int, what: bytes, *connection: socket.socket) -> None:
+        """Ask the starter for something. Raises StarterGone when it has ended, or takes nothing more."""
+        request = REQUEST.pack(number, what)
+        try:
+            socket.send_fds(self._socket, [request], [one.fileno() for one in connection])
+        except (ConnectionError, BlockingIOError) as error:
+            raise self._gone() from error
+
+    def read(self) -> None:
+        """Take in what it has told. Raises StarterGone when it has ended."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                try:
+                    reply = self._socket.recv(REPLY.size)
+                except ConnectionError:
+                    reply = b""
+                if not reply:
+                    raise self._gone()
+                number, what, value = REPLY.unpack(reply)
+                self._processes[number].hear(what, value)
+                if what != STARTED:
+                    del self._processes[number]
+
+    def _gone(self) -> StarterGone:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return StarterGone(how_it_ended(self._process.wait(END_S)))
+        return StarterGone("does not answer")
+
+    def close(self) -> None:
+        """End the process. Workers that are left end by themselves, once their connections have ended."""
+        self._socket.close()
+        for process in self._processes.values():
+            process.close()
+        self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_S)
 
 
 def core_count(groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int:
@@ -63,6 +192,11 @@ def cpu_limits(groups: Path, mount: Path) -> Iterator[float]:
                     yield int(quota) / int(period)
 
 
+def share(bytes_per_s: int, workers: int) -> int:
+    """A worker's part of a rate. All together never exceed it, and one alone reads no faster. 0 stays 0."""
+    return max(1, bytes_per_s // workers) if bytes_per_s else 0
+
+
 def courtesy_of(workers: int, nice: int, io_priority: str, read_bytes_per_s: int) -> tuple[int, Courtesy]:
     """How many workers these settings ask for (0 means one a core), and the priority and rate of each."""
     count = workers or core_count()
@@ -75,7 +209,10 @@ def make_pool(
     params: ChunkParams,
     caps: Caps,
     measure: MeasureRule,
-    spawn: Callable[..., Worker] = spawn_worker,
+    start: Callable[..., Starter] = Starter,
 ) -> Pool:
-    """`count` workers with this priority, which cut, decode and measure by these rules."""
-    return Pool(lambda: spawn(params, caps, courtesy, measure), count)
+    """`count` workers with this priority, which cut, decode and measure by these rules.
+
+    To be made before the first blob is opened. Raises OSError when the system refuses the starter's process.
+    """
+    return Pool(start(params, caps, courtesy, measure), count)

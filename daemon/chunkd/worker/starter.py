@@ -1,0 +1,116 @@
+"""The starter: one process that starts every worker, and never opens a blob.
+
+A process that the daemon starts inherits its descriptors and closes them before it begins, which never ends for a blob
+whose file system does not answer. So the starter is started before the first blob is opened. It forks itself for each
+worker, which is safe here: it has one thread, and no LMDB.
+
+`python -m chunkd.worker.starter FD NICE IO_PRIORITY PARAMS CAPS MEASURE BYTES_PER_S` takes requests over the connection
+FD and ends when the daemon has gone. Its workers then end too, each by the end of its own connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+
+# A request: a worker's number, and what to do. To start one comes with the worker's end of its connection.
+REQUEST = struct.Struct("=Ic")
+START, KILL = b"s", b"k"
+# A reply: the worker's number, what happened, and its process id, its exit code (negative for a signal) or an errno.
+REPLY = struct.Struct("=Ici")
+STARTED, ENDED, REFUSED = b"s", b"e", b"r"
+
+
+def main(argv: list[str]) -> None:
+    """Start workers until the daemon has gone. In each of them, serve its jobs."""
+    fd, nice, io_priority, *settings = argv
+    # The daemon decides what Ctrl-C means, and the starter ends with its connection only.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    connection = _serve(socket.socket(fileno=int(fd)))
+
+    from chunkd.worker import examine, priority
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    os.setsid()
+    priority.ask_of(os.getpid(), int(nice), io_priority)
+    examine.main([str(connection), *settings])
+
+
+def _serve(daemon: socket.socket) -> int:
+    """Do what the daemon asks for, and tell it of each worker that ends. Exits when the daemon has gone.
+
+    Returns in a new worker only, with the descriptor of its connection.
+    """
+    workers: dict[int, int] = {}  # process ids, by number; of those alone that were not waited for yet
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler the pipe is not written to
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    while True:
+        ready, _, _ = select.select([daemon.fileno(), woken], [], [])
+        try:
+            if woken in ready:
+                os.read(woken, select.PIPE_BUF)
+                _reap(daemon, workers)
+            if daemon.fileno() not in ready:
+                continue
+            asked, descriptors, _, _ = socket.recv_fds(daemon, REQUEST.size, 1)
+        except ConnectionError:
+            asked = b""
+        if not asked:
+            sys.exit(0)
+        number, what = REQUEST.unpack(asked)
+        if what == KILL:
+            if number in workers:
+                os.kill(workers[number], signal.SIGKILL)
+            continue
+        pid = _fork(daemon, number, descriptors)
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            daemon.close()
+            os.close(woken)
+            os.close(wake)
+            return descriptors[0]
+        if pid is not None:
+            workers[number] = pid
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _fork(daemon: socket.socket, number: int, descriptors: list[int]) -> int | None:
+    """The process id of a new worker; 0 in the worker; None, of which the daemon is told, when the system refuses."""
+    # Before the first fork, so that all workers share the memory that this takes. Not before the first request, as a
+    # daemon with nothing to read needs none of it.
+    import chunkd.worker.examine
+    import chunkd.worker.priority  # noqa: F401
+
+    try:
+        if not descriptors:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        pid = os.fork()
+    except OSError as error:
+        daemon.sendall(REPLY.pack(number, REFUSED, error.errno))
+        return None
+    if pid:
+        daemon.sendall(REPLY.pack(number, STARTED, pid))
+    return pid
+
+
+def _reap(daemon: socket.socket, workers: dict[int, int]) -> None:
+    for number, pid in list(workers.items()):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            del workers[number]
+            daemon.sendall(REPLY.pack(number, ENDED, os.waitstatus_to_exitcode(status)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
