@@ -1,4 +1,4 @@
-"""The index is made that of exactly the caches and the rules that are asked for."""
+"""Makes the index that of exactly the caches and the rules that the settings name."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ NAME_LETTERS = b"0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def adopt_rules(index: Index, rules: records.Rules) -> None:
-    """Take over other caps and decoders: what failed by the old ones is tried again, what breaks the new ones, or was
-    taken for a tar by another rule, is taken out of the index, so that the scan finds and judges it anew. By which rule
-    chunks are recompressed stays as it was while there are any: what is asked for is noted beside it.
+    """Take over other caps and decoders. Blobs that failed by the old ones are tried again. Blobs that break the new
+    ones are taken out of the index, and so are tars if the rule of what a layer is has changed: the scan finds and
+    judges them anew. The rule by which chunks are recompressed stays while there are chunks, and the one that the
+    settings ask for is noted beside it.
     """
     old = index.rules
     if old.measure != rules.measure:
@@ -75,8 +76,8 @@ def _breaks(blob: Blob, caps: Caps) -> bool:
 
 
 def number_caches(index: Index, paths: tuple[str, ...]) -> tuple[dict[int, Cache], set[int]]:
-    """The caches at these paths by number, new ones with a new number, recorded in the index; and the numbers of those
-    that the index has and that are no longer served.
+    """The caches at these paths by number, new ones with a new number, recorded in the index. And the numbers of the
+    caches that the index has but that are no longer served.
     """
     with index.snapshot() as txn:
         known = index.store.caches(txn)
@@ -100,7 +101,7 @@ def holds_nothing(index: Index, number: int) -> bool:
 
 
 def known_places(index: Index, number: int) -> Known:
-    """Some places of that cache, spread over it, whose marks are sure. At most KNOWN_PLACES."""
+    """At most KNOWN_PLACES places of that cache, spread over it, whose marks are certain."""
     found: dict[str, FileMark] = {}
     start, end = (records.place_key(Place(cache, "")) for cache in (number, number + 1))
     with index.snapshot() as txn, txn.cursor(db=index.store.databases["places"]) as cursor:
@@ -124,8 +125,8 @@ def known_places(index: Index, number: int) -> Known:
 
 
 class LeftCaches:
-    """The caches that are no longer served. They are subtracted once the others have been listed: a blob that lies in
-    another one too, or has moved there, is handed over and only hashed again.
+    """The caches that are no longer served. They are subtracted once the other caches have been listed, so that a blob
+    that also lies in another cache, or has moved there, is only hashed again.
     """
 
     def __init__(self, index: Index, numbers: set[int]) -> None:
@@ -134,7 +135,7 @@ class LeftCaches:
     def turn(
         self, places_of: Callable[[Change, AfterCommit], PlaceChanges], follow: Callable[[AfterCommit], None]
     ) -> bool:
-        """Subtract the next slice; whether nothing is left of them."""
+        """Subtract the next slice. Returns whether nothing is left of these caches."""
         after = AfterCommit()
         left = False
         with self._index.transaction() as change:
