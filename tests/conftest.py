@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import forked
 from indexing import Bench, recounted
 
 TORTURE = Path(__file__).parent / "torture"
@@ -41,6 +42,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
         items.sort(key=lambda item: item.get_closest_marker("long") is None)
         processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
         items[:] = [item for first in range(processes) for item in items[first::processes]]
+
+
+def pytest_sessionfinish() -> None:
+    forked.close()
 
 
 @pytest.fixture
