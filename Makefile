@@ -26,7 +26,8 @@ test: .venv/dev npm_small ## run the tests; ARGS="..." goes to pytest
 	NPM_SMALL="$(NPM_SMALL)" $(VENV_PYTHON) -m pytest $(PARALLEL) $(ARGS)
 
 torture: .venv/dev npm_small ## run the tests that take minutes: kills, power cuts, lost events, a long day
-	NPM_SMALL="$(NPM_SMALL)" $(VENV_PYTHON) -m pytest $(PARALLEL) -m torture tests/torture $(ARGS)
+	IN_TORTURE=1 NPM_SMALL="$(NPM_SMALL)" $(VENV_PYTHON) -m pytest $(PARALLEL) \
+	  -m "torture or counted or hypothesis" $(addprefix --hypothesis-seed=,$(TORTURE_SEED)) $(ARGS)
 
 lint: .venv/dev ## check format, style and types
 	$(VENV_PYTHON) -m ruff format --check .
