@@ -22,6 +22,9 @@ help: ## list the targets
 run: .venv/package ## start the daemon on CACHE=/path, or on a demo cache into which images land
 	@exec $(VENV_PYTHON) bench/demo.py .run "$$CACHE"
 
+# Some environments tell Python to keep no bytecode: each of the many processes would compile chunkd anew.
+test torture: export PYTHONDONTWRITEBYTECODE :=
+
 test: .venv/dev npm_small ## run the tests; ARGS="..." goes to pytest
 	NPM_SMALL="$(NPM_SMALL)" $(VENV_PYTHON) -m pytest $(PARALLEL) $(ARGS)
 
