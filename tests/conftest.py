@@ -38,9 +38,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
             item.add_marker("torture")
     yield  # what was not asked for is taken out
     # The processes of `--dist worksteal` begin with a run of the list each. The torture's long tests come first in each
-    # of them; the others stay beside their neighbours, with which they share fixtures.
+    # of them. Those of `make test` wait more than they work: one process begins with all of them, beside the others'
+    # work. The rest stay beside their neighbours, with which they share fixtures.
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
     if any(item.get_closest_marker("torture") for item in items):
-        items.sort(key=lambda item: item.get_closest_marker("long") is None)
         processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
         items[:] = [item for first in range(processes) for item in items[first::processes]]
 

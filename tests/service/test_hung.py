@@ -22,7 +22,7 @@ from chunkd.client import http
 from chunkd.service.oneshot import scan_here
 from chunkd.settings import config
 from chunkd.worker import pool
-from daemon import Daemon, Home, opened, state_of, until
+from daemon import Daemon, Home, opened, state_of, timing, until
 from hanging import HangingDisk, hanging
 
 pytestmark = pytest.mark.long
@@ -50,6 +50,7 @@ def disk(root: Path) -> Iterator[HangingDisk]:
 @pytest.fixture
 def home(root: Path, disk: HangingDisk) -> Iterator[Home]:
     with opened(root) as found:
+        found.settings |= timing(look_at_root_s=1.0, hung_s=2.0)
         yield found
         disk.close()  # only then can those end who wait for it
 
