@@ -64,9 +64,12 @@ class Process:
     def _next(self, timeout: float | None) -> int:
         self._told.settimeout(timeout)
         try:
-            return int(self._told.recv(64))
+            told = self._told.recv(64)
         except (TimeoutError, BlockingIOError):
             raise subprocess.TimeoutExpired(self.args, timeout or 0) from None
+        if not told:
+            raise ChildProcessError("the process that is forked from has ended: chunkd can't be imported?")
+        return int(told)
 
 
 class Forker:
