@@ -28,6 +28,7 @@ import forked
 from answering import short_directory
 from blobs import gz, layer, noise, tar, write_blob
 from chunkd import __version__
+from chunkd.cli.main import main
 from chunkd.errors import OutputUnwritable
 from chunkd.index import records
 from chunkd.index.storage.environment import CACHES_KEY, DATABASES, FORMAT_KEY, HEAD_KEY, RULES_KEY
@@ -98,6 +99,22 @@ def test_help_of_every_command(home: Home) -> None:
         shown = home.command(command, "--help")
         for setting in SETTINGS.values():
             assert setting.flag in shown.stdout or setting.flag == "CACHE..."
+
+
+# The exit code of each, with an index and no daemon; `run` is started by test_a_daemon_lives_without_its_streams.
+ENDS = {
+    "scan": 0, "stats": 0, "histogram": 0, "blobs": 0, "history": 0, "check": 0, "health": 3, "config": 0, "report": 0,
+    "rebuild": 0,
+}  # fmt: skip
+
+
+def test_each_command_imports_what_it_needs(scanned: Home) -> None:
+    """Started, each by itself: what is forked has all modules."""
+    assert {*ENDS, "run"} == set(main.commands)
+    for command, code in ENDS.items():
+        args = {"scan": (scanned.cache(),), "report": ("-o", scanned.root / "report.html")}.get(command, ())
+        started = Home(scanned.root, anew=True).command(command, *args)
+        assert (started.returncode, bool(started.stdout)) == (code, True), started.stderr
 
 
 def test_version_and_the_installed_script() -> None:
