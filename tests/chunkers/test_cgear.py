@@ -33,8 +33,6 @@ Params = tuple[int, int, int]
 
 CUTS = [KERNELS[name] for name in kernels()]
 FASTER = [cut for cut in CUTS if cut is not lib.cgear_cut_plain]
-# The longest takes as long as all others.
-CASES = [case for case in oracle.CASES if IN_TORTURE or case != "random-16MiB"]
 needs_avx2 = pytest.mark.skipif(not lib.cgear_has_avx2(), reason="no AVX2 here: its kernel is not tested")
 DEFAULT: Params = (2048, 14, 65536)
 GEAR = ffi.new("uint64_t[]", oracle.gear())
@@ -81,8 +79,7 @@ def assert_agrees_with_vectors(case: str, found: list[int]) -> None:
     assert hashlib.sha256(oracle.packed(found)).hexdigest() == expected["lengths_sha256"], case
 
 
-@pytest.mark.counted
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", oracle.CASES)
 def test_every_case_whole_and_in_pieces(case: str) -> None:
     data = oracle.case_data(case)
     for cut in CUTS:
@@ -247,8 +244,9 @@ def test_made_data_under_the_sanitizers(sanitized: Path) -> None:
     subprocess.run([sanitized, str(counted(4000))], check=True)
 
 
+# The longest takes as long as all others.
 @pytest.mark.counted
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [case for case in oracle.CASES if IN_TORTURE or case != "random-16MiB"])
 def test_every_case_byte_by_byte_under_the_sanitizers(sanitized: Path, case: str) -> None:
     """By 1, 37, 255 and 65,536 bytes and whole: in C, since 16 million calls of one byte are too slow from Python."""
     file = sanitized.parent / "data"
