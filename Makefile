@@ -22,11 +22,15 @@ help: ## list the targets
 run: .venv/package ## start the daemon on CACHE=/path, or on a demo cache into which images land
 	@exec $(VENV_PYTHON) bench/demo.py .run "$$CACHE"
 
+# Some environments tell Python to keep no bytecode: each of the many processes would compile chunkd anew.
+test torture: export PYTHONDONTWRITEBYTECODE :=
+
 test: .venv/dev npm_small ## run the tests; ARGS="..." goes to pytest
 	NPM_SMALL="$(NPM_SMALL)" $(VENV_PYTHON) -m pytest $(PARALLEL) $(ARGS)
 
 torture: .venv/dev npm_small ## run the tests that take minutes: kills, power cuts, lost events, a long day
-	NPM_SMALL="$(NPM_SMALL)" $(VENV_PYTHON) -m pytest $(PARALLEL) -m torture tests/torture $(ARGS)
+	IN_TORTURE=1 NPM_SMALL="$(NPM_SMALL)" $(VENV_PYTHON) -m pytest $(PARALLEL) \
+	  -m "torture or counted or hypothesis" $(addprefix --hypothesis-seed=,$(TORTURE_SEED)) $(ARGS)
 
 lint: .venv/dev ## check format, style and types
 	$(VENV_PYTHON) -m ruff format --check .

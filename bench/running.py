@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from chunkd.client import http
 from chunkd.errors import NoDaemon, SocketUnusable
@@ -48,7 +48,7 @@ class Daemon:
     def stats(self) -> Stats:
         return http.ask(str(self.socket), "GET", "/v1/stats")
 
-    def until(self, holds: Callable[[Stats], object], what: str, every_s: float = ASK_EVERY_S) -> Stats:
+    def until(self, holds: Callable[[Stats], object], what: str, every_s: float = 0.0) -> Stats:
         """Ask until it holds. Exits, with the log's end, when the daemon has ended or patience has."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
@@ -59,15 +59,15 @@ class Daemon:
                 sys.exit(
                     f"{what}: not within {PATIENCE_S:.0f} s; last was {stats}\n{self.log_path.read_text()[-4000:]}"
                 )
-            time.sleep(every_s)
+            time.sleep(max(every_s, ASK_EVERY_S))
 
     def scan(self, unasked_s: float = 0.0, **asked: bool) -> Stats:
         """The figures when a scan asked for now, and all that follows from it, is done; not asked for `unasked_s`."""
         number = http.ask(str(self.socket), "POST", "/v1/scan", asked)["scan"]
         time.sleep(unasked_s)
         # An answer is a millisecond of a processor: asked seldom enough to take a hundredth of the time.
-        every_s = max(ASK_EVERY_S, unasked_s / 50)
-        return self.until(lambda stats: stats["scans"] >= number and stats["settled"], f"scan {number}", every_s)
+        done = f"scan {number}"
+        return self.until(lambda stats: stats["scans"] >= number and stats["settled"], done, unasked_s / 50)
 
     def workers(self) -> list[int]:
         """The process ids of its child processes. Linux only."""
@@ -76,6 +76,10 @@ class Daemon:
             with contextlib.suppress(OSError):  # a thread that has just ended
                 found += [int(pid) for pid in (task / "children").read_text().split()]
         return found
+
+
+def start_chunkd(args: Sequence[str], environ: dict[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "chunkd", *args], env=environ, stdin=subprocess.DEVNULL, stderr=log)
 
 
 @contextlib.contextmanager
@@ -87,12 +91,9 @@ def daemon(state: Path, *caches: Path, flags: Sequence[str] = ()) -> Iterator[Da
     state.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="chunkd-") as short:
         socket, log_path = Path(short, "chunkd.sock"), state / "daemon.log"
-        command = [sys.executable, "-m", "chunkd", "run", *map(str, caches), "--state", str(state)]
+        args = ["run", *map(str, caches), "--state", str(state), "--socket", str(socket), *flags]
         with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                [*command, "--socket", str(socket), *flags],
-                env=environ(Path(short)), stdin=subprocess.DEVNULL, stderr=log,
-            )  # fmt: skip
+            process = start_chunkd(args, environ(Path(short)), log)
         running = Daemon(process, socket, log_path)
         try:
             _wait_for_answer(running)

@@ -1,6 +1,6 @@
 /* Runs cgear.c under the sanitizers, on buffers from the heap with no byte to spare. test_cgear.py builds and runs it.
  *
- *     cgear_sanitized             compares all functions over made data, parameters, gear tables and splits
+ *     cgear_sanitized ROUNDS      compares all functions over made data, parameters, gear tables and splits
  *     cgear_sanitized GEAR FILE   feeds FILE by 1, 37, 255 and 65536 bytes and whole, and prints the chunks' lengths
  */
 #include "cgear.c"
@@ -100,11 +100,11 @@ static uint64_t random64(void)
 
 static size_t below(size_t bound) { return (size_t)(random64() % bound); }
 
-static void compare_made(void)
+static void compare_made(int rounds)
 {
-    enum { MOST = 5000, ROUNDS = 4000, STEPS = 4 };
+    enum { MOST = 5000, STEPS = 4 };
     size_t *plain = room(MOST * sizeof *plain), *fast = room(MOST * sizeof *fast);
-    for (int round = 0; round < ROUNDS; round++) {
+    for (int round = 0; round < rounds; round++) {
         /* A table of few bits makes the hash 0 as soon as the last of them is pushed out: also for masks of 32 bits.
            One without the low 8 bits has every byte pass AVX2's sieve. */
         uint64_t gear[256];
@@ -147,8 +147,8 @@ static uint8_t *contents(const char *path, size_t *n)
 
 int main(int argc, char **argv)
 {
-    if (argc == 1) {
-        compare_made();
+    if (argc == 2) {
+        compare_made(atoi(argv[1]));
         return 0;
     }
     size_t gear_bytes, n;

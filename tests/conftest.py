@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import forked
+from counts import IN_TORTURE, QUICK_SEED, counted
 from indexing import Bench, recounted
 
 TORTURE = Path(__file__).parent / "torture"
@@ -18,8 +20,8 @@ TOLD = "told"
 Tell = Callable[[str], None]
 
 # How long an example takes is the machine's affair: no test may fail because others keep it busy.
-settings.register_profile("no-deadline", deadline=None)
-settings.load_profile("no-deadline")
+settings.register_profile("chunkd", max_examples=counted(100), derandomize=not IN_TORTURE, deadline=None)
+settings.load_profile("chunkd")
 
 
 @pytest.fixture
@@ -36,11 +38,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
             item.add_marker("torture")
     yield  # what was not asked for is taken out
     # The processes of `--dist worksteal` begin with a run of the list each. The torture's long tests come first in each
-    # of them; the others stay beside their neighbours, with which they share fixtures.
-    if all(item.get_closest_marker("torture") for item in items):
-        items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    # of them. Those of `make test` wait more than they work: one process begins with all of them, beside the others'
+    # work. The rest stay beside their neighbours, with which they share fixtures.
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+    if any(item.get_closest_marker("torture") for item in items):
         processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
         items[:] = [item for first in range(processes) for item in items[first::processes]]
+
+
+def pytest_sessionfinish() -> None:
+    forked.close()
 
 
 @pytest.fixture
@@ -52,7 +59,8 @@ def tell(request: pytest.FixtureRequest) -> Tell:
 @pytest.fixture
 def seed(tell: Tell) -> int:
     """Of all that is drawn by chance; told, so that a run can be repeated with TORTURE_SEED."""
-    number = int(os.environ.get("TORTURE_SEED") or random.randrange(1 << 32))
+    drawn = random.randrange(1 << 32) if IN_TORTURE else QUICK_SEED
+    number = int(os.environ.get("TORTURE_SEED") or drawn)
     tell(f"seed {number}")
     print(f"TORTURE_SEED={number}")
     return number

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+import forked
 from chunkd.client import http
 from chunkd.errors import NoDaemon, RequestRefused, SocketUnusable
 
@@ -121,7 +122,7 @@ class Daemon:
     """A running `chunkd run`. Its log (stderr) goes to a file."""
 
     home: Home
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | forked.Process
     socket: Path
     log_path: Path
 
@@ -221,10 +222,13 @@ class Daemon:
 class Home:
     """A folder with a state directory and caches, and the commands run in it without the user's own settings.
 
-    Workers don't stand back for what else the machine does: behind two busy cores they would hardly ever get to work.
+    Its processes are forked from one that has imported chunkd, with `anew` they are not; nor are those that are started
+    `under` another program. Workers don't stand back for what else the machine does: behind two busy cores they would
+    hardly ever get to work.
     """
 
     root: Path
+    anew: bool = False
     daemons: list[Daemon] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=lambda: {"CHUNKD_NICE": "0", "CHUNKD_IO_PRIORITY": "normal"})
 
@@ -253,14 +257,20 @@ class Home:
         state: Path | None = None,
         environ: dict[str, str] | None = None,
         under: Sequence[str] = (),
-        **options: Any,
+        cwd: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run `chunkd ARGS --state STATE` to its end."""
+        words = [*map(str, args), "--state", str(state or self.state)]
+        environ = self.environ | (environ or {})
+        if self._forks(under):
+            return forked.run(words, environ, PATIENCE_S, cwd)
         return subprocess.run(
-            [*under, sys.executable, "-m", "chunkd", *map(str, args), "--state", str(state or self.state)],
-            env=self.environ | (environ or {}), capture_output=True, text=True, timeout=PATIENCE_S,
-            check=False, **options,
+            [*under, sys.executable, "-m", "chunkd", *words], env=environ, cwd=cwd, capture_output=True, text=True,
+            timeout=PATIENCE_S, check=False,
         )  # fmt: skip
+
+    def _forks(self, under: Sequence[str]) -> bool:
+        return forked.HERE and not self.anew and not under
 
     def scan(self, *caches: Path, state: Path | None = None, under: Sequence[str] = ()) -> Stats:
         done = self.command("scan", "--json", *caches, state=state, under=under)
@@ -291,11 +301,16 @@ class Home:
         """A daemon that was started and may not answer yet. `under` is a command to start it with, such as strace."""
         state = state or self.state
         log_path = self.root / f"daemon-{len(self.daemons)}.log"
-        command = [*under, sys.executable, "-m", "chunkd", "run", *map(str, caches), "--state", str(state)]
-        with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                command, env=self.environ | (environ or {}), stdin=subprocess.DEVNULL, stderr=log
-            )
+        words = ["run", *map(str, caches), "--state", str(state)]
+        environ = self.environ | (environ or {})
+        process: subprocess.Popen[bytes] | forked.Process
+        with log_path.open("wb") as log, open(os.devnull, "r+b") as nothing:
+            if self._forks(under):
+                process = forked.start(words, environ, (nothing, nothing, log))
+            else:
+                process = subprocess.Popen(
+                    [*under, sys.executable, "-m", "chunkd", *words], env=environ, stdin=nothing, stderr=log
+                )
         daemon = Daemon(self, process, state / "chunkd.sock", log_path)
         self.daemons.append(daemon)
         return daemon
@@ -319,9 +334,9 @@ class Home:
 
 
 @contextlib.contextmanager
-def opened(root: Path) -> Iterator[Home]:
+def opened(root: Path, *, anew: bool = False) -> Iterator[Home]:
     """Leaves no daemon behind. A worker ends by itself when its daemon has gone."""
-    home = Home(root)
+    home = Home(root, anew)
     try:
         yield home
     finally:

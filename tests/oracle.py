@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,11 @@ def gear(seed: int = GAMMA) -> list[int]:
 
 def lengths(data: bytes, min_bytes: int = 2048, mask_bits: int = 14, max_bytes: int = 65536) -> list[int]:
     """The chunks' lengths, with the last one, which ends with the data."""
+    return list(_lengths(bytes(data), min_bytes, mask_bits, max_bytes))
+
+
+@lru_cache(maxsize=256)  # several tests ask for those of the same bytes
+def _lengths(data: bytes, min_bytes: int, mask_bits: int, max_bytes: int) -> list[int]:
     table, mask = gear(), (1 << mask_bits) - 1
     found, h, length = [], 0, 0
     for byte in data:

@@ -8,21 +8,23 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 sys.path.append(str(Path(__file__).parent.parent / "bench"))
 
 import bars
+import forked
 import latency
 import layers
 import measure
 import memory
 import running
 import scan
+from daemon import ASK_EVERY_S
 from demo_images import zstd
 from parts import codec
 
@@ -52,13 +54,21 @@ def made(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a script's JSON goes; and one counted round is enough."""
+    """Where a script's JSON goes; and one counted round is enough, of daemons that are forked and seldom asked."""
     folder = tmp_path / "results"
     for module in (measure, bars):
         monkeypatch.setattr(module, "RESULTS", folder)
     for module, name in ((scan, "ROUNDS_SMALL"), (latency, "ROUNDS")):
         monkeypatch.setattr(module, name, 1)
     monkeypatch.setattr(memory, "REST_S", 0.0)
+    monkeypatch.setattr(running, "ASK_EVERY_S", ASK_EVERY_S)
+    if forked.HERE:
+
+        def start(args: Sequence[str], environ: dict[str, str], log: IO[bytes]) -> forked.Process:
+            with open(os.devnull, "r+b") as nothing:
+                return forked.start(args, environ, (nothing, nothing, log))
+
+        monkeypatch.setattr(running, "start_chunkd", start)
     return folder
 
 

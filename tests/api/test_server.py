@@ -35,6 +35,7 @@ from chunkd.api import server as endpoint_module
 from chunkd.api import unix_socket
 from chunkd.api.server import BODY_BYTES, CONNECTIONS, HEAD_BYTES, REQUEST_LINE_BYTES, Endpoint
 from chunkd.errors import IndexBusy, SocketUnusable, UsageError
+from counts import counted
 
 
 @pytest.fixture
@@ -407,7 +408,7 @@ def test_stop_ends_what_waits(path: Path, answers: FakeAnswers) -> None:
         kept.close()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=counted(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 @pytest.mark.usefixtures("served")
 def test_junk_is_answered_in_http_or_not_at_all(

@@ -30,13 +30,20 @@ from chunkd.index.index import Index
 from chunkd.index.records import Rules
 from chunkd.index.storage.environment import reading
 from chunkd.model import Cache
+from counts import some
 from indexing import CACHE, SLOTS, Bench, add, blob_of, chunk, chunks_of, edit, totals_of
 
 __all__ = ["copy", "whole"]
 
 
-@pytest.mark.parametrize("window", [recount_module.WINDOW, 2 * SLOTS])
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)
+@pytest.mark.counted
+@pytest.mark.parametrize(
+    ("damage", "window"),
+    [
+        *(pytest.param(damage, recount_module.WINDOW, id=damage.name) for damage in DAMAGES),
+        *(pytest.param(damage, 2 * SLOTS, id=f"{damage.name}-windows") for damage in some(DAMAGES)),
+    ],
+)
 def test_every_damage_is_repaired(copy: Path, damage: Damage, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recount_module, "WINDOW", window)
     monkeypatch.setattr(repair, "WINDOW", window)

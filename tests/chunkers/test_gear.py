@@ -20,6 +20,7 @@ from chunkd.chunkers.gear import KERNELS, Chunker, gear_table, kernels
 from chunkd.errors import KernelMissing
 from chunkd.model import ChunkParams, MeasureRule, Recipe
 from chunkd.worker.recompress import Recompressor
+from counts import counted
 
 PARAMS = ChunkParams()
 PATCHED = [case for case in oracle.CASES if "patch" in oracle.CASES[case]["make"]]
@@ -154,7 +155,7 @@ def test_single_bytes() -> None:
     st.lists(st.integers(0, 60_000), max_size=6),
     st.sampled_from([(2048, 14, 65536), (1, 1, 1), (1, 1, 5), (7, 5, 300), (33, 32, 4096), (512, 9, 513)]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=counted(100))
 def test_a_recipe_does_not_depend_on_the_buffers(
     seed: int, size: int, at: list[int], values: tuple[int, int, int]
 ) -> None:

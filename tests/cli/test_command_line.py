@@ -1,4 +1,7 @@
-"""Each command as a process: its exit code, and the one line it says when something is wrong."""
+"""Each command as a process: its exit code, and the one line it says when something is wrong.
+
+`Home.command` forks. What is about a start of Python, such as streams that are closed by then, starts it.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,11 @@ from pathlib import Path
 import lmdb
 import pytest
 
+import forked
 from answering import short_directory
 from blobs import gz, layer, noise, tar, write_blob
 from chunkd import __version__
+from chunkd.cli.main import main
 from chunkd.errors import OutputUnwritable
 from chunkd.index import records
 from chunkd.index.storage.environment import CACHES_KEY, DATABASES, FORMAT_KEY, HEAD_KEY, RULES_KEY
@@ -46,7 +51,8 @@ def scanned(home: Home) -> Home:
     cache = home.cache()
     for seed in range(3):
         write_blob(cache, gz(layer(seed, 60_000)))
-    assert home.scan(cache)["layers"] == 3
+    done = home.command("scan", cache, "--json", "--workers", "1")  # each worker is a start of Python
+    assert json.loads(done.stdout)["layers"] == 3, done.stderr
     return home
 
 
@@ -93,6 +99,22 @@ def test_help_of_every_command(home: Home) -> None:
         shown = home.command(command, "--help")
         for setting in SETTINGS.values():
             assert setting.flag in shown.stdout or setting.flag == "CACHE..."
+
+
+# The exit code of each, with an index and no daemon; `run` is started by test_a_daemon_lives_without_its_streams.
+ENDS = {
+    "scan": 0, "stats": 0, "histogram": 0, "blobs": 0, "history": 0, "check": 0, "health": 3, "config": 0, "report": 0,
+    "rebuild": 0,
+}  # fmt: skip
+
+
+def test_each_command_imports_what_it_needs(scanned: Home) -> None:
+    """Started, each by itself: what is forked has all modules."""
+    assert {*ENDS, "run"} == set(main.commands)
+    for command, code in ENDS.items():
+        args = {"scan": (scanned.cache(),), "report": ("-o", scanned.root / "report.html")}.get(command, ())
+        started = Home(scanned.root, anew=True).command(command, *args)
+        assert (started.returncode, bool(started.stdout)) == (code, True), started.stderr
 
 
 def test_version_and_the_installed_script() -> None:
@@ -458,10 +480,14 @@ PRINTING = [
 ]  # fmt: skip
 
 
+def words(home: Home, args: Sequence[str]) -> list[str]:
+    state = () if {"--help", "--version"} & set(args) else ("--state", str(home.state))
+    return [*(str(home.cache()) if arg == "CACHE" else arg for arg in args), *state]
+
+
 def in_shell(home: Home, args: Sequence[str], redirected: str) -> subprocess.CompletedProcess[str]:
     """The command with its streams redirected as sh spells it."""
-    state = () if {"--help", "--version"} & set(args) else ("--state", str(home.state))
-    command = [sys.executable, "-m", "chunkd", *(str(home.cache()) if arg == "CACHE" else arg for arg in args), *state]
+    command = [sys.executable, "-m", "chunkd", *words(home, args)]
     return subprocess.run(
         ["sh", "-c", f'exec "$@" {redirected}', "sh", *command], env=home.environ, capture_output=True, text=True,
         timeout=60, check=False,
@@ -469,17 +495,20 @@ def in_shell(home: Home, args: Sequence[str], redirected: str) -> subprocess.Com
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
-@pytest.mark.parametrize(
-    ("args", "redirected"),
-    [*((args, ">/dev/full") for args in PRINTING), (("stats",), ">&-"), (("--help",), ">&-")],
-)
-def test_a_standard_output_that_takes_nothing_is_one_line(
-    scanned: Home, args: tuple[str, ...], redirected: str
-) -> None:
-    done = in_shell(scanned, args, redirected)
-    (line,) = done.stderr.splitlines()
-    assert line == f"chunkd: {OutputUnwritable(os.strerror(errno.ENOSPC if 'full' in redirected else errno.EBADF))}"
-    assert done.returncode == 1
+def test_a_standard_output_that_takes_nothing_is_one_line(scanned: Home) -> None:
+    for args in PRINTING:
+        with Path("/dev/full").open("w") as full:
+            done = forked.run(words(scanned, args), scanned.environ, 60, stdout=full)
+        assert (done.returncode, done.stderr) == unwritable(errno.ENOSPC), args
+    for args, redirected, error in (
+        (("stats",), ">/dev/full", errno.ENOSPC), (("stats",), ">&-", errno.EBADF), (("--help",), ">&-", errno.EBADF),
+    ):  # fmt: skip
+        done = in_shell(scanned, args, redirected)
+        assert (done.returncode, done.stderr) == unwritable(error), (args, redirected)
+
+
+def unwritable(error: int) -> tuple[int, str]:
+    return OutputUnwritable.exit_code, f"chunkd: {OutputUnwritable(os.strerror(error))}\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")

@@ -36,6 +36,7 @@ from chunkd.index.index import MOST_DOUBTED, Index, RecipeContradicts
 from chunkd.index.records import Held, Rules
 from chunkd.index.storage import environment
 from chunkd.model import Blob, Cache, Caps, ChunkParams, FileMark, Place, Recipe
+from counts import counted, some
 from indexing import (
     CACHE,
     SLOTS,
@@ -145,7 +146,7 @@ def test_after_any_history_the_index_is_what_the_model_says(
         check(bench, counted)
 
 
-@settings(max_examples=50)
+@settings(max_examples=counted(50))
 @given(st.lists(CHUNKS, min_size=1, max_size=6), st.sets(st.integers(0, 5)), st.randoms(use_true_random=False))
 def test_the_order_of_arrivals_and_removals_does_not_matter(
     layers: list[list[Chunk]], passing: set[int], chance: object
@@ -651,13 +652,14 @@ def read_sealed(one: environment.Store) -> None:
         one.histogram(txn)
 
 
+@pytest.mark.counted
 def test_every_altered_byte_of_a_sealed_record_is_noticed(bench: Bench) -> None:
     bench.add(1, chunks_of(range(5)))
     bench.close()
     for key in (b"format", b"rules", b"head", b"caches", b"histogram"):
         before = edit(bench.state_dir, "meta", key, None)
         assert before is not None
-        for at in range(len(before)):
+        for at in some(range(len(before))):
             edit(bench.state_dir, "meta", key, before[:at] + bytes([before[at] ^ 1 << at % 8]) + before[at + 1 :])
             with pytest.raises(IndexDamaged, match=key.decode()), environment.reading(str(bench.state_dir)) as one:
                 read_sealed(one)

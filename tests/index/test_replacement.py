@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from chunkd.check.recount import recount
-from chunkd.errors import IndexBusy, IndexDamaged, IndexUnwritable
+from chunkd.errors import FormatMismatch, IndexBusy, IndexDamaged, IndexUnwritable
 from chunkd.figures.totals import Totals
 from chunkd.index import records, replacement
 from chunkd.index.history import MINUTE_NS, History, moment_key
@@ -23,6 +23,14 @@ from indexing import NOW_NS, add, chunks_of, edit, records_of
 
 NOW = NOW_NS // MINUTE_NS
 HOUR_NS = 60 * MINUTE_NS
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, type[object] | None]]:
+    """What the log says of a replacement: each line's level, and the kind of error in it."""
+    lines = [line for line in caplog.records if line.name == replacement.__name__]
+    return [
+        (line.levelname, type(line.args[0]) if isinstance(line.args, tuple) and line.args else None) for line in lines
+    ]
 
 
 def made(state_dir: Path, counted: dict[int, range], begin_ns: int) -> Totals:
@@ -108,7 +116,7 @@ def test_a_history_that_can_not_be_read_begins_anew(state: Path, damage: str, ca
         (state / "index" / "data.mdb").write_bytes(bytes(8192))
     assert replacement.take_over(str(state))
     assert [records.unpack_totals(value) for value in rows(state).values()] == [head(state).totals]
-    assert "the history begins anew" in caplog.text
+    assert told(caplog) == [("WARNING", IndexDamaged if damage == "head" else FormatMismatch)]
 
 
 def test_on_a_full_disk_the_old_index_goes_on(
@@ -124,11 +132,12 @@ def test_on_a_full_disk_the_old_index_goes_on(
         with pytest.raises(IndexUnwritable):
             replacement.take_over(str(state))
         replacement.take_over_at_start(str(state))
-    assert "not taken over yet" in caplog.text
+    assert told(caplog) == [("WARNING", IndexUnwritable)]
     assert records_of(state) == old
+    caplog.clear()
     caplog.set_level(logging.INFO)
     replacement.take_over_at_start(str(state))
-    assert "is taken over" in caplog.text
+    assert told(caplog) == [("INFO", None)]
     assert len(rows(state)) == 3
 
 
@@ -140,7 +149,7 @@ def test_one_that_is_of_no_use_does_not_keep_the_old_index_from_going_on(
     with pytest.raises(IndexDamaged):
         replacement.take_over(str(state))
     replacement.take_over_at_start(str(state))
-    assert "`chunkd scan --remeasure` makes another" in caplog.text
+    assert told(caplog) == [("ERROR", IndexDamaged)]
     assert records_of(state) == old
 
 

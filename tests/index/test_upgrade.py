@@ -29,6 +29,7 @@ from chunkd.index.storage.environment import Store, reading
 from chunkd.model import Digest
 from chunkd.queries.history import read_history
 from chunkd.queries.read import read_stats
+from counts import some
 from indexing import NOW_NS, edit
 
 ARCHIVE = Path(__file__).resolve().parent.parent / "archives" / "0.1"
@@ -146,9 +147,10 @@ def killed_at(state: Path, step: int) -> bool:
     return os.WIFSIGNALED(status)
 
 
+@pytest.mark.counted
 def test_a_writer_that_is_killed_at_any_line_leaves_it_to_the_next_one(tmp_path: Path) -> None:
     formats = set()
-    for step in range(10_000):
+    for step in some(range(10_000)):
         state = unpacked(tmp_path / str(step))
         if not killed_at(state, step):
             break

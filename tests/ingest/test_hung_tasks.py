@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from chunkd.ingest.tasks import OPEN_AHEAD
 from chunkd.ingest.writer import GROUP_S
 from chunkd.model import Cause, Timing
 from chunkd.service.live import DaemonAnswers
@@ -114,6 +115,27 @@ def test_a_cache_for_which_a_worker_waits_gets_no_other_worker(world: World) -> 
     world.ahead_s += GROUP_S
     go_on(world)
     assert world.writer.pending()[0] == len(many) - 1
+    world.pool.waits_for = set()
+    world.run()
+    world.holds_exactly(*many, failed=[BROKEN.digest])
+
+
+def test_what_was_opened_of_such_a_cache_leaves_room_for_another(world: World) -> None:
+    many = (LAYER, LIKE_IT, OTHER, PLAIN)
+    for content in many:
+        world.event(land(oci(world.roots[1], content), content.stored))
+    tasks = world.writer.tasks
+    while not tasks._opening:  # noqa: SLF001
+        world.run_turns(1)
+    world.pool.waits_for = {2}
+    go_on(world)
+    assert (len(tasks._opened), world.pool.given) == (len(many), [])  # noqa: SLF001
+    world.pool.count = len(many) - OPEN_AHEAD
+    world.event(land(oci(world.roots[0], BROKEN), BROKEN.stored))
+    for _ in range(3):  # its hint, its finding
+        go_on(world)
+        world.ahead_s += GROUP_S
+    world.holds_exactly(failed=[BROKEN.digest])
     world.pool.waits_for = set()
     world.run()
     world.holds_exactly(*many, failed=[BROKEN.digest])

@@ -19,7 +19,7 @@ from chunkd.sources.source import Seen
 from faulty import Many
 from ingesting import World, world_in
 
-NAMES = 200_000
+NAMES = 50_000
 KNOWN = [f"{number:064x}" for number in range(0, NAMES, 100)]
 
 

@@ -287,9 +287,10 @@ def test_a_worker_that_the_system_refuses_is_no_fault_of_the_blob(world: World) 
     """That is known only after its job was given; the pool tells of it once more, when the next job is."""
     path = land(oci(world.roots[0], LAYER), LAYER.stored)
     world.pool.refusals = 5
+    world.pool.deaths[LAYER.digest] = 1
     world.heard(path)
     world.holds_exactly(LAYER)
-    assert world.pool.decoded == [LAYER.digest] * 6
+    assert world.pool.decoded == [LAYER.digest] * 7
 
 
 def test_what_is_hashed_again_goes_first_and_then_the_largest(world: World) -> None:

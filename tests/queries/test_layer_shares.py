@@ -19,6 +19,7 @@ from chunkd.cli import lists, main, tables
 from chunkd.client import ask
 from chunkd.errors import IndexDamaged, UsageError
 from chunkd.queries import layer_shares
+from counts import counted
 from daemon import NPM_FIGURES, Home, land, npm_layers, opened
 from indexing import (
     SLOTS,
@@ -83,7 +84,7 @@ def parts(bench: Bench, limit: int = 1000) -> dict[str, tuple[int, ...]]:
     return {row["digest"]: tuple(row[name] for name in PARTS) for row in rows(bench, limit)}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=counted(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(layers=TABLES, gone=st.sets(st.integers(0, 9)), limit=st.integers(1, 8))
 def test_after_any_history_the_parts_are_those_of_a_plain_count(
     tmp_path_factory: pytest.TempPathFactory, layers: dict[int, list[Chunk]], gone: set[int], limit: int

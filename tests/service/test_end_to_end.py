@@ -21,7 +21,7 @@ from answering import short_directory
 from blobs import gz, layer, noise, tar, text, write_blob, zst
 from chunkd.index import records
 from chunkd.index.storage.environment import CACHES_KEY, Store
-from chunkd.model import Digest
+from chunkd.model import Cause, Digest
 from chunkd.sources import filesystems
 from daemon import (
     NPM_FIGURES,
@@ -231,9 +231,9 @@ def test_scan_asks_the_daemon_that_serves_the_cache(home: Home) -> None:
     one, two = home.cache("one"), home.cache("two")
     small_layers(one, 2)
     daemon = home.start(one, two, environ=NEVER)
+    before = daemon.until(lambda stats: stats["scans"] and stats["settled"], "the first scan's end")
     asked = home.scan(one)
-    assert asked["layers"] == 2
-    assert "asked for" in daemon.log
+    assert (asked["layers"], asked["scans"]) == (2, before["scans"] + 1)
     third = home.cache("third")
     refused = home.command("scan", third)
     assert refused.returncode == 2
@@ -791,7 +791,7 @@ def test_an_overflow_of_the_kernels_queue_leads_to_a_scan(home: Home) -> None:
         garbage.rename(counted)  # no event tells that a counted blob holds other bytes
     daemon.until_log("the kernel's event queue overflowed")
     daemon.until(lambda stats: stats["layers"] == 4 and stats["settled"], "found by a scan")
-    assert "found: listed by a scan" in daemon.log
+    assert f"found: {Cause.LISTED.value}" in daemon.log
     home.check()
 
 

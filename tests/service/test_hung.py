@@ -22,8 +22,10 @@ from chunkd.client import http
 from chunkd.service.oneshot import scan_here
 from chunkd.settings import config
 from chunkd.worker import pool
-from daemon import Daemon, Home, opened, state_of, until
+from daemon import Daemon, Home, opened, state_of, timing, until
 from hanging import HangingDisk, hanging
+
+pytestmark = pytest.mark.long
 
 NEVER = {"CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400", "CHUNKD_WORKERS": "2"}
 # Who waits for a cache that hangs waits for ever: a busy machine is far quicker than this.
@@ -48,6 +50,7 @@ def disk(root: Path) -> Iterator[HangingDisk]:
 @pytest.fixture
 def home(root: Path, disk: HangingDisk) -> Iterator[Home]:
     with opened(root) as found:
+        found.settings |= timing(look_at_root_s=1.0, hung_s=2.0)
         yield found
         disk.close()  # only then can those end who wait for it
 
@@ -98,12 +101,12 @@ def until_hung(daemon: Daemon, disk: HangingDisk) -> None:
     assert f'chunkd_cache_state{{cache="{disk.path}",state="hung"}} 1.0\n' in metrics
 
 
-def ends(process: subprocess.Popen[bytes]) -> None:
+def ends(pid: int) -> None:
     """Its main thread is done. The process stays a zombie for as long as one of its threads waits for the disk."""
 
     def ended() -> bool:
         try:
-            return state_of(process.pid) == "Z"
+            return state_of(pid) == "Z"
         except ProcessLookupError:
             return True
 
@@ -113,7 +116,7 @@ def ends(process: subprocess.Popen[bytes]) -> None:
 def leaves_nothing_behind(daemon: Daemon) -> None:
     starter, workers = daemon.starter(), daemon.workers()
     daemon.process.send_signal(15)
-    ends(daemon.process)
+    ends(daemon.pid)
     assert not daemon.socket.exists()
     with (daemon.home.state / "lock").open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -269,7 +272,7 @@ def test_a_scan_waits_for_no_cache_that_hangs(home: Home, disk: HangingDisk) -> 
             str(home.state),
         ]
         process = subprocess.Popen(command, env=home.environ, stdout=out, stderr=subprocess.DEVNULL)
-    ends(process)
+    ends(process.pid)
     stats = json.loads(said.read_text())
     assert stats["layers"] == 3, "its own figures stand"
     assert {cache["path"]: cache["state"] for cache in stats["caches"]} == {
@@ -304,7 +307,7 @@ def test_a_scan_of_hung_caches_alone_ends(home: Home, disk: HangingDisk) -> None
     disk.hang()
     command = [sys.executable, "-m", "chunkd", "scan", str(disk.path), "--state", str(home.state)]
     process = subprocess.Popen(command, env=home.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    ends(process)
+    ends(process.pid)
     disk.close()
     assert process.wait(60) == 7
 

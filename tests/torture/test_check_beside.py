@@ -30,7 +30,7 @@ SNAPSHOT_BLOBS = 40
 
 @pytest.fixture
 def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
+    with short_directory() as root, opened(root, anew=True) as found:
         yield found
 
 

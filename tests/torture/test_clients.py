@@ -76,7 +76,7 @@ class Client:
 
 @pytest.fixture
 def home() -> Iterator[Home]:
-    with short_directory() as folder, opened(folder) as made:
+    with short_directory() as folder, opened(folder, anew=True) as made:
         yield made
 
 

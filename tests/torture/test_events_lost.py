@@ -36,7 +36,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture
 def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
+    with short_directory() as root, opened(root, anew=True) as found:
         yield found
 
 

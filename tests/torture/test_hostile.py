@@ -47,7 +47,7 @@ def decoded(data: bytes) -> tuple[str, str, bytes]:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
-    with opened(tmp_path) as found:
+    with opened(tmp_path, anew=True) as found:
         yield found
 
 

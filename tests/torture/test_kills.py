@@ -49,7 +49,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
+    with short_directory() as root, opened(root, anew=True) as found:
         yield found
 
 

@@ -66,7 +66,7 @@ def peak_bytes(pid: int) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
 def test_as_many_chunks_as_a_blob_can_have_fit_into_a_workers_memory(tmp_path: Path, seed: int, tell: Tell) -> None:
-    with opened(tmp_path) as home:
+    with opened(tmp_path, anew=True) as home:
         cache = home.cache()
         path = write_shortest_chunks(cache, seed)
         daemon = home.start(cache, environ=BRISK | {"CHUNKD_WORKERS": "1"})

@@ -47,7 +47,7 @@ LEEWAY_BYTES = 3_000_000
 
 @pytest.fixture
 def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
+    with short_directory() as root, opened(root, anew=True) as found:
         yield found
 
 

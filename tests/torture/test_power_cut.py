@@ -40,7 +40,7 @@ DATA = "index/data.mdb"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
-    with opened(tmp_path) as made:
+    with opened(tmp_path, anew=True) as made:
         yield made
 
 

@@ -148,7 +148,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def scanned() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as home:
+    with short_directory() as root, opened(root, anew=True) as home:
         for seed in range(3):
             write_blob(home.cache(), gz(layer(seed, 60_000)))
         write_blob(home.cache(), b"not a layer" + noise(100))

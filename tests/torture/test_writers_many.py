@@ -34,7 +34,7 @@ int main(int count, char **words) { FILE *out = fopen(words[1], "w"); return !ou
 
 @pytest.fixture
 def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
+    with short_directory() as root, opened(root, anew=True) as found:
         yield found
 
 

@@ -15,6 +15,7 @@ import blobs
 from chunkd.errors import BlobUndecodable
 from chunkd.model import Caps
 from chunkd.worker import decode, magic
+from counts import counted
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -218,7 +219,7 @@ def test_checksums_are_held() -> None:
     ),
     edits=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), min_size=1, max_size=4),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=counted(200))
 def test_damage_is_failed_and_never_decodes_to_other_bytes(stored: bytes, edits: list[tuple[int, int]]) -> None:
     damaged = bytearray(stored)
     for at, value in edits:

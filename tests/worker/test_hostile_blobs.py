@@ -24,6 +24,7 @@ import working
 from blobs import gz, skippable, zst
 from chunkd.model import Finding
 from chunkd.worker import magic
+from counts import counted
 
 TEXT = blobs.text(2000)
 MIB = 1 << 20
@@ -182,7 +183,7 @@ PIECES = [
     st.integers(0, 3000),
     st.sampled_from([1, 100, 4093, 8192, 100_000]),
 )
-@settings(max_examples=60)
+@settings(max_examples=counted(60))
 def test_the_result_does_not_depend_on_how_it_is_read(stored: bytes, cut: int, most: int) -> None:
     """A window over the limit, too, is no matter of luck: whether a frame is decoded at once is its place's affair."""
     stored = stored[: len(stored) - cut]

@@ -21,6 +21,7 @@ from chunkd.model import CODECS, Caps, ChunkParams, Digest, FileMark, Finding, J
 from chunkd.worker import manifest_record
 from chunkd.worker.manifest import Contents, Edge, Kind, Role
 from chunkd.worker.protocol import LINE_BYTES, RECEIVE_BYTES, DaemonsEnd, WorkersEnd
+from counts import counted
 
 PARAMS, CAPS = ChunkParams(), Caps()
 MARK = FileMark(1, 2, 5000, 4)
@@ -295,7 +296,7 @@ WORDS = st.one_of(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=counted(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(WORDS, max_size=5), st.sampled_from([JOB, HASH_JOB]))
 def test_whatever_is_sent_is_a_word_that_can_be_counted_or_a_value_error(sent: list[bytes], job: Job) -> None:
     ours, theirs = socket.socketpair()

@@ -159,19 +159,27 @@ def test_it_ends_with_its_daemon_and_so_do_its_workers() -> None:
     until(lambda: [pid for pid in pids if not gone(pid)], lambda left: not left, "both end")
 
 
-def test_its_death_is_an_error_by_name_and_its_workers_end(starter: Starter, workers: list[Worker]) -> None:
+def test_its_death_is_an_error_by_name_and_its_workers_end(
+    starter: Starter, workers: list[Worker], tmp_path: Path
+) -> None:
     worker, pid = start(starter, workers)
     pool = Pool(starter, 2)
+    digest, path = blobs.write_blob(tmp_path, blobs.gz(blobs.layer()))
+    working.give(pool.give, digest, path)
+    while not pool.collect(working.PATIENCE_S):
+        pass
+    pids = children(starter.pid)
+    assert (len(pids), pid in pids) == (2, True)
     os.kill(starter.pid, signal.SIGKILL)
     with pytest.raises(StarterGone, match="signal 9"):
         pool.collect(working.PATIENCE_S)
     for ask in (starter.start, worker.process.poll, worker.process.kill):
         with pytest.raises(StarterGone):
             ask()
-    assert not gone(pid)
+    assert not any(map(gone, pids))
     worker.connection.close()
     pool.close()
-    until(lambda: gone(pid), bool, "its worker ends")
+    until(lambda: all(map(gone, pids)), bool, "its workers end")
 
 
 def test_one_that_does_not_answer_holds_nobody_up(

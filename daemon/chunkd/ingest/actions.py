@@ -1,4 +1,4 @@
-"""What may follow from an observation or a finding. Values: `decide` makes them, `places` carries them out."""
+"""What can follow from an observation or a finding, as values. `decide` makes them, `places` carries them out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from chunkd.sources.activity import Token
 
 @dataclass(slots=True)
 class Task:
-    """A blob that waits for a worker, or is being read once `given`, until it `was_read` and that is committed.
+    """A blob that waits for a worker, until its result is committed. `given`: a worker has it. `was_read`: the worker
+    is done.
 
-    `counted`: it stands in the figures and is only hashed again. `inherit` is the token of what it follows from.
-    `others` are places that are observed when it is done. `mark` is what was opened.
+    `counted`: it is in the figures and is only hashed again. `inherit` is the token of the thing it follows from.
+    `others` are places to observe when it is done. `mark` is the file that was opened.
     """
 
     digest: Digest
@@ -33,8 +34,8 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """A file that did not match its name when it was read as `read`, and has been seen as `seen` since `since_s`
-    of the monotonic clock. `vain_bytes` is how much of it was read in vain.
+    """A file that did not match its name when it was read as `read`, and that has looked like `seen` since `since_s` of
+    the monotonic clock. `vain_bytes` counts what was read of it in vain.
     """
 
     digest: Digest
@@ -55,21 +56,21 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """The place is a link of the file that was verified and is gone: it needs no hashing."""
+    """The place is a link of the verified file that is gone, so it needs no hashing."""
 
     mark: FileMark
 
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """The place holds nothing any longer."""
+    """The place no longer holds anything."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """No blob lies there, for this reason."""
+    """There is no blob at the place, for this reason."""
 
     reason: str
 
@@ -81,7 +82,7 @@ class Unignore:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A worker reads the place: to decode it, or only to hash it."""
+    """A worker reads the place, to decode it or only to hash it."""
 
     stored_bytes: int
     decode: bool
@@ -89,7 +90,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """The digest is being read: the place is observed again when that is done."""
+    """The digest is being read. The place is observed again when that is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +104,14 @@ class Observe:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """The place can't be looked at: observe it again, at intervals that grow."""
+    """The place can't be looked at. It is observed again, at growing intervals."""
 
     problem: str
 
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """What is waited for at this place from now on: nothing where both are None."""
+    """From now on this is waited for at the place; nothing if both are None."""
 
     unsettled: Unsettled | None = None
     expected_s: float | None = None

@@ -1,4 +1,4 @@
-"""The index is made that of exactly the caches and the rules that are asked for."""
+"""Makes the index that of exactly the caches and the rules that the settings name."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def _breaks(blob: Blob, caps: Caps) -> bool:
 
 
 def number_caches(index: Index, paths: tuple[str, ...]) -> tuple[dict[int, Cache], set[int]]:
-    """The caches at these paths by number, new ones with a new number, recorded in the index; and the numbers of those
-    that the index has and that are no longer served.
+    """The caches at these paths by number, new ones with a new number, recorded in the index. And the numbers of the
+    caches that the index has but that are no longer served.
     """
     with index.snapshot() as txn:
         known = index.store.caches(txn)
@@ -102,7 +102,7 @@ def holds_nothing(index: Index, number: int) -> bool:
 
 
 def known_places(index: Index, number: int) -> Known:
-    """Some places of that cache, spread over it, whose marks are sure. At most KNOWN_PLACES."""
+    """At most KNOWN_PLACES places of that cache, spread over it, whose marks are certain."""
     found: dict[str, FileMark] = {}
     start, end = (records.place_key(Place(cache, "")) for cache in (number, number + 1))
     with index.snapshot() as txn, txn.cursor(db=index.store.databases["places"]) as cursor:
@@ -126,8 +126,8 @@ def known_places(index: Index, number: int) -> Known:
 
 
 class LeftCaches:
-    """The caches that are no longer served. They are subtracted once the others have been listed: a blob that lies in
-    another one too, or has moved there, is handed over and only hashed again.
+    """The caches that are no longer served. They are subtracted once the other caches have been listed, so that a blob
+    that also lies in another cache, or has moved there, is only hashed again.
     """
 
     def __init__(self, index: Index, numbers: set[int]) -> None:
@@ -136,7 +136,7 @@ class LeftCaches:
     def turn(
         self, places_of: Callable[[Change, AfterCommit], PlaceChanges], follow: Callable[[AfterCommit], None]
     ) -> bool:
-        """Subtract the next slice; whether nothing is left of them."""
+        """Subtract the next slice. Returns whether nothing is left of these caches."""
         after = AfterCommit()
         left = False
         with self._index.transaction() as change:

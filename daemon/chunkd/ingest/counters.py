@@ -1,4 +1,4 @@
-"""What the writer counts: failures and delays, for the metrics, and lines of the log, which it sums up in a burst."""
+"""The writer's counters of failures and delays, for the metrics; and its log lines, which it sums up in a burst."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Counters:
-    """Written by one thread. `delays` are seconds from a blob's landing (its file's last change) to its commit, of the
-    blobs that landed since the start: how long the others have lain there says nothing of the daemon.
+    """Written by one thread. `delays` are seconds from a blob's landing (its file's last change) to its commit, for
+    blobs that landed since the start. Older blobs would say nothing about the daemon.
     """
 
     since_ns: int = field(default_factory=time.time_ns)
@@ -41,7 +41,7 @@ class Counters:
             self.landed(landed_ns, now_s)
 
     def landed(self, landed_ns: int, now_s: float) -> None:
-        """A blob that landed then is in the figures now."""
+        """A blob that landed then is now in the figures."""
         if landed_ns < self.since_ns:
             return
         delay_s = max(now_s - landed_ns / 1e9, 0.0)  # another machine's clock may be ahead
@@ -50,8 +50,9 @@ class Counters:
 
 
 class LogLines:
-    """The log of what became of each blob. A line's kind is its level and first word ("indexed", "subtracted"): after
-    100 lines of a kind within a minute, further ones are logged at level debug, and counted in one line at its end.
+    """The log of what happened to each blob. A line's kind is its level and first word ("indexed", "subtracted"). After
+    100 lines of a kind within a minute, further lines are logged at level debug and counted in one line when the minute
+    ends.
     """
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
@@ -68,7 +69,7 @@ class LogLines:
             log.log(level if self._lines[kind] <= LINES_A_MINUTE else logging.DEBUG, "%s", text)
 
     def sum_up(self, *, now: bool = False) -> None:
-        """Log how many lines were held back, when the minute is over or `now`."""
+        """Log how many lines were held back, if the minute is over or with `now`."""
         if not now and self._clock_s() < self._began_s + MINUTE_S:
             return
         for (level, word), count in self._lines.items():

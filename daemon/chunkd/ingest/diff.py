@@ -1,4 +1,4 @@
-"""A folder's listing against the index, both ways: what differs becomes hints, and nothing is believed yet."""
+"""Compares a folder's listing with the index, both ways. Each difference becomes a hint; nothing is believed yet."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ KEYS_AT_ONCE = 4096
 
 
 def news(store: Store, txn: lmdb.Transaction, cache: int, listing: Listing, *, verify: bool) -> Iterator[Hint]:
-    """A hint for each place of this slice that the index does not have, or has otherwise; with `verify` for every one.
-
-    At most as many as the slice has names.
+    """A hint for each place of this slice that the index lacks or has otherwise; with `verify` for every place. At most
+    as many as the slice has names.
     """
     prefix, places, ignored = _prefix(cache, listing.folder), store.databases["places"], store.databases["ignored"]
     for name in sorted(listing.blobs):
@@ -43,9 +42,9 @@ def news(store: Store, txn: lmdb.Transaction, cache: int, listing: Listing, *, v
 
 
 def _differs(held: Held, listing: Listing, name: bytes) -> bool:
-    """Whether the metadata that came with the listing are another file's than the one that is held.
+    """Whether the metadata that came with the listing differ from the recorded ones.
 
-    A recorded ctime of 0 stands for one that proves nothing: the daily comparison reads such a file again.
+    A recorded ctime of 0 proves nothing, and is not compared: the daily comparison reads such a file again.
     """
     mark = listing.marks[name]
     return mark[:3] != held.mark[:3] or held.mark.ctime_ns not in (0, mark.ctime_ns)
@@ -54,10 +53,10 @@ def _differs(held: Held, listing: Listing, name: bytes) -> bool:
 def gone(
     store: Store, txn: lmdb.Transaction, cache: int, listing: Listing, after: bytes, most: int
 ) -> tuple[list[Hint], bytes | None]:
-    """A hint for each record that the index has below a listed folder and that the listing does not account for.
+    """A hint for each record of the index below a listed folder that the listing does not account for.
 
-    At most about `most`, of the records from `after` on; also where to go on, None at the end. Below a folder that is
-    listed in turn, the listing of that folder decides.
+    At most about `most` hints, for the records from `after` on; and where to go on, None at the end. Below a folder
+    that has a listing of its own, that listing decides.
     """
     prefix = _prefix(cache, listing.folder)
     names, earlier = set(listing.names()), np.sort(np.frombuffer(listing.earlier, np.uint64))
@@ -86,7 +85,7 @@ def _prefix(cache: int, folder: str) -> bytes:
 def _unaccounted(
     keys: list[bytes], start: int, names: set[bytes], earlier: NDArray[np.uint64]
 ) -> tuple[list[bytes], bytes]:
-    """Those of the keys whose name is not among these, and the key to go on from when a listed folder is skipped."""
+    """The keys whose name the listing lacks; and the key to go on from, if a folder with its own listing is skipped."""
     rest = [key[start:] for key in keys]
     if b"/" not in b"".join(rest):
         unknown = [key for key, name in zip(keys, rest, strict=True) if name not in names]

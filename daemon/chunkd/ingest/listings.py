@@ -1,4 +1,4 @@
-"""Listings against the index: slice by slice, as there is room for the hints that they give."""
+"""Compares listings with the index, slice by slice, as there is room for the resulting hints."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ MAX_IGNORED = 4 * SLICE_NAMES
 
 @dataclass(slots=True)
 class _Rest:
-    """A listing whose names have been compared; what is gone is found from `after` on."""
+    """A listing whose names have been compared. The search for what is gone goes on from `after`."""
 
     listed: Listed
     after: bytes = b""
 
 
 class Listings:
-    """`ignored` are places with the reason, to be committed; the token of the listing that they came with is in
-    `ignored_tokens`. `unseen` are the places that a listing found, and that have not been observed yet.
+    """`ignored` has places with the reason, which are yet to be committed, and `ignored_tokens` the tokens of their
+    listings. `unseen` are places that a listing found and that have not been observed yet.
     """
 
     def __init__(self, index: Index, caches: Mapping[int, ServedCache], activity: Activity) -> None:
@@ -44,7 +44,7 @@ class Listings:
         return has and cache.hints.room >= SLICE_NAMES and len(self.ignored) < MAX_IGNORED
 
     def compare(self, may_go_on: Callable[[], bool]) -> Iterator[ScanEnd]:
-        """Compare what there is room for; the ends of scans that were met on the way."""
+        """Compare listings while there is room. Yields the ends of scans among them."""
         for cache in self._caches.values():
             while may_go_on() and self._ready(cache):
                 if (rest := self._rest.get(cache.number)) is not None:

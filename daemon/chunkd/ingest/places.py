@@ -1,6 +1,6 @@
-"""Carries out what was decided of a place: who holds a blob, and who is next. Nothing of a cache is looked at here.
+"""Carries out what was decided about a place: which places hold a blob, and which one takes over. Looks at no cache.
 
-All of it happens inside one transaction of the one writer; what must follow once that is committed is handed back.
+All of it happens inside one transaction of the one writer. What must follow after the commit is handed back.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Later:
 
 @dataclass(slots=True)
 class AfterCommit:
-    """What follows from a transaction once it is committed; nothing of it happens when it is not."""
+    """What must follow once a transaction is committed. If it is not, none of it happens."""
 
     tasks: list[Task] = field(default_factory=list)
     hints: list[Hint] = field(default_factory=list)
@@ -77,7 +77,9 @@ class AfterCommit:
 
 @dataclass(slots=True)
 class Remembered:
-    """What the writer remembers of places, and the disk will tell again after a restart. Changed after a commit."""
+    """What the writer remembers about places, only in memory: after a restart the disk shows it again. Changed after a
+    commit.
+    """
 
     unsettled: dict[Place, Unsettled] = field(default_factory=dict)
     # Folders of distribution whose `data` was not there yet, with the next interval.
@@ -105,7 +107,7 @@ class Remembered:
                 self.lost[digest] = mark
 
     def waited_for(self) -> list[Hint]:
-        """A hint for each place that is observed again later, for when the hint that was to come may be lost."""
+        """A hint for each place that is to be observed again later, in case its own hint was lost."""
         waits = [Hint(place, Cause.WAITED_FOR) for place in self.unsettled]
         return waits + [Hint(place, Cause.WAITED_FOR, folder=True) for place in self.expected]
 
@@ -156,7 +158,7 @@ class PlaceChanges:
         )
 
     def _kin(self, digest: Digest, mark: FileMark) -> FileMark | None:
-        """What was verified of the very file that `mark` is of, under another name; its mark as of now, if that was."""
+        """The mark of a verified place that is the same file as `mark` under another name, if there is one."""
         found = None
         for _, held in itertools.islice(self.change.holders(digest), MAX_KIN):
             if held.state == "verified" and held.mark[:3] == mark[:3]:
@@ -268,7 +270,7 @@ class PlaceChanges:
     # --- who holds a digest ---------------------------------------------------------------------------------------
 
     def forget(self, place: Place, held: Held, why: str) -> None:
-        """A place is gone. When it was the one that was verified, another takes over, or the blob is subtracted."""
+        """A place is gone. If it was the verified one, another place takes over, or the blob is subtracted."""
         self.change.release(place, held.digest)
         if self.change.blob(held.digest) is not None:
             if held.state == "verified":
@@ -279,11 +281,11 @@ class PlaceChanges:
             self.change.clear_failure(held.digest)
 
     def hand_over(self, digest: Digest, lost: FileMark | None, why: str) -> None:
-        """A place of a counted digest no longer holds it. Keeps it by another, or subtracts it.
+        """A place no longer holds a counted digest. Keep the digest by another place, or subtract it.
 
-        `lost` is the mark of a file that was verified and is gone: a hard link of it needs no hashing, once it has been
-        observed. None when the bytes themselves are in doubt. While the digest's other places are out of sight it
-        stays, and is hashed when they can be seen.
+        `lost` is the mark of a verified file that is gone: a hard link of it needs no hashing once it has been
+        observed. It is None if the bytes themselves are in doubt. While the digest's other places are out of sight the
+        digest stays, and is hashed when they can be seen.
         """
         candidate: tuple[Place, Held] | None = None
         link: Place | None = None
@@ -315,7 +317,7 @@ class PlaceChanges:
             self.after_commit.tasks.append(Task(digest, place, words, held.mark.stored_bytes, counted=True))
 
     def _lose(self, digest: Digest, place: Place, held: Held | None, lost: Lost) -> None:
-        """A place of a counted digest was read again, and does not hold it."""
+        """A place of a counted digest was read again and does not hold it."""
         read, now = lost.read, lost.now
         if held is not None:
             self.change.release(place, digest)
@@ -333,7 +335,7 @@ class PlaceChanges:
         self.apply(hint, Known(digest), wait_for_a_writer(digest, read, now, lost.now_s), "")
 
     def _read_again(self, digest: Digest, why: str) -> None:
-        """Subtract a counted blob and have its places observed, where one of them can be seen now."""
+        """Subtract a counted blob, and have its places observed if one of them can be seen now."""
         places = [place for place, _ in self.change.holders(digest)]
         caches = {place: self.caches.get(place.cache) for place in places}
         if not any(cache and not cache.status.out_of_sight(place.path) for place, cache in caches.items()):
@@ -345,7 +347,7 @@ class PlaceChanges:
         self.say(WARNING, f"subtracted {digest}, to be read again: {why}")
 
     def subtract(self, digest: Digest, why: str) -> None:
-        """No place holds the digest any longer."""
+        """No place holds the digest any more."""
         self.change.remove(digest)
         self.say(INFO, f"subtracted {digest}: {why}")
         for place, held in self.change.holders(digest):
@@ -354,8 +356,8 @@ class PlaceChanges:
                 return
 
     def fail(self, digest: Digest, place: Place, mark: FileMark, kind: str, reason: str) -> None:
-        """Record a failure of a kind of `counters`, in no figure but the failed ones; tried again later unless its
-        bytes are known to be undecodable, which is for good.
+        """Record a failure of a kind of `counters`. It is in no figure but the failed ones. It is tried again later,
+        unless its bytes are known to be undecodable.
         """
         for_good = kind == UNDECODABLE
         self.after_commit.failures.append(kind)

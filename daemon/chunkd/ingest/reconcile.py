@@ -1,6 +1,6 @@
-"""What follows from an observation of one place, and from what a worker found there. Pure: facts in, actions out.
+"""Decides what follows from an observation of a place, and from a worker's finding. Pure: facts in, actions out.
 
-This is DESIGN's "When a blob counts", a rule a branch. `now_s` is by the monotonic clock.
+This is DESIGN's "When a blob counts", with one branch for each rule. `now_s` is by the monotonic clock.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rounds over many records, a slice at a time, whose hints go out as there is room for them."""
+"""Rounds over many records, slice by slice. Their hints go out as there is room for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FAILED_A_SLICE = 500
 
 
 def room(caches: Mapping[int, ServedCache]) -> bool:
-    """Whether every cache has room for a slice of hints; one that is hung has none, and holds nothing up."""
+    """Whether every cache has room for a slice of hints. A cache that hangs has none, and is not waited for."""
     return all(cache.hints.room >= FAILED_A_SLICE for cache in caches.values() if not cache.hung_s())
 
 
@@ -28,10 +28,10 @@ def put(caches: Mapping[int, ServedCache], hint: Hint) -> None:
 
 
 class VerifyRound:
-    """The daily round: every place's size, inode and ctime are compared once with what was verified.
+    """The daily round compares the size, inode and ctime of every place once with what was verified.
 
-    The next round begins `interval_s` after the last one began, or when that has ended if it took longer: then
-    `late_s` says for how long the one under way has taken. Of a round that a restart cut off, all is done once more.
+    The next round begins `interval_s` after the last one began, or when that one has ended if it took longer; `late_s`
+    then says how long the one under way has taken. After a restart an interrupted round begins again.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class FailedRound:
         self._wanted: list[tuple[Callable[[Blob], bool], Callable[[Place], Hint]]] = []
 
     def begin(self, due: Callable[[Blob], bool], *, force: bool) -> None:
-        """Give a hint for each place of the blobs that are due; `force` to read them again whatever is known."""
+        """Give a hint for each place of the blobs that are `due`; with `force` they are read again in any case."""
 
         def hint(place: Place) -> Hint:
             return Hint(place, Cause.RETRY if force else Cause.CHANGED_SINCE_FAILED, force=force)

@@ -1,4 +1,4 @@
-"""Which scans have come to their end: every cache has been listed, and every blob that was found has been read."""
+"""Which scans have ended: every cache has been listed, and every blob that was found has been read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Finished(NamedTuple):
 
 
 class Scans:
-    """An end holds a token until its scan is finished."""
+    """Each end of a cache's listing holds a token until its scan is finished."""
 
     def __init__(self, caches: Mapping[int, ServedCache], activity: Activity) -> None:
         self._caches, self._activity = caches, activity
@@ -28,7 +28,7 @@ class Scans:
         self.finished = 0
 
     def note(self, end: ScanEnd) -> None:
-        """A cache has been listed, and the hints that its listings gave have their tokens."""
+        """A cache has been listed. The hints from its listings have their tokens already."""
         self._ends[end.cache] = end
         self._generation = self._activity.end_generation()
         # The ends themselves are not among what was known until now.
@@ -48,7 +48,7 @@ class Scans:
         return min(ends, default=max((end.number for end in self._ends.values()), default=0))
 
     def ended(self) -> Finished | None:
-        """The scan that has ended and is not `finished` yet, if there is one."""
+        """The scan that has ended and is not yet `finished`, if there is one."""
         number, hung = self.listed(), self.hung()
         if number <= self.finished or not self._activity.done(self._generation, hung | {WRITER}):
             return None
@@ -57,7 +57,7 @@ class Scans:
         return Finished(number, min((end.at_ns for end in ends if end is not None), default=0) if complete else 0)
 
     def give_back(self) -> None:
-        """What follows from the ends of scans is committed."""
+        """The end of the scan is committed: give its tokens back."""
         if self.listed() <= self.finished:
             for token in self._tokens:
                 self._activity.give_back(token)

@@ -1,4 +1,4 @@
-"""The blobs that are to be read: in which order, who opens them, and who reads them."""
+"""The blobs that must be read: their order, their opening, and which worker reads them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ OPEN_AHEAD = 2
 
 
 class Tasks:
-    """One for each digest. A task waits; then its place is opened by its cache's thread; then a worker reads it.
+    """One task for each digest. A task waits; then its cache's thread opens its place; then a worker reads it.
 
-    A task holds a token of its cache from `add` to `finish`. `stored_bytes` are those of the tasks whose blobs
-    are in no figure yet; any thread may read it.
+    A task holds a token of its cache from `add` to `finish`. `stored_bytes` counts the tasks whose blobs are in no
+    figure yet; any thread may read it.
     """
 
     def __init__(self, pool: Pool, caches: Mapping[int, ServedCache], activity: Activity) -> None:
@@ -41,7 +41,7 @@ class Tasks:
         return len(self._waiting) + len(self._running)
 
     def __contains__(self, digest: Digest) -> bool:
-        """Safe to call from any thread, as `known` is not."""
+        """Any thread may call this; `known` is for the writer's alone."""
         return digest in self._waiting or digest in self._running
 
     @property
@@ -50,16 +50,18 @@ class Tasks:
 
     @property
     def not_given(self) -> int:
-        """How many no worker has yet."""
+        """How many tasks no worker has yet."""
         return len(self._waiting) + len(self._opening) + len(self._opened)
 
     @property
     def being_read(self) -> int:
-        """How many a worker has."""
+        """How many tasks a worker has."""
         return len(self._pool.jobs())
 
     def known(self, digest: Digest) -> Task | None:
-        """The task for a digest. One that no worker has and whose cache does not answer is dropped for another's."""
+        """The task for a digest. If no worker has it and its cache does not answer, it is dropped, so that a place in
+        another cache can be read.
+        """
         task = self._waiting.get(digest) or self._running.get(digest)
         if task is None or task.mark is not None or not self._caches[task.place.cache].hung_s():
             return task
@@ -94,7 +96,7 @@ class Tasks:
             heapq.heappush(self._order[task.place.cache], order)
 
     def finish(self, task: Task) -> None:
-        """It was read, or can't be, and what follows is committed."""
+        """The task is done, and what follows from it is committed."""
         self._running.pop(task.digest, None)
         self.stored_bytes -= 0 if task.counted else task.stored_bytes
         self._close(task)
@@ -115,7 +117,9 @@ class Tasks:
     # --- opening and giving out -----------------------------------------------------------------------------------
 
     def not_opened(self) -> Iterator[tuple[Task, Finding]]:
-        """Takes in what the caches' threads have opened; the tasks that have nothing to read, with what that means."""
+        """Take what the caches' threads have opened. Yields the tasks without anything to read, with the finding that
+        follows.
+        """
         for cache in self._caches.values():
             while cache.opened:
                 opened = cache.opened.popleft()
@@ -156,12 +160,12 @@ class Tasks:
             cache.open(self._sequence, task.place.path)
 
     def _answering(self) -> list[Task]:
-        """The tasks with an opened blob, but for those of a cache for which a worker waits."""
+        """The tasks whose blob is open, except those of caches on which a worker is stalled."""
         stalled = self._pool.stalled
         return [task for task in self._opened if task.place.cache not in stalled]
 
     def _next_cache(self) -> ServedCache | None:
-        """The cache whose next task is the next of all, if it has room to open one."""
+        """The cache whose next task comes first, among those that may open another blob."""
         room, stalled = self._pool.idle + OPEN_AHEAD - len(self._answering()), self._pool.stalled
         asked = {cache.number: 0 for cache in self._caches.values()}
         for task in self._opening.values():
@@ -178,7 +182,7 @@ class Tasks:
         return min(ready, key=lambda one: one[0])[1] if ready else None
 
     def _leaves_idle(self, task: Task) -> bool:
-        """Whether the other workers will have nothing to do before one is done with this: they share out the rest."""
+        """Whether the other workers will run out of work before one worker is done with this task."""
         read = sum(other.stored_bytes for other in self._running.values() if other.was_read and not other.counted)
         return self.stored_bytes - read - task.stored_bytes < (self._pool.count - 1) * task.stored_bytes
 

@@ -1,8 +1,8 @@
-"""Observations, listings and findings to the index: the one writer, turn by turn. It touches no cache's file system.
+"""The one writer, turn by turn: observations, listings and findings go into the index. It touches no cache's file
+system.
 
-A turn collects what workers found and what the caches' threads saw, commits what follows in one transaction, and hands
-out work. What is there is committed at once where a worker has nothing to do; while all are at work, more is waited
-for, but not long: a transaction has a price of its own, whatever is in it.
+If a worker is idle, a turn commits at once. While all are busy it waits a little for more, as each transaction has a
+fixed cost.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TIDY_EVERY_S = 1.0  # at least, where there is always something more urgent
 
 @dataclass(slots=True)
 class Progress:
-    """What the writer has done since it started, for progress bars and for the proof of life."""
+    """What the writer has done since it started, for progress bars and for the watchdog."""
 
     turns: int = 0
     scans: int = 0
@@ -62,7 +62,7 @@ class Progress:
 
 @dataclass(slots=True)
 class Found:
-    """What a worker found of a place, until the place has been observed after that."""
+    """A worker's finding about a place, until the place has been observed once more."""
 
     task: Task
     finding: Finding
@@ -109,7 +109,7 @@ class Writer:
     # --- how it stands --------------------------------------------------------------------------------------------
 
     def pending(self) -> tuple[int, int]:
-        """Blobs and stored bytes that are known and in no figure yet. One that changes hands is not missed."""
+        """How many blobs, of how many stored bytes, are known but in no figure. Includes one that changes hands."""
         unseen, waits, tasks = len(self.listings.unseen), self.remembered.unsettled.copy(), self.tasks.uncounted()
         waits |= self.remembered.unsettled.copy()
         sizes_bytes = {one.digest: one.seen.stored_bytes for one in waits.values()} | tasks
@@ -118,7 +118,7 @@ class Writer:
     # --- a turn ---------------------------------------------------------------------------------------------------
 
     def turn(self, timeout_s: float) -> None:
-        """Wait for something to do, at most so long, and do it."""
+        """Wait at most `timeout_s` for something to do, and do it."""
         self._collect(self._wait_s(timeout_s))
         self.progress.turns += 1
         self._log_lines.sum_up()
@@ -145,7 +145,7 @@ class Writer:
             self.progress.paused = ""
 
     def _collect(self, timeout_s: float) -> None:
-        """Take what workers have said, and have each place that was read observed once more."""
+        """Take the workers' results, and have each place that was read observed once more."""
         for result in self.pool.collect(timeout_s, self.wakeup):
             task = self.tasks.running(result.job.digest)
             if result.finding is not None:
@@ -158,13 +158,13 @@ class Writer:
         self.wakeup.drain()
 
     def _await_observation(self, task: Task, finding: Finding) -> None:
-        """A finding is applied only with an observation that was made after the worker was done."""
+        """A finding is applied only with an observation made after the worker was done."""
         task.was_read = True
         self._found[task.place] = Found(task, finding, time.monotonic_ns())
         self.caches[task.place.cache].hints.put(Hint(task.place, Cause.READ), first=True)
 
     def _waits(self, until_s: float, most_s: float) -> bool:
-        """Whether a moment is still to come; not when the clock was set back since, and it would be too far away."""
+        """Whether a moment is still to come. A moment too far away is not: the clock was set back."""
         return 0 < until_s - self.clock_s() <= most_s
 
     def _wait_s(self, timeout_s: float) -> float:
@@ -181,7 +181,7 @@ class Writer:
         return self.tasks.waiting < MAX_TASKS // 2
 
     def _gather(self) -> None:
-        """Take what the caches' threads saw: first of places, then of folders, as far as there is room for work."""
+        """Take what the caches' threads saw, places before folders, as far as there is room."""
         for task, finding in self.tasks.not_opened():
             self._await_observation(task, finding)
         for cache in self.caches.values():
@@ -201,7 +201,7 @@ class Writer:
                 self.activity.give_back(end.token)
 
     def _due(self) -> bool:
-        """Whether what was gathered, if anything, is to be committed now."""
+        """Whether to commit now what was gathered, if anything was."""
         if not (self._observed or self.listings.ignored):
             return False
         if not self._commit_at:
@@ -212,7 +212,7 @@ class Writer:
     # --- one transaction ------------------------------------------------------------------------------------------
 
     def _commit(self) -> None:
-        """Everything that was gathered, in one transaction; what follows from it only when that is on disk."""
+        """Commit everything gathered in one transaction. What follows from it happens only after that."""
         self._commit_at = 0.0
         after = AfterCommit()
         retry = not self._waits(self._retry_at, RETRY_EVERY_S)
@@ -263,7 +263,7 @@ class Writer:
         places.apply(observed.hint, known, actions, observed.hint.cause.value, observed.token)
 
     def _take_up(self, places: PlaceChanges) -> None:
-        """See to the digests that need a rehash and that no task sees to: there was no room, or a root was away."""
+        """Make tasks for digests that need a rehash and have none: there was no room, or a root was away."""
         room = MAX_TASKS - self.tasks.waiting
         for key, _ in list(itertools.islice(self.index.store.walk(places.change.txn, "needs_rehash"), max(0, room))):
             digest = digest_from_key(key)
@@ -319,7 +319,7 @@ class Writer:
     # --- what has no hurry ----------------------------------------------------------------------------------------
 
     def _end_scans(self) -> None:
-        """Tell of the scans that were listed, and of those whose every blob is in the index, or has failed."""
+        """Report scans that have been listed, and scans whose every blob is in the index or has failed."""
         self.progress.scans = max(self.progress.scans, self.scans.listed())
         if self.failed_round.under_way:
             return
@@ -341,7 +341,7 @@ class Writer:
         self.scans.give_back()
 
     def _tidy(self) -> None:
-        """What has no hurry, a slice at a time: the compaction, the round that compares every place, odd caches."""
+        """Work without hurry, a slice at a time: the compaction, the daily comparison, and odd caches."""
         self._tidy_at = self.clock_s() + TIDY_EVERY_S
         if self.compaction.turn():
             self.wakeup.wake()  # there may be more to compact: not a second's wait for each slice
@@ -350,7 +350,7 @@ class Writer:
             self._look_at_kinds()
 
     def _look_at_kinds(self) -> None:
-        """What a cache holds that has blobs and no layer."""
+        """Find out what each cache holds that has blobs but no layer."""
         done = self.progress.scans, self.progress.decoded_blobs
         if self._kinds_at == done:
             return
@@ -371,7 +371,7 @@ class Writer:
                 self._record_caches(change)
 
     def drain(self, timeout_s: float) -> None:
-        """Let what is being read come to its end, if that takes no longer, and commit it. Gives out nothing more."""
+        """Let workers finish what they read if that takes at most `timeout_s`, and commit it. Hand out nothing more."""
         deadline = time.monotonic() + timeout_s
         self._log_lines.sum_up(now=True)
         self._paused_until = 0.0
@@ -395,5 +395,5 @@ class Writer:
 
 
 def _due(blob: Blob, now_s: float) -> bool:
-    """Whether a failed blob is to be tried again; also when the clock was set back since it failed."""
+    """Whether a failed blob is to be tried again. It also is if the clock was set back since it failed."""
     return 0 < blob.retry_at <= now_s or blob.retry_at > now_s + RETRY_S[-1]

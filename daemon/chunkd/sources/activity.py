@@ -1,4 +1,4 @@
-"""What is left to be done, in one place under one lock, whichever thread asks."""
+"""The work that is left, counted in one place under one lock. Any thread may ask."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ WRITER = 0
 
 
 class Token(NamedTuple):
-    """One thing that is left to be done for a cache, since this generation or one before it."""
+    """One thing that is left to be done for a cache. Its generation says since when."""
 
     cache: int
     generation: int
 
 
 class Activity:
-    """Each hint, folder, listing, observation, task and scan holds a token.
+    """Each hint, folder, listing, observation, task and scan holds a token. Code that turns one thing into another
+    takes the new token before it gives the old one back. So work is counted at every moment, also while it is in no
+    queue.
 
-    Whoever makes a second thing of a first takes the second's token before the first's is given back. So work is
-    counted at every moment, also while it is in no queue. What follows from a thing inherits its generation: all that
-    was known at a moment is done when no token of that generation or an earlier one is left.
-
-    A file that is looked at again in a while is counted apart, as waiting: nothing can be done for it now.
+    A thing inherits the generation of the token it follows from. All that was known at a moment is done when no token
+    of that generation or an earlier one is left. A file that will be looked at again later is counted apart, as
+    waiting: nothing can be done for it now.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Activity:
                 del self._working[token]
 
     def wait(self, cache: int, count: int) -> None:
-        """So many more places are waited for, or fewer if `count` is negative."""
+        """Count this many more places as waited for, or fewer if `count` is negative."""
         with self._lock:
             self._waiting[cache] += count
             assert self._waiting[cache] >= 0

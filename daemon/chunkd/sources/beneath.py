@@ -1,7 +1,7 @@
-"""Looking at and opening what lies below a folder, without ever following a symbolic link.
+"""Looks at and opens what lies below a folder, and never follows a symbolic link.
 
-Another program writes the cache. Whoever may write there could put a symbolic link to one of root's files in it, also
-between our look at a path and our opening of it, so the kernel itself must refuse the link while it walks the path.
+Other programs write the cache. One of them could put a symbolic link to a file of root's in it, also between a look at
+a path and its opening. So the kernel must refuse links while it walks the path.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Beneath:
         os.close(self._root)
 
     def status(self, path: str) -> os.stat_result:
-        """As lstat: of a symbolic link at the end of the path, the link's own status."""
+        """As lstat: if the path ends in a symbolic link, the status of the link itself."""
         _check(path)
         if not has_openat2():
             with self._parent(path) as (folder, name):
@@ -151,9 +151,9 @@ def _libc() -> ctypes.CDLL:
 
 @functools.cache
 def has_openat2() -> bool:
-    """Whether the kernel can rule out links itself: Linux from 5.6 on, if no filter of system calls refuses it.
+    """Whether the kernel can refuse links itself: Linux from 5.6 on, if no filter of system calls forbids the call.
 
-    Asked once a process. Where it can't, each path is walked name by name.
+    Asked once a process. Without it each path is walked name by name.
     """
     if sys.platform != "linux":
         return False

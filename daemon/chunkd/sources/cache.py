@@ -41,7 +41,9 @@ DOUBT_S, MOST_DOUBT_S = 1.0, 600.0
 
 @dataclass(slots=True)
 class Request:
-    """A scan of the whole cache. What is asked for before it starts is done in one. 0 is the number of none."""
+    """A scan of the whole cache. Requests that come before it starts are merged into it. The number 0 means that nobody
+    waits for the scan.
+    """
 
     why: str
     number: int = 0
@@ -57,10 +59,12 @@ class Request:
 
 
 class ServedCache:
-    """`hints`, `request_scan`, `open`, `close_descriptor`, `status` and `hung_s` are for other threads; `step` and
-    `run` are the cache's own. The three mailboxes are filled here and emptied by the writer, which wakes this thread
-    when it has made room. `wake_writer` is called when there is something in one. `devices` are shared by the caches of
-    an index, `known` are some places of it.
+    """One cache. Other threads may use `hints`, `request_scan`, `open`, `close_descriptor`, `status` and `hung_s`;
+    `step` and `run` are for the cache's own thread.
+
+    This thread fills the three mailboxes `observations`, `listings` and `opened`, and calls `wake_writer`. The writer
+    empties them and wakes this thread once there is room. The caches of an index share `devices`. `known` are some
+    places of this cache.
     """
 
     def __init__(
@@ -124,12 +128,12 @@ class ServedCache:
         self.hints.news.set()
 
     def close_descriptor(self, descriptor: int) -> None:
-        """Here, since closing a file may wait for its file system as well."""
+        """Close a descriptor in this thread, because closing a file may wait for its file system too."""
         self._to_close.append(descriptor)
         self.hints.news.set()
 
     def remember(self, known: Known) -> None:
-        """Go by these places, when it is asked whether a file system is the recorded one."""
+        """Use these places when a file system must be recognised."""
         self._source.known = known
 
     def hung_s(self) -> float:
@@ -159,7 +163,7 @@ class ServedCache:
         return max(wait_s, 0.0)
 
     def step(self) -> bool:
-        """Do one piece of what is to be done, the most urgent first; whether there was one."""
+        """Do the most urgent piece of work. Returns whether there was one."""
         self._asking_since_s = time.monotonic()
         try:
             if not self._begun:
@@ -177,8 +181,8 @@ class ServedCache:
             self._asking_since_s = None
 
     def _begin(self) -> None:
-        """Watch the root. The scan watches each folder below right before it lists it: one listing is enough, for what
-        lands is in it or gives an event.
+        """Watch the root. The scan watches each folder below it right before it lists the folder. So one listing is
+        enough: a new blob is in it, or gives an event.
         """
         self._begun = True
         self._listed_s = self._clock_s()
@@ -234,7 +238,7 @@ class ServedCache:
     # --- listing --------------------------------------------------------------------------------------------------
 
     def _list(self) -> bool:
-        """List the next slice, folders that appeared before the scan that is under way."""
+        """List the next slice. Folders that appeared come before the scan that is under way."""
         if len(self.listings) >= MAX_LISTINGS:
             return False
         if self._folder is None and (folder := self.hints.take_folder()) is not None:
@@ -253,7 +257,7 @@ class ServedCache:
         return True
 
     def _next_scan(self) -> Iterator[None] | None:
-        """The scan that is asked for, by others or by a doubt, or is due as events do not come."""
+        """The next scan, if one was requested, a doubt asks for one, or one is due because no events come."""
         now_s = self._clock_s()
         if now_s >= self._doubt_allowed_s:
             self.hints.take_doubt(self._resolve_doubt)
@@ -276,7 +280,7 @@ class ServedCache:
         self.request_scan(Request(why, verify=True))
 
     def _list_all(self, request: Request, token: Token) -> Iterator[None]:
-        """List the whole cache. The token goes to the end of the scan, or is given back when nobody waits for that."""
+        """List the whole cache. The token goes to the end of the scan, or is given back if nobody waits for that."""
         mark = self._accepted(request)
         self._tell_stale()
         complete = False
@@ -346,7 +350,7 @@ class ServedCache:
         self._activity.give_back(token)
 
     def _walk(self, folder: str, compare: bool) -> Generator[None, None, bool]:
-        """List a folder and what is below it, a slice for each step; whether all of it could be listed."""
+        """List a folder and what is below it, one slice a step. Returns whether all of it could be listed."""
         walk = self._lister.walk(folder, compare, self._watching.enter)
         while True:
             try:

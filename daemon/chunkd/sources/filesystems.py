@@ -1,4 +1,4 @@
-"""Which file system a cache lies on, and so whether events can be trusted to come."""
+"""Which file system a cache lies on, and whether its events can be trusted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOCAL = re.compile(
 
 
 def polled_because(path: str) -> str | None:
-    """Why this cache must be polled, None where events come."""
+    """Why this cache must be polled; None if events come."""
     kind = file_system(path)
     return f"events do not come from {kind}" if kind and not _LOCAL.fullmatch(kind) else None
 

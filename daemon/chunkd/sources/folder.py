@@ -56,7 +56,7 @@ class FolderView:
 
 
 class FolderSource:
-    """A cache's folder, found by its path each time, since another one may take its place."""
+    """A cache's folder. It is found by its path each time, because another folder may take its place."""
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -1,6 +1,7 @@
-"""Places of one cache to observe: bounded, one entry a place, fed by any thread and emptied by the cache's own.
+"""The places of one cache that must be observed. Bounded, with one entry a place. Any thread adds, the cache's own
+takes.
 
-When it is full it forgets hints and asks for a scan instead: what the disk still shows can't be lost.
+A full queue drops hints and asks for a scan instead. Nothing is lost by that: a scan sees what is on disk.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ MAX_HINTS = 65536
 
 
 class HintQueue:
-    """`news` is set whenever there is something new, for the thread that empties the queue."""
+    """`news` is set whenever there is something new for the thread that takes."""
 
     def __init__(
         self,
@@ -40,8 +41,8 @@ class HintQueue:
         self._doubt = ""
 
     def put(self, hint: Hint, *, first: bool = False) -> bool:
-        """Observe this place soon, before all others if `first`; whether there was room for it. Never waits and never
-        raises: watchers call it.
+        """Observe this place soon; with `first` before all others. Returns whether there was room. Never waits and
+        never raises, because watchers call it.
         """
         with self._lock:
             self._put(hint)
@@ -66,9 +67,8 @@ class HintQueue:
         self._hints[hint.place] = hint, token
 
     def put_later(self, hint: Hint, delay_s: float, *, waited_for: bool) -> None:
-        """Observe this place after a while, unless a hint comes before. When there is no room, the next scan does.
-
-        `waited_for`: nothing is settled before.
+        """Observe this place after a while, unless another hint comes before. Without room it is left to the next scan.
+        With `waited_for` nothing is settled until then.
         """
         with self._lock:
             if hint.place in self._hints:
@@ -89,7 +89,7 @@ class HintQueue:
         self.news.set()
 
     def put_folder(self, folder: str) -> None:
-        """List this folder and what is below it soon: it appeared, or was renamed."""
+        """List this folder and what is below it soon: it appeared or was renamed."""
         with self._lock:
             if folder not in self._folders and len(self._folders) >= self._max_hints:
                 self._note_doubt("the queue of folders was full")
@@ -110,7 +110,7 @@ class HintQueue:
     # --- the cache's thread ---------------------------------------------------------------------------------------
 
     def take(self, most: int) -> list[tuple[Hint, Token]]:
-        """The hints whose time has come, in order, with their tokens."""
+        """The hints that are due, in order, with their tokens."""
         with self._lock:
             now_s = self._clock()
             while self._heap and self._heap[0][0] <= now_s and len(self._hints) < self._max_hints:
@@ -122,13 +122,13 @@ class HintQueue:
             return [self._hints.popitem(last=False)[1] for _ in range(count)]
 
     def take_folder(self) -> tuple[str, Token] | None:
-        """A folder to be listed."""
+        """The next folder that must be listed, if there is one."""
         with self._lock:
             folder = next(iter(self._folders), None)
             return None if folder is None else (folder, self._folders.pop(folder))
 
     def take_doubt(self, resolve: Callable[[str], None]) -> None:
-        """If the cache is in doubt, `resolve` is called with the reason, and takes a token for what resolves it."""
+        """If the cache is in doubt, call `resolve` with the reason: it takes a token for the scan that follows."""
         with self._lock:
             doubt, self._doubt = self._doubt, ""
         if doubt:
@@ -136,7 +136,7 @@ class HintQueue:
             self._activity.wait(self.cache, -1)
 
     def wait_s(self) -> float:
-        """Seconds until the next hint's time comes, at most a minute; 0 when one waits now."""
+        """Seconds until the next hint is due, at most a minute; 0 if one is due now."""
         with self._lock:
             if self._hints or self._folders:
                 return 0.0

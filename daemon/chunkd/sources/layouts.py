@@ -51,14 +51,14 @@ def _digest(algorithm: str | None, name: str) -> Digest | None:
 
 
 def _within(root: str, path: str) -> str:
-    """The path with as much of its root before it as belongs to a layout."""
+    """The path, with as much of its root in front as belongs to a layout."""
     end = _END_OF_ROOT.search(root)
     return "/".join(filter(None, (end and end[1], path)))
 
 
 def _leads_nowhere(root: str, folder: str) -> bool:
-    """Whether no blob of the cache is in this folder, by the part of its path that is below the root: the root itself
-    was named by somebody who knows what lies there.
+    """Whether this folder holds no blob of the cache. Only the part of its path below the root is judged: the user
+    named the root, and knows what lies there.
     """
     if any(name.startswith(_PRIVATE) for name in folder.split("/")) or _FOREIGN.search(folder):
         return True
@@ -85,10 +85,10 @@ def identify(root: str, path: str) -> tuple[Digest, str] | None:
 
 
 class Naming(NamedTuple):
-    """How the blobs right in one folder are named, so that all its names are judged at once and not path by path.
+    """How the blobs right in one folder are named, so that all its names are judged at once.
 
-    In the layout `distribution` the names are those of folders, whose `data` is the blob. A `strict` folder is for
-    blobs alone: any other name is told as ignored. Where no blob can be, no name fits.
+    In the layout `distribution` these are names of folders, whose `data` is the blob. A `strict` folder is for blobs
+    alone: any other name in it is reported as ignored. If no blob can be in the folder, no name fits.
     """
 
     layout: str
@@ -125,7 +125,7 @@ def blob_within(root: str, folder: str, name: str) -> str | None:
 
 
 def worth_entering(root: str, folder: str, name: str) -> bool:
-    """Whether a folder of that name in `folder` may lead to blobs."""
+    """Whether a folder of that name in `folder` may contain blobs, at any depth."""
     if _leads_nowhere(root, f"{folder}/{name}".lstrip("/")) or folder.count("/") >= MAX_DEPTH:
         return False
     inside = _FOLDER.search(_within(root, folder))

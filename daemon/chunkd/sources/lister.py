@@ -1,4 +1,4 @@
-"""Walks over one cache, in its thread: what can't be listed, and what must be compared since it could not be."""
+"""Walks over one cache, in its thread. Keeps which folders could not be listed, and so must be compared later."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ MAX_PROBLEMS = 4096
 
 
 class Lister:
-    """`problems` are the folders that could not be listed, by path, with the reason; `forgotten` counts those
-    beyond the most that are remembered. `layouts` are those of the blobs that were seen, `lookalikes` what the last
-    walk over the whole cache found that looks like blobs and is not read as such.
+    """`problems` has the folders that could not be listed, by path, with the reason. `forgotten` counts those beyond
+    the most that it keeps. `layouts` has the layouts of all blobs seen, `lookalikes` what the last walk over the whole
+    cache found that looks like blobs but can't be read as such.
     """
 
     def __init__(self, source: Source, root: Root, layouts_seen: set[str]) -> None:
@@ -32,8 +32,8 @@ class Lister:
     def walk(
         self, folder: str, compare: bool, enter: Callable[[str], None]
     ) -> Generator[tuple[Listing, bool], None, bool]:
-        """List a folder and what is below it, slice by slice, each with whether its places must be compared; returns
-        whether all of it could be listed.
+        """List a folder and what is below it, slice by slice. Yields each slice with whether its places must be
+        compared. Returns whether all of it could be listed.
         """
         complete = True
         top = f"{self._source.path}/{folder}".rstrip("/")
@@ -75,7 +75,7 @@ class Lister:
             return ""
 
     def _note_mount(self, listing: Listing) -> None:
-        """Learn from one blob of a folder on what it lies."""
+        """Record the mount of a folder's blobs, from one of them."""
         if not listing.blobs:
             return
         path = listing.blob_path(next(iter(listing.blobs)))
@@ -83,7 +83,7 @@ class Lister:
             self._root.note_mount(view, path, view.look(path).mark)
 
     def _note(self, path: str, listing: Listing) -> bool:
-        """Keep a folder's problem; whether it has none. A slice that is not the last tells nothing yet."""
+        """Keep a folder's problem. Returns whether it has none; a slice that is not the last says nothing yet."""
         if not listing.last:
             return True
         known = self.problems.pop(path, "")

@@ -49,17 +49,17 @@ class Listing:
     earlier: array[int] = field(default_factory=lambda: array("Q"))
 
     def path(self, name: bytes) -> str:
-        """Where below the root what has this name lies; without the slash of a folder."""
+        """The path below the root of this name, without a folder's slash."""
         text = os.fsdecode(name.removesuffix(b"/"))
         return f"{self.folder}/{text}" if self.folder else text
 
     def name(self, path: str) -> bytes:
-        """What a path that begins with this folder has for its name here."""
+        """The name in this folder with which a path begins."""
         head, slash, _ = (path.removeprefix(f"{self.folder}/") if self.folder else path).partition("/")
         return os.fsencode(head + slash)
 
     def blob_path(self, name: bytes) -> str:
-        """Where below the root the blob that has this name lies."""
+        """The path below the root of the blob of this name."""
         return f"{self.path(name)}/{layouts.DATA}" if name.endswith(b"/") else self.path(name)
 
     def names(self) -> Iterator[bytes]:
@@ -70,13 +70,15 @@ class Listing:
 
 
 def name_hash(name: bytes) -> int:
-    """64 bits of a name: two names of one folder with the same ones are as unlikely as two files of one digest."""
+    """64 bits of a name's hash. That two names in one folder share them is as unlikely as that two files share a
+    digest.
+    """
     return hash(name) & 0xFFFFFFFFFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A listing of a cache's folder. With `verify` every known blob in it is observed too."""
+    """A listing of one of a cache's folders. With `verify` every known blob in it is observed too."""
 
     cache: int
     listing: Listing
@@ -86,8 +88,8 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class ScanEnd:
-    """A cache has been listed as scan `number` asked, or for a doubt of its own if that is 0. `complete` when that was
-    every folder of it, to its end.
+    """A cache has been listed for scan `number`, or because of its own doubt if that is 0. `complete` if every folder
+    was listed to its end.
     """
 
     cache: int
@@ -212,7 +214,7 @@ def _judge_blob_folder(listing: Listing, view: View, name: bytes) -> None:
 
 
 def is_young(view: View, folder: str) -> bool:
-    """Whether a folder was changed so lately that the blob which it is for may be about to come."""
+    """Whether a folder was changed so recently that its blob may be about to appear."""
     try:
         return time.time() - view.look(folder).mark.ctime_ns / 1e9 < YOUNG_S
     except OSError:
@@ -220,7 +222,7 @@ def is_young(view: View, folder: str) -> bool:
 
 
 def _judge_other(listing: Listing, view: View, naming: layouts.Naming, name: bytes) -> None:
-    """What is neither a file nor a folder. When it can't be looked at, it is not listed."""
+    """Judge what is neither a file nor a folder. If it can't be looked at, it is left out."""
     if naming.layout != "distribution" and naming.fit([name]):
         try:
             seen = view.look(listing.path(name))
@@ -256,7 +258,9 @@ def _is_link(view: View, path: str) -> bool:
 
 
 def _check_length(listing: Listing, root: str) -> None:
-    """One stands for all: in a folder all names are of one length, but for a root's, which are short enough."""
+    """Refuse blobs whose paths are too long for the index. One name is enough: all blobs of a folder have names of one
+    length, except in the root, whose paths are short.
+    """
     for name in listing.blobs:
         if len(os.fsencode(listing.blob_path(name))) > MAX_PATH_BYTES:
             listing.blobs = set()

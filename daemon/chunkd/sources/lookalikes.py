@@ -1,6 +1,5 @@
-"""What looks like blobs and is not read as such: counted by its kind while a cache is listed, and told with what to do.
-
-Whoever names such a folder gets no figure, and would not know why.
+"""What looks like blobs but can't be read as such. It is counted by kind while a cache is listed, and reported with
+advice. Otherwise a user who names such a folder would get no figure and would not know why.
 """
 
 from __future__ import annotations
@@ -41,9 +40,7 @@ _ALWAYS = (LINK, FOLDER, CAPITALS)
 
 
 def kind_of_name(folder: str, name: str, *, is_file: bool, is_folder: bool) -> str:
-    """As what this name in a folder is to be counted, `""` when it looks like no blob. The folder has its root before
-    it.
-    """
+    """The kind under which this name is counted; `""` if it does not look like a blob. The folder includes its root."""
     found = _NAME.fullmatch(name)
     if not (is_file or is_folder):
         return LINK if found or name in _ON_THE_WAY or (_PAIR.fullmatch(name) and "/blobs/" in folder) else ""
@@ -67,7 +64,7 @@ def add(found: Lookalikes, more: Mapping[str, tuple[int, str]]) -> None:
 
 
 def told(found: Mapping[str, tuple[int, str]], *, found_blobs: bool) -> tuple[str, ...]:
-    """A sentence for each kind: how many, one of them (with bytes that are not text written out), and what to do."""
+    """A sentence for each kind: how many, one example (bytes that are not text are escaped), and what to do."""
     return tuple(
         f"{found[kind][0]:,} {what}, such as {found[kind][1].encode(errors='backslashreplace').decode()}: {advice}"
         for kind, (what, advice) in _SAID.items()

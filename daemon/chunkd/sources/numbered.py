@@ -1,7 +1,7 @@
-"""File systems by the index's own numbers: many get another device number at each boot or mount, and are the same.
+"""File systems by the index's own numbers, because many get another device number at each boot or mount.
 
-A file system's own number is the device number under which the index first saw it. Where that has changed, the number
-that the file system itself keeps tells, or the files: no other file system has their inodes, sizes and ctimes.
+A file system's own number is the device number under which the index first saw it. If its device number has changed,
+its fsid or its files identify it: no other file system has files with the same inodes, sizes and ctimes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ANOTHER = 1 << 63
 
 
 class Devices:
-    """The own number of each device number; shared by the caches of one index, whose threads call it."""
+    """The own number of each device number. The caches of one index share it; their threads call it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -43,8 +43,8 @@ class Devices:
                 self._roots[cache] = device
 
     def rename(self, cache: int, device: int, own: int) -> bool:
-        """Give a device number this own number, which it is known to be of. False when the root of another cache is on
-        the device that has it: then one of the two is a copy.
+        """Give a device number this own number, which is known to be its. Returns False if the root of another cache is
+        on the device that has the number: then one of the two is a copy.
         """
         with self._lock:
             before = [other for other, number in self._own.items() if number == own and other != device]
@@ -57,7 +57,7 @@ class Devices:
 
 
 class NumberedSource:
-    """A source whose marks have own numbers for devices. `known` is replaced as a whole, by any thread."""
+    """A source whose marks have own numbers for devices. Any thread may replace `known`, as a whole."""
 
     def __init__(self, source: Source, cache: int, devices: Devices, known: Known) -> None:
         self.path = source.path
@@ -81,8 +81,9 @@ class NumberedSource:
             yield NumberedView(view, self._devices)
 
     def recognise(self, folder: str, own: int, by_fsid: bool) -> bool:
-        """Whether what is mounted at a folder now is the file system of this number, as its fsid says, or at least half
-        of the known places that are there with their inode, size and ctime. From then on its device has that number.
+        """Whether the file system now mounted at a folder is the one of this number: because `by_fsid` says so, or
+        because at least half of the known places are there with their inode, size and ctime. If so, its device has that
+        number from then on.
         """
         places = [(path, mark) for path, mark in self.known if mark.device == own]
         alike = 0

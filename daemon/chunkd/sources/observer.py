@@ -1,4 +1,4 @@
-"""Opening blobs and observing places of one cache, in its thread."""
+"""Opens blobs and observes places of one cache, in its thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chunkd.sources.source import Observation, Opened, Presence, Seen, Source, V
 
 
 class Observer:
-    """`layouts` are those of the blobs that were seen."""
+    """`layouts` has the layouts of all blobs seen."""
 
     def __init__(self, source: Source, root: Root, layouts_seen: set[str]) -> None:
         self._source, self._root, self.layouts = source, root, layouts_seen
@@ -32,7 +32,7 @@ class Observer:
         return Opened(number, descriptor, seen.mark, kind=seen.kind)
 
     def observe(self, hints: list[tuple[Hint, Token]]) -> list[Observation]:
-        """What is at each of these places now. Nothing follows where the root is not the recorded one."""
+        """What is at each of these places now. If the root is not the recorded one, the places are unknown."""
         at_ns, problem = time.monotonic_ns(), ""
         try:
             with self._source.view() as view:

@@ -17,11 +17,12 @@ class Root:
     """Used by the cache's own thread alone.
 
     `device`, `inode` and `fsid` are the root's as recorded, 0 before the first look. `stale` says why nothing of the
-    cache may be added or subtracted now; `missed`: it has been, and no listing has compared everything since. `mounts`
-    has the devices of what is mounted below the root and holds blobs, by folder; `missing` are those that are away.
-    `empty`: the index holds no place of the cache, so that there is nothing to protect from another file system.
-    `recognise` is asked whether what is at a folder is the file system of a recorded number, though it has another; its
-    third argument says that the fsid is the recorded one.
+    cache may be added or subtracted now. `missed`: it was stale, and no listing has compared everything since. `mounts`
+    has the devices of the mounts below the root that hold blobs, by folder; `missing` are those that are away. `empty`:
+    the index holds no place of the cache, so there is nothing to protect from another file system.
+
+    `recognise(folder, number, by_fsid)` says whether what is at a folder is the file system of a recorded number under
+    another device number.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Root:
         self.missed = False
 
     def check(self) -> RootMark | None:
-        """The root as it is now; None, with `stale` set, when it is not the one whose blobs are in the index."""
+        """The root as it is now. None, with `stale` set, if it is not the one whose blobs are in the index."""
         mark = None
         try:
             mark = self._source.look_at_root()
@@ -80,11 +81,11 @@ class Root:
         self.device, self.inode, self.fsid, self.stale, self.missed = *mark, "", False
 
     def mount_of(self, path: str) -> str:
-        """The recorded mount below the root that a path below the root belongs to, `""` for the root's own."""
+        """The recorded mount below the root to which a path belongs, `""` for the root's own."""
         return max((mount for mount in self.mounts if f"{path}/".startswith(f"{mount}/")), key=len, default="")
 
     def away(self, view: View, path: str) -> str:
-        """Why a path that is not there proves nothing: what it lay on is no longer mounted; else `""`: it is gone."""
+        """Why the absence of a path proves nothing: its mount is away. `""` if the path is really gone."""
         mount = self.mount_of(path)
         if not mount:
             return ""
@@ -103,9 +104,8 @@ class Root:
         )
 
     def note_mount(self, view: View, path: str, mark: FileMark) -> None:
-        """Record where that is mounted which holds this blob, unless that is known.
-
-        Nothing is learnt from a root that is not the recorded one, nor from what lies where a mount is away.
+        """Record the mount of this blob, unless it is known. Nothing is learnt from a root that is not the recorded
+        one, nor from what lies where a mount is away.
         """
         known = self.mount_of(path)
         if mark.device in (self.device, self.mounts.get(known)) or view.root.device != self.device:
@@ -121,7 +121,7 @@ class Root:
         self.mounts[folder] = mark.device
 
     def forget_mounts(self, view: View) -> None:
-        """Forget the mounts that are away, as was asked for, and those on the device of the root itself."""
+        """Forget the mounts that are away, as the user asked, and those on the device of the root itself."""
         for mount, device in list(self.mounts.items()):
             if device == self.device or self.away(view, mount):
                 del self.mounts[mount]

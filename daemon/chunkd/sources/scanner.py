@@ -1,4 +1,4 @@
-"""When everything is listed: at start, on request, on a timer. Each cache lists itself."""
+"""Decides when every cache is listed: at start, on request, on a timer. Each cache lists itself."""
 
 from __future__ import annotations
 

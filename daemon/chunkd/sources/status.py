@@ -1,4 +1,4 @@
-"""How a cache is, as its thread last saw it: published whole, and read by whoever asks."""
+"""The state of a cache as its thread last saw it. It is published as a whole, and any thread may read it."""
 
 from __future__ import annotations
 
