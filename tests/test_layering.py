@@ -91,6 +91,7 @@ LIGHT: dict[str, set[str]] = {
     "cli.main": HEAVY,  # `chunkd --help`, and `chunkd stats` where a daemon answers
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one
+    "worker.spawn": HEAVY,  # the daemon's part of starting workers
     "worker.examine": HEAVY - {"blake3", "chunkd.chunkers._cgear", "isal"},  # reads hostile bytes, has no index
 }
 

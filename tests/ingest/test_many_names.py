@@ -16,10 +16,11 @@ from chunkd.sources.cache import MAX_LISTINGS, MAX_OBSERVATIONS
 from chunkd.sources.hints import MAX_HINTS
 from chunkd.sources.listing import SLICE_NAMES
 from chunkd.sources.source import Seen
+from counts import counted
 from faulty import Many
 from ingesting import World, world_in
 
-NAMES = 50_000
+NAMES = counted(200_000, 50_000)
 KNOWN = [f"{number:064x}" for number in range(0, NAMES, 100)]
 
 
@@ -81,6 +82,7 @@ class Bounded:
         raise AssertionError(f"it never ends: {self.world.activity}")
 
 
+@pytest.mark.counted
 def test_a_folder_of_very_many_names_is_listed_in_slices(world: World) -> None:
     """All but a few of its names are new, and those few of the index are there, or gone from each of the slices."""
     removed = set(KNOWN[::2])

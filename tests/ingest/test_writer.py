@@ -6,6 +6,7 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -382,6 +383,26 @@ def test_a_backlog_that_overflows_asks_for_a_scan(world: World, monkeypatch: pyt
 
 
 # --- scans ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("failed", "slice_blobs"), [(0, 100), (5, 1), (5, 2), (5, 100)])
+def test_no_scan_waits_for_the_end_of_a_turn_without_work(
+    world: World, monkeypatch: pytest.MonkeyPatch, failed: int, slice_blobs: int
+) -> None:
+    """Failed blobs are gone through slice by slice as a scan ends. Its end needs no further wake-up."""
+    monkeypatch.setattr(rounds, "FAILED_A_SLICE", slice_blobs)
+    for content in many(failed):
+        land(oci(world.roots[0], content), wrong(content))
+    world.settle()
+    assert len(world.failed()) == failed
+    world.wakeup.drain()
+    number = world.scanner.request("a test")
+    world.step()
+    while world.writer.scans.finished < number:
+        at_once = world.writer._wait_s(1.0) == 0 or wait([world.wakeup.fileno()], 0)  # noqa: SLF001
+        assert at_once, "the writer would wait for a second"
+        world.writer.turn(0)
+        world.step()
 
 
 def test_a_scan_that_was_asked_to_verify_finds_lost_changes(world: World) -> None:

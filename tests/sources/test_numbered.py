@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 
+from chunkd.ingest import reconcile
 from chunkd.ingest.adopt import KNOWN_PLACES, known_places
 from chunkd.model import Cause, FileMark, Place
 from chunkd.sources.folder import FolderSource
@@ -190,8 +191,11 @@ def test_a_file_system_is_recognised_by_its_own_number_or_by_its_files(world: Wo
     world.holds_exactly(*contents[1 if again.followed else 0 :])
 
 
-def test_files_whose_marks_are_not_sure_need_the_number_of_their_file_system(world: World) -> None:
-    """A blob that was read within 50 ms of its change has a mark that proves nothing."""
+def test_files_whose_marks_are_not_sure_need_the_number_of_their_file_system(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blob that was read within a tick of its change has a mark that proves nothing."""
+    monkeypatch.setattr(reconcile, "CTIME_TICK_NS", 10**12)
     moved = Moved(world)
     moved.fsid = FSID
     world.restart()

@@ -83,16 +83,10 @@ def test_each_worker_is_a_child_of_it_in_a_session_of_its_own(
     assert len(os.listdir(f"/proc/{starter.pid}/task")) == 1
 
 
-def test_what_nobody_asks_a_worker_of_imports_nothing_of_it(starter: Starter, workers: list[Worker]) -> None:
-    """An empty cache or an idle daemon pays for an interpreter alone."""
-
-    def maps() -> str:
-        return Path(f"/proc/{starter.pid}/maps").read_text()
-
+def test_it_has_what_a_worker_needs_before_one_is_asked_for(starter: Starter) -> None:
+    """So a worker starts in milliseconds, and all share that memory."""
     waiting(starter)
-    assert "isal" not in maps()
-    start(starter, workers)
-    assert "isal" in maps()
+    assert "isal" in Path(f"/proc/{starter.pid}/maps").read_text()
 
 
 def test_the_end_of_a_worker_is_told_with_how_it_came(starter: Starter, workers: list[Worker], tmp_path: Path) -> None:

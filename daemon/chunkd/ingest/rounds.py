@@ -94,10 +94,10 @@ class FailedRound:
     def under_way(self) -> bool:
         return bool(self._wanted)
 
-    def turn(self) -> None:
-        """Do the next slice if there is one. Raises BadIndex."""
+    def turn(self) -> bool:
+        """Do the next slice if there is one. Returns whether there is another. Raises BadIndex."""
         if not self._wanted or not room(self._caches):
-            return
+            return False
         with self._index.snapshot() as txn:
             store = self._index.store
             blobs = list(itertools.islice(store.blobs(txn, "failed", self._after), FAILED_A_SLICE))
@@ -108,8 +108,9 @@ class FailedRound:
                         put(self._caches, hint(place))
         if len(blobs) == FAILED_A_SLICE:
             self._after = digest_key(blobs[-1].digest)
-            return
+            return True
         self._wanted.clear()
         if self._token is not None:
             self._activity.give_back(self._token)
             self._token = None
+        return False

@@ -131,8 +131,9 @@ class Writer:
         try:
             if self._due() or not self._waits(self._retry_at, RETRY_EVERY_S):
                 self._commit()
+            if self.failed_round.turn():
+                self.wakeup.wake()
             self._end_scans()
-            self.failed_round.turn()
             if not self.activity.working() or not self._waits(self._tidy_at, TIDY_EVERY_S):
                 self._tidy()
             self.tasks.give()

@@ -32,10 +32,10 @@ def main(argv: list[str]) -> None:
     # The daemon decides what Ctrl-C means, and the starter ends with its connection only.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    connection = _serve(socket.socket(fileno=int(fd)))
-
+    # Before the first fork, so that all workers share the memory that these take. The daemon needs neither.
     from chunkd.worker import examine, priority
 
+    connection = _serve(socket.socket(fileno=int(fd)))
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     os.setsid()
@@ -87,11 +87,6 @@ def _serve(daemon: socket.socket) -> int:
 
 def _fork(daemon: socket.socket, number: int, descriptors: list[int]) -> int | None:
     """The process id of a new worker; 0 in the worker; None, of which the daemon is told, when the system refuses."""
-    # Before the first fork, so that all workers share the memory that this takes. Not before the first request, as a
-    # daemon with nothing to read needs none of it.
-    import chunkd.worker.examine
-    import chunkd.worker.priority  # noqa: F401
-
     try:
         if not descriptors:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
