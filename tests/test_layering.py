@@ -27,7 +27,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("index", "worker"),
     ("settings", "figures", "sources", "chunkers"),
     ("api",),
-    ("model",),
+    ("model", "untrusted_json"),
     ("errors",),
     ("__init__",),
 )

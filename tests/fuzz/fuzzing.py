@@ -1,8 +1,8 @@
 """Runs the fuzz targets: the one in C under libFuzzer, those in Python under atheris, which has its own libFuzzer.
 
-By hand: `python tests/fuzz/fuzzing.py TARGET CORPUS [FLAGS OF LIBFUZZER]`. TARGET is cgear, decode or records, and
-CORPUS a folder that is made if need be; `-max_total_time=600` is a useful flag, and `-help=1` prints the others. What
-is found is left in the current folder, as a file that is tried alone when it is named in place of CORPUS.
+By hand: `python tests/fuzz/fuzzing.py TARGET CORPUS [FLAGS OF LIBFUZZER]`. TARGET is one of TARGETS, and CORPUS a
+folder that is made if need be; `-max_total_time=600` is a useful flag, and `-help=1` prints the others. What is found
+is left in the current folder, as a file that is tried alone when it is named in place of CORPUS.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 SOURCE = REPOSITORY / "cgear.c"
-TARGETS = ("cgear", "decode", "records")
+TARGETS = ("cgear", "decode", "manifest", "records")
 # A step of libFuzzer that takes longer than this is a finding, and so is a process that grows beyond this. atheris
 # itself keeps some 300 bytes of each execution.
 TIMEOUT_S = 30
 MOST_MIB = 4096
-MOST_INPUT_BYTES = {"cgear": 512, "decode": 4096, "records": 1024}
+MOST_INPUT_BYTES = {"cgear": 512, "decode": 4096, "manifest": 2048, "records": 1024}
 
 Mutate = Callable[[bytes, int, int], bytes]
 

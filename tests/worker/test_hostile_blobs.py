@@ -17,6 +17,7 @@ from isal import igzip
 
 import blobs
 import fuzz_decode
+import fuzz_manifest
 import fuzz_records
 import oracle
 import working
@@ -283,7 +284,7 @@ def changed(seeds: list[bytes], draw: random.Random) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("target", [fuzz_decode, fuzz_records], ids=["decode", "records"])
+@pytest.mark.parametrize("target", [fuzz_decode, fuzz_manifest, fuzz_records], ids=["decode", "manifest", "records"])
 def test_the_fuzz_targets_find_nothing_near_their_seeds(target: Any) -> None:
     seeds = [seed for seed in target.seeds() if len(seed) < 20_000]
     draw = random.Random(1)
