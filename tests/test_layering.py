@@ -24,7 +24,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("service", "report"),
     ("client",),
     ("check", "queries", "ingest"),
-    ("index", "worker"),
+    ("index", "worker", "names"),
     ("settings", "figures", "sources", "chunkers"),
     ("api",),
     ("model", "untrusted_json"),
@@ -38,6 +38,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "api": {"index"},
     "check": {"chunkd.index.chunks.table", "chunkd.index.chunks.growth"},
     "client": {"api", "worker", "sources", "chunkers"},
+    "names": {"index", "lmdb"},
     "report": {"worker", "sources", "ingest", "service"},
     "worker": {"sources", "settings", "lmdb"},
 }
