@@ -98,7 +98,7 @@ class Oracle:
 
     def kind(self, root: str) -> str:
         kind = self.kind_of_document(root)
-        tags = [name[3] for name in self.world.names if name[4] == root and name[0] == "named"]
+        tags = [name[3] for name in self.world.names if name[4] == root and name[0] == "named" and name[3]]
         if kind == "index" and tags and all(re.fullmatch("sha256-[0-9a-f]{64}", tag) for tag in tags):
             return "referrers list"
         if kind in ("attestation", "build cache", "unknown"):

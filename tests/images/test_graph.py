@@ -194,6 +194,7 @@ def test_referrers_lists_and_attestations_and_build_caches(make: Maker) -> None:
     signature = make.image(make.layer(0), artifactType="application/x")
     listed = make.index(signature)
     make.name(f"shop/api:sha256-{'a' * 64}", listed)
+    make.name("shop/api", listed)
     attestation = make.image(make.layer(1), artifactType=ATTESTATION)
     cache = make.image(make.layer(2))
     make.world.documents[cache]["config"]["mediaType"] = "application/vnd.buildkit.cacheconfig.v0"

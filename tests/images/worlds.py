@@ -129,8 +129,8 @@ class Maker:
         return self.document({"schemaVersion": 2, "manifests": rows} | more)
 
     def name(self, text: str, to: str, at_ns: int = 0, standing: str = "named") -> str:
-        repository, _, tag = text.rpartition(":")
-        self.world.names.append((standing, "" if standing == "held" else text, repository or text, tag, to, at_ns))
+        repository, _, tag = text.partition(":")
+        self.world.names.append((standing, "" if standing == "held" else text, repository, tag, to, at_ns))
         return to
 
 

@@ -186,7 +186,9 @@ def test_depth_and_number_are_bounded(tree: Tree, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(registry, "MOST_REPOSITORIES", 10)
     for number in range(20):
         tree.push(f"many/app{number}", "v", A, 1)
-    assert [part.names for part in tree.read().values()] == [None] * 2
+    tree.push("many", "v", A, 1)
+    found = tree.read()
+    assert {where: found[where].names is None for where in ("many", "many/")} == {"many": False, "many/": True}
     monkeypatch.undo()
     monkeypatch.setattr(registry, "MOST_NAMES", 7)
     assert sum(len(part.names or ()) for part in tree.read().values()) == 7

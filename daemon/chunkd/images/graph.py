@@ -147,9 +147,8 @@ def _gather(names: Iterable[Name], blobs: Mapping[Digest, BlobFacts]) -> tuple[d
         if name.standing is Standing.NAMED:
             one.is_root = True
             one.names.add(name.text)
-            one.tags.add(name.tag)
-            if name.repository:
-                one.repositories.add(name.repository)
+            one.tags |= {name.tag} - {""}
+            one.repositories |= {name.repository} - {""}
     return found, len(absent)
 
 

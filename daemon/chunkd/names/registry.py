@@ -48,7 +48,7 @@ def read_registry(root: Beneath) -> Iterator[Part]:
         deeper = [f"{folder}/{one}" for one in reversed(below) if not one.startswith("_")]
         if folder.count("/") >= MAX_DEPTH or seen + len(deeper) > MOST_REPOSITORIES:
             deeper = []
-            yield Part("registry", name, None, f"{folder}: too deep, or more than {MOST_REPOSITORIES} folders")
+            yield Part("registry", f"{name}/", None, f"{folder}: too deep, or more than {MOST_REPOSITORIES} folders")
         seen += len(deeper)
         pending += deeper
 
