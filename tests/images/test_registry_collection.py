@@ -31,6 +31,7 @@ from daemon import PATIENCE_S, Home, opened
 from test_writers import copy, need, registry
 
 IMAGE, INDEX = "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json"
+IN_TOTO = "application/vnd.in-toto+json"
 CONFIG, LAYER = "application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar+gzip"
 NO_CHUNKS = Chunks(0, lambda _: pytest.fail("no layer"), lambda _low, _high: pytest.fail("no chunk"))
 
@@ -66,8 +67,20 @@ class Layout:
         }  # fmt: skip
         return self.put(json.dumps(document).encode(), IMAGE)
 
-    def index(self, **children: dict[str, Any]) -> dict[str, Any]:
+    def attestation(self, number: int) -> dict[str, Any]:
+        """As BuildKit makes one beside each image."""
+        document = {
+            "schemaVersion": 2, "mediaType": IMAGE, "config": self.put(b'{"number":%d}' % number, CONFIG),
+            "layers": [self.put(json.dumps({"_type": IN_TOTO, "subject": number}).encode(), IN_TOTO)],
+        }  # fmt: skip
+        return self.put(json.dumps(document).encode(), IMAGE) | {
+            "platform": {"os": "unknown", "architecture": "unknown"},
+            "annotations": {"vnd.docker.reference.type": "attestation-manifest"},
+        }
+
+    def index(self, *attestations: dict[str, Any], **children: dict[str, Any]) -> dict[str, Any]:
         rows = [row | {"platform": {"os": "linux", "architecture": name}} for name, row in children.items()]
+        rows += attestations
         return self.put(json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": rows}).encode(), INDEX)
 
     def chosen(self, row: dict[str, Any]) -> Path:
@@ -92,7 +105,7 @@ def fill(home: Home, address: str) -> None:
     push(layout.image(1, 2, step=1), "team/other:v1")
     push(layout.image(5, 5), "team/other:twice")
     arm = layout.image(1, 6, architecture="arm64")
-    push(layout.index(amd64=layout.image(1, 7), arm64=arm), "app:both")
+    push(layout.index(layout.attestation(1), amd64=layout.image(1, 7), arm64=arm), "app:both")
     push(layout.index(amd64=layout.image(1, 8), arm64=arm), "app:both2", "team/other:both2")
     push(layout.image(1, 7), "app:amd64")  # a child that has a name of its own
 
