@@ -55,6 +55,7 @@ bench: .venv/bench npm_small ## run the benchmarks, on a machine with nothing el
 	$(VENV_PYTHON) bench/net.py "$(NPM_SMALL)"
 	$(VENV_PYTHON) bench/index.py
 	$(VENV_PYTHON) bench/shares.py
+	$(VENV_PYTHON) bench/images.py
 	$(VENV_PYTHON) bench/bars.py
 
 dist: .venv/dev ## build the sdist, and from it the wheel

@@ -23,8 +23,9 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("service", "report"),
     ("client",),
+    ("images",),
     ("check", "queries", "ingest"),
-    ("index", "worker"),
+    ("index", "worker", "names"),
     ("settings", "figures", "sources", "chunkers"),
     ("api",),
     ("model", "untrusted_json"),
@@ -38,6 +39,8 @@ FORBIDDEN: dict[str, set[str]] = {
     "api": {"index"},
     "check": {"chunkd.index.chunks.table", "chunkd.index.chunks.growth"},
     "client": {"api", "worker", "sources", "chunkers"},
+    "images": {"ingest", "lmdb", "service", "sources"},
+    "names": {"index", "lmdb"},
     "report": {"worker", "sources", "ingest", "service"},
     "worker": {"sources", "settings", "lmdb"},
 }
@@ -62,6 +65,7 @@ DOORS: dict[str, set[str]] = {
         *("index.blocks", "index.chunks.entries", "index.chunks.growth", "index.chunks.lookup"),
         *("index.chunks.measured", "index.chunks.table"),
         *("index.compaction", "index.index", "ingest.diff", "queries.layer_shares"),
+        *("images.atoms", "images.columns", "images.similarity"),
     },
     "prometheus_client": {"service.openmetrics"},
     "psutil": {"worker.priority"},
@@ -246,7 +250,7 @@ def test_threads_and_processes_are_made_in_few_places() -> None:
     assert makers("os.fork") == FORKS
 
 
-@pytest.mark.parametrize("wing", ["figures", "model", "chunkers"])
+@pytest.mark.parametrize("wing", ["figures", "model", "chunkers", "images"])
 def test_what_does_no_io_imports_nothing_that_does(wing: str) -> None:
     for module, path in PATHS.items():
         if wing_of(module) == wing:

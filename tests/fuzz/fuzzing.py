@@ -20,12 +20,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 SOURCE = REPOSITORY / "cgear.c"
-TARGETS = ("cgear", "decode", "manifest", "records")
+TARGETS = ("bolt", "cgear", "decode", "manifest", "records")
 # A step of libFuzzer that takes longer than this is a finding, and so is a process that grows beyond this. atheris
 # itself keeps some 300 bytes of each execution.
 TIMEOUT_S = 30
 MOST_MIB = 4096
-MOST_INPUT_BYTES = {"cgear": 512, "decode": 4096, "manifest": 2048, "records": 1024}
+MOST_INPUT_BYTES = {"bolt": 16384, "cgear": 512, "decode": 4096, "manifest": 2048, "records": 1024}
 
 Mutate = Callable[[bytes, int, int], bytes]
 

@@ -17,8 +17,8 @@ from counts import share_of
 
 # A short run: some ten seconds each on a machine with nothing else to do.
 EXECUTIONS = {
-    "cgear": share_of(5000, 1000), "decode": share_of(15_000, 3000), "manifest": share_of(50_000, 10_000),
-    "records": share_of(100_000, 20_000),
+    "bolt": share_of(20_000, 4000), "cgear": share_of(5000, 1000), "decode": share_of(15_000, 3000),
+    "manifest": share_of(50_000, 10_000), "records": share_of(100_000, 20_000),
 }  # fmt: skip
 SOURCE = fuzzing.SOURCE.read_text()
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from isal import igzip
 
 import blobs
+import fuzz_bolt
 import fuzz_decode
 import fuzz_manifest
 import fuzz_records
@@ -284,7 +285,9 @@ def changed(seeds: list[bytes], draw: random.Random) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("target", [fuzz_decode, fuzz_manifest, fuzz_records], ids=["decode", "manifest", "records"])
+@pytest.mark.parametrize(
+    "target", [fuzz_bolt, fuzz_decode, fuzz_manifest, fuzz_records], ids=["bolt", "decode", "manifest", "records"]
+)
 def test_the_fuzz_targets_find_nothing_near_their_seeds(target: Any) -> None:
     seeds = [seed for seed in target.seeds() if len(seed) < 20_000]
     draw = random.Random(1)
