@@ -156,7 +156,6 @@ def test_a_restart_opens_no_blob_and_has_the_figures_at_once(home: Home) -> None
     daemon.until(lambda stats: stats["scans"] == 1 and stats["settled"], "the first scan's end")
     daemon.process.send_signal(signal.SIGHUP)
     daemon.until(lambda stats: stats["scans"] == 2 and stats["settled"], "SIGHUP's scan")
-    assert "scan 2: SIGHUP" in daemon.log
     assert figures(daemon.settled_after_scan(verify=True)) == figures(before)
     assert "indexed" not in daemon.log
     # The same trace would show it, had one been opened.
@@ -205,7 +204,6 @@ def test_run_with_fewer_caches_drops_the_others(home: Home) -> None:
     daemon.until(lambda stats: stats["layers"] == 3 and stats["settled"], "each digest once")
     assert daemon.stop() == 0
     daemon = home.start(two, environ=NEVER)
-    assert f"cache {one}: no longer served; its blobs are subtracted" in daemon.log
     daemon.until_figures(home.fresh(two))
     assert [cache["path"] for cache in daemon.stats()["caches"]] == [str(two)]
     home.check()
@@ -804,9 +802,6 @@ def test_a_blob_whose_worker_dies_is_tried_once_more_and_then_failed(home: Home)
     digest, path = write_blob(cache, large)
     os.kill(reader_of(daemon, digest), signal.SIGKILL)
     counted = daemon.until(lambda stats: stats["layers"] == 1 and stats["settled"], "counted by the second try")
-    assert (
-        "its worker was killed (signal 9), as the kernel does when memory is short; it is tried once more" in daemon.log
-    )
     path.unlink()
     daemon.until_figures(ZEROS)
 

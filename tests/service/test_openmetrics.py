@@ -355,5 +355,4 @@ def test_a_daemon_counts_what_lands_and_fails(home: Home) -> None:
     read = after["chunkd_read_bytes_total"] - before["chunkd_read_bytes_total"]
     assert read == good.stat().st_size + bad.stat().st_size
     assert daemon.stats()["unique_bytes"] == after["chunkd_unique_bytes"]
-    assert f" INFO metrics over TCP at 127.0.0.1:{port}, for whoever can reach it\n" in daemon.log
     assert daemon.stop() == 0
