@@ -189,9 +189,40 @@ def test_fair_shares_are_exact_with_many_holders() -> None:
     for holders, weight in some.items():
         for holder in members(holders).tolist():
             exact[holder] += Fraction(weight.bytes, holders.bit_count())
+    expected = [int(share) for share in exact]
+    left = sum(weight.bytes for weight in some.values()) - sum(expected)
+    assert 0 < left < count
+    for holder in sorted(range(count), key=lambda one: expected[one] - exact[one])[:left]:
+        expected[holder] += 1
     column = Column([some], count)
-    assert all(abs(row.fair_share_bytes - share) < 1 for row, share in zip(column.rows, exact, strict=True))
-    assert sum(row.fair_share_bytes for row in column.rows) == column.total_bytes
+    assert [row.fair_share_bytes for row in column.rows] == expected
+    sets = sorted(some)
+    again = Column([{holders: some[holders] for holders in sets[at::3]} for at in range(3)], count)
+    assert again.rows == column.rows
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 50)), max_size=12))
+def test_equal_shares_are_equal_however_they_were_summed(some: list[tuple[int, int]]) -> None:
+    """Each of six holders has the same bytes with as many others, in another order: all shares are equal, and the
+    earlier ones are rounded up.
+    """
+    parts = [
+        {1 << first | ((1 << size) - 1) << 6 + 6 * number: Weight(size_bytes, 1)}
+        for first in range(6)
+        for number, (size, size_bytes) in enumerate(some[first % 3 :] + some[: first % 3])
+    ]
+    shares = [row.fair_share_bytes for row in Column(parts, 6 + 6 * 12).rows[:6]]
+    exact = sum((Fraction(size_bytes, size + 1) for size, size_bytes in some), Fraction())
+    assert all(abs(share - exact) < 1 for share in shares)
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_a_third_and_a_sixth_are_a_half() -> None:
+    """Five holders have a half, and four are rounded up: the last one is not, though the first one's is a sum."""
+    some = {0b11 << 10 | 1: 1, 0b11111 << 20 | 1: 1, 0b11 << 1: 1, 0b11 << 3: 1}
+    column = Column([{holders: Weight(size, 1) for holders, size in some.items()}], 30)
+    assert [row.fair_share_bytes for row in column.rows[:5]] == [1, 1, 1, 1, 0]
+    assert sum(row.fair_share_bytes for row in column.rows) == 4
 
 
 def test_sums_of_products_are_exact() -> None:

@@ -11,7 +11,7 @@ import pytest
 from chunkd.images import graph
 from chunkd.images.atoms import Chunks
 from chunkd.images.figures import Images
-from chunkd.images.graph import BlobFacts, Root, TooManyHolds, build
+from chunkd.images.graph import BlobFacts, Root, TooManyImages, build
 from chunkd.model import Digest
 from chunkd.names.name import Name
 from chunkd.worker import manifest
@@ -347,9 +347,22 @@ def test_indexes_of_the_same_children_are_bounded(monkeypatch: pytest.MonkeyPatc
     edges = tuple(Edge(Role.MANIFEST, one) for one in children)
     blobs |= {real(digest(10_000 + at)): BlobFacts(1, Contents(Kind.INDEX, edges)) for at in range(100)}
     begun = time.process_time()
-    with pytest.raises(TooManyHolds):
+    with pytest.raises(TooManyImages):
         build(blobs, [])
     assert time.process_time() - begun < 10
+
+
+def test_sets_of_images_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 images with a blob of their own each: 101 sets of 13 bytes."""
+    blobs = {
+        real(digest(at)): BlobFacts(1, Contents(Kind.IMAGE, (Edge(Role.CONFIG, real(digest(1000 + at))),)))
+        for at in range(100)
+    }
+    monkeypatch.setattr(graph, "MOST_HOLDERS_BYTES", 101 * 100 // 8 + 1)
+    assert len(build(blobs, []).roots) == 100
+    monkeypatch.setattr(graph, "MOST_HOLDERS_BYTES", 101 * 100 // 8 - 1)
+    with pytest.raises(TooManyImages):
+        build(blobs, [])
 
 
 def test_a_chain_of_indexes_takes_no_recursion() -> None:

@@ -6,7 +6,6 @@ byte: fair shares and the bytes of no holder add up to all bytes, and so do new 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from chunkd.figures.totals import Sample
 from chunkd.images.atoms import Numbers, Parts, Weight, members
 
 _BITS = 32
+_FRACTION_BITS = 128
 
 
 class Row(NamedTuple):
@@ -55,7 +55,7 @@ class Column:
                 shares.add(size, held)
                 if size == 1:
                     exclusive += held
-        rows = zip(sums.weights(), exclusive.tolist(), shares.rounded(), new, strict=True)
+        rows = zip(sums.weights(), exclusive.tolist(), shares.rounded(sum(new)), new, strict=True)
         self.rows = [Row(*row) for row in rows]
 
     @property
@@ -112,25 +112,29 @@ class _Sums:
 
 
 class _FairShares:
-    """Each holder's part of all bytes that are held, when what n hold is divided by n: an exact fraction, as a whole
-    number of parts of the least common multiple of all n (14,000 bits for 10,000 holders).
+    """Each holder's part of all bytes that are held, when what n hold is divided by n.
+
+    The parts are sums in fixed point. The last half of their digits is rounded off before they are compared, so that
+    equal parts are equal in whatever order they were summed.
     """
 
     def __init__(self, holders: int) -> None:
-        self._whole = math.lcm(*range(1, holders + 1))
         self._parts = [0] * holders
 
     def add(self, size: int, held: Numbers) -> None:
         """Of each holder the bytes that it holds together with `size - 1` others."""
-        part = self._whole // size
         for holder in np.flatnonzero(held).tolist():
-            self._parts[holder] += int(held[holder]) * part
+            self._parts[holder] += (int(held[holder]) << 2 * _FRACTION_BITS) // size
 
-    def rounded(self) -> list[int]:
-        """By largest remainder, so that the shares add up to the whole; of equal ones the earlier holder's goes up."""
-        shares = [part // self._whole for part in self._parts]
-        remainders = [part % self._whole for part in self._parts]
-        left = sum(remainders) // self._whole
+    def rounded(self, held_bytes: int) -> list[int]:
+        """By largest remainder, so that the shares add up to the bytes that are held. Of equal remainders the earlier
+        holder's goes up.
+        """
+        half = 1 << (_FRACTION_BITS - 1)
+        parts = [(part + half) >> _FRACTION_BITS for part in self._parts]
+        shares = [part >> _FRACTION_BITS for part in parts]
+        remainders = [part & ((1 << _FRACTION_BITS) - 1) for part in parts]
+        left = held_bytes - sum(shares)
         for holder in sorted(range(len(shares)), key=lambda one: -remainders[one])[:left]:
             shares[holder] += 1
         return shares

@@ -21,6 +21,9 @@ from chunkd.worker.manifest import Contents, Edge, Kind, Role
 # So many pairs of a root and a blob that it holds: 10,000 images of 12 blobs have 120,000. More come from indexes made
 # to contain one another's children.
 MOST_HOLDS = 1 << 23
+# For the sets of roots that hold something, each with a bit a root: 10,000 images have 12,000 sets, 15 MiB. This is
+# enough for some 40,000 images.
+MOST_HOLDERS_BYTES = 256 << 20
 
 ORDER = "the source's time of push, else created, else last; ties by digest"
 UNKNOWN_PLATFORM = "unknown"
@@ -30,14 +33,11 @@ _RUNNABLE = (Kind.IMAGE, Kind.SCHEMA_1)
 _CONTAINERS = (Kind.INDEX, Kind.IMAGE, Kind.SCHEMA_1, Kind.ATTESTATION, Kind.BUILD_CACHE, Kind.ARTIFACT)
 
 
-class TooManyHolds(ChunkdError):
-    """The figures of images would take too long."""
+class TooManyImages(ChunkdError):
+    """The figures of images would take too much time or memory."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            f"images: more than {MOST_HOLDS} pairs of an image and a blob that it holds; remove indexes that repeat"
-            " one another's children"
-        )
+    def __init__(self, images: int, why: str) -> None:
+        super().__init__(f"images: no figures of these {images}: {why}")
 
 
 class BlobFacts(NamedTuple):
@@ -117,15 +117,18 @@ class _Reached:
 
 
 def build(blobs: Mapping[Digest, BlobFacts], names: Iterable[Name]) -> Graph:
-    """The graph of the blobs that are present. Raises TooManyHolds."""
+    """The graph of the blobs that are present. Raises TooManyImages."""
     digests = tuple(sorted(blobs))
     builder = _Builder(digests, [blobs[digest].contents for digest in digests])
     named, without_blob = _gather(names, blobs)
     found: list[tuple[Root, array[int]]] = []
     left = MOST_HOLDS
-    for number in builder.root_numbers(named):
+    roots = builder.root_numbers(named)
+    for number in roots:
         reached = builder.reach(number, left)
         left -= len(reached.blobs)
+        if left <= 0:
+            raise TooManyImages(len(roots), f"they hold more than {MOST_HOLDS} blobs, each as often as it is held")
         root = builder.root(number, reached, named.get(digests[number], _Named()))
         found.append((root, array("I", reached.blobs)))
     found.sort(key=lambda one: (one[0].at_ns == 0, one[0].at_ns, one[0].digest))
@@ -173,13 +176,12 @@ class _Builder:
         return sorted(uncontained | {self._numbers[digest] for digest, one in named.items() if one.is_root})
 
     def reach(self, root: int, most: int) -> _Reached:
+        """What a root holds, or the first `most` blobs of it."""
         found = _Reached()
         pending, seen = [root], {root}
-        while pending:
+        while pending and len(found.blobs) < most:
             number = pending.pop()
             found.blobs.append(number)
-            if len(found.blobs) > most:
-                raise TooManyHolds
             contents = self._contents[number]
             if contents is None:
                 continue
@@ -259,6 +261,8 @@ def _classes(blobs: int, held: list[array[int]]) -> tuple[array[int], tuple[int,
                 steps.append(step)
             classes[number] = made[step]
     used = sorted({0, *classes})
+    if len(used) * len(held) > 8 * MOST_HOLDERS_BYTES:
+        raise TooManyImages(len(held), f"the sets of images that share blobs take more than {MOST_HOLDERS_BYTES} bytes")
     new = {old: at for at, old in enumerate(used)}
     sets = tuple(_set_of(steps, old, len(held)) for old in used)
     return array("I", (new[old] for old in classes)), sets
