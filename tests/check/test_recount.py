@@ -22,6 +22,8 @@ from chunkd.index.index import Change
 from chunkd.index.records import Head, Held
 from chunkd.index.storage.environment import reading
 from chunkd.model import Blob, Cache, Difference, Digest, FileMark, Place, Recipe
+from chunkd.names import record as names_record
+from chunkd.names.name import Name, Part
 from chunkd.worker import manifest_record
 from chunkd.worker.manifest import Contents, Edge, Kind, Role
 from indexing import (
@@ -46,6 +48,10 @@ LAYER_KEY, OTHER_KEY, FAILED_KEY, GONE_KEY, MANIFEST_KEY = map(
 )
 INDEX = manifest_record.encode(Contents(Kind.INDEX, (Edge(Role.MANIFEST, OTHER, 1003),)))
 PLACE_KEY = records.place_key(place_of(LAYER))
+KEPT = names_record.Kept(
+    "/cache", Part("layout", "", (Name("caf\udce9", "", "", MANIFEST), Name("a:b", "a", "b", MANIFEST, 7))), 9
+)
+NAMES, NAMES_KEY = names_record.encode(KEPT), records.names_key(CACHE, names_record.key_of(KEPT.base, KEPT.part))
 CHUNKS = chunks_of([*range(300), 5, 5, 7])
 MORE_CHUNKS = chunks_of([*range(400, 500), *range(100, 150)])
 MARK = FileMark(1, 2, 3, 4)
@@ -75,6 +81,7 @@ def build(bench: Bench) -> None:
     with bench.index.transaction() as change:
         add(change, 3, [])
         add_manifest(change)
+        change.put_names(NAMES_KEY, NAMES)
         change.fail(Blob(FAILED, "failed", 500, reason="its bytes do not match its name", tries=1, retry_at=99))
         change.hold(place_of(FAILED), Held(FAILED, "bad", MARK))
         change.ignore(Place(CACHE, "link"), "a symbolic link")
@@ -346,6 +353,16 @@ DAMAGES = [
     Damage("manifest-of-another-blob", to("manifests", OTHER_KEY, INDEX), {("manifests", str(OTHER))}),
     Damage("manifest-of-nobody", to("manifests", GONE_KEY, INDEX), {("manifests", GONE_KEY.hex())}),
     Damage("manifest-with-a-garbage-key", to("manifests", b"garbage", INDEX), {("manifests", b"garbage".hex())}),
+    # names
+    Damage("names-garbage", to("names", NAMES_KEY, b"garbage"), {("names", NAMES_KEY.hex())}),
+    Damage("names-not-of-names", to("names", NAMES_KEY, records.seal(b"[]")), {("names", NAMES_KEY.hex())}),
+    Damage("names-otherwise", to("names", NAMES_KEY, records.seal(NAMES + b" ")), {("names", NAMES_KEY.hex())}),
+    Damage("names-of-another", to("names", b"\0\0\0\1" + bytes(16), records.seal(NAMES)), {("names", bytes(16).hex())}),
+    Damage(
+        "names-of-no-cache",
+        to("names", b"\0\0\0\x09" + NAMES_KEY[4:], records.seal(NAMES)),
+        {("names", NAMES_KEY[4:].hex())},
+    ),
     # blobs
     Damage("blob-missing", to("blobs", LAYER_KEY, None), {("recipes", LAYER_KEY.hex()), ("totals", "layers")}),
     Damage("blob-garbage", to("blobs", LAYER_KEY, b"garbage"), {("blobs", LAYER_KEY.hex())}),

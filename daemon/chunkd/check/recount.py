@@ -6,7 +6,7 @@ It shares only the codecs of `records` and `blocks` with the index, reads one sn
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 import lmdb
 import numpy as np
@@ -21,6 +21,7 @@ from chunkd.index.chunks.entries import prefixes_of, unpack_entries
 from chunkd.index.history import check_history
 from chunkd.index.storage.environment import Store
 from chunkd.model import Blob
+from chunkd.names import record
 from chunkd.worker import manifest_record
 
 # How many chunk numbers are counted at once, 16 bytes each. The recipes are walked again for each window of numbers.
@@ -40,7 +41,7 @@ def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: 
     caches = set(store.caches(txn))
     store.verified_s(txn)
     progress("blobs")
-    layers = _layers(store, txn, result)
+    layers = _layers(store, txn, result, caches)
     sums: dict[bytes, int] = dict.fromkeys(layers, 0)
     for start in range(0, head.next_number, WINDOW):
         progress(f"chunks {start:,} of {head.next_number:,}")
@@ -68,7 +69,7 @@ def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: 
     return result
 
 
-def _layers(store: Store, txn: lmdb.Transaction, result: RecountResult) -> dict[bytes, Blob]:
+def _layers(store: Store, txn: lmdb.Transaction, result: RecountResult, caches: Container[int]) -> dict[bytes, Blob]:
     """The layers by key. Sums up the other blobs, and reports every bad record."""
     layers: dict[bytes, Blob] = {}
     for key, value in store.walk(txn, "blobs"):
@@ -102,7 +103,22 @@ def _layers(store: Store, txn: lmdb.Transaction, result: RecountResult) -> dict[
         if key in layers or store.get(txn, "blobs", key) is None:
             result.differ("manifests", key.hex(), "the record of a blob that is not a layer", "none")
             result.bad.add(key)
+    for key, value in store.walk(txn, "names"):
+        if problem := problem_of_names(key, value, caches):
+            result.differ("names", key.hex(), "the names beside the blobs of a cache", problem)
     return layers
+
+
+def problem_of_names(key: bytes, value: bytes, caches: Container[int]) -> str:
+    """Why this is not a record of names."""
+    try:
+        kept = record.decode(records.unseal(value))
+    except (record.BadNames, records.Damaged) as error:
+        return str(error)
+    cache = int.from_bytes(key[:4], "big")
+    if cache and cache not in caches:
+        return "a cache that is not there"
+    return "" if key == records.names_key(cache, record.key_of(kept.base, kept.part)) else "another place's"
 
 
 def _problem_of_manifest(value: bytes, blob: Blob) -> str:

@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from chunkd.check.recount import WINDOW, read_slots, recount
+from chunkd.check.recount import WINDOW, problem_of_names, read_slots, recount
 from chunkd.check.result import RecountResult
 from chunkd.figures.totals import Totals
 from chunkd.index import blocks, records
@@ -74,6 +74,9 @@ def _mend_places(change: Change) -> None:
             txn.put(digest_key + key, b"", db=databases["holders"])
         else:
             txn.delete(key, db=databases["places"])
+    for key, value in list(store.walk(txn, "names")):
+        if problem_of_names(key, value, caches):  # they are read again
+            txn.delete(key, db=databases["names"])
     for key, _ in list(store.walk(txn, "ignored")):
         if int.from_bytes(key[:4], "big") not in caches or len(key) < 5:
             txn.delete(key, db=databases["ignored"])

@@ -231,6 +231,17 @@ class Change:
     def rehashed(self, digest: Digest) -> None:
         self._discard("needs_rehash", records.digest_key(digest))
 
+    # --- names ----------------------------------------------------------------------------------------------------
+
+    def put_names(self, key: bytes, value: bytes) -> None:
+        """Keep the record of names under its `records.names_key`, in place of what was there."""
+        sealed = records.seal(value)
+        if self.store.get(self.txn, "names", key) != sealed:
+            self._put("names", key, sealed)
+
+    def drop_names(self, key: bytes) -> None:
+        self._discard("names", key)
+
     # --- what is not derived from blobs ---------------------------------------------------------------------------
 
     def set_caches(self, caches: dict[int, Cache]) -> None:

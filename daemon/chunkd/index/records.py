@@ -86,6 +86,11 @@ def place_from_key(key: bytes) -> Place:
     return Place(int.from_bytes(key[:4], "big"), os.fsdecode(key[4:]))
 
 
+def names_key(cache: int, key: bytes) -> bytes:
+    """The key of names that lie beside the blobs of a cache; `key` is that of `names.record`. Cache 0 is no cache."""
+    return cache.to_bytes(4, "big") + key
+
+
 def holder_key(digest: Digest, place: Place) -> bytes:
     """The digest's key, then the place's, so that all places of a digest are side by side."""
     return digest_key(digest) + place_key(place)

@@ -151,6 +151,8 @@ class LeftCaches:
                 ignored = list(itertools.islice(store.under(txn, "ignored", number, ""), PLACES_AT_ONCE))
                 for place in ignored:
                     change.unignore(place)
+                for key, _ in list(store.names(txn, number)):
+                    change.drop_names(key)
                 left |= bool(slice_ or ignored)
             if not left:
                 recorded = change.caches()

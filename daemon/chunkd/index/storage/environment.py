@@ -36,8 +36,8 @@ from chunkd.model import Blob, Cache, ChunkParams, Digest, Place
 # The map takes address space only: the file is as long as its used pages.
 MAP_BYTES = 1 << 40
 DATABASES = (
-    "meta", "blobs", "failed", "places", "holders", "ignored", "needs_rehash", "recipes", "manifests", "chunks",
-    "measured", "young", "dense", "history",
+    "meta", "blobs", "failed", "places", "holders", "ignored", "needs_rehash", "recipes", "manifests", "names",
+    "chunks", "measured", "young", "dense", "history",
 )  # fmt: skip
 MAX_READERS = 126
 Record = TypeVar("Record")
@@ -243,6 +243,14 @@ class Store:
     def ignored(self, txn: lmdb.Transaction, after: bytes = b"") -> Iterator[tuple[Place, str]]:
         for key, value in self.walk(txn, "ignored", after):
             yield records.place_from_key(key), value.decode(errors="replace")
+
+    def names(self, txn: lmdb.Transaction, cache: int | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """The records of names (`names.record`) of a cache, or of all, by their keys. Raises Damaged."""
+        prefix = b"" if cache is None else records.names_key(cache, b"")
+        for key, value in self.walk(txn, "names", prefix):
+            if not key.startswith(prefix):
+                return
+            yield key, records.unseal(value)
 
     def walk(self, txn: lmdb.Transaction, database: str, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """The records of a database whose key comes after the given one, in key order."""
