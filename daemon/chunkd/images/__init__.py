@@ -1,3 +1,3 @@
-"""Which image holds what, and its figures. It does no I/O: blobs, names and recipes come to it as values. It must not
-know a source's files, the ingest or LMDB.
+"""Which image holds what, and its figures, from blobs, names and recipes as values. `read` alone reads an index. It
+must not know a source's files, the ingest or LMDB.
 """

@@ -36,8 +36,8 @@ _CONTAINERS = (Kind.INDEX, Kind.IMAGE, Kind.SCHEMA_1, Kind.ATTESTATION, Kind.BUI
 class TooManyImages(ChunkdError):
     """The figures of images would take too much time or memory."""
 
-    def __init__(self, images: int, why: str) -> None:
-        super().__init__(f"images: no figures of these {images}: {why}")
+    def __init__(self, why: str) -> None:
+        super().__init__(f"images: too many for figures of them: {why}")
 
 
 class BlobFacts(NamedTuple):
@@ -128,7 +128,7 @@ def build(blobs: Mapping[Digest, BlobFacts], names: Iterable[Name]) -> Graph:
         reached = builder.reach(number, left)
         left -= len(reached.blobs)
         if left <= 0:
-            raise TooManyImages(len(roots), f"they hold more than {MOST_HOLDS} blobs, each as often as it is held")
+            raise TooManyImages(f"{len(roots)} hold more than {MOST_HOLDS} blobs, each as often as it is held")
         root = builder.root(number, reached, named.get(digests[number], _Named()))
         found.append((root, array("I", reached.blobs)))
     found.sort(key=lambda one: (one[0].at_ns == 0, one[0].at_ns, one[0].digest))
@@ -262,7 +262,7 @@ def _classes(blobs: int, held: list[array[int]]) -> tuple[array[int], tuple[int,
             classes[number] = made[step]
     used = sorted({0, *classes})
     if len(used) * len(held) > 8 * MOST_HOLDERS_BYTES:
-        raise TooManyImages(len(held), f"the sets of images that share blobs take more than {MOST_HOLDERS_BYTES} bytes")
+        raise TooManyImages(f"the sets of {len(held)} that share blobs take more than {MOST_HOLDERS_BYTES} bytes")
     new = {old: at for at, old in enumerate(used)}
     sets = tuple(_set_of(steps, old, len(held)) for old in used)
     return array("I", (new[old] for old in classes)), sets

@@ -6,7 +6,9 @@ that a reader never keeps the writer's old pages for long.
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import lmdb
@@ -39,8 +41,8 @@ class Shares(NamedTuple):
 
 
 class PagesBusy(ChunkdError):
-    def __init__(self) -> None:
-        super().__init__(f"{PAGES_AT_ONCE} others ask for layers now; ask again")
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{PAGES_AT_ONCE} others ask for {what} now; ask again")
 
 
 def shares_of(store: Store, txn: lmdb.Transaction, blob: Blob) -> Shares:
@@ -95,23 +97,36 @@ def _row(blob: Blob, shares: Shares) -> dict[str, Any]:
     } | shares._asdict()  # fmt: skip
 
 
-class LayerPages:
-    """Pages for the endpoint's threads, made one at a time, because a layer may have 17 million chunks.
+class Turns:
+    """For the endpoint's threads: one has its turn, the others wait.
 
-    Raises PagesBusy when four are requested at once, because a connection that waits here is not free for others.
+    Raises PagesBusy when four are there already, because a connection that waits here is not free for others.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._asked = threading.Semaphore(PAGES_AT_ONCE)
         self._one = threading.Lock()
 
-    def read(self, after: str, limit: int) -> dict[str, Any]:
-        """As `read_layers`."""
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
         if not self._asked.acquire(blocking=False):
-            raise PagesBusy
+            raise PagesBusy(self._what)
         try:
             with self._one:
-                return read_layers(self._store, after, limit)
+                yield
         finally:
             self._asked.release()
+
+
+class LayerPages(Turns):
+    """Pages for the endpoint's threads, made one at a time, because a layer may have 17 million chunks."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__("layers")
+        self._store = store
+
+    def read(self, after: str, limit: int) -> dict[str, Any]:
+        """As `read_layers`. Raises PagesBusy."""
+        with self.one():
+            return read_layers(self._store, after, limit)

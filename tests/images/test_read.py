@@ -1,0 +1,278 @@
+"""Images out of an index: the figures are those of the oracle, of one moment, in pages, one computation at a time."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from chunkd.errors import IndexDamaged, UsageError
+from chunkd.images import answers, pages, read
+from chunkd.images.graph import TooManyImages
+from chunkd.index import records
+from chunkd.names.name import Name, Part
+from chunkd.queries import layer_shares
+from counts import counted
+from image_oracle import Oracle, World
+from indexed import measured, put_names, put_world
+from indexing import Bench, recounted, small_bounds
+from worlds import Maker, real, worlds
+
+ADDED = {"as_of", "names_as_of", "commit", "next", "order", "names_without_blob"}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with recounted(tmp_path / "state") as found:
+        yield found
+
+
+def put(bench: Bench, world: World) -> Oracle:
+    world = measured(world)
+    with bench.index.transaction() as change:
+        put_world(change, world)
+    return Oracle(world)
+
+
+def ask(bench: Bench, function: Any, *arguments: Any) -> dict[str, Any]:
+    return answers.asked(bench.index.store, (function, arguments))
+
+
+def plain(reply: dict[str, Any]) -> dict[str, Any]:
+    """Without what the oracle does not say."""
+    found = {name: value for name, value in reply.items() if name not in ADDED}
+    for row in found.get("images", ()):
+        assert row.pop("left_out") == 0
+    return found
+
+
+@settings(max_examples=counted(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(world=worlds(), seed=st.integers(0, 1 << 30))
+def test_the_figures_are_those_of_the_oracle(tmp_path_factory: pytest.TempPathFactory, world: World, seed: int) -> None:
+    with small_bounds(), recounted(tmp_path_factory.mktemp("index")) as bench:
+        oracle = put(bench, world)
+        reply = ask(bench, answers.images, "image")
+        assert plain(reply) == oracle.images()
+        assert plain(ask(bench, answers.images, "repository")) == oracle.by_repository()
+        assert reply["names_as_of"] is None
+        totals = bench.totals
+        partial, unheld = reply["partial"], reply["unheld"]
+        known = [row["chunks"]["fair_share_bytes"] for row in reply["images"] if row["chunks"]]
+        assert sum(known) + partial["fair_share_bytes"] + unheld["unique_bytes"] == totals.unique_bytes
+        stored = [row["stored"]["new_bytes"] for row in reply["images"]]
+        assert sum(stored) + unheld["stored_bytes"] == totals.stored_bytes
+        some = [root for root in oracle.roots if random.Random(seed).random() < 0.5]
+        if some:
+            found = ask(bench, answers.freed, some, 0)
+            assert {name: found[name] for name in oracle.freed(some)} == oracle.freed(some)
+
+
+def test_what_is_freed_is_what_the_index_loses(bench: Bench) -> None:
+    """Removing the blobs lowers the unique bytes by exactly the chunk column."""
+    make = Maker()
+    base = make.layer(1, 2, 3)
+    first = make.name("a:1", make.image(base, make.layer(3, 4, 5)))
+    make.name("a:2", make.image(base, make.layer(5, 6)))
+    put(bench, make.world)
+    before, reply = bench.totals, ask(bench, answers.freed, [first], 0)
+    with bench.index.transaction() as change:
+        for name in reply["stored"]["blobs"]:
+            digest = real(name)
+            change.release(next(place for place, _ in change.holders(digest)), digest)
+            change.remove(digest)
+    assert before.unique_bytes - bench.totals.unique_bytes == reply["chunks"]["bytes"] == 104
+    assert before.stored_bytes - bench.totals.stored_bytes == reply["stored"]["bytes"] > 0
+
+
+def test_dead_chunks_are_not_counted(bench: Bench) -> None:
+    make = Maker()
+    make.name("a:1", make.image(make.layer(1, 2)))
+    gone = make.layer(7, 8, 9)
+    put(bench, make.world)
+    assert ask(bench, answers.images, "image")["unheld"]["unique_bytes"] == 107 + 108 + 109
+    with bench.index.transaction() as change:
+        change.release(next(place for place, _ in change.holders(real(gone))), real(gone))
+        change.remove(real(gone))
+    assert ask(bench, answers.images, "image")["unheld"] == {"blobs": 0, "stored_bytes": 0, "unique_bytes": 0}
+
+
+def test_similar_images(bench: Bench) -> None:
+    make = Maker()
+    one = make.name("a:1", make.image(make.layer(*range(10))))
+    other = make.name("b:1", make.image(make.layer(*range(1, 11))))
+    make.name("c:1", make.image(make.layer(20, 21)))
+    put(bench, make.world)
+    reply = ask(bench, answers.similar, 500)
+    both = sum(100 + chunk for chunk in range(1, 10))
+    assert {row["digest"] for row in reply["alike"]} == {one, other}
+    assert {row["cluster"] for row in reply["alike"]} == {1}
+    [pair] = reply["pairs"]
+    assert [row["names"] for row in pair["images"]] == [["a:1"], ["b:1"]]
+    assert pair["overlap_bytes"] == both
+    assert pair["similarity"] == both / (both + 100 + 110)
+    assert pair["contained"] == [both / (both + 100), both / (both + 110)]
+    assert ask(bench, answers.similar, 900)["alike"] == []
+
+
+def test_an_empty_index(bench: Bench) -> None:
+    assert ask(bench, answers.images, "image")["images"] == []
+    assert ask(bench, answers.images, "repository")["repositories"] == []
+    assert ask(bench, answers.similar, 500)["pairs"] == []
+    with pytest.raises(UsageError):
+        ask(bench, answers.freed, ["*"], 0)
+
+
+# --- bounds and damage ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bound", ["MOST_BLOBS", "MOST_EDGES", "MOST_NAMES"])
+def test_more_than_memory_is_meant_for(bench: Bench, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    make = Maker()
+    layer = make.layer(1)
+    make.name("a:1", make.image(layer))
+    make.name("a:2", make.image(layer))
+    put(bench, make.world)
+    most = {"MOST_BLOBS": 5, "MOST_EDGES": 4, "MOST_NAMES": 2}[bound]
+    monkeypatch.setattr(read, bound, most)
+    assert len(ask(bench, answers.images, "image")["images"]) == 2
+    monkeypatch.setattr(read, bound, most - 1)
+    with pytest.raises(TooManyImages):
+        ask(bench, answers.images, "image")
+
+
+def test_names_without_end_are_left_out_and_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Maker()
+    image = make.image(make.layer(1))
+    for number in range(5):
+        make.name(f"a:{number}", image)
+    put(bench, make.world)
+    monkeypatch.setattr(answers, "MOST_SHOWN", 3)
+    [row] = ask(bench, answers.images, "image")["images"]
+    assert (row["names"], row["left_out"]) == (["a:0", "a:1", "a:2"], 2)
+    reply = ask(bench, answers.freed, [image], 0)
+    assert (len(reply["names"]), reply["names_left_out"]) == (3, 2)
+
+
+@pytest.mark.parametrize("database", ["manifests", "names", "recipes"])
+def test_a_damaged_record_is_damage(bench: Bench, database: str) -> None:
+    make = Maker()
+    make.name("a:1", make.image(make.layer(1)))
+    put(bench, make.world)
+    store = bench.index.store
+    with store.env.begin(write=True) as txn, txn.cursor(db=store.databases[database]) as cursor:
+        assert cursor.first()
+        key, value = bytes(cursor.key()), bytes(cursor.value())
+        cursor.put(key, records.seal(b"[]") if database == "names" else value[:-1])
+    with pytest.raises(IndexDamaged):
+        ask(bench, answers.images, "image")
+    with store.env.begin(write=True) as txn:
+        txn.put(key, value, db=store.databases[database])
+
+
+# --- pages ----------------------------------------------------------------------------------------------------------
+
+
+def many(count: int) -> World:
+    make = Maker()
+    for number in range(count):
+        make.name(f"a:{number}", make.image(make.layer(number)), number + 1)
+    return make.world
+
+
+QUESTIONS: list[tuple[Any, tuple[Any, ...]]] = [
+    (answers.images, ("image",)),
+    (answers.images, ("repository",)),
+    (answers.freed, (("a:*",), 0)),
+    (answers.similar, (1,)),
+]
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=["images", "repositories", "freed", "similar"])
+def test_pages_put_together_are_the_whole(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, question: tuple[Any, tuple[Any, ...]]
+) -> None:
+    put(bench, many(10))
+    whole = answers.asked(bench.index.store, question)
+    computed = []
+    monkeypatch.setattr(answers, "read", lambda *of: computed.append(1) or read.read(*of))  # type: ignore[func-returns-value]
+    served = answers.ImagePages(bench.index.store)
+    rows, after = list[Any](), ""
+    while True:
+        page = served.page(question, after, 3)
+        assert len(pages.rows_of(page)) <= 3
+        rows += pages.rows_of(page)
+        after = page["next"]
+        if after is None:
+            break
+    assert pages.with_rows(page, rows) == whole
+    assert len(computed) == 1
+    assert served._kept is None  # noqa: SLF001
+
+
+def test_a_page_of_another_moment_says_so(bench: Bench) -> None:
+    put(bench, many(5))
+    served = answers.ImagePages(bench.index.store)
+    question = QUESTIONS[0]
+    first = served.page(question, "", 2)
+    name = Name("b:1", "b", "1", real(first["images"][0]["digest"]))
+    with bench.index.transaction() as change:
+        put_names(change, "", [Part("registry", "b", (name,))])
+    # The reply is still there, so its pages go on.
+    second = served.page(question, first["next"], 2)
+    assert second["commit"] == first["commit"]
+    assert served.page(QUESTIONS[1], "", 1)["commit"] > first["commit"]
+    # Now it is not.
+    third = served.page(question, second["next"], 2)
+    assert third["commit"] > first["commit"]
+    assert len(third["images"]) == 1
+
+
+@pytest.mark.parametrize("after", ["x", "1", "-1-2", "1-2-3", "\u0661-\u0661", "1-" + "1" * 10])
+def test_what_is_no_cursor_is_refused(bench: Bench, after: str) -> None:
+    with pytest.raises(UsageError):
+        answers.ImagePages(bench.index.store).page(QUESTIONS[0], after, 1)
+
+
+def test_one_computation_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(bench, many(2))
+    running, at_once, gate, inside = [0], list[int](), threading.Event(), threading.Semaphore(0)
+
+    def slow(*_: Any) -> dict[str, Any]:
+        running[0] += 1
+        at_once.append(running[0])
+        inside.release()
+        assert gate.wait(20)
+        running[0] -= 1
+        return {"images": [], "commit": 1, "next": None}
+
+    monkeypatch.setattr(answers, "asked", slow)
+    served = answers.ImagePages(bench.index.store)
+    entered, acquire = threading.Semaphore(0), served._asked.acquire  # noqa: SLF001
+
+    def acquired(blocking: bool = True) -> bool:
+        try:
+            return acquire(blocking=blocking)
+        finally:
+            entered.release()
+
+    monkeypatch.setattr(served._asked, "acquire", acquired)  # noqa: SLF001
+    threads = [
+        threading.Thread(target=served.page, args=(QUESTIONS[0], "", 1)) for _ in range(layer_shares.PAGES_AT_ONCE)
+    ]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert entered.acquire(timeout=20)
+    assert inside.acquire(timeout=20)
+    with pytest.raises(layer_shares.PagesBusy):
+        served.page(QUESTIONS[0], "", 1)
+    gate.set()
+    for thread in threads:
+        thread.join(20)
+    assert at_once == [1] * layer_shares.PAGES_AT_ONCE
