@@ -49,6 +49,18 @@ class FakeAnswers:
         self._note("layers", after, limit)
         return {"layers": [], "next": None, "commit": 1}
 
+    def images(self, after: str, limit: int, by: str) -> dict[str, Any]:
+        self._note("images", after, limit, by)
+        return {"images": [], "next": None, "commit": 1}
+
+    def freed(self, after: str, limit: int, references: str, keep_last: int) -> dict[str, Any]:
+        self._note("freed", after, limit, references, keep_last)
+        return {"images": [], "next": None, "commit": 1}
+
+    def similar(self, after: str, limit: int, threshold: int) -> dict[str, Any]:
+        self._note("similar", after, limit, threshold)
+        return {"alike": [], "next": None, "commit": 1}
+
     def history(self, since: str, limit: int) -> dict[str, Any]:
         self._note("history", since, limit)
         return {"history": [], "next": None}

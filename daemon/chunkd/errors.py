@@ -261,4 +261,4 @@ class SocketDenied(ChunkdError):
 class RequestRefused(ChunkdError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"the daemon answered {status}: {message}")
-        self.status = status
+        self.status, self.reason = status, message

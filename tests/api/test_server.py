@@ -110,6 +110,19 @@ def test_the_routes_answer(path: Path, answers: FakeAnswers) -> None:
 
 
 @pytest.mark.usefixtures("served")
+def test_the_routes_of_images(path: Path, answers: FakeAnswers) -> None:
+    assert say(path, "GET", "/v1/images?by=repository&after=3-100")[0] == 200
+    assert say(path, "GET", "/v1/freed?references=shop/api:v3*%20b%C3%BC:1&keep_last=5&limit=7")[0] == 200
+    assert say(path, "GET", "/v1/similar")[0] == say(path, "GET", "/v1/similar?threshold=1.0")[0] == 200
+    assert answers.asked == [
+        ("images", "3-100", 100, "repository"),
+        ("freed", "", 7, "shop/api:v3* b\u00fc:1", 5),
+        ("similar", "", 100, 500),
+        ("similar", "", 100, 1000),
+    ]
+
+
+@pytest.mark.usefixtures("served")
 def test_head_says_what_get_says(path: Path) -> None:
     got, head = say(path, "GET", "/v1/stats")[1], say(path, "HEAD", "/v1/stats")[1]
     del got["date"], head["date"]
@@ -139,6 +152,16 @@ def test_head_says_what_get_says(path: Path) -> None:
         ("GET", "/v1/blobs?limit=-1", b"", 400),
         ("GET", "/v1/blobs?limit=%D9%A3", b"", 400),
         ("GET", "/v1/layers?failed=true", b"", 400),
+        ("GET", "/v1/images?by=team", b"", 400),
+        ("GET", "/v1/freed", b"", 400),
+        ("GET", "/v1/freed?references=%20", b"", 400),
+        ("GET", "/v1/freed?references=a%00", b"", 400),
+        ("GET", "/v1/freed?references=a&keep_last=-1", b"", 400),
+        ("GET", "/v1/freed?references=a&keep_last=x", b"", 400),
+        ("GET", "/v1/similar?threshold=0", b"", 400),
+        ("GET", "/v1/similar?threshold=.000", b"", 400),
+        ("GET", "/v1/similar?threshold=1.001", b"", 400),
+        ("GET", "/v1/similar?threshold=nan", b"", 400),
         ("GET", "/v1/layers?limit=1001", b"", 400),
         ("GET", "/v1/layers?after=%00", b"", 400),
         ("GET", "/v1/blobs?failed=yes", b"", 400),

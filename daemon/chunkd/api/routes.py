@@ -16,10 +16,11 @@ MOST_BLOBS_PER_PAGE = 1000
 HISTORY_SINCE = "7d"
 # A cursor may hold an LMDB key, at most 511 bytes, in hex.
 AFTER_CHARACTERS = 1100
+REFERENCES_CHARACTERS = 3000
 
 
 class Answers(Protocol):
-    """The daemon's answers, for the endpoint's many threads; each method returns at once.
+    """The daemon's answers, for the endpoint's many threads; each method returns at once, if it does not say otherwise.
 
     A UsageError becomes 400, any other ChunkdError 503.
     """
@@ -38,6 +39,18 @@ class Answers(Protocol):
 
     def layers(self, after: str, limit: int) -> dict[str, Any]:
         """The page of `layer_shares.read_layers`, with `after` as for `blobs`."""
+
+    def images(self, after: str, limit: int, by: str) -> dict[str, Any]:
+        """A page of `images.answers.images`, with `after` as for `blobs`; `by` is `image` or `repository`.
+
+        This and the next two compute for seconds; then `after` gives the pages that follow.
+        """
+
+    def freed(self, after: str, limit: int, references: str, keep_last: int) -> dict[str, Any]:
+        """A page of `images.answers.freed`; `references` are separated by spaces, and come from a client."""
+
+    def similar(self, after: str, limit: int, threshold: int) -> dict[str, Any]:
+        """A page of `images.answers.similar`; `threshold` is in thousandths."""
 
     def history(self, since: str, limit: int) -> dict[str, Any]:
         """The page of `queries.history.read_history`; `since` comes from a client, as `after` does."""
@@ -94,6 +107,30 @@ def _limit(text: str) -> int:
     return int(text)
 
 
+def _by(text: str) -> str:
+    if text not in ("image", "repository"):
+        raise ValueError("image or repository")
+    return text
+
+
+def _references(text: str) -> str:
+    if len(text) > REFERENCES_CHARACTERS or not text.strip() or not text.isprintable():
+        raise ValueError(f"printable references, separated by spaces, {REFERENCES_CHARACTERS} characters at most")
+    return text
+
+
+def _keep_last(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,6}", text):
+        raise ValueError("a number from 0 to 999999")
+    return int(text)
+
+
+def _threshold(text: str) -> int:
+    if not re.fullmatch(r"0?\.[0-9]{1,3}|1(\.0{1,3})?", text) or float(text) == 0:
+        raise ValueError("a fraction above 0, at most 1, with three decimals at most")
+    return round(1000 * float(text))
+
+
 def _true_or_false(text: str) -> bool:
     if text not in ("true", "false"):
         raise ValueError("true or false")
@@ -103,9 +140,13 @@ def _true_or_false(text: str) -> bool:
 # Each parameter with its default and its parser, which raises ValueError with what the value must be.
 PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "after": ("", _after),
+    "by": ("image", _by),
     "failed": ("false", _true_or_false),
+    "keep_last": ("0", _keep_last),
     "limit": ("100", _limit),
+    "references": ("", _references),
     "since": (HISTORY_SINCE, _after),
+    "threshold": ("0.5", _threshold),
 }
 
 
@@ -121,6 +162,11 @@ ROUTES: Routes = {
     "/v1/histogram": Route(READ, lambda answers, _: answers.histogram()),
     "/v1/blobs": Route(READ, lambda answers, _, **asked: answers.blobs(**asked), ("after", "limit", "failed")),
     "/v1/layers": Route(READ, lambda answers, _, **asked: answers.layers(**asked), ("after", "limit")),
+    "/v1/images": Route(READ, lambda answers, _, **asked: answers.images(**asked), ("after", "limit", "by")),
+    "/v1/freed": Route(
+        READ, lambda answers, _, **asked: answers.freed(**asked), ("after", "limit", "references", "keep_last")
+    ),
+    "/v1/similar": Route(READ, lambda answers, _, **asked: answers.similar(**asked), ("after", "limit", "threshold")),
     "/v1/history": Route(READ, lambda answers, _, **asked: answers.history(**asked), ("since", "limit")),
     "/v1/health": Route(READ, lambda answers, _: answers.health()),
     "/v1/scan": Route(

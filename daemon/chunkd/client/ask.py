@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from chunkd.client import http
-from chunkd.errors import BadIndex, ChunkdError, IndexMissing, IndexUnreachable, NoDaemon, SocketDenied
+from chunkd.errors import (
+    BadIndex,
+    ChunkdError,
+    IndexMissing,
+    IndexUnreachable,
+    NoDaemon,
+    RequestRefused,
+    SocketDenied,
+    UsageError,
+)
 from chunkd.figures import words
 from chunkd.settings.resolve import Resolved
 
 PAGE_ROWS = 1000
+# The figures of images take seconds, and three others may be before.
+IMAGES_TIMEOUT_S = 300.0
+IMAGES_TRIES = 3
 
 Page = dict[str, Any]
 
@@ -33,6 +45,11 @@ class Answer(NamedTuple):
         return words.index_source(self.state_dir, self.content["as_of"])
 
 
+class IndexMoves(ChunkdError):
+    def __init__(self) -> None:
+        super().__init__(f"the index changed while images were read from it, {IMAGES_TRIES} times; ask again")
+
+
 class NothingThere(ChunkdError):
     exit_code = 3
 
@@ -43,7 +60,7 @@ class NothingThere(ChunkdError):
         )
 
 
-def ask(where: Resolved, target: str, offline: Callable[[Any], Page]) -> Answer:
+def ask(where: Resolved, target: str, offline: Callable[[Any], Page], timeout_s: float = 10.0) -> Answer:
     """The daemon's answer to a GET, or what `offline` reads from a `Store` when no daemon answers.
 
     Raises NothingThere when there is no index either. A daemon that refuses this user is another user's, unless the
@@ -51,7 +68,7 @@ def ask(where: Resolved, target: str, offline: Callable[[Any], Page]) -> Answer:
     """
     sockets = [given.value for given in where.sockets]
     try:
-        socket, content = http.first_answer(sockets, "GET", target)
+        socket, content = http.first_answer(sockets, "GET", target, timeout_s=timeout_s)
         return Answer(content, socket=socket)
     except NoDaemon as nobody:
         states = [given.value for given in where.states]
@@ -128,6 +145,53 @@ def layers(where: Resolved) -> Iterator[Page]:
         return read_layers(store, after, PAGE_ROWS)
 
     return _pages(where, "/v1/layers", {}, "after", "", offline)
+
+
+def images(where: Resolved, by: str) -> Answer:
+    """The whole reply of `images.answers.images`; `by` is `image` or `repository`."""
+    return _images(where, "images", (by,), {"by": by})
+
+
+def freed(where: Resolved, references: Sequence[str], keep_last: int) -> Answer:
+    """The whole reply of `images.answers.freed`. Raises UsageError."""
+    query = {"references": " ".join(references), "keep_last": str(keep_last)}
+    return _images(where, "freed", (tuple(references), keep_last), query)
+
+
+def similar(where: Resolved, threshold_permille: int) -> Answer:
+    """The whole reply of `images.answers.similar`."""
+    return _images(where, "similar", (threshold_permille,), {"threshold": f"{threshold_permille / 1000:.3f}"})
+
+
+def _images(where: Resolved, question: str, arguments: tuple[Any, ...], query: dict[str, str]) -> Answer:
+    """The pages of one commit, put together. Raises IndexMoves when there are none in IMAGES_TRIES."""
+    from chunkd.images import pages
+
+    def offline(store: Any) -> Page:
+        from chunkd.images import answers
+
+        return answers.asked(store, (getattr(answers, question), arguments))
+
+    def page(after: str) -> Answer:
+        target = f"/v1/{question}?{urlencode({'limit': PAGE_ROWS, 'after': after} | query)}"
+        try:
+            return ask(where, target, offline, IMAGES_TIMEOUT_S)
+        except RequestRefused as refused:
+            if refused.status == 400:
+                raise UsageError(refused.reason) from None
+            raise
+
+    for _ in range(IMAGES_TRIES):
+        answer = following = page("")
+        rows = list(pages.rows_of(answer.content))
+        while following.content["next"] is not None:
+            following = page(following.content["next"])
+            if following.content["commit"] != answer.content["commit"]:
+                break
+            rows += pages.rows_of(following.content)
+        else:
+            return answer._replace(content=pages.with_rows(answer.content, rows) | {"next": None})
+    raise IndexMoves
 
 
 def history(where: Resolved, since: str) -> Iterator[Page]:
