@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chunkd.errors import IndexDamaged, UsageError
-from chunkd.images import answers, pages, read
+from chunkd.images import answers, atoms, pages, read
 from chunkd.images.graph import TooManyImages
 from chunkd.index import records
 from chunkd.names.name import Name, Part
@@ -53,9 +54,12 @@ def plain(reply: dict[str, Any]) -> dict[str, Any]:
 
 
 @settings(max_examples=counted(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(world=worlds(), seed=st.integers(0, 1 << 30))
-def test_the_figures_are_those_of_the_oracle(tmp_path_factory: pytest.TempPathFactory, world: World, seed: int) -> None:
-    with small_bounds(), recounted(tmp_path_factory.mktemp("index")) as bench:
+@given(world=worlds(), seed=st.integers(0, 1 << 30), range_numbers=st.integers(1, 13))
+def test_the_figures_are_those_of_the_oracle(
+    tmp_path_factory: pytest.TempPathFactory, world: World, seed: int, range_numbers: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, small_bounds(), recounted(tmp_path_factory.mktemp("index")) as bench:
+        patch.setattr(atoms, "MOST_NUMBERS", range_numbers)
         oracle = put(bench, world)
         reply = ask(bench, answers.images, "image")
         assert plain(reply) == oracle.images()
@@ -118,6 +122,17 @@ def test_similar_images(bench: Bench) -> None:
     assert pair["similarity"] == both / (both + 100 + 110)
     assert pair["contained"] == [both / (both + 100), both / (both + 110)]
     assert ask(bench, answers.similar, 900)["alike"] == []
+
+
+def test_pythons_collector_rests_meanwhile_and_not_longer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the question is answered or refused."""
+    seen: list[bool] = []
+    monkeypatch.setattr(answers, "read", lambda *of: seen.append(gc.isenabled()) or read.read(*of))  # type: ignore[func-returns-value]
+    ask(bench, answers.images, "image")
+    with pytest.raises(UsageError):
+        ask(bench, answers.freed, ["x"], 0)
+    assert seen == [False, False]
+    assert gc.isenabled()
 
 
 def test_an_empty_index(bench: Bench) -> None:
