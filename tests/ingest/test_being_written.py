@@ -184,6 +184,10 @@ def other_numbers(mark: FileMark) -> FileMark:
     return mark._replace(device=mark.device + 1, inode=mark.inode + 1000)
 
 
+def same_ctime(mark: FileMark) -> FileMark:
+    return mark._replace(ctime_ns=10**18)
+
+
 def another_file(mark: FileMark) -> FileMark:
     return other_numbers(mark)._replace(ctime_ns=mark.ctime_ns - 10**9)
 
@@ -210,6 +214,7 @@ def test_bytes_that_do_not_match_fail_though_path_and_descriptor_disagree(world:
 
 
 def test_a_file_system_that_numbers_a_file_anew_at_each_look(world: World) -> None:
+    """Nothing tells there that what was read is what lies at the path, so each blob fails with its reason."""
     numbers = itertools.count(1000)
     source = altered(world, lambda mark: mark._replace(inode=next(numbers)))
     source.opened = source.looked
@@ -218,8 +223,34 @@ def test_a_file_system_that_numbers_a_file_anew_at_each_look(world: World) -> No
     world.heard(good)
     world.heard(bad)
     world.rest()
-    world.holds_exactly(LAYER, failed=[LARGE.digest])
-    assert len(world.pool.given) <= 5
+    world.holds_exactly(failed=[LAYER.digest, LARGE.digest])
+    assert world.failed()[LAYER.digest].reason == CAN_NOT_BE_READ + DISAGREES
+    assert world.failed()[LARGE.digest].reason == WRONG_NAME
+    assert len(world.pool.given) <= 6
+
+
+def test_a_good_blob_in_the_place_of_a_bad_one_of_its_size_and_ctime_counts(world: World) -> None:
+    """A clock of a file system ticks as seldom as every 4 ms: both may be moved in within one tick."""
+    altered(world, same_ctime, same_ctime)
+    path = land(oci(world.roots[0], LAYER), wrong(LAYER))
+    world.heard(path)
+    assert world.writer.pending() == (1, len(LAYER.stored))
+    land(path, LAYER.stored)  # and no event tells of it
+    world.rest()
+    world.holds_exactly(LAYER)
+
+
+def test_a_bad_blob_in_the_place_of_a_good_one_as_it_is_read_does_not_count(world: World) -> None:
+    altered(world, same_ctime, same_ctime)
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.pool.held = True
+    world.event(path)
+    world.run()
+    land(path, wrong(LAYER))
+    world.pool.held = False
+    world.run()
+    world.rest()
+    world.holds_exactly(failed=[LAYER.digest])
 
 
 def test_a_whole_blob_whose_descriptor_is_always_another_file_is_failed_with_the_reason(world: World) -> None:
