@@ -428,12 +428,15 @@ FINDINGS: dict[str, Found] = {
     "also of a counted digest": Found(
         MATCHED, there(OTHER), held("verified", YOUNG), [Settle(), Observe(by_event=True)]
     ),
-    "twice in a row is enough": Found(
+    "the second time it is waited for as one that is being written": Found(
         LAYER,
         there(OTHER),
         NEW,
-        [Settle(), Fail(UNREADABLE, OTHER, CAN_NOT_BE_READ + DISAGREES)],
+        [Settle(Unsettled(DIGEST, OLD, OTHER, NOW_S, FIRST_LOOK_S, 5000)), Observe(FIRST_LOOK_S, waited_for=True)],
         why=Cause.REPLACED.value,
+    ),
+    "and fails when that happens at rest": Found(
+        LAYER, there(OTHER), rested(OLD, OTHER), [Settle(), Fail(UNREADABLE, OTHER, CAN_NOT_BE_READ + DISAGREES)]
     ),
     "and leaves a counted digest as it is": Found(
         MATCHED,

@@ -193,8 +193,17 @@ def decide_finding(task: Task, finding: Finding, observed: Observation, known: K
     now = observed.seen.mark
     read = now if opened is None or kind == "unreadable" else opened
     again = task.why == Cause.REPLACED.value
+    waits = known.unsettled
+    rest_s = _rest_s(observed, waits, now)
+    since_s = waits.since_s if waits is not None and rest_s >= 0 else now_s
     if now[:3] != read[:3] and kind not in ("mismatched", "unreadable"):
-        return [Settle(known.unsettled), *(_when_it_disagrees(now, known) if again else [Observe(by_event=True)])]
+        if not again and waits is None:
+            return [Settle(), Observe(by_event=True)]
+        if known.counted:
+            return [Settle(), CantReadAgain(DISAGREES, DISAGREEING_S)]
+        if rest_s >= known.settle_s:
+            return [Settle(), Fail(UNREADABLE, now, f"{CAN_NOT_BE_READ}{DISAGREES}")]
+        return wait_for_a_writer(task.digest, read, now, since_s, waits)
     mark = _mark_of_what_was_read(read, now, finding.read_until_ns)
     changed: list[Action] = []
     if now != read and now.ctime_ns > finding.read_until_ns and kind in ("layer", "other", "matched") and not again:
@@ -214,19 +223,9 @@ def decide_finding(task: Task, finding: Finding, observed: Observation, known: K
         return [Settle(), Fail(UNDECODABLE, mark, finding.reason)]
     if kind == "unreadable":
         return [Settle(), Fail(UNREADABLE, now, f"{CAN_NOT_BE_READ}{finding.reason}")]
-    waits = known.unsettled
-    rest_s = _rest_s(observed, waits, now)
     if rest_s >= known.settle_s or (known.held is not None and known.held == Held(task.digest, "bad", now)):
         return [Settle(), Fail(MISMATCHED, now, WRONG_NAME)]
-    since_s = waits.since_s if waits is not None and rest_s >= 0 else now_s
     return wait_for_a_writer(task.digest, read, now, since_s, waits)
-
-
-def _when_it_disagrees(now: FileMark, known: Known) -> list[Action]:
-    """The file that was opened was not the one at its path, for the second time in a row and without an event."""
-    if known.counted:
-        return [CantReadAgain(DISAGREES, DISAGREEING_S)]
-    return [Fail(UNREADABLE, now, f"{CAN_NOT_BE_READ}{DISAGREES}")]
 
 
 def wait_for_a_writer(
