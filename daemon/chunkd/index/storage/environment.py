@@ -40,6 +40,8 @@ DATABASES = (
     "chunks", "measured", "young", "dense", "history",
 )  # fmt: skip
 MAX_READERS = 126
+# An index of up to this size is followed before it is read: 2.4 ms a MiB. At some damage LMDB ends the process.
+AUDITED_BYTES = 16 << 20
 Record = TypeVar("Record")
 
 FORMAT_KEY, RULES_KEY, HEAD_KEY, CACHES_KEY, VERIFIED_KEY = b"format", b"rules", b"head", b"caches", b"verified"
@@ -307,6 +309,8 @@ def reading(state_dir: str, *, audit: bool = False, any_format: bool = False) ->
             if not os.path.exists(os.path.join(path, "data.mdb")):
                 raise
             lock = False  # a copy without its lock file, which no writer has opened
+        with contextlib.suppress(OSError):  # opening it reports the problem
+            audit |= os.path.getsize(os.path.join(path, "data.mdb")) <= AUDITED_BYTES
         try:
             store = Store(path, readonly=True, lock=lock, audit=audit, any_format=any_format)
         except IndexUnreachable as error:
