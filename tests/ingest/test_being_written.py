@@ -109,20 +109,27 @@ def read_bytes(world: World, content: Content) -> int:
     return sum(job.mark.stored_bytes for job in world.pool.given if job.digest == content.digest)
 
 
-@pytest.mark.parametrize("closes", [True, False])
-@pytest.mark.parametrize("pause_s", [0.1, 1.0, 5.0, 9.0])
-def test_a_blob_that_is_written_with_pauses_is_read_a_few_times_its_size(
-    world: World, pause_s: float, closes: bool
-) -> None:
+def written_in_pieces(world: World, pieces: int, *, closes: bool) -> Iterator[None]:
+    """LARGE is written in place; after each piece its writer pauses, and has closed the file if it `closes`."""
     path = write_in_place(oci(world.roots[0], LARGE), b"")
     world.heard(path, Cause.CREATED)
     size = len(LARGE.stored)
-    piece = size // 100
+    piece = size // pieces
     for end in itertools.chain(range(piece, size, piece), [size]):
         with path.open("ab") as file:
             file.write(LARGE.stored[path.stat().st_size : end])
         if closes:
             world.heard(path, Cause.WRITTEN)
+        yield
+
+
+@pytest.mark.parametrize("closes", [True, False])
+@pytest.mark.parametrize("pause_s", [0.1, 1.0, 5.0, 9.0])
+def test_a_blob_that_is_written_with_pauses_is_read_a_few_times_its_size(
+    world: World, pause_s: float, closes: bool
+) -> None:
+    size = len(LARGE.stored)
+    for _ in written_in_pieces(world, 100, closes=closes):
         for _ in range(5):
             world.pass_s(pause_s / 5)
             assert world.writer.pending()[0] == (LARGE.digest not in world.counted())
@@ -139,15 +146,8 @@ def test_a_large_blob_that_fails_in_a_pause_is_not_read_in_each_that_follows(
 ) -> None:
     """The pauses are longer than 10 s, and short beside the time that so large a blob must be at rest."""
     monkeypatch.setattr(reconcile, "VAIN_BYTES_PER_S", 2000)
-    path = write_in_place(oci(world.roots[0], LARGE), b"")
-    world.heard(path, Cause.CREATED)
     size = len(LARGE.stored)
-    piece = size // 60
-    for end in itertools.chain(range(piece, size, piece), [size]):
-        with path.open("ab") as file:
-            file.write(LARGE.stored[path.stat().st_size : end])
-        if closes:
-            world.heard(path, Cause.WRITTEN)
+    for _ in written_in_pieces(world, 60, closes=closes):
         for _ in range(5):
             world.pass_s(2.4)
         world.scan()

@@ -86,7 +86,11 @@ def make_image(layout: Path, number: int) -> None:
 
 @pytest.fixture
 def images(home: Home) -> list[Path]:
-    paths = [home.root / "images" / str(number) for number in range(IMAGES)]
+    return make_images(home, IMAGES)
+
+
+def make_images(home: Home, count: int) -> list[Path]:
+    paths = [home.root / "images" / str(number) for number in range(count)]
     for number, path in enumerate(paths):
         make_image(path, number)
     return paths
