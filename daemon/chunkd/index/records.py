@@ -87,7 +87,7 @@ def place_from_key(key: bytes) -> Place:
 
 
 def names_key(cache: int, key: bytes) -> bytes:
-    """The key of names that lie beside the blobs of a cache; `key` is that of `names.record`. Cache 0 is no cache."""
+    """The key of the names beside a cache's blobs; `key` is that of `names.record`. 0 stands for a names file."""
     return cache.to_bytes(4, "big") + key
 
 
