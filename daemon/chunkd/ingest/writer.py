@@ -18,7 +18,8 @@ from chunkd.index.compaction import Compaction
 from chunkd.index.index import Change, Index
 from chunkd.index.records import digest_from_key
 from chunkd.ingest.actions import Task
-from chunkd.ingest.adopt import LeftCaches, known_places
+from chunkd.ingest.adopt import LeftCaches
+from chunkd.ingest.cache_records import CacheRecords
 from chunkd.ingest.counters import Counters, LogLines
 from chunkd.ingest.listings import Listings
 from chunkd.ingest.places import RETRY_S, AfterCommit, PlaceChanges, Remembered
@@ -26,14 +27,12 @@ from chunkd.ingest.reconcile import decide, decide_finding
 from chunkd.ingest.rounds import FailedRound, VerifyRound, put
 from chunkd.ingest.scans import Scans
 from chunkd.ingest.tasks import MAX_TASKS, Tasks
-from chunkd.model import Blob, Cache, Cause, Digest, Finding, Hint, Place, Timing
+from chunkd.model import Blob, Cause, Digest, Finding, Hint, Place, Timing
 from chunkd.sources import layouts
 from chunkd.sources.activity import WRITER, Activity
 from chunkd.sources.cache import ServedCache
 from chunkd.sources.source import Observation
-from chunkd.sources.status import warnings
 from chunkd.sources.wakeup import Wakeup
-from chunkd.worker.magic import instead_of_layers
 from chunkd.worker.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -95,18 +94,19 @@ class Writer:
         self.compaction = Compaction(index)
         self.verify_round = VerifyRound(index, caches, verify_interval_s, clock_s)
         self.failed_round = FailedRound(index, caches, activity)
-        with index.snapshot() as txn:
-            self.layerless = {number: cache.layerless for number, cache in index.store.caches(txn).items()}
-        self._left = left
+        self._records = CacheRecords(index, caches, left)
         self._left_token = None if left is None else activity.take(WRITER)
         self._sight: list[tuple[bool, str, frozenset[str]]] = []
         self._found: dict[Place, Found] = {}
         self._observed: list[Observation] = []
-        self._kinds_at = (0, 0)
-        self._told: dict[int, tuple[str, ...]] = {}
         self._commit_at = self._paused_until = self._retry_at = self._tidy_at = 0.0
 
     # --- how it stands --------------------------------------------------------------------------------------------
+
+    @property
+    def layerless(self) -> dict[int, str]:
+        """What each cache holds that has blobs but no layer, by its number."""
+        return self._records.layerless
 
     def pending(self) -> tuple[int, int]:
         """How many blobs, of how many stored bytes, are known but in no figure. Includes one that changes hands."""
@@ -236,7 +236,7 @@ class Writer:
                 places.ignore(place, reason)
             if retry:
                 self._take_up(places)
-            self._record_caches(change)
+            self._records.write(change)
         self.progress.paused = ""  # at once: whoever reads the new figures must not be told of the pause
         self._follow(after, done.values())
         self._give_back()
@@ -270,17 +270,6 @@ class Writer:
             digest = digest_from_key(key)
             if self.tasks.known(digest) is None:
                 places.hand_over(digest, None, "a round of retries")
-
-    def _record_caches(self, change: Change) -> None:
-        before = change.caches()
-        recorded = {number: self._record(cache) for number, cache in self.caches.items()}
-        if self._left is not None:
-            recorded |= {number: cache for number, cache in before.items() if number in self._left.numbers}
-        if recorded != before:
-            change.set_caches(recorded)
-
-    def _record(self, cache: ServedCache) -> Cache:
-        return cache.status.record(cache.path, self.layerless.get(cache.number, ""))
 
     def _follow(self, after: AfterCommit, done: Iterable[Found] = ()) -> None:
         """What follows from a commit. Each thing that is still to be done takes its token here."""
@@ -328,15 +317,16 @@ class Writer:
         if finished is not None:
             if finished.at_ns:
                 with self.index.transaction() as change:
-                    self._record_caches(change)
+                    self._records.write(change)
                     change.scanned(finished.at_ns)
             with self.index.snapshot() as txn:
                 totals = self.index.store.head(txn).totals
             self.scans.finished = finished.number
             blobs = totals.layers + totals.others
             log.info("scan %d: done: %d blobs, %d layers", finished.number, blobs, totals.layers)
-        if self._left is not None and self.scans.finished and self._left.turn(self._places, self._follow):
-            self._left = None
+        left = self._records.left
+        if left is not None and self.scans.finished and left.turn(self._places, self._follow):
+            self._records.left = None
             if self._left_token is not None:
                 self.activity.give_back(self._left_token)
         self.scans.give_back()
@@ -348,28 +338,7 @@ class Writer:
             self.wakeup.wake()  # there may be more to compact: not a second's wait for each slice
         self.verify_round.turn()
         if not self.activity.working():
-            self._look_at_kinds()
-
-    def _look_at_kinds(self) -> None:
-        """Find out what each cache holds that has blobs but no layer."""
-        done = self.progress.scans, self.progress.decoded_blobs
-        if self._kinds_at == done:
-            return
-        self._kinds_at = done
-        for cache in self.caches.values():
-            with self.index.snapshot() as txn:
-                layerless = instead_of_layers(self.index.store.blobs_in(txn, cache.number))
-            self.layerless[cache.number] = layerless
-            cache.remember(known_places(self.index, cache.number))
-            told = warnings(cache.status.warnings, layerless=layerless)
-            for warning in set(told) - set(self._told.get(cache.number, ())):
-                log.warning("cache %s: %s", cache.path, warning)
-            self._told[cache.number] = told
-        with self.index.snapshot() as txn:
-            before = self.index.store.caches(txn)
-        if any(before.get(number) != self._record(cache) for number, cache in self.caches.items()):
-            with self.index.transaction() as change:
-                self._record_caches(change)
+            self._records.look_at_kinds((self.progress.scans, self.progress.decoded_blobs))
 
     def drain(self, timeout_s: float) -> None:
         """Let workers finish what they read if that takes at most `timeout_s`, and commit it. Hand out nothing more."""
