@@ -86,8 +86,13 @@ def place_from_key(key: bytes) -> Place:
     return Place(int.from_bytes(key[:4], "big"), os.fsdecode(key[4:]))
 
 
+READING_KEY_BYTES = 4
+
+
 def names_key(cache: int, key: bytes) -> bytes:
-    """The key of names that lie beside the blobs of a cache; `key` is that of `names.record`. Cache 0 is no cache."""
+    """The key of names that lie beside the blobs of a cache; `key` is that of `names.record`, and empty for the record
+    of the last reading. Cache 0 is no cache.
+    """
     return cache.to_bytes(4, "big") + key
 
 
