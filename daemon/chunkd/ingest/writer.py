@@ -22,6 +22,7 @@ from chunkd.ingest.adopt import LeftCaches
 from chunkd.ingest.cache_records import CacheRecords
 from chunkd.ingest.counters import Counters, LogLines
 from chunkd.ingest.listings import Listings
+from chunkd.ingest.names import Names
 from chunkd.ingest.places import RETRY_S, AfterCommit, PlaceChanges, Remembered
 from chunkd.ingest.reconcile import decide, decide_finding
 from chunkd.ingest.rounds import FailedRound, VerifyRound, put
@@ -31,6 +32,7 @@ from chunkd.model import Blob, Cause, Digest, Finding, Hint, Place, Timing
 from chunkd.sources import layouts
 from chunkd.sources.activity import WRITER, Activity
 from chunkd.sources.cache import ServedCache
+from chunkd.sources.names_reader import NamesReader
 from chunkd.sources.source import Observation
 from chunkd.sources.wakeup import Wakeup
 from chunkd.worker.pool import Pool
@@ -80,6 +82,7 @@ class Writer:
         wakeup: Wakeup,
         *,
         left: LeftCaches | None = None,
+        names_file: NamesReader | None = None,
         verify_interval_s: float = 86400.0,
         settle_s: float = Timing().settle_s,
         clock_s: Callable[[], float] = time.time,
@@ -95,6 +98,7 @@ class Writer:
         self.verify_round = VerifyRound(index, caches, verify_interval_s, clock_s)
         self.failed_round = FailedRound(index, caches, activity)
         self._records = CacheRecords(index, caches, left)
+        self.names = Names(index, caches, names_file, activity, wakeup)
         self._left_token = None if left is None else activity.take(WRITER)
         self._sight: list[tuple[bool, str, frozenset[str]]] = []
         self._found: dict[Place, Found] = {}
@@ -134,6 +138,7 @@ class Writer:
             if self.failed_round.turn():
                 self.wakeup.wake()
             self._end_scans()
+            self.names.turn()
             if not self.activity.working() or not self._waits(self._tidy_at, TIDY_EVERY_S):
                 self._tidy()
             self.tasks.give()
@@ -276,6 +281,8 @@ class Writer:
         self.counters.take(after.failures, after.landings, self.clock_s())
         self._log_lines.add(after.log)
         self.remembered.update(after)
+        if after.manifests:
+            self.names.manifest_moved()
         for found in done:
             self._done(found)
         for hint in after.hints:
@@ -293,7 +300,7 @@ class Writer:
         self.progress.done_bytes += task.stored_bytes
         self.progress.decoded_blobs += not task.counted
         for place in task.others:
-            put(self.caches, Hint(place, Cause.SAME_DIGEST, by_event=place == task.place))
+            put(self.caches, Hint(place, Cause.SAME_DIGEST, by_event=place == task.place), task.token)
         # Tasks for the digest that follow from this one are new ones.
         del self._found[task.place]
         self.tasks.finish(task)
@@ -321,6 +328,7 @@ class Writer:
                     change.scanned(finished.at_ns)
             with self.index.snapshot() as txn:
                 totals = self.index.store.head(txn).totals
+            self.names.scanned()
             self.scans.finished = finished.number
             blobs = totals.layers + totals.others
             log.info("scan %d: done: %d blobs, %d layers", finished.number, blobs, totals.layers)

@@ -21,6 +21,7 @@ from chunkd.sources.activity import Activity, Token
 from chunkd.sources.hints import HintQueue
 from chunkd.sources.lister import Lister
 from chunkd.sources.listing import Listed, ScanEnd
+from chunkd.sources.names_reader import NamesReader, ReadBase
 from chunkd.sources.numbered import Devices, Known, NumberedSource
 from chunkd.sources.observer import Observer
 from chunkd.sources.root import Root
@@ -62,9 +63,9 @@ class ServedCache:
     """One cache. Other threads may use `hints`, `request_scan`, `open`, `close_descriptor`, `status` and `hung_s`;
     `step` and `run` are for the cache's own thread.
 
-    This thread fills the three mailboxes `observations`, `listings` and `opened`, and calls `wake_writer`. The writer
-    empties them and wakes this thread once there is room. The caches of an index share `devices`. `known` are some
-    places of this cache.
+    This thread fills the mailboxes `observations`, `listings`, `opened` and that of `names`, and calls `wake_writer`.
+    The writer empties them and wakes this thread once there is room. The caches of an index share `devices`. `known`
+    are some places of this cache. `read_names` is what `NamesReader` makes its function with.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class ServedCache:
         devices: Devices | None = None,
         known: Known = (),
         timing: Timing = Timing(),
+        read_names: Callable[[], ReadBase] = lambda: lambda _: iter(()),
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.number, self.path = number, record.path
@@ -96,6 +98,9 @@ class ServedCache:
         self._told_stale = ""
         self._layouts, self._warnings = set(record.layouts), record.warnings
         self._watching = Watching(self.path, self.hints, make_watcher)
+        self.names = NamesReader(
+            read_names, out_of_sight=self._out_of_sight, news=self.hints.news, wake_writer=wake_writer, clock_s=clock_s
+        )
         self._observer = Observer(source, self._root, self._layouts)
         self._lister = Lister(source, self._root, self._layouts)
         self._lock = threading.Lock()
@@ -176,7 +181,7 @@ class ServedCache:
                 self.opened.append(self._observer.open(*self._to_open.popleft()))
                 self._wake_writer()
                 return True
-            return self._look_at_root() or self._observe() or self._list()
+            return self._look_at_root() or self._observe() or self.names.step() or self._list()
         finally:
             self._asking_since_s = None
 
@@ -234,6 +239,17 @@ class ServedCache:
         self.observations.extend(found)
         self._wake_writer()
         return True
+
+    def _out_of_sight(self, base: str) -> str:
+        """Why the absence of names at a base proves nothing, "" if the cache and what is mounted there are there."""
+        below = os.path.relpath(base, self.path)
+        if self._root.check() is None or not self._root.mount_of(below):
+            return self._root.stale
+        try:
+            with self._source.view() as view:
+                return self._root.away(view, below)
+        except OSError as error:
+            return str(error.strerror)
 
     # --- listing --------------------------------------------------------------------------------------------------
 
