@@ -22,6 +22,7 @@ from chunkd.names import beside
 from chunkd.names import record as names_record
 from chunkd.names.name import Name, Part
 from chunkd.sources.beneath import Beneath
+from chunkd.sources.cache import Request
 from chunkd.sources.names_reader import NamesRead, NamesReader
 from ingesting import BROKEN, LAYER, LIKE_IT, OTHER, PLAIN, Content, World, distribution, land, oci, world_in
 
@@ -276,6 +277,22 @@ def test_a_reading_that_took_long_is_not_followed_by_another(world: World, readi
     assert readings.count == 0
     world.pass_s(3)
     assert readings.count == 1
+
+
+def test_hints_are_observed_before_names_are_read_and_folders_listed_after(world: World) -> None:
+    one = world.roots[0]
+    cache = world.caches[1]
+    begun(world, one)
+    name(one, "v1")
+    world.writer.names.scanned()
+    world.writer.turn(0)
+    world.event(land(oci(one, PLAIN), PLAIN.stored))
+    cache.request_scan(Request("a test"))
+    done: list[tuple[bool, bool, bool]] = []
+    while cache.step():
+        done.append((bool(cache.observations), bool(cache.names.waiting(1, 1)), bool(cache.listings)))
+    assert list(dict.fromkeys(done)) == [(True, False, False), (True, True, False), (True, True, True)]
+    world.run()
 
 
 def test_a_file_system_that_hangs_stops_only_its_cache(world: World) -> None:
