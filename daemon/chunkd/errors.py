@@ -42,7 +42,7 @@ class SystemRefused(ChunkdError):
 
 
 class StarterGone(ChunkdError):
-    """The process that starts workers has ended under its daemon, or takes no request any more."""
+    """The process that starts workers can't be started, has ended under its daemon, or takes no request any more."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"the process that starts workers {problem}; start chunkd again")

@@ -57,7 +57,7 @@ OLD = FileMark(7, 100, 5000, NOW_NS - 3600 * S)
 YOUNG = OLD._replace(ctime_ns=NOW_NS - S)
 AHEAD = OLD._replace(ctime_ns=NOW_NS + 99 * S)
 LINKED = OLD._replace(ctime_ns=NOW_NS - 5 * S)
-AS_OPENED = OLD._replace(device=8, inode=300)
+TWIN = OLD._replace(inode=300)
 MUCH = int(VAIN_BYTES_PER_S * Timing().settle_s) + 1
 OTHER = FileMark(7, 200, 5000, NOW_NS - 3601 * S)
 GROWN = YOUNG._replace(stored_bytes=6000)
@@ -254,8 +254,8 @@ RULES: dict[str, Rule] = {
     "but not before, though its own time is long ago": Rule(
         there(OLD), replace(NEW, unsettled=waiting(OLD, OLD)), look_on(OLD, waiting(OLD, OLD))
     ),
-    "one whose descriptor has another device is the same": Rule(
-        there(AS_OPENED), rested(OLD, AS_OPENED), [Unignore(), Settle(), Fail(MISMATCHED, AS_OPENED, WRONG_NAME)]
+    "another file is read though its size and ctime are those of the first": Rule(
+        there(TWIN), rested(OLD, TWIN), read_on(TWIN, waiting(OLD, TWIN, NOW_S - Timing().settle_s))
     ),
     # A digest that failed.
     "a failed file that is the same is left alone": Rule(there(), failed(), [Unignore(), Settle()]),
@@ -428,12 +428,15 @@ FINDINGS: dict[str, Found] = {
     "also of a counted digest": Found(
         MATCHED, there(OTHER), held("verified", YOUNG), [Settle(), Observe(by_event=True)]
     ),
-    "twice in a row is enough": Found(
+    "the second time it is waited for as one that is being written": Found(
         LAYER,
         there(OTHER),
         NEW,
-        [Settle(), Fail(UNREADABLE, OTHER, CAN_NOT_BE_READ + DISAGREES)],
+        [Settle(Unsettled(DIGEST, OLD, OTHER, NOW_S, FIRST_LOOK_S, 5000)), Observe(FIRST_LOOK_S, waited_for=True)],
         why=Cause.REPLACED.value,
+    ),
+    "and fails when that happens at rest": Found(
+        LAYER, there(OTHER), rested(OLD, OTHER), [Settle(), Fail(UNREADABLE, OTHER, CAN_NOT_BE_READ + DISAGREES)]
     ),
     "and leaves a counted digest as it is": Found(
         MATCHED,
@@ -442,8 +445,8 @@ FINDINGS: dict[str, Found] = {
         [Settle(), CantReadAgain(DISAGREES, DISAGREEING_S)],
         why=Cause.REPLACED.value,
     ),
-    "a descriptor may have another device and inode than the path": Found(
-        LAYER, there(OLD), NEW, [Settle(), Count(LAYER, OLD, OLD.ctime_ns)], AS_OPENED
+    "another file is not counted though its size and ctime are those of the one that was read": Found(
+        LAYER, there(OLD), NEW, [Settle(), Observe(by_event=True)], TWIN
     ),
     # The bytes match.
     "a layer counts": Found(LAYER, there(), NEW, [Settle(), Count(LAYER, OLD, OLD.ctime_ns)]),

@@ -382,6 +382,29 @@ def test_a_backlog_that_overflows_asks_for_a_scan(world: World, monkeypatch: pyt
     world.holds_exactly()
 
 
+@pytest.mark.parametrize("other", ["right", "wrong"])
+def test_a_blob_that_is_lost_where_it_was_right_is_looked_for_where_it_was_wrong(world: World, other: str) -> None:
+    """Both happened while nobody watched, so no event tells of either, and the listing has only names."""
+    second = land(oci(world.roots[1], LAYER), LAYER.stored)
+    world.settle()
+    first = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.heard(first)
+    land(second, wrong(LAYER))
+    world.heard(second)
+    world.holds_exactly(LAYER)
+    bad = world.held(second)
+    assert bad is not None
+    assert bad.state == "bad"
+    world.stop()
+    first.unlink()
+    land(second, LAYER.stored if other == "right" else wrong(LAYER))
+    world.start()
+    world.settle()
+    if other == "wrong":
+        world.rest()
+    world.holds_exactly(*([LAYER] if other == "right" else []), failed=[] if other == "right" else [LAYER.digest])
+
+
 # --- scans ------------------------------------------------------------------------------------------------------------
 
 

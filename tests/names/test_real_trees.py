@@ -19,7 +19,7 @@ from chunkd.names.name import Name, Part, Standing
 from chunkd.names.name import digest_of as digest_in
 from chunkd.sources.beneath import Beneath
 from daemon import Home, opened
-from test_writers import copy, delete_image, make_image, need, registry
+from test_writers import copy, delete_image, make_image, make_images, need, registry
 from test_writers_many import containerd, run
 
 IMAGES = 4
@@ -33,10 +33,7 @@ def home() -> Iterator[Home]:
 
 @pytest.fixture
 def images(home: Home) -> list[Path]:
-    paths = [home.root / "images" / str(number) for number in range(IMAGES)]
-    for number, path in enumerate(paths):
-        make_image(path, number)
-    return paths
+    return make_images(home, IMAGES)
 
 
 def digest_of_image(layout: Path) -> Digest:

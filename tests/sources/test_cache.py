@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from chunkd.errors import CacheUnusable
-from chunkd.model import METADATA_ALONE, Cache, CacheState, Cause, FileMark
+from chunkd.model import METADATA_ALONE, Cache, CacheState, Cause, FileMark, Hint
 from chunkd.sources import filesystems, layouts
 from chunkd.sources.activity import Activity
 from chunkd.sources.cache import Request, ServedCache
@@ -541,3 +542,41 @@ def test_the_file_system_as_mac_os_tells_it(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_machine_that_runs_this_has_a_file_system(tmp_path: Path) -> None:
     assert filesystems.file_system(str(tmp_path))
+
+
+# --- before a folder is watched -----------------------------------------------------------------------------------
+
+
+class Replacing(Choosy):
+    """Something happens right before a folder is watched, so that no event tells of it."""
+
+    def __init__(self, folder: str, change: Callable[[], object]) -> None:
+        self._folder, self._change, self.done = folder, change, False
+
+    def enter(self, folder: str) -> None:
+        if folder == self._folder and not self.done:
+            self.done = True
+            self._change()
+
+
+def test_what_is_replaced_before_its_folder_is_watched_is_seen_to(world: World) -> None:
+    """A place may be observed before: another cache lost its blob. The listing has only the names of what is known."""
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    other = hashlib.shake_128(LAYER.stored).digest(len(LAYER.stored))
+    watcher = Replacing("blobs/sha256", lambda: land(path, other))
+    world.make_watcher = lambda _, __: watcher
+    world.restart()
+    cache = world.caches[1]
+    cache.hints.put(Hint(world.place(path), Cause.TAKES_OVER))
+    cache.step()
+    for _ in range(10):  # as far as a worker's finding, if it is read
+        if len(cache.hints):
+            cache.step()
+        world.writer.turn(0)
+        if world.writer.tasks.not_given:
+            cache.step()
+    assert not watcher.done
+    world.scan()
+    assert watcher.done
+    world.rest()
+    world.holds_exactly(failed=[LAYER.digest])

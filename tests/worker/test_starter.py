@@ -230,5 +230,5 @@ def test_what_can_not_be_started_leaves_nothing_open(monkeypatch: pytest.MonkeyP
             starter.start()
     starter.close()
     monkeypatch.setattr(sys, "executable", "/nowhere")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StarterGone, match="/nowhere"):
         Starter(ChunkParams(), Caps(), working.COURTESY)

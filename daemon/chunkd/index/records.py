@@ -90,8 +90,8 @@ READING_KEY_BYTES = 4
 
 
 def names_key(cache: int, key: bytes) -> bytes:
-    """The key of names that lie beside the blobs of a cache; `key` is that of `names.record`, and empty for the record
-    of the last reading. Cache 0 is no cache.
+    """The key of the names beside a cache's blobs; `key` is that of `names.record`, and empty for the record of the
+    last reading. 0 stands for a names file.
     """
     return cache.to_bytes(4, "big") + key
 

@@ -358,10 +358,11 @@ class PlaceChanges:
         """No place holds the digest any more."""
         self.after_commit.manifests |= self.change.remove(digest)
         self.say(INFO, f"subtracted {digest}: {why}")
-        for place, held in self.change.holders(digest):
-            if held.state == "bad" and place.cache in self.caches:
-                self.fail(digest, place, held.mark, MISMATCHED, WRONG_NAME)
-                return
+        bad = [one for one in self.change.holders(digest) if one[1].state == "bad" and one[0].cache in self.caches]
+        for place, held in bad[:1]:
+            self.fail(digest, place, held.mark, MISMATCHED, WRONG_NAME)
+        # These were read at some earlier time, and may have been put right while nobody watched.
+        self.after_commit.hints += [Hint(place, Cause.CHANGED_SINCE_FAILED) for place, _ in bad]
 
     def fail(self, digest: Digest, place: Place, mark: FileMark, kind: str, reason: str) -> None:
         """Record a failure of a kind of `counters`. It is in no figure but the failed ones. It is tried again later,

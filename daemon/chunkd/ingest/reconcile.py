@@ -144,11 +144,11 @@ def _when_unsettled(
 ) -> list[Action]:
     """Whether a file that did not match is worth reading again; if not, it is observed again, or fails."""
     rest_s = _rest_s(observed, waits, mark)
-    if rest_s >= settle_s and _same_bytes(mark, waits.read) and not observed.hint.by_event:
+    if rest_s >= settle_s and mark == waits.read and not observed.hint.by_event:
         return [Settle(), Fail(MISMATCHED, mark, WRONG_NAME)]
     if _worth_reading(observed.hint.by_event, waits, mark, rest_s, settle_s):
         return [Settle(waits), Read(mark.stored_bytes, decode=True)]
-    since_s = waits.since_s if _same_bytes(mark, waits.seen) else now_s
+    since_s = waits.since_s if _looks_alike(mark, waits.seen) else now_s
     delay_s = min(waits.delay_s * 2, LAST_LOOK_S)
     return [Settle(replace(waits, seen=mark, since_s=since_s, delay_s=delay_s)), Observe(delay_s, waited_for=True)]
 
@@ -157,7 +157,7 @@ def _worth_reading(by_event: bool, waits: Unsettled, mark: FileMark, rest_s: flo
     """Whether a file that is being written may be whole by now, at the price of reading it. All reading in vain of a
     file stays below a small multiple of its size, however often its writer pauses.
     """
-    if not by_event and (rest_s < 0 or _same_bytes(mark, waits.read)):
+    if not by_event and (rest_s < 0 or mark == waits.read):
         return False
     if rest_s >= max(settle_s, waits.vain_bytes / VAIN_BYTES_PER_S):
         return True
@@ -165,8 +165,10 @@ def _worth_reading(by_event: bool, waits: Unsettled, mark: FileMark, rest_s: flo
     return likely and waits.vain_bytes < VAIN_READS * mark.stored_bytes
 
 
-def _same_bytes(one: FileMark, other: FileMark) -> bool:
-    """Whether neither size nor ctime differ. An inode or device that alone differs is the file system's way."""
+def _looks_alike(one: FileMark, other: FileMark) -> bool:
+    """Whether neither size nor ctime differ. That is enough to say that nobody writes, for file systems that give a
+    file another inode at each look. It is not enough to say that it is one file: a replacement may have the same ctime.
+    """
     return one[2:] == other[2:]
 
 
@@ -175,7 +177,7 @@ def _rest_s(observed: Observation, waits: Unsettled | None, mark: FileMark) -> f
 
     A file's own times prove nothing here: its file system's clock may be ahead of ours, or ours be put back.
     """
-    unchanged = waits is not None and _same_bytes(mark, waits.seen)
+    unchanged = waits is not None and _looks_alike(mark, waits.seen)
     return max(0.0, observed.at_ns / 1e9 - waits.since_s) if waits is not None and unchanged else -1.0
 
 
@@ -189,10 +191,19 @@ def decide_finding(task: Task, finding: Finding, observed: Observation, known: K
     if observed.presence is not Presence.PRESENT or observed.seen is None or kind in ("gone", "ignored"):
         return [Settle(known.unsettled, known.expected_s), Observe()]
     now = observed.seen.mark
-    read = now if opened is None or kind == "unreadable" or _same_bytes(opened, now) else opened
+    read = now if opened is None or kind == "unreadable" else opened
     again = task.why == Cause.REPLACED.value
+    waits = known.unsettled
+    rest_s = _rest_s(observed, waits, now)
+    since_s = waits.since_s if waits is not None and rest_s >= 0 else now_s
     if now[:3] != read[:3] and kind not in ("mismatched", "unreadable"):
-        return [Settle(known.unsettled), *(_when_it_disagrees(now, known) if again else [Observe(by_event=True)])]
+        if not again and waits is None:
+            return [Settle(), Observe(by_event=True)]
+        if known.counted:
+            return [Settle(), CantReadAgain(DISAGREES, DISAGREEING_S)]
+        if rest_s >= known.settle_s:
+            return [Settle(), Fail(UNREADABLE, now, f"{CAN_NOT_BE_READ}{DISAGREES}")]
+        return wait_for_a_writer(task.digest, read, now, since_s, waits)
     mark = _mark_of_what_was_read(read, now, finding.read_until_ns)
     changed: list[Action] = []
     if now != read and now.ctime_ns > finding.read_until_ns and kind in ("layer", "other", "matched") and not again:
@@ -212,19 +223,9 @@ def decide_finding(task: Task, finding: Finding, observed: Observation, known: K
         return [Settle(), Fail(UNDECODABLE, mark, finding.reason)]
     if kind == "unreadable":
         return [Settle(), Fail(UNREADABLE, now, f"{CAN_NOT_BE_READ}{finding.reason}")]
-    waits = known.unsettled
-    rest_s = _rest_s(observed, waits, now)
     if rest_s >= known.settle_s or (known.held is not None and known.held == Held(task.digest, "bad", now)):
         return [Settle(), Fail(MISMATCHED, now, WRONG_NAME)]
-    since_s = waits.since_s if waits is not None and rest_s >= 0 else now_s
     return wait_for_a_writer(task.digest, read, now, since_s, waits)
-
-
-def _when_it_disagrees(now: FileMark, known: Known) -> list[Action]:
-    """The file that was opened was not the one at its path, for the second time in a row and without an event."""
-    if known.counted:
-        return [CantReadAgain(DISAGREES, DISAGREEING_S)]
-    return [Fail(UNREADABLE, now, f"{CAN_NOT_BE_READ}{DISAGREES}")]
 
 
 def wait_for_a_writer(

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
-from chunkd.model import Cache, Timing
+from chunkd.model import Cache, Hint, Timing
 from chunkd.sources import lookalikes
 from chunkd.sources.activity import Activity, Token
 from chunkd.sources.hints import HintQueue
@@ -36,6 +36,7 @@ MAX_OBSERVATIONS = 2000
 MAX_LISTINGS = 16
 OBSERVATIONS_A_STEP = 100
 ENTRIES_JUDGED = 1000
+MAX_EARLY = 65536
 # A doubt asks for a whole comparison. When doubts keep coming, so long passes between two, up to the longer of these.
 DOUBT_S, MOST_DOUBT_S = 1.0, 600.0
 
@@ -92,15 +93,12 @@ class ServedCache:
         self.opened: deque[Opened] = deque()
         self._source = source = NumberedSource(source, number, devices or Devices(), known)
         self._activity, self._wake_writer = activity, wake_writer
-        self._polled_s, self._clock_s = polled_s, clock_s
-        self._timing = timing
+        self._polled_s, self._clock_s, self._timing = polled_s, clock_s, timing
         self._root = Root(source, record, empty=empty, recognise=source.recognise)
         self._told_stale = ""
         self._layouts, self._warnings = set(record.layouts), record.warnings
         self._watching = Watching(self.path, self.hints, make_watcher)
-        self.names = NamesReader(
-            read_names, out_of_sight=self._out_of_sight, news=self.hints.news, wake_writer=wake_writer, clock_s=clock_s
-        )
+        self.names = NamesReader(read_names, self._root.out_of_sight, self.hints.news, wake_writer, clock_s)
         self._observer = Observer(source, self._root, self._layouts)
         self._lister = Lister(source, self._root, self._layouts)
         self._lock = threading.Lock()
@@ -110,6 +108,9 @@ class ServedCache:
         self._scan: Iterator[None] | None = None
         self._folder: Iterator[None] | None = None
         self._begun = False
+        # Until the first listing has ended: the folders that are watched, and the hints for places in others.
+        self._entered: set[str] | None = set() if make_watcher else None
+        self._early: list[tuple[Hint, Token]] = []
         self._look_at_root_s = self._listed_s = self._doubt_allowed_s = 0.0
         self._doubt_pause_s = DOUBT_S
         self._asking_since_s: float | None = None
@@ -194,8 +195,13 @@ class ServedCache:
         if self._watching.wanted:
             self._watching.begin()
             if self._root.check() is not None:
-                self._watching.enter("")
+                self._enter("")
         self._publish()
+
+    def _enter(self, folder: str) -> None:
+        self._watching.enter(folder)
+        if self._entered is not None:
+            self._entered.add(folder)
 
     def _status(self) -> CacheStatus:
         root = self._root
@@ -229,9 +235,12 @@ class ServedCache:
 
     def _observe(self) -> bool:
         room = MAX_OBSERVATIONS - len(self.observations)
-        hints = self.hints.take(min(OBSERVATIONS_A_STEP, room))
-        if not hints:
+        taken = self.hints.take(min(OBSERVATIONS_A_STEP, room))
+        if not taken:
             return False
+        hints = [hint for hint in taken if not self._is_early(*hint)]
+        if not hints:
+            return True
         before = self._root.stale, len(self._root.mounts), len(self._root.missing), len(self._layouts)
         found = self._observer.observe(hints)
         if before != (self._root.stale, len(self._root.mounts), len(self._root.missing), len(self._layouts)):
@@ -240,16 +249,26 @@ class ServedCache:
         self._wake_writer()
         return True
 
-    def _out_of_sight(self, base: str) -> str:
-        """Why the absence of names at a base proves nothing, "" if the cache and what is mounted there are there."""
-        below = os.path.relpath(base, self.path)
-        if self._root.check() is None or not self._root.mount_of(below):
-            return self._root.stale
-        try:
-            with self._source.view() as view:
-                return self._root.away(view, below)
-        except OSError as error:
-            return str(error.strerror)
+    def _is_early(self, hint: Hint, token: Token) -> bool:
+        """Keep the hint if its folder is not watched yet. A file replaced between such an observation and the watch
+        would give no event, and the listing has only its name.
+        """
+        folder = hint.place.path.rpartition("/")[0]
+        # Distribution's blob is `data` in a folder of its own, which is not entered.
+        if self._entered is None or folder in self._entered or folder.rpartition("/")[0] in self._entered:
+            return False
+        if len(self._early) < MAX_EARLY:
+            self._early.append((hint, token))
+        else:
+            self.hints.doubt("too many places were to be observed before they were watched")
+            self._activity.give_back(token)
+        return True
+
+    def _release_early(self) -> None:
+        early, self._early, self._entered = self._early, [], None
+        for hint, token in early:
+            self.hints.put(hint)
+            self._activity.give_back(token)
 
     # --- listing --------------------------------------------------------------------------------------------------
 
@@ -314,6 +333,7 @@ class ServedCache:
             self._warnings = self._judge_root()
             if self._watching.end_listing() and not compare:
                 self.request_scan(Request(f"{self.path} is watched again", verify=True))
+        self._release_early()
         self._listed_s = self._clock_s()
         self._publish()
         if request.number or request.verify:
@@ -367,7 +387,7 @@ class ServedCache:
 
     def _walk(self, folder: str, compare: bool) -> Generator[None, None, bool]:
         """List a folder and what is below it, one slice a step. Returns whether all of it could be listed."""
-        walk = self._lister.walk(folder, compare, self._watching.enter)
+        walk = self._lister.walk(folder, compare, self._enter)
         while True:
             try:
                 listing, doubtful = next(walk)

@@ -55,7 +55,6 @@ class NamesReader:
     def __init__(
         self,
         make: Callable[[], ReadBase],
-        *,
         out_of_sight: Callable[[str], str] = lambda _: "",
         news: threading.Event | None = None,
         wake_writer: Callable[[], None] = lambda: None,

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import replace
 
-from chunkd.model import Hint
+from chunkd.model import FileMark, Hint
 from chunkd.sources import layouts
 from chunkd.sources.activity import Token
 from chunkd.sources.listing import is_young
 from chunkd.sources.root import Root
 from chunkd.sources.source import Observation, Opened, Presence, Seen, Source, View
+
+
+def _by_path(view: View, path: str, before: FileMark, opened: FileMark) -> FileMark:
+    """The mark of an opened file as its path has it.
+
+    Some file systems (overlayfs, some FUSE) give a file another device or inode by its path than by a descriptor. If
+    the path had the same mark before and after the opening, the file was not replaced meanwhile.
+    """
+    if opened != before and opened[2:] == before[2:]:
+        with contextlib.suppress(OSError):
+            if view.look(path).mark == before:
+                return before
+    return opened
 
 
 class Observer:
@@ -24,12 +38,14 @@ class Observer:
         """The blob at a path, opened for reading, or why it could not be."""
         try:
             with self._source.view() as view:
+                before = view.look(path).mark
                 descriptor, seen = view.open(path)
+                mark = _by_path(view, path, before, seen.mark)
         except (FileNotFoundError, NotADirectoryError):
             return Opened(number, gone=True)
         except OSError as error:
             return Opened(number, problem=error.strerror or str(error))
-        return Opened(number, descriptor, seen.mark, kind=seen.kind)
+        return Opened(number, descriptor, mark, kind=seen.kind)
 
     def observe(self, hints: list[tuple[Hint, Token]]) -> list[Observation]:
         """What is at each of these places now. If the root is not the recorded one, the places are unknown."""

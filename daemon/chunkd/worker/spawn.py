@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from chunkd.errors import StarterGone
+from chunkd.errors import StarterGone, SystemRefused
 from chunkd.model import Caps, ChunkParams, MeasureRule
 from chunkd.worker import protocol
 from chunkd.worker.pool import Pool, Worker, how_it_ended
@@ -77,7 +77,7 @@ class WorkerProcess:
 class Starter:
     """The process that starts workers (`worker/starter`), itself started here. Nothing waits for it but `close`.
 
-    To be made before the first blob is opened. Raises OSError when the system refuses the process.
+    To be made before the first blob is opened. Raises SystemRefused, and StarterGone when it can't be started.
     """
 
     def __init__(
@@ -95,14 +95,19 @@ class Starter:
         self._socket.setblocking(False)
         with contextlib.ExitStack() as on_failure, theirs:
             on_failure.callback(self._socket.close)
-            self._process = subprocess.Popen(
-                [
-                    sys.executable, "-P", *program, str(theirs.fileno()), str(courtesy.nice), courtesy.io_priority,
-                    *(json.dumps(dataclasses.asdict(one)) for one in (params, caps, measure)),
-                    str(courtesy.read_bytes_per_s),
-                ],
-                pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+            try:
+                self._process = subprocess.Popen(
+                    [
+                        sys.executable, "-P", *program, str(theirs.fileno()), str(courtesy.nice), courtesy.io_priority,
+                        *(json.dumps(dataclasses.asdict(one)) for one in (params, caps, measure)),
+                        str(courtesy.read_bytes_per_s),
+                    ],
+                    pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                refused = StarterGone(f"can't be started: {error.filename}: {error.strerror}")
+                raise SystemRefused.of(error) or refused from error
             on_failure.pop_all()
 
     @property
@@ -213,6 +218,6 @@ def make_pool(
 ) -> Pool:
     """`count` workers with this priority, which cut, decode and measure by these rules.
 
-    To be made before the first blob is opened. Raises OSError when the system refuses the starter's process.
+    To be made before the first blob is opened. Raises SystemRefused, and StarterGone when it can't be started.
     """
     return Pool(start(params, caps, courtesy, measure), count)

@@ -309,3 +309,22 @@ def test_a_meta_page_that_can_not_be_is_a_damage(bench: Bench, tmp_path: Path, a
             file.write((1 << 40 | 1).to_bytes(8, "little"))
     with pytest.raises(IndexDamaged), reading(str(tmp_path / "copy")):
         pass
+
+
+def test_a_small_index_is_followed_by_the_writer_that_opens_it(bench: Bench) -> None:
+    """Each of its pages in turn is zeros. A writer would else find no record where one was, and count it again."""
+    for number in range(40):
+        bench.add(number, chunks_of(range(number, 60)))
+    bench.close()
+    data = Path(bench.index.store.path, "data.mdb")
+    whole, named = data.read_bytes(), 0
+    for page in range(2 * PAGE_BYTES, len(whole), PAGE_BYTES):
+        data.write_bytes(whole[:page] + bytes(PAGE_BYTES) + whole[page + PAGE_BYTES :])
+        try:
+            Index(str(bench.state_dir), Rules(), WRITER).close()
+        except IndexDamaged:
+            named += 1
+        else:  # a free page
+            data.write_bytes(whole)
+    data.write_bytes(whole)
+    assert named > 5

@@ -40,6 +40,9 @@ DATABASES = (
     "chunks", "measured", "young", "dense", "history",
 )  # fmt: skip
 MAX_READERS = 126
+# An index of up to this size is followed whenever it is opened: 2.4 ms a MiB. At some damage LMDB ends the process, and
+# at some a writer finds no record where one is, and writes it a second time.
+AUDITED_BYTES = 16 << 20
 Record = TypeVar("Record")
 
 FORMAT_KEY, RULES_KEY, HEAD_KEY, CACHES_KEY, VERIFIED_KEY = b"format", b"rules", b"head", b"caches", b"verified"
@@ -52,9 +55,9 @@ class Store:
     def __init__(
         self, path: str, *, readonly: bool, lock: bool = True, audit: bool = False, any_format: bool = False
     ) -> None:
-        """With `audit` every page is checked before any is used. With `any_format` only `meta` is opened, in which
-        `caches` begins alike in every format. An index of chunkd 0.1 is upgraded if it is opened for writing. Raises
-        FormatMismatch otherwise.
+        """Every page of a small index is checked before any is used, and with `audit` those of a larger one. With
+        `any_format` only `meta` is opened, in which `caches` begins alike in every format. An index of chunkd 0.1 is
+        upgraded if it is opened for writing. Raises FormatMismatch otherwise.
         """
         self.path, self.readonly = path, readonly
         data = Path(path, "data.mdb")
@@ -77,7 +80,7 @@ class Store:
             raise IndexUnreachable(path, durability.said(path, error.errno, str(error.strerror))) from error
         try:
             with self.guarded():
-                if audit or cut_short(self.env, self.index_bytes()):
+                if audit or self.index_bytes() <= AUDITED_BYTES or cut_short(self.env, self.index_bytes()):
                     audit_pages(self.env, path)
                 self.databases = {"meta": self.open_database("meta")}
                 if not any_format:
