@@ -442,7 +442,7 @@ class World:
             with self.index.snapshot() as txn:
                 paths = [place.path for place in self.index.store.under(txn, "places", number, "")]
             for base in {base for path in paths if (base := base_of(cache.path, path))}:
-                parts = set(read_names(base, repository_of(cache.path, base)))
+                parts = {*filter(None, read_names(base, repository_of(cache.path, base)))}
                 if parts:
                     found[number, base] = parts
         if self.names_file is not None:

@@ -380,7 +380,9 @@ class Caches(RuleBasedStateMachine):
             tag = {"org.opencontainers.image.ref.name": f"v{self.counts[how]}"}
             text = json.dumps({"manifests": [{"digest": str(LAYER.digest), "annotations": tag}]})
             (base / "index.json").write_text(text if how == "name" else text[:-5])
-            self.ever_named.update(read_names(str(base), repository_of(str(self.world.roots[0]), str(base))))
+            self.ever_named |= {
+                *filter(None, read_names(str(base), repository_of(str(self.world.roots[0]), str(base))))
+            }
 
     def folder_of(self, where: int) -> Path:
         one, two = self.world.roots

@@ -18,12 +18,12 @@ from chunkd.index.index import Index
 from chunkd.ingest import names as names_module
 from chunkd.ingest.names import FRESH_S, MANIFEST_S
 from chunkd.model import Cause, Digest
-from chunkd.names import beside
+from chunkd.names import beside, registry
 from chunkd.names import record as names_record
 from chunkd.names.name import Name, Part
 from chunkd.sources.beneath import Beneath
 from chunkd.sources.cache import Request
-from chunkd.sources.names_reader import NamesRead, NamesReader
+from chunkd.sources.names_reader import NamesRead, NamesReader, ReadBase
 from ingesting import BROKEN, LAYER, LIKE_IT, OTHER, PLAIN, Content, World, distribution, land, oci, world_in
 
 
@@ -36,10 +36,10 @@ class Readings:
         self.world: World | None = None
         self._make = beside.reading_beside
 
-    def make(self, root: str) -> Callable[[str], Iterator[NamesRead]]:
+    def make(self, root: str) -> ReadBase:
         read = self._make(root)
 
-        def counted(base: str) -> Iterator[NamesRead]:
+        def counted(base: str) -> Iterator[NamesRead | None]:
             self.bases.append(base)
             if self.world is not None:
                 self.world.ahead_s += self.takes_s
@@ -377,6 +377,31 @@ def test_a_half_written_index_keeps_the_names_as_they_were(world: World) -> None
     assert (texts(world), world.readings()[1].unread) == (set(), ())
 
 
+def test_a_repository_of_many_tags_is_read_in_steps_between_which_blobs_are_observed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "LINKS_A_STEP", 2)
+    root = world.roots[0]
+    for number in range(10):
+        push(root, "app", f"v{number}", OTHER)
+    land(distribution(root, LAYER), LAYER.stored)
+    world.settle()
+    assert len(texts(world)) == 10
+    push(root, "app", "v10", OTHER)
+    world.writer.names.scanned()
+    world.writer.turn(0)
+    cache = world.caches[1]
+    for _ in range(3):
+        assert cache.step()
+    assert not cache.names.waiting(1, 1)
+    world.event(land(distribution(root, PLAIN), PLAIN.stored))
+    assert cache.step()
+    assert cache.observations
+    assert not cache.names.waiting(1, 1)
+    world.run()
+    assert len(texts(world)) == 11
+
+
 def test_what_can_not_be_read_keeps_what_lies_below_it_and_nothing_else(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -467,6 +492,7 @@ def test_nothing_is_lost_when_the_disk_is_full(world: World) -> None:
 def test_slices_of_any_size_give_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names_module, "PARTS_A_TURN", 1)
     monkeypatch.setattr(names_module, "PLACES_A_TURN", 1)
+    monkeypatch.setattr(registry, "LINKS_A_STEP", 1)
     one, two = world.roots
     for repository in ("a", "b", "b/c"):
         push(two, repository, "latest", OTHER)

@@ -32,10 +32,10 @@ def repository_of(root: str, base: str) -> str:
     return os.path.basename(base) if below.startswith(("..", ".")) else below
 
 
-def read_names(base: str, repository: str, unnamed: Container[Digest] = (), root: str = "") -> Iterator[Part]:
-    """Every part of the names that lie at a base, with `Part.where` as seen from there. Raises OSError when the base
-    can't be opened. `unnamed` is as in `read_containerd`. No symbolic link below the base is followed, and none below
-    the cache's `root` if that is given.
+def read_names(base: str, repository: str, unnamed: Container[Digest] = (), root: str = "") -> Iterator[Part | None]:
+    """Every part of the names that lie at a base, with `Part.where` as seen from there; None means that the caller may
+    do other things. Raises OSError when the base can't be opened. `unnamed` is as in `read_containerd`. No symbolic
+    link below the base is followed, and none below the cache's `root` if that is given.
     """
     with _opened(base, root) as folder:
         if _is_there(folder, REPOSITORIES):
@@ -53,9 +53,12 @@ def reading_beside(root: str) -> ReadBase:
     """
     names_left, parts_left = MOST_NAMES, MOST_PARTS
 
-    def read(base: str) -> Iterator[NamesRead]:
+    def read(base: str) -> Iterator[NamesRead | None]:
         nonlocal names_left, parts_left
         for part in read_names(base, repository_of(root, base), root=root):
+            if part is None:
+                yield None
+                continue
             if not parts_left:
                 yield NamesRead(base, problem=f"more than {MOST_PARTS} places have names")
                 return

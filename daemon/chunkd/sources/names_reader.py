@@ -40,8 +40,9 @@ class NamesEnd:
     complete: bool
 
 
-# Reads one base. One is made for each reading, so that it can bound all bases together. Raises OSError.
-ReadBase = Callable[[str], Iterator[NamesRead]]
+# Reads one base. One is made for each reading, so that it can bound all bases together. None is the end of a step in
+# the midst of a part. Raises OSError.
+ReadBase = Callable[[str], Iterator[NamesRead | None]]
 
 
 class NamesReader:
@@ -63,10 +64,9 @@ class NamesReader:
         self._make, self._out_of_sight, self._wake_writer = make, out_of_sight, wake_writer
         self.news, self.clock_s = news or threading.Event(), clock_s
         self._asked: tuple[str, ...] | None = None
-        self._parts: Iterator[NamesRead] | None = None
+        self._parts: Iterator[NamesRead | NamesEnd | None] | None = None
         self._mailbox: deque[NamesRead | NamesEnd] = deque()
         self._put_bytes = self._taken_bytes = 0
-        self._begun_at_ns, self._complete = 0, True
         self.spent_s = 0.0
 
     # --- the writer -----------------------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ class NamesReader:
     # --- the cache's thread ---------------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Read the next part, if the writer has asked for one and has room for it. Returns whether that was so."""
+        """Read on, one part at most, if the writer has asked for it and has room. Returns whether that was so."""
         ahead_bytes = self._put_bytes - self._taken_bytes
         if len(self._mailbox) >= MOST_WAITING_PARTS or ahead_bytes >= MOST_WAITING_BYTES:
             return False
@@ -103,21 +103,20 @@ class NamesReader:
             bases, self._asked = self._asked, None
             if bases is None:
                 return False
-            self._begun_at_ns, self._complete, self.spent_s = time.time_ns(), True, 0.0
-            self._parts = self._read(bases)
+            self.spent_s, self._parts = 0.0, self._read(bases)
         began_s = self.clock_s()
-        item = next(self._parts, None)
+        item = next(self._parts)
         self.spent_s += self.clock_s() - began_s
-        if item is None:
-            self._parts = None
-        put = NamesEnd(self._begun_at_ns, self._complete) if item is None else item
-        self._put_bytes += _size(put)
-        self._mailbox.append(put)
-        self._wake_writer()
+        if item is not None:
+            self._parts = None if isinstance(item, NamesEnd) else self._parts
+            self._put_bytes += _size(item)
+            self._mailbox.append(item)
+            self._wake_writer()
         return True
 
-    def _read(self, bases: tuple[str, ...]) -> Iterator[NamesRead]:
+    def _read(self, bases: tuple[str, ...]) -> Iterator[NamesRead | NamesEnd | None]:
         """As with places, what is absent counts only between two looks that found its file system there."""
+        begun_at_ns, complete = time.time_ns(), True
         read = self._make()
         for base in bases:
             problem = self._out_of_sight(base)
@@ -127,8 +126,8 @@ class NamesReader:
                 except OSError as error:
                     yield NamesRead(base, problem=str(error.strerror))
                 problem = self._out_of_sight(base)
-            if problem:
-                self._complete = False
+            complete &= not problem
+        yield NamesEnd(begun_at_ns, complete)
 
 
 def _size(item: NamesRead | NamesEnd) -> int:
