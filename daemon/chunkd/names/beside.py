@@ -9,10 +9,11 @@ from chunkd.model import Digest
 from chunkd.names.containerd import read_containerd
 from chunkd.names.name import MOST_NAMES, Part
 from chunkd.names.names_file import read_names_file
-from chunkd.names.oci_layout import INDEX, read_layout
+from chunkd.names.oci_layout import read_layout
 from chunkd.names.record import as_read
 from chunkd.names.registry import REPOSITORIES, read_registry
 from chunkd.sources.beneath import Beneath
+from chunkd.sources.layouts import INDEX
 from chunkd.sources.names_reader import NamesRead, ReadBase
 
 # In one reading of a cache, as are MOST_NAMES.

@@ -39,6 +39,7 @@ class HintQueue:
         self._heap: list[tuple[float, Place]] = []
         self._folders: dict[str, Token] = {}
         self._doubt = ""
+        self._names_changed = False
 
     def put(self, hint: Hint, *, first: bool = False, inherit: Token | None = None) -> bool:
         """Observe this place soon; with `first` before all others. Returns whether there was room. Never waits and
@@ -96,6 +97,17 @@ class HintQueue:
             elif folder not in self._folders:
                 self._folders[folder] = self._activity.take(self.cache)
         self.news.set()
+
+    def note_names(self) -> None:
+        """The names that lie beside blobs have changed."""
+        with self._lock:
+            self._names_changed = True
+
+    def take_names_changed(self) -> bool:
+        """Whether names have changed since the last call."""
+        with self._lock:
+            changed, self._names_changed = self._names_changed, False
+        return changed
 
     def doubt(self, why: str) -> None:
         """Events may have been lost: the whole cache must be listed, and every place compared."""
