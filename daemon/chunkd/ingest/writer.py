@@ -138,10 +138,10 @@ class Writer:
             if self.failed_round.turn():
                 self.wakeup.wake()
             self._end_scans()
-            self.names.turn()
             if not self.activity.working() or not self._waits(self._tidy_at, TIDY_EVERY_S):
                 self._tidy()
             self.tasks.give()
+            self.names.turn()  # last: no blob's job waits for it
         except IndexUnwritable as error:
             self._retry_at = 0.0  # what a round of retries found is not known any longer
             self._pause(str(error))
