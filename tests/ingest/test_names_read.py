@@ -16,11 +16,12 @@ import ingesting
 from chunkd.errors import IndexUnwritable
 from chunkd.index.index import Index
 from chunkd.ingest import names as names_module
-from chunkd.ingest.names import FRESH_S, MANIFEST_S
+from chunkd.ingest.names import FILE_S, FRESH_S, NEWS_S
 from chunkd.model import Cause, Digest
 from chunkd.names import beside, registry
 from chunkd.names import record as names_record
 from chunkd.names.name import Name, Part
+from chunkd.service.live import DaemonAnswers
 from chunkd.sources.beneath import Beneath
 from chunkd.sources.cache import Request
 from chunkd.sources.names_reader import NamesRead, NamesReader, ReadBase
@@ -138,8 +139,8 @@ def test_soon_after_a_manifest_landed_and_after_its_tag_was_written(world: World
     world.heard(land(oci(root, OTHER), OTHER.stored))
     assert readings.count == 0
     name(root, "v1")
-    assert MANIFEST_S < 5 - 1, "and a turn comes each second"
-    world.pass_s(MANIFEST_S)
+    assert NEWS_S < 5 - 1, "and a turn comes each second"
+    world.pass_s(NEWS_S)
     assert readings.count == 1
     assert texts(world) == {"one:v1"}
     world.pass_s(30)
@@ -155,7 +156,7 @@ def test_soon_after_a_manifest_went(world: World, readings: Readings) -> None:
     path.unlink()
     name(root)
     world.heard(path, Cause.DELETED)
-    world.pass_s(MANIFEST_S)
+    world.pass_s(NEWS_S)
     assert (readings.count, texts(world)) == (1, set())
 
 
@@ -167,9 +168,9 @@ def test_manifests_that_land_together_are_one_reading(world: World, readings: Re
         stored = json.dumps({"schemaVersion": 2, "manifests": [], "annotations": {"a": str(number)}}).encode()
         content = Content(str(number), "other", stored)
         world.heard(land(oci(root, content), stored))
-        world.pass_s(MANIFEST_S / 20)
+        world.pass_s(NEWS_S / 20)
     assert readings.count == 0
-    world.pass_s(MANIFEST_S)
+    world.pass_s(NEWS_S)
     assert readings.count == 1
 
 
@@ -182,11 +183,11 @@ def test_soon_after_a_manifest_came_to_another_place_or_went_from_it(world: Worl
     path = land(oci(two, OTHER), OTHER.stored)
     name(two, "v1")
     world.heard(path)
-    world.pass_s(MANIFEST_S)
+    world.pass_s(NEWS_S)
     assert (readings.count, texts(world, 2)) == (2, {"two:v1"})
     path.unlink()
     world.heard(path, Cause.DELETED)
-    world.pass_s(MANIFEST_S)
+    world.pass_s(NEWS_S)
     assert (readings.count, texts(world, 2)) == (1, set())
 
 
@@ -200,6 +201,41 @@ def test_no_other_blob_has_names_read(world: World, readings: Readings) -> None:
     world.heard(oci(root, PLAIN), Cause.DELETED)
     world.pass_s(30)
     assert readings.count == 0
+
+
+def test_soon_after_an_event_of_a_layouts_names(world: World, readings: Readings) -> None:
+    one, two = world.roots
+    begun(world, one, two)
+    assert readings.count == 2
+    name(one, "v1")
+    name(two, "v1")
+    world.heard(one / "index.json", Cause.WRITTEN)
+    assert readings.count == 0
+    world.pass_s(NEWS_S)
+    assert readings.bases == [str(one)], "of the other cache nothing was heard"
+    assert texts(world) == {"one:v1"}
+
+
+def test_a_job_is_given_out_before_names_are_taken(world: World) -> None:
+    one = world.roots[0]
+    begun(world, one)
+    name(one, "v1")
+    world.writer.names.scanned()
+    world.writer.turn(0)
+    world.step()
+    assert world.caches[1].names.waiting(1, 1)
+    world.event(land(oci(one, PLAIN), PLAIN.stored))
+    world.step()
+    writer, calls = world.writer, mock.Mock()
+    with (
+        mock.patch.object(writer.tasks, "give", wraps=writer.tasks.give) as give,
+        mock.patch.object(writer.names, "turn", wraps=writer.names.turn) as take,
+    ):
+        calls.attach_mock(give, "jobs")
+        calls.attach_mock(take, "names")
+        writer.turn(0)
+    assert [call[0] for call in calls.mock_calls] == ["jobs", "names"]
+    world.run()
 
 
 def test_during_the_first_scan_no_manifest_has_names_read(world: World, readings: Readings) -> None:
@@ -375,6 +411,31 @@ def test_a_half_written_index_keeps_the_names_as_they_were(world: World) -> None
     (root / "index.json").unlink()
     world.read_names()
     assert (texts(world), world.readings()[1].unread) == (set(), ())
+
+
+def test_what_can_not_be_read_is_said_once_until_it_could_be_read(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = world.roots[0]
+    name(root, "v1")
+    begun(world, root)
+
+    def said() -> int:
+        found = sum(record.name == names_module.__name__ for record in caplog.records)
+        caplog.clear()
+        return found
+
+    assert said() == 0
+    for expected in (1, 0, 0):
+        (root / "index.json").write_text('{"manifests": [')
+        world.read_names()
+        assert said() == expected
+    name(root, "v2")
+    world.read_names()
+    assert (said(), texts(world)) == (0, {"one:v2"})
+    (root / "index.json").write_text("")
+    world.read_names()
+    assert said() == 1
 
 
 def test_a_repository_of_many_tags_is_read_in_steps_between_which_blobs_are_observed(
@@ -608,9 +669,12 @@ def test_another_names_file_takes_the_place_of_the_first(world: World, file: Pat
     assert part.where == str(world.names_file)
 
 
-def test_without_the_setting_the_names_of_the_file_go(world: World, file: Path) -> None:
-    assert file.exists()
+@pytest.mark.parametrize("readable", [True, False])
+def test_without_the_setting_the_names_of_the_file_go(world: World, file: Path, readable: bool) -> None:
+    if not readable:
+        file.unlink()
     world.settle()
+    assert 0 in world.readings()
     world.names_file = None
     world.restart()
     world.settle()
@@ -626,8 +690,16 @@ def test_a_names_file_that_hangs_holds_nothing_up(world: World, file: Path) -> N
         assert world.writer.scans.finished == 1
         assert not world.activity.working()
         assert not world.activity.idle()
+        answers = DaemonAnswers(world.writer, world.scanner)
+        before = answers.health()["reasons"]
+        world.pass_s(FILE_S + 1)
+        assert world.activity.idle()
+        assert answers.stats()["settled"]
+        assert len(answers.health()["reasons"]) == len(before) + 1
+    world.pass_s(1)
     world.rest()
     assert texts(world, 0) == {"shop/api:v1"}
+    assert answers.health()["reasons"] == before
 
 
 def _but(reader: NamesReader, hanging: NamesReader, step: Callable[[NamesReader], bool]) -> bool:

@@ -98,6 +98,8 @@ class DaemonAnswers:
         yield from found["problems"]
         if (more := found["unlisted_folders"] - len(found["problems"])) > 0:
             yield f"{more} more folders can't be listed"
+        if silent_s := self._writer.names.file_silent_s:
+            yield f"reading the names file has taken {silent_s:.0f} s: does its file system answer?"
         if late_s := self._writer.verify_round.late_s:
             yield f"comparing every place has taken {late_s:.0f} s, longer than verify_interval_s"
         if stuck := self._writer.pool.stuck:
