@@ -433,7 +433,7 @@ def test_what_can_not_be_read_is_said_once_until_it_could_be_read(
     name(root, "v2")
     world.read_names()
     assert (said(), texts(world)) == (0, {"one:v2"})
-    (root / "index.json").write_text("")
+    (root / "index.json").write_text('{"manifests": [')
     world.read_names()
     assert said() == 1
 
@@ -532,8 +532,9 @@ def test_the_names_of_a_cache_that_is_no_longer_served_go(world: World) -> None:
 def test_nothing_is_lost_when_the_disk_is_full(world: World) -> None:
     root = world.roots[0]
     name(root, "v1")
-    begun(world, root)
+    begun(world, root, root / "broken")
     name(root, "v2")
+    (root / "broken/index.json").write_text("")
     world.pass_s(61)
     world.writer.names.ask()
 
@@ -548,6 +549,7 @@ def test_nothing_is_lost_when_the_disk_is_full(world: World) -> None:
     world.pass_s(10)
     world.rest()
     assert texts(world) == {"one:v2"}
+    assert world.readings()[1].unread_places == 1
 
 
 def test_slices_of_any_size_give_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
