@@ -21,7 +21,7 @@ from chunkd.model import Cause, Digest
 from chunkd.names import beside, registry
 from chunkd.names import record as names_record
 from chunkd.names.name import Name, Part
-from chunkd.service.live import DaemonAnswers
+from chunkd.service.live import STOOD_S, DaemonAnswers
 from chunkd.sources.beneath import Beneath
 from chunkd.sources.cache import Request
 from chunkd.sources.names_reader import NamesRead, NamesReader, ReadBase
@@ -697,6 +697,8 @@ def test_a_names_file_that_hangs_holds_nothing_up(world: World, file: Path) -> N
         world.pass_s(FILE_S + 1)
         assert world.activity.idle()
         assert answers.stats()["settled"]
+        assert answers.health()["reasons"] == before
+        world.pass_s(STOOD_S)
         assert len(answers.health()["reasons"]) == len(before) + 1
     world.pass_s(1)
     world.rest()

@@ -64,7 +64,7 @@ class _State:
 
 class Names:
     """Names are read when a scan has ended, soon after a manifest has come or gone or an event told of names, and when
-    somebody asks for fresher ones than there are. Any thread may call `ask` and read `file_silent_s`, everything
+    somebody asks for fresher ones than there are. Any thread may call `ask` and read `file_taken_s`, everything
     else is the writer's.
     """
 
@@ -83,8 +83,8 @@ class Names:
             self._readers[NAMES_FILE] = names_file
         self._states = {number: _State() for number in self._readers}
         self._scanned = self._asked = False
-        # For how long the names file has been read, once that is so long that its file system may not answer.
-        self.file_silent_s = 0.0
+        # For how long the names file is being read.
+        self.file_taken_s = 0.0
 
     def ask(self) -> None:
         """Have names read that were last read more than FRESH_S ago. Returns at once."""
@@ -143,10 +143,9 @@ class Names:
             self._wakeup.wake()
 
     def _look_at_file(self, state: _State) -> None:
-        begun_s = state.begun_s if state.under_way else None
-        taken_s = 0.0 if begun_s is None else self._readers[NAMES_FILE].clock_s() - begun_s
-        self.file_silent_s = taken_s if taken_s > FILE_S else 0.0
-        if self.file_silent_s:
+        now_s, begun_s = self._readers[NAMES_FILE].clock_s(), state.begun_s
+        self.file_taken_s = now_s - begun_s if state.under_way and begun_s is not None else 0.0
+        if self.file_taken_s > FILE_S:
             self._wait_for_file(False)
 
     def _wait_for_file(self, wait: bool) -> None:
