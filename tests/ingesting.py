@@ -14,6 +14,7 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -108,7 +109,7 @@ def totals_of(counted: Iterable[Content]) -> Totals:
     layers = [content for content in found if content.kind == "layer"]
     chunks = [chunk for content in layers for chunk in _chunks(content.data)]
     unique = {name: size for name, size, _ in chunks}
-    measured = [(size, frame) for _, size, frame in set(chunks) if frame]
+    measured = [(size, frame, times) for (_, size, frame), times in Counter(chunks).items() if frame]
     return Totals(
         layers=len(layers),
         others=len(found) - len(layers),

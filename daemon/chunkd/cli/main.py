@@ -99,6 +99,7 @@ def scan(
 @asks
 @as_json
 @click.option("--watch", is_flag=True, help="Show the figures again each second, until Ctrl-C.")
+@click.option("--explain", is_flag=True, help="Split the net saving: what the codec, deduplication and the index do.")
 @click.option(
     "--fail-if",
     "conditions",
@@ -107,15 +108,15 @@ def scan(
     help=f"Exit 5 when it holds: one of {', '.join(GATED)}, then {' '.join(fail_if.OPERATORS)}, then a number, such as"
     f" '{GATED[0]}<0.2'. May be repeated.",
 )
-def stats(where: Resolved, json: bool, watch: bool, conditions: tuple[str, ...]) -> None:
+def stats(where: Resolved, json: bool, watch: bool, explain: bool, conditions: tuple[str, ...]) -> None:
     """Print the figures: from the daemon, or from the index if no daemon answers.
 
     With --fail-if they are printed too, and a line on stderr names the condition that holds. A figure that is null,
     such as the redundancy of no layers, can't be compared: that is an error, and exits 1.
     """
     gates = [fail_if.Condition(condition) for condition in conditions]
-    if watch and gates:
-        raise UsageError("--fail-if can't be combined with --watch")
+    if watch and (gates or explain):
+        raise UsageError(f"{'--fail-if' if gates else '--explain'} can't be combined with --watch")
     if watch:
         from chunkd.cli.watch import watch_stats
 
@@ -123,7 +124,7 @@ def stats(where: Resolved, json: bool, watch: bool, conditions: tuple[str, ...])
             watch_stats(where, json)
         return
     answer = ask.stats(where)
-    say(tables.stats_text(answer.content, answer.source, json))
+    say(tables.stats_text(answer.content, answer.source, json, explain))
     fail_if.test(gates, answer.content)
     end_by(answer.content)
 

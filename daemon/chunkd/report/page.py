@@ -74,6 +74,8 @@ def _answer(stats: Mapping[str, Any], made_at: dt.datetime) -> Iterator[Element]
         answer = element("p", f"{abs(100 * stats['net']):.1f} % {way} storage", class_=look)
         words = element("div", answer, element("p", text.saving_sentence(stats), class_="lead"))
         yield element("div", words, element("figure", plots.saving(stats)), class_="pair")
+        rows = [(label, text.signed_bytes_text(saved), why) for label, saved, why in text.saving_parts(stats)]
+        yield element("div", table(("where it comes from", "saved", "by"), rows), class_="table")
 
 
 def _remarks(material: Material) -> Iterator[Element]:

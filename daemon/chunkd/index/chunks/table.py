@@ -157,13 +157,11 @@ class ChunkRecords:
                 number = int(numbers[rows][np.argmin(after)])
                 raise records.Damaged(f"chunk {number}: the record of its copies is wrong")
             turned = growth.turn(lengths, before, after)
-            turned[~blocks.picked(slots["high"][within], self._threshold)] = 0
-            if turned.any():
-                born, died = turned > 0, turned < 0
-                new = recompressed[rows][born]
-                old = self._measured.change(numbers[rows][born], new, numbers[rows][died])
-                growth.measure(lengths[born], new, +1)
-                growth.measure(lengths[died], old, -1)
+            own = blocks.picked(slots["high"][within], self._threshold)
+            if own.any():
+                born, died = turned[own] > 0, turned[own] < 0
+                measured = self._measured.change(numbers[rows][own], recompressed[rows][own], born, died)
+                growth.measure(lengths[own], measured, before[own], after[own])
             slots["use"][within] = (after.astype(np.uint64) << blocks.LENGTH_BITS) | lengths.astype(np.uint64)
             self._doomed.difference_update(batch)
             self._put(batch, slots)
