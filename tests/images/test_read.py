@@ -13,9 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chunkd.errors import IndexDamaged, UsageError
+from chunkd.errors import IndexDamaged, TooManyImages, UsageError
 from chunkd.images import answers, atoms, pages, read
-from chunkd.images.graph import TooManyImages
 from chunkd.index import records
 from chunkd.names.name import Name, Part
 from chunkd.queries import layer_shares
