@@ -413,7 +413,7 @@ def test_a_commit_between_two_questions_is_found(moved: bool, monkeypatch: pytes
     monkeypatch.setattr(ask, "history", lambda _, since: rows_at(0) if since == "31d" else [])
     monkeypatch.setattr(ask, "layers", lambda _: [{"layers": [LAYER]}, {"layers": []}])
     monkeypatch.setattr(ask, "images", lambda _, by: Answer({"repositories": [], "by": by}, socket="/s"))
-    monkeypatch.setattr(ask, "similar", lambda _, threshold_permille: Answer({"pairs": []}, socket="/s"))
+    monkeypatch.setattr(ask, "similar", lambda *_: Answer({"pairs": []}, socket="/s"))
     found = gathered(Resolved({}, {}), "31d")
     assert found.moved == moved
     assert (found.moments, found.layers.alone) == (rows_at(0), 1)
