@@ -11,9 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chunkd.errors import IndexDamaged, UsageError
+from chunkd.errors import IndexDamaged, TooManyImages, UsageError
 from chunkd.images import answers, atoms, read
-from chunkd.images.graph import TooManyImages
 from chunkd.index import records
 from chunkd.names import record
 from chunkd.queries.read import moment

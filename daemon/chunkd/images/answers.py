@@ -97,7 +97,7 @@ def similar(reading: Reading, least_permille: int) -> Reply:
 
 def asked(store: Store, question: Question) -> Reply:
     """The whole reply to a question, with the moment that it shows: `as_of`, `names_as_of`, and in `commit` the number
-    of the transaction. Raises TooManyImages, TooManyAlike, UsageError and IndexDamaged.
+    of the transaction. Raises TooManyImages, UsageError and IndexDamaged.
     """
     with store.snapshot() as txn:
         store.check_format(txn, None)

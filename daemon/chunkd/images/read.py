@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chunkd.errors import TooManyImages
 from chunkd.images.atoms import Chunks, Numbers
 from chunkd.images.figures import Images
-from chunkd.images.graph import BlobFacts, TooManyImages, build
+from chunkd.images.graph import BlobFacts, build
 from chunkd.index import blocks, records
 from chunkd.index.chunks.table import BATCH_BLOCKS, batches
 from chunkd.index.storage.environment import Store
