@@ -65,7 +65,7 @@ DOORS: dict[str, set[str]] = {
         *("index.blocks", "index.chunks.entries", "index.chunks.growth", "index.chunks.lookup"),
         *("index.chunks.measured", "index.chunks.table"),
         *("index.compaction", "index.index", "ingest.diff", "queries.layer_shares"),
-        *("images.atoms", "images.columns", "images.read", "images.similarity"),
+        *("images.atoms", "images.columns", "images.moves", "images.read", "images.similarity"),
     },
     "prometheus_client": {"service.openmetrics"},
     "psutil": {"worker.priority"},
