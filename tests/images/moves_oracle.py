@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+from image_oracle import Oracle
+
 Layer = tuple[str, int, list[int]]
 GAPS = (0, 8192, 131072, 1048576, None)
 FEW = 31
@@ -111,3 +113,39 @@ class Pull:
 
     def whole(self) -> Fraction:
         return sum((self.cost(chunk) for chunk in self.missing), Fraction(0))
+
+
+def fits(own: str, wanted: str) -> bool:
+    return not wanted or (own + "/").startswith(wanted + "/")
+
+
+def pulled(oracle: Oracle, root: str, platform: str = "") -> tuple[dict[str, bool], dict[str, int]] | None:
+    """The blobs of a pull in their order, and whether each is a layer; and what is missing. None: no such platform."""
+    found: dict[str, bool] = {}
+    missing: dict[str, int] = {}
+    runnable = []
+
+    def visit(digest: str, is_layer: bool, said: str) -> None:
+        if digest in found:
+            return
+        if oracle.kind_of_document(digest) == "image":
+            if not fits(said or oracle.platform_of(digest), platform):
+                return
+            runnable.append(digest)
+        found[digest] = is_layer
+        schema_1 = "fsLayers" in oracle.world.documents.get(digest, {})  # lists the last layer first
+        for role, some in (oracle.edges(digest) or {}).items():
+            for one in reversed(some) if schema_1 else some:
+                foreign = role == "layers" and "nondistributable" in one.get("mediaType", "")
+                if one["digest"] not in oracle.world.present:
+                    if role != "manifests" and not foreign:
+                        missing[one["digest"]] = max(missing.get(one["digest"], 0), one.get("size", 0))
+                    continue
+                told = one.get("platform")
+                claimed = f"{told['os']}/{told['architecture']}" if told and not oracle.is_attestation(one) else ""
+                skipped = oracle.is_attestation(one) or (claimed and not fits(claimed, platform))
+                if not (role == "manifests" and platform and skipped):
+                    visit(one["digest"], role == "layers", claimed)
+
+    visit(root, False, "")
+    return (found, missing) if runnable or not platform else None

@@ -53,7 +53,7 @@ class Store:
             lambda digest: self.numbers(layers[str(digest.hex.lstrip("0"))]),
             facts(self.lengths.__getitem__),
             facts(lambda chunk: self.measured.get(chunk, 0)),
-            self._cache,
+            lambda: self._cache,
         )
 
 
@@ -237,7 +237,7 @@ def test_two_images_of_a_hundred_thousand_chunks_take_less_than_a_third_of_a_sec
     names = [named(str(number + 1)) for number in range(10)]
     recipes = Recipes(
         dict.fromkeys(names, 10_000), dict(zip(names, pieces, strict=True)).__getitem__, sizes.__getitem__,
-        compressed.__getitem__, Sample(),
+        compressed.__getitem__, Sample,
     )  # fmt: skip
     taken_s = []
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""The replies of `images`, `freed` and `similar`: read at one moment of the index, whole or in pages."""
+"""The replies of `images`, `freed`, `similar` and `diff`: read at one moment of the index, whole or in pages."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from chunkd.images import references
 from chunkd.images.atoms import members
 from chunkd.images.collection import MOST_SHOWN, collection
+from chunkd.images.diff import diff as diff  # a question like those below
 from chunkd.images.pages import Reply, page_of, position
 from chunkd.images.read import Reading, names_as_of, read
 from chunkd.images.similarity import Similarities

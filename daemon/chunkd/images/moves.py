@@ -45,7 +45,7 @@ class Recipes:
     recipe: Callable[[Digest], Numbers]
     lengths: Callable[[Numbers], Numbers]
     measured: Callable[[Numbers], Numbers]
-    cache: Sample
+    cache: Callable[[], Sample]
 
     def along(self, layers: Sequence[Digest]) -> Numbers:
         """The chunk numbers of some layers, one after the other. Raises TooManyChunks."""
@@ -187,7 +187,8 @@ def _measured_by(own: Sample, missing: int, recipes: Recipes, image: Sequence[Di
     of_image = recipes.sample(image)
     if of_image.chunks >= LEAST_MEASURED:
         return "image", of_image
-    return ("cache", recipes.cache) if recipes.cache.chunks else (None, Sample())
+    cache = recipes.cache()
+    return ("cache", cache) if cache.chunks else (None, Sample())
 
 
 def _scaled(size: int, y: int, x: int) -> int:
