@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -138,6 +139,9 @@ class NoStarter:
 
     def start(self) -> Worker:
         raise AssertionError("a worker process was asked for")
+
+    def run(self, module: str, asked: object) -> socket.socket:
+        raise AssertionError(f"{module} was to be run: {asked}")
 
     def read(self) -> None: ...
 

@@ -167,6 +167,23 @@ def test_a_folder_that_appears_is_to_be_listed(watched: Watched) -> None:
 
 
 @LINUX
+def test_quays_upload_is_a_hint_once_it_was_moved_into_place(watched: Watched) -> None:
+    """As its `complete_chunked_upload` does: the folder is made if it is missing, and the upload moved into it."""
+    upload = watched.root / "uploads" / "11b7c9a0-e7c5-4f8e-8d7f-0b5d5b6a1f2e"
+    upload.parent.mkdir()
+    upload.write_bytes(LAYER.stored)
+    path = watched.root / "sha256" / LAYER.hex[:2] / LAYER.hex
+    path.parent.mkdir(parents=True)
+    assert watched.hints() == {}
+    assert "sha256" in watched.folders
+    watched.enter("sha256")
+    upload.rename(path)
+    assert watched.hints() == {name(path, watched.root): Cause.MOVED_IN}
+    path.unlink()
+    assert watched.hints() == {name(path, watched.root): Cause.DELETED}
+
+
+@LINUX
 def test_a_blobs_own_folder_is_a_hint_for_the_blob(watched: Watched) -> None:
     path = land(distribution(watched.root, LAYER), LAYER.stored)
     assert watched.hints() == {name(path, watched.root): Cause.CREATED}

@@ -36,12 +36,5 @@ def with_rows(reply: Reply, rows: list[Any]) -> Reply:
     return reply | {first: reply[first] | {rest[0]: rows} if rest else rows}
 
 
-def page_of(reply: Reply, start: int, limit: int) -> Reply:
-    """The page of a whole reply that begins with the row `start`; `next` is the `after` of the following one."""
-    rows = rows_of(reply)
-    end = start + limit
-    return with_rows(reply, rows[start:end]) | {"next": f"{reply['commit']}-{end}" if end < len(rows) else None}
-
-
 def _path(reply: Reply) -> tuple[str, ...]:
     return next(path for path in _PATHS if path[0] in reply)

@@ -41,12 +41,12 @@ class DaemonAnswers:
     """The answers of a running daemon; called from the endpoint's threads."""
 
     def __init__(self, writer: Writer, scanner: Scanner) -> None:
-        from chunkd.images.answers import ImagePages  # only where numpy is there already
-        from chunkd.queries.layer_shares import LayerPages
+        from chunkd.queries.layer_shares import LayerPages  # only where numpy is there already
+        from chunkd.service.image_pages import ImagePages
 
         self._writer, self._scanner = writer, scanner
         self._layer_pages = LayerPages(writer.index.store)
-        self._image_pages = ImagePages(writer.index.store)
+        self._image_pages = ImagePages(writer.index.store.path, writer.pool.run)
         self.moved()
 
     def moved(self) -> None:
@@ -73,19 +73,13 @@ class DaemonAnswers:
         return self._layer_pages.read(after, limit)
 
     def images(self, after: str, limit: int, by: str) -> dict[str, Any]:
-        from chunkd.images.answers import images
-
-        return self._image_pages.page((images, (by,)), after, limit)
+        return self._image_pages.page(("images", (by,)), after, limit)
 
     def freed(self, after: str, limit: int, references: str, keep_last: int) -> dict[str, Any]:
-        from chunkd.images.answers import freed
-
-        return self._image_pages.page((freed, (tuple(references.split()), keep_last)), after, limit)
+        return self._image_pages.page(("freed", (tuple(references.split()), keep_last)), after, limit)
 
     def similar(self, after: str, limit: int, threshold: int) -> dict[str, Any]:
-        from chunkd.images.answers import similar
-
-        return self._image_pages.page((similar, (threshold,)), after, limit)
+        return self._image_pages.page(("similar", (threshold,)), after, limit)
 
     def history(self, since: str, limit: int) -> dict[str, Any]:
         return read_history(self._writer.index.store, since, limit, time.time_ns())

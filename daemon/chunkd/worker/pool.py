@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ class Starter(Protocol):
 
     def fileno(self) -> int: ...
     def start(self) -> Worker: ...
+    def run(self, module: str, asked: dict[str, Any]) -> socket.socket: ...
     def read(self) -> None: ...
     def close(self) -> None: ...
 
@@ -159,6 +161,12 @@ class Pool:
             self._part(worker)
         except OSError as error:
             self._lost += self._kill(worker, f"its worker did not take the job: {error.strerror}")
+
+    def run(self, module: str, asked: dict[str, Any]) -> socket.socket:
+        """The connection of a new process that is no worker, as `spawn.Starter.run` has it. Safe to call from any
+        thread. Raises OSError.
+        """
+        return self._starter.run(module, asked)
 
     def collect(self, timeout_s: float, bell: Wakeup | None = None) -> list[Result]:
         """Wait until workers say something or the bell rings, and return the finished jobs."""
