@@ -54,7 +54,7 @@ DOORS: dict[str, set[str]] = {
     "compression": {"worker.decode", "worker.recompress"},  # of the standard library from Python 3.14 on
     "isal": {"worker.decode"},
     "lmdb": {
-        *("check.check", "check.recount", "check.recount_figures", "check.recount_places"),
+        *("check.check", "check.read_again", "check.recount", "check.recount_figures", "check.recount_places"),
         *("index.chunks.lookup", "index.chunks.measured", "index.chunks.table"),
         *("index.index", "index.storage.environment", "index.storage.page_audit", "index.storage.upgrade"),
         *("ingest.diff", "queries.history", "queries.layer_shares", "queries.read"),
@@ -65,6 +65,7 @@ DOORS: dict[str, set[str]] = {
         *("index.blocks", "index.chunks.entries", "index.chunks.growth", "index.chunks.lookup"),
         *("index.chunks.measured", "index.chunks.table"),
         *("index.compaction", "index.index", "ingest.diff", "queries.layer_shares"),
+        "service.decoded_diff",
         *("images.atoms", "images.columns", "images.moves", "images.read", "images.similarity"),
     },
     "prometheus_client": {"service.openmetrics"},

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import oracle
 from answering import short_directory
 from chunkd.cli.diff_lines import Link, diff_lines, with_seconds
 from chunkd.names.beside import read_names
@@ -44,11 +46,11 @@ PULLS: tuple[tuple[list[str], list[str], str, str], ...] = (
 
 def test_it_is_what_the_oracle_says_from_the_index_and_from_a_daemon(home: Home, base: Path) -> None:
     parts = list(read_names(str(base), "here"))
-    oracle = Oracle(world_of(list((base / "blobs" / "sha256").iterdir()), parts))
-    digests = {name[1]: name[4] for name in oracle.world.names}
+    known = Oracle(world_of(list((base / "blobs" / "sha256").iterdir()), parts))
+    digests = {name[1]: name[4] for name in known.world.names}
     offline = [printed(home, "diff", *words) for words, *_ in PULLS]
     for reply, (_, client, to, platform) in zip(offline, PULLS, strict=True):
-        wanted = expected(oracle, [digests[name] for name in client], digests[to], platform)
+        wanted = expected(known, [digests[name] for name in client], digests[to], platform)
         assert {name: reply[name] for name in wanted if name not in ("chunks", "cheaper")} == {
             name: wanted[name] for name in wanted if name not in ("chunks", "cheaper")
         }
@@ -95,6 +97,32 @@ def test_both_ways_and_seconds(home: Home) -> None:
     assert reply["link"]["layers_s"] == 8 * layers["stored_bytes"] / 10**6 + -(-layers["blobs"] // 2) / 10
     assert len(reply["link"]["ranges_s"]) == len(reply["chunks"]["ranges"])
     assert home.command("diff", "shop/api:v1", "shop/both:v1", "--both").stdout.count("as layers today") == 2
+
+
+@pytest.mark.parametrize("with_daemon", [False, True])
+def test_decoded_it_is_exact(home: Home, base: Path, with_daemon: bool) -> None:
+    """Every chunk's own length, also of those that the index has not measured."""
+    if with_daemon:
+        settled(home, base)
+    pull = ("diff", "shop/web:v1", "shop/api:v2")
+    world = world_of(list((base / "blobs" / "sha256").iterdir()), list(read_names(str(base), "here")))
+    for path in (base / "blobs" / "sha256").iterdir():
+        data = path.read_bytes()
+        if data.startswith(b"\x1f\x8b"):
+            chunks = oracle.chunks(gzip.decompress(data))
+            for (number, _), chunk in zip(world.layers[f"sha256:{path.name}"], chunks, strict=True):
+                world.measured[number] = oracle.recompressed_bytes(chunk)
+    digests = {name[1]: name[4] for name in world.names}
+    wanted = expected(Oracle(world), [digests["shop/web:v1"]], digests["shop/api:v2"])
+    plain, found = printed(home, *pull), printed(home, *pull, "--measure")
+    assert found["measured_by"] == "decoded"
+    assert plain_chunks(found) == wanted["chunks"]
+    assert (found["chunks"]["recompressed_error_bytes"], found["by_layer"]) == (0, wanted["by_layer"])
+    assert found["layers"] == plain["layers"]
+    [layer] = found["by_layer"]
+    assert home.command(*pull, "--measure", "--both").returncode == 0
+    (base / "blobs" / "sha256" / layer["digest"].removeprefix("sha256:")).write_bytes(b"x")
+    assert home.command(*pull, "--measure").returncode == 1
 
 
 @pytest.mark.usefixtures("base")

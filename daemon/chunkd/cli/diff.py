@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -12,10 +13,11 @@ from chunkd.api.routes import PARAMETERS
 from chunkd.cli import fail_if
 from chunkd.cli.diff_lines import Link, diff_lines, with_seconds
 from chunkd.cli.images import check_references
-from chunkd.cli.options import as_json, asks, end_by, say_lines
+from chunkd.cli.options import as_json, end_by, say_lines, settings
 from chunkd.cli.output import say
 from chunkd.client import ask
 from chunkd.errors import UsageError
+from chunkd.figures.words import shown
 from chunkd.settings.resolve import Resolved
 
 NONE = "none"
@@ -32,11 +34,14 @@ _BITS = {"k": 10**3, "M": 10**6, "G": 10**9}
 
 
 @click.command()
-@asks
+@settings("state_dir", "socket", "workers")
 @as_json
 @click.argument("references", nargs=-1, required=True, metavar="[A...] B")
 @click.option("--from", "first", metavar="none", help="The client has nothing; then B alone is named.")
 @click.option("--platform", default="", metavar="OS/ARCH", help="Pull this platform alone; otherwise all of them.")
+@click.option(
+    "--measure", is_flag=True, help="Decode the missing layers, to be exact. Needs to read the index and the blobs."
+)
 @click.option("--both", is_flag=True, help="Also the way back, from B to A.")
 @click.option(
     "--link", metavar="RATE,LATENCY,PARALLEL",
@@ -49,8 +54,8 @@ _BITS = {"k": 10**3, "M": 10**6, "G": 10**9}
     " 'chunk_bytes>50MiB'. May be repeated.",
 )  # fmt: skip
 def diff(
-    where: Resolved, json: bool, references: tuple[str, ...], first: str | None, platform: str, both: bool,
-    link: str | None, conditions: tuple[str, ...],
+    where: Resolved, json: bool, references: tuple[str, ...], first: str | None, platform: str, measure: bool,
+    both: bool, link: str | None, conditions: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Say what a client that has images A moves to pull image B: as layers, and as chunks.
 
@@ -69,12 +74,13 @@ def diff(
         PARAMETERS["platform"][1](platform)
     except ValueError as error:
         raise UsageError(f"--platform must be {error}") from None
-    answers = [ask.diff(where, client, to, platform)]
+    question = _decoded if measure else ask.diff
+    answers = [question(where, client, to, platform)]
     if both:
         has = answers[0].content["from"]
         if len(has) != 1:
             raise UsageError("--both needs one image that the client has")
-        answers.append(ask.diff(where, [answers[0].content["to"]], has[0], platform))
+        answers.append(question(where, [answers[0].content["to"]], has[0], platform))
     replies = [answer.content if over is None else with_seconds(answer.content, over) for answer in answers]
     if json:
         say(jsonlib.dumps(replies[0] | ({"back": replies[1]} if both else {}), indent=1))
@@ -82,9 +88,19 @@ def diff(
         for at, (answer, reply) in enumerate(zip(answers, replies, strict=True)):
             if at:
                 say("")
-            say_lines(diff_lines(reply, answer.source))
+            source = f"from the index at {shown(answer.state_dir)}, its layers decoded" if measure else answer.source
+            say_lines(diff_lines(reply, source))
     fail_if.test(gates, {name: (replies[0][column] or {}).get(part) for name, (column, part) in GATES.items()})
     end_by(ask.stats(where).content)
+
+
+def _decoded(where: Resolved, client: Sequence[str], to: str, platform: str) -> ask.Answer:
+    from chunkd.service.decoded_diff import decoded_diff  # numpy, LMDB and workers: only where they are needed
+    from chunkd.settings.config import effective
+
+    states = [given.value for given in where.states]
+    content, state_dir = decoded_diff(effective(where, serving=False), states, client, to, platform)
+    return ask.Answer(content, state_dir=state_dir)
 
 
 def _link(text: str) -> Link:

@@ -102,9 +102,10 @@ def asked(store: Store, question: Question) -> Reply:
     """
     with store.snapshot() as txn:
         store.check_format(txn, None)
-        return _head(store, txn) | question[0](read(store, txn), *question[1]) | {"next": None}
+        return head(store, txn) | question[0](read(store, txn), *question[1]) | {"next": None}
 
 
-def _head(store: Store, txn: lmdb.Transaction) -> Reply:
+def head(store: Store, txn: lmdb.Transaction) -> Reply:
+    """The moment that a reply shows."""
     as_of = moment(store.head(txn).as_of_ns)
     return {"as_of": as_of, "names_as_of": names_as_of(store, txn), "commit": txn.id()}
