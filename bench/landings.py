@@ -15,7 +15,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,12 +124,6 @@ def percent(seconds: list[float], part: int) -> float:
     return sorted(seconds)[len(seconds) * part // 100]
 
 
-def own_bytes() -> int:
-    """The memory that this process alone has. Linux only."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(fields["RssAnon"].split()[0]) << 10
-
-
 def measured(index: Index, starter: Starter) -> tuple[dict[str, Any], list[Bar]]:
     pages = ImagePages(index.store.path, starter.run)
     ways: dict[str, Callable[[], Any] | None] = {"alone": None}
@@ -167,9 +160,7 @@ def main() -> None:
         index = Index(place, Rules(), "the benchmark")
         filled(index, made)
         print(f"{len(made.names):,} images, {made.count:,} chunks")
-        before_bytes = own_bytes()
         results, bars = measured(index, starter)
-        print(f"{before_bytes >> 20} MiB of this process's own before, {own_bytes() >> 20} MiB after")
         index.close()
         starter.close()
     save("landings", results, bars)

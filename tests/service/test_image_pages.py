@@ -114,7 +114,7 @@ def test_pages_put_together_are_the_whole(bench: Bench, served: ImagePages, runs
     rows, after = list[Any](), ""
     while True:
         page = served.page(question, after, 3)
-        assert len(pages.rows_of(page)) <= 3
+        assert bool(pages.rows_of(whole)) <= len(pages.rows_of(page)) <= 3
         rows += pages.rows_of(page)
         after = page["next"]
         if after is None:
@@ -139,10 +139,13 @@ def test_a_page_of_another_moment_says_so(bench: Bench, served: ImagePages) -> N
 
 
 def test_the_pages_of_one_moment_are_not_those_of_another(bench: Bench, served: ImagePages, runs: Runs) -> None:
-    """A client that goes on with an older answer gets no page of the newer one that is kept."""
+    """A client that goes on with an older answer gets no page of a newer one, nor of another question's."""
     put(bench, many(5))
     first = served.page(IMAGES, "", 2)
+    assert "stored" in served.page(("freed", (("a:*",), 0)), first["next"], 2)
+    assert served.page(IMAGES, "", 2) == first
     rename(bench, first)
+    runs.count = 1
     second = served.page(IMAGES, "", 2)
     assert second["commit"] > first["commit"]
     assert (runs.count, served.page(IMAGES, second["next"], 2)["commit"]) == (2, second["commit"])
@@ -260,7 +263,7 @@ def test_one_that_is_killed_costs_one_answer(bench: Bench, starter: Starter, run
 def test_one_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_pages, "ANSWER_S", 0.05)
     ours, theirs = socket.socketpair()
-    with theirs, pytest.raises(ImagesUnanswered):
+    with theirs, pytest.raises(ImagesUnanswered, match="within 0 s"):
         ImagePages("", lambda *_: ours).page(IMAGES, "", 1)
 
 
@@ -298,16 +301,24 @@ def test_memory_is_bounded() -> None:
         assert program.communicate(timeout=PATIENCE_S) == (b"refused\n", b"")
 
 
+def bounds(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The bounds that a process sets itself, which are only noted from now on."""
+    noted: list[Any] = []
+    for name in ("end_with", "limit_memory"):
+        monkeypatch.setattr(image_process, name, noted.append)
+    return noted
+
+
 def answer(monkeypatch: pytest.MonkeyPatch, computed: Callable[[dict[str, Any]], list[bytes]]) -> dict[str, Any]:
     """What the process sends, in this one, whose memory and time stay as they are."""
-    monkeypatch.setattr(image_process, "answered", computed)
-    for name in ("end_with", "limit_memory"):
-        monkeypatch.setattr(image_process, name, lambda _: None)
+    bounded = bounds(monkeypatch)
+    monkeypatch.setattr(image_process, "answered", lambda asked: bounded.append("computed") or computed(asked))  # type: ignore[func-returns-value]
 
     def run(_: str, asked: dict[str, Any]) -> socket.socket:
         ours, theirs = socket.socketpair()
         with theirs:
             image_process.main(theirs, asked)
+            assert bounded == [theirs, image_process.MEMORY_BYTES, "computed"]
         return ours
 
     return ImagePages("", run).page(IMAGES, "", 1)
@@ -329,8 +340,7 @@ def test_one_without_memory_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_client_that_has_gone_is_no_error_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
     ours.close()
-    for name in ("end_with", "limit_memory"):
-        monkeypatch.setattr(image_process, name, lambda _: None)
+    bounds(monkeypatch)
     monkeypatch.setattr(image_process, "answered", lambda _: [b"{}\n"])
     with theirs:
         image_process.main(theirs, {})

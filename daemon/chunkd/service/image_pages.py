@@ -56,7 +56,7 @@ class ImagePages(Turns):
         commit, start = position(after)
         with self.one():
             kept = self._kept
-            if not (after and kept and kept.question == question and kept.head["commit"] == commit):
+            if not (kept and kept.question == question and kept.head["commit"] == commit):
                 self._kept = None  # so that there are not two answers at once
                 kept = self._computed(question)
             end = start + limit
