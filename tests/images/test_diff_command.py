@@ -38,7 +38,7 @@ def base(home: Home) -> Path:
 PULLS: tuple[tuple[list[str], list[str], str, str], ...] = (
     (["shop/api:v1", "shop/api:v2"], ["shop/api:v1"], "shop/api:v2", ""),
     (["--from", "none", "shop/both:v1"], [], "shop/both:v1", ""),
-    (["shop/api:v*", "shop/web:v1", "shop/both:v1"], ["shop/api:v1", "shop/web:v1"], "shop/both:v1", ""),
+    (["shop/api:v*", "shop/web:v1", "shop/both:v1"], ["shop/api:v1", "shop/api:v2", "shop/web:v1"], "shop/both:v1", ""),
     (["shop/api:v1", "shop/both:v1", "--platform", "linux/amd64"], ["shop/api:v1"], "shop/both:v1", "linux/amd64"),
     (["shop/api:v1", "shop/half:v1"], ["shop/api:v1"], "shop/half:v1", ""),
 )

@@ -200,12 +200,14 @@ def test_what_a_partial_image_lacks_is_unknown_unless_the_client_has_it(bench: B
 
 def test_several_images_of_a_client_count_together(bench: Bench) -> None:
     make = Maker()
-    make.name("a:1", make.image(make.layer(1, 2)))
+    make.name("other:1", make.name("a:1", make.image(make.layer(1, 2))))
     make.name("b:1", make.image(make.layer(3, 4)))
     make.name("c:1", make.image(make.layer(1, 2, 3, 4, 5)))
     put(bench, make.world)
     assert diff(bench, ["a:1", "b:1"], "c:1")["chunks"]["missing"] == 1
     assert diff(bench, ["[ab]:1"], "c:1")["from"] == diff(bench, ["b:1", "a:1"], "c:1")["from"]
+    # Who has pulled a:1 has the image, whatever its other names.
+    assert diff(bench, ["[ab]:1"], "c:1")["chunks"]["missing"] == 1
     assert diff(bench, ["a:1", "b:1"], "c:1")["from_names"] == diff(bench, ["[ab]:*"], "c:1")["from_names"]
 
 

@@ -59,10 +59,11 @@ def diff(
 ) -> None:  # fmt: skip
     """Say what a client that has images A moves to pull image B: as layers, and as chunks.
 
-    A and B are names or digests as `chunkd freed` takes them; an A may be a glob. As chunks: the missing chunks, each
-    compressed, the recipes of the missing layers, and what is moved whole either way, such as manifests. A run is a
-    stretch of missing chunks within a layer; ranges join runs across gaps, which are then moved too. Moving chunks may
-    cost more than moving layers, as it mostly does when the client has nothing.
+    A and B are names or digests as `chunkd freed` takes them; an A may be a glob, for all
+    images with a name that matches. As chunks: the missing chunks, each compressed, the recipes of the missing layers,
+    and what is moved whole either way, such as manifests. A run is a stretch of missing chunks within a layer; ranges
+    join runs across gaps, which are then moved too. Moving chunks may cost more than moving layers, as it mostly does
+    when the client has nothing.
     """
     gates = [fail_if.Condition(condition, tuple(GATES)) for condition in conditions]
     over = _link(link) if link is not None else None

@@ -27,7 +27,8 @@ class ConditionHolds(ChunkdError):
 class FigureUnknown(ChunkdError):
     def __init__(self, condition: str, figure: str) -> None:
         super().__init__(
-            f"can't evaluate {condition}: {figure} is unknown (no daemon, no layers, or too few measured chunks)"
+            f"can't evaluate {condition}: {figure} is unknown (no daemon, no layers, too few measured chunks, or a blob"
+            " that is not here)"
         )
 
 

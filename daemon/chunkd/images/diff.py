@@ -11,7 +11,7 @@ from chunkd.figures.words import shown
 from chunkd.images import references
 from chunkd.images.atoms import Numbers, members
 from chunkd.images.collection import MOST_SHOWN
-from chunkd.images.graph import Root
+from chunkd.images.graph import Graph, Root
 from chunkd.images.moves import Layer, Moves, Recipes, moves
 from chunkd.images.pages import Reply
 from chunkd.images.pull import Pulled, pulled
@@ -74,7 +74,7 @@ class Plan:
 def planned(reading: Reading, client: Sequence[str], to: str, platform: str) -> Plan:
     """Raises UsageError for a reference that means nothing, and for a platform that an image does not have."""
     graph, blobs, recipes = reading.images.graph, reading.blobs, reading.recipes
-    numbers = members(references.resolve(graph, client).images).tolist() if client else []
+    numbers = _meant(graph, client)
     target = graph.roots[references.one(graph, to)]
 
     def pull(root: Root) -> Pulled:
@@ -119,6 +119,12 @@ def planned(reading: Reading, client: Sequence[str], to: str, platform: str) -> 
         recipes,
         not missing,
     )
+
+
+def _meant(graph: Graph, client: Sequence[str]) -> list[int]:
+    """The images of a client: a glob takes each image that has a name which matches, whatever its other names."""
+    meant = references.resolve(graph, client)
+    return sorted({*(members(meant.images).tolist() if meant.images else ()), *meant.kept})
 
 
 def _total(found: Moves, whole_bytes: int) -> int | None:
