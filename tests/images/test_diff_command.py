@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import pytest
 
 import oracle
 from answering import short_directory
+from blobs import gz, noise, tar
 from chunkd.cli.diff_lines import Link, diff_lines, with_seconds
 from chunkd.names.beside import read_names
 from daemon import Home, opened
 from image_oracle import Oracle
 from test_commands import HOSTILE, filled_layout, keep_names, printed, settled, world_of
 from test_pulls import expected
+from test_registry_collection import CONFIG, IMAGE, LAYER, Layout
 
 MIB = 1 << 20
 
@@ -99,30 +102,51 @@ def test_both_ways_and_seconds(home: Home) -> None:
     assert home.command("diff", "shop/api:v1", "shop/both:v1", "--both").stdout.count("as layers today") == 2
 
 
+def two_versions(home: Home) -> Path:
+    """Images of two layers each, in which a part of the files changes."""
+    made = Layout(home.root / "cache")
+    rows = []
+    for version in (1, 2):
+        layers = [
+            made.put(gz(tar({str(at): noise(60_000, at + 100 * (version * (at % 3 == 0))) for at in some})), LAYER)
+            for some in (range(8), range(8, 16))
+        ]
+        config = made.put(json.dumps({"rootfs": {"type": "layers"}, "version": version}).encode(), CONFIG)
+        document = {"schemaVersion": 2, "mediaType": IMAGE, "config": config, "layers": layers}
+        name = {"org.opencontainers.image.ref.name": f"app:v{version}"}
+        rows.append(made.put(json.dumps(document).encode(), IMAGE) | {"annotations": name})
+    (made.path / "index.json").write_text(json.dumps({"manifests": rows}))
+    home.scan(made.path)
+    keep_names(home, str(made.path), list(read_names(str(made.path), "here")))
+    return made.path
+
+
 @pytest.mark.parametrize("with_daemon", [False, True])
-def test_decoded_it_is_exact(home: Home, base: Path, with_daemon: bool) -> None:
+def test_decoded_it_is_exact(home: Home, with_daemon: bool) -> None:
     """Every chunk's own length, also of those that the index has not measured."""
+    base = two_versions(home)
     if with_daemon:
         settled(home, base)
-    pull = ("diff", "shop/web:v1", "shop/api:v2")
-    world = world_of(list((base / "blobs" / "sha256").iterdir()), list(read_names(str(base), "here")))
-    for path in (base / "blobs" / "sha256").iterdir():
+    pull, blobs = ("diff", "app:v1", "app:v2"), base / "blobs" / "sha256"
+    world = world_of(list(blobs.iterdir()), list(read_names(str(base), "here")))
+    for path in blobs.iterdir():
         data = path.read_bytes()
         if data.startswith(b"\x1f\x8b"):
             chunks = oracle.chunks(gzip.decompress(data))
             for (number, _), chunk in zip(world.layers[f"sha256:{path.name}"], chunks, strict=True):
                 world.measured[number] = oracle.recompressed_bytes(chunk)
     digests = {name[1]: name[4] for name in world.names}
-    wanted = expected(Oracle(world), [digests["shop/web:v1"]], digests["shop/api:v2"])
+    wanted = expected(Oracle(world), [digests["app:v1"]], digests["app:v2"])
     plain, found = printed(home, *pull), printed(home, *pull, "--measure")
     assert found["measured_by"] == "decoded"
     assert plain_chunks(found) == wanted["chunks"]
     assert (found["chunks"]["recompressed_error_bytes"], found["by_layer"]) == (0, wanted["by_layer"])
     assert found["layers"] == plain["layers"]
-    [layer] = found["by_layer"]
+    assert [layer["missing"] > 8 for layer in found["by_layer"]] == [True, True]
     assert home.command(*pull, "--measure", "--both").returncode == 0
-    (base / "blobs" / "sha256" / layer["digest"].removeprefix("sha256:")).write_bytes(b"x")
-    assert home.command(*pull, "--measure").returncode == 1
+    if not with_daemon:  # which would count the layer as gone
+        (blobs / found["by_layer"][1]["digest"].removeprefix("sha256:")).write_bytes(b"x")
+        assert home.command(*pull, "--measure").returncode == 1
 
 
 @pytest.mark.usefixtures("base")

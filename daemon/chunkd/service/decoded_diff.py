@@ -56,6 +56,8 @@ def _decoded(store: Store, config: Config, client: Sequence[str], to: str, platf
                     raise LayerUnread(str(digest), f"is not what the index says: {difference}")
                 numbers.append(plan.recipes.recipe(digest))
                 lengths.append(np.frombuffer(finding.recipe.measured, "<u4").astype(np.int64))
+                if len(numbers[-1]) != len(lengths[-1]):
+                    raise LayerUnread(str(digest), "was measured in part")
         known, first = np.unique(np.concatenate(numbers), return_index=True)
         recompressed = np.concatenate(lengths)[first]
 
