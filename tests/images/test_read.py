@@ -15,10 +15,12 @@ from chunkd.errors import IndexDamaged, UsageError
 from chunkd.images import answers, atoms, read
 from chunkd.images.graph import TooManyImages
 from chunkd.index import records
+from chunkd.names import record
+from chunkd.queries.read import moment
 from counts import counted
 from image_oracle import Oracle, World
 from indexed import measured, put_world
-from indexing import Bench, recounted, small_bounds
+from indexing import CACHE, NOW_NS, Bench, recounted, small_bounds
 from worlds import Maker, real, worlds
 
 ADDED = {"as_of", "names_as_of", "commit", "next", "order", "names_without_blob"}
@@ -118,6 +120,32 @@ def test_similar_images(bench: Bench) -> None:
     assert pair["similarity"] == both / (both + 100 + 110)
     assert pair["contained"] == [both / (both + 100), both / (both + 110)]
     assert ask(bench, answers.similar, 900)["alike"] == []
+
+
+def test_a_revision_that_another_image_holds_too_is_not_deleted(bench: Bench) -> None:
+    make = Maker()
+    shared = make.image(make.layer(1))
+    one = make.name("a:1", make.index(shared))
+    other = make.name("a:2", make.index(shared, make.image(make.layer(2))))
+    for revision in (shared, one):
+        make.name("a:", revision, standing="held")
+    put(bench, make.world)
+
+    def deleted(*images: str) -> set[str]:
+        return {row["digest"] for row in ask(bench, answers.freed, images, 0)["collection"]["delete"]}
+
+    assert deleted(one) == {one}
+    assert deleted(other) == set()
+    assert deleted(one, other) == {one, shared}
+
+
+def test_names_are_as_old_as_the_oldest_last_reading(bench: Bench) -> None:
+    with bench.index.transaction() as change:
+        change.put_names(records.names_key(CACHE, b""), record.encode_reading(record.Reading(NOW_NS)))
+    assert ask(bench, answers.images, "image")["names_as_of"] == moment(NOW_NS)
+    with bench.index.transaction() as change:
+        change.put_names(records.names_key(0, b""), record.encode_reading(record.Reading(NOW_NS - 10**9)))
+    assert ask(bench, answers.similar, 500)["names_as_of"] == moment(NOW_NS - 10**9)
 
 
 def test_an_empty_index(bench: Bench) -> None:

@@ -142,6 +142,32 @@ def test_names_that_are_no_blobs_are_not_hinted(watched: Watched) -> None:
 
 
 @LINUX
+@pytest.mark.parametrize("how", ["written", "renamed", "removed"])
+def test_a_layouts_names_that_change_are_noted(watched: Watched, how: str) -> None:
+    index = watched.root / "repository/index.json"
+    index.parent.mkdir()
+    index.write_text("{}")
+    watched.enter()
+    watched.hints()
+    watched.hint_queue.take_names_changed()
+    land(oci(watched.root, LAYER), LAYER.stored)
+    index.read_text()
+    watched.hints()
+    assert not watched.hint_queue.take_names_changed()
+    match how:
+        case "written":
+            index.write_text("{} ")
+        case "renamed":
+            watched.empty.with_name("new").write_text("{}")
+            watched.empty.with_name("new").rename(index)
+        case "removed":
+            index.unlink()
+    watched.hints()
+    assert watched.hint_queue.take_names_changed()
+    assert not watched.hint_queue.take_names_changed()
+
+
+@LINUX
 def test_our_own_reading_is_not_hinted(watched: Watched) -> None:
     path = land(oci(watched.root, LAYER), LAYER.stored)
     watched.hints()

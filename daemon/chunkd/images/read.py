@@ -18,6 +18,7 @@ from chunkd.index.storage.environment import Store
 from chunkd.model import Digest
 from chunkd.names import record
 from chunkd.names.name import Name, Standing
+from chunkd.queries.read import moment
 from chunkd.worker import manifest_record
 from chunkd.worker.manifest import Contents, Kind
 
@@ -45,9 +46,13 @@ class Reading:
     has_index: bool
 
 
-def names_as_of(_store: Store, _txn: lmdb.Transaction) -> str | None:
-    """When names were last read; None if they never were. The index keeps no such time yet."""
-    return None
+def names_as_of(store: Store, txn: lmdb.Transaction) -> str | None:
+    """Since when the names are known to be so, as `record.names_as_of_ns` has it. Raises Damaged."""
+    try:
+        readings = {cache: record.decode_reading(value) for cache, value in store.name_readings(txn).items()}
+    except record.BadNames as error:
+        raise records.Damaged(f"when names were read: {error}") from error
+    return moment(record.names_as_of_ns(readings, store.caches(txn)) or 0)
 
 
 def read(store: Store, txn: lmdb.Transaction) -> Reading:

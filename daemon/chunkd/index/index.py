@@ -234,10 +234,8 @@ class Change:
     # --- names ----------------------------------------------------------------------------------------------------
 
     def put_names(self, key: bytes, value: bytes) -> None:
-        """Keep the record of names under its `records.names_key`, in place of what was there."""
-        sealed = records.seal(value)
-        if self.store.get(self.txn, "names", key) != sealed:
-            self._put("names", key, sealed)
+        """Keep the record of names, or of their last reading, under its `records.names_key`."""
+        self._put("names", key, records.seal(value))
 
     def drop_names(self, key: bytes) -> None:
         self._discard("names", key)
@@ -318,16 +316,16 @@ class Change:
                     return ()
         return tuple(found)
 
-    def remove(self, digest: Digest) -> None:
-        """Subtract a counted blob."""
+    def remove(self, digest: Digest) -> bool:
+        """Subtract a counted blob. Returns whether it was a manifest, an index or a config."""
         blob = self.blob(digest)
         packed = self.store.get(self.txn, "recipes", records.digest_key(digest)) or b""
         if blob is None:
             raise records.Damaged(f"{digest} is to be removed and is not there")
         numbers = blocks.unpack_recipe(packed, blob.chunks)
         self.apply(blob, numbers, -1, np.zeros_like(numbers))
-        self._discard("manifests", records.digest_key(digest))
         self.rehashed(digest)
+        return self._discard("manifests", records.digest_key(digest))
 
     def apply(self, blob: Blob, numbers: Numbers, sign: int, recompressed: Numbers) -> None:
         """Count one recipe in (+1) or out (-1): changes the record, its chunks' copies, the totals and the histogram

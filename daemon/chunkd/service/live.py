@@ -15,7 +15,8 @@ from chunkd.queries.read import read_blobs, read_histogram, read_stats
 from chunkd.sources.scanner import Scanner
 from chunkd.sources.status import PROBLEMS_SHOWN, state_of
 
-# A turn of the writer takes a second, and the largest commit that was measured two.
+# A turn of the writer takes a second, and the largest commit that was measured two. A names file of the largest size
+# takes some seconds.
 STOOD_S = 60.0
 
 
@@ -112,6 +113,8 @@ class DaemonAnswers:
         yield from found["problems"]
         if (more := found["unlisted_folders"] - len(found["problems"])) > 0:
             yield f"{more} more folders can't be listed"
+        if (taken_s := self._writer.names.file_taken_s) > STOOD_S:
+            yield f"reading the names file has taken {taken_s:.0f} s: does its file system answer?"
         if late_s := self._writer.verify_round.late_s:
             yield f"comparing every place has taken {late_s:.0f} s, longer than verify_interval_s"
         if stuck := self._writer.pool.stuck:

@@ -20,6 +20,8 @@ from chunkd.model import HEX_DIGITS, Digest
 _ALGORITHM_OF = {digits: algorithm for algorithm, digits in HEX_DIGITS.items()}
 # The name of the blob in distribution's folder for it.
 DATA = "data"
+# The names in an OCI layout, beside its blobs.
+INDEX = "index.json"
 _HEX = re.compile(r"[0-9a-f]+")
 _HEX_DIGITS = b"0123456789abcdef"
 _SLICE_NAMES = 1024
