@@ -50,11 +50,11 @@ DOORS: dict[str, set[str]] = {
     "_cgear": {"chunkers.gear"},
     "backports": {"worker.decode", "worker.recompress"},
     "blake3": {"chunkers.gear"},
-    "click": {"cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.report"},
+    "click": {"cli.diff", "cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.report"},
     "compression": {"worker.decode", "worker.recompress"},  # of the standard library from Python 3.14 on
     "isal": {"worker.decode"},
     "lmdb": {
-        *("check.check", "check.recount", "check.recount_figures", "check.recount_places"),
+        *("check.check", "check.read_again", "check.recount", "check.recount_figures", "check.recount_places"),
         *("index.chunks.lookup", "index.chunks.measured", "index.chunks.table"),
         *("index.index", "index.storage.environment", "index.storage.page_audit", "index.storage.upgrade"),
         *("ingest.diff", "queries.history", "queries.layer_shares", "queries.read"),
@@ -65,7 +65,8 @@ DOORS: dict[str, set[str]] = {
         *("index.blocks", "index.chunks.entries", "index.chunks.growth", "index.chunks.lookup"),
         *("index.chunks.measured", "index.chunks.table"),
         *("index.compaction", "index.index", "ingest.diff", "queries.layer_shares"),
-        *("images.atoms", "images.columns", "images.read", "images.similarity"),
+        "service.decoded_diff",
+        *("images.atoms", "images.columns", "images.moves", "images.read", "images.similarity"),
     },
     "prometheus_client": {"service.openmetrics"},
     "psutil": {"worker.priority"},

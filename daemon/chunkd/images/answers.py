@@ -1,4 +1,4 @@
-"""The replies of `images`, `freed` and `similar`: read at one moment of the index."""
+"""The replies of `images`, `freed`, `similar` and `diff`: read at one moment of the index."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from chunkd.images import references
 from chunkd.images.atoms import members
 from chunkd.images.collection import MOST_SHOWN, collection
+from chunkd.images.diff import diff as diff  # a question like those below
 from chunkd.images.pages import Reply
 from chunkd.images.read import Reading, names_as_of, read
 from chunkd.images.similarity import Similarities
@@ -101,9 +102,10 @@ def asked(store: Store, question: Question) -> Reply:
     """
     with store.snapshot() as txn:
         store.check_format(txn, None)
-        return _head(store, txn) | question[0](read(store, txn), *question[1]) | {"next": None}
+        return head(store, txn) | question[0](read(store, txn), *question[1]) | {"next": None}
 
 
-def _head(store: Store, txn: lmdb.Transaction) -> Reply:
+def head(store: Store, txn: lmdb.Transaction) -> Reply:
+    """The moment that a reply shows."""
     as_of = moment(store.head(txn).as_of_ns)
     return {"as_of": as_of, "names_as_of": names_as_of(store, txn), "commit": txn.id()}
