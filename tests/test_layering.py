@@ -92,7 +92,8 @@ HEAVY = {
 }
 # What is imported where speed or safety counts, and what must not come with it.
 LIGHT: dict[str, set[str]] = {
-    "cli.main": HEAVY,  # `chunkd --help`, and `chunkd stats` where a daemon answers
+    "cli.main": HEAVY | {"http.client"},  # `chunkd --help`, and `chunkd stats` where a daemon answers
+    "cli.scan": {"http.client", "multiprocessing", "watchdog"},  # `chunkd scan` where none does
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one
     "worker.spawn": HEAVY,  # the daemon's part of starting workers

@@ -12,10 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from chunkd.api.routes import METRICS_ALONE
-from chunkd.api.server import Endpoint
-from chunkd.api.unix_socket import TcpListener
 from chunkd.errors import CachesDropped, IndexUnwritable
 from chunkd.index import records
 from chunkd.index.index import Index
@@ -33,9 +31,11 @@ from chunkd.sources.folder import FolderSource, check_usable
 from chunkd.sources.numbered import Devices
 from chunkd.sources.scanner import Scanner
 from chunkd.sources.wakeup import Wakeup
-from chunkd.sources.watch import start_watcher
 from chunkd.worker import decode, recompress, sandbox
 from chunkd.worker.spawn import Starter, courtesy_of, make_pool
+
+if TYPE_CHECKING:
+    from chunkd.api.server import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,10 @@ class Service:
         )  # fmt: skip
         self.scanner = Scanner(self.caches, config.scan_interval_s)
         if self._watch:
+            from chunkd.api.routes import METRICS_ALONE  # as below: only a daemon needs these
+            from chunkd.api.server import Endpoint
+            from chunkd.api.unix_socket import TcpListener
+
             self.answers = DaemonAnswers(self.writer, self.scanner)
             self.endpoint = Endpoint(config.socket, self.answers)
             self.endpoint.start()
@@ -119,10 +123,15 @@ class Service:
 
     def _serve(self) -> dict[int, ServedCache]:
         devices = Devices()
+        make_watcher = None
+        if self._watch:
+            from chunkd.sources.watch import start_watcher
+
+            make_watcher = start_watcher
         return {
             number: ServedCache(
                 number, record, FolderSource(record.path), self.activity, wake_writer=self.wakeup.wake,
-                make_watcher=start_watcher if self._watch else None, polled_s=self.config.polled_scan_interval_s,
+                make_watcher=make_watcher, polled_s=self.config.polled_scan_interval_s,
                 empty=holds_nothing(self.index, number), devices=devices, known=known_places(self.index, number),
                 timing=self.timing,
             )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import wait
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from chunkd.errors import StarterGone
 from chunkd.model import Finding, Job
@@ -166,17 +166,18 @@ class Pool:
             timeout_s = 0.0
         elif self._leaving or len(self._killed) > len(self.stuck):
             timeout_s = min(timeout_s, LOOK_EVERY_S)
-        heard: list[Any] = [self._starter, *(worker.connection for worker in self._workers)]
-        if bell is not None:
-            heard.append(bell)
-        ready: list[Any] = wait(heard, timeout_s)
+        poll = select.poll()
+        for heard in (self._starter, bell, *(worker.connection for worker in self._workers)):
+            if heard is not None:
+                poll.register(heard, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(1000 * timeout_s)}
         results, self._lost = self._lost, []
         self._starter.read()
         self._killed = [killed for killed in self._killed if killed.process.poll() is None]
         for worker in list(self._leaving):
             results += self._reap(worker)
         for worker in list(self._workers):
-            if worker.connection in ready:
+            if worker.connection.fileno() in ready:
                 results += self._hear(worker)
             # A worker is silent until it has sent a whole message, whatever bytes come in.
             if worker in self._workers and worker.job and self._clock() - worker.heard_at > SILENCE_S:
