@@ -62,6 +62,7 @@ class Service:
         self._threads: dict[str, threading.Thread] = {}
         self.failure: BaseException | None = None
         self.stopping = threading.Event()
+        self.at_rest = threading.Event()  # set again at each of the writer's turns after which nothing is left to do
         self.endpoint: Endpoint | None = None
         self.metrics: Endpoint | None = None
         try:
@@ -167,6 +168,10 @@ class Service:
     def _write(self) -> None:
         while not self.stopping.is_set():
             self.writer.turn(TURN_S)
+            if self.writer.tasks.being_read:
+                _ = self.index.lookup  # numpy is imported while the first worker reads, and not at all if nothing is
+            if self.writer.scans.finished and self.activity.idle():
+                self.at_rest.set()
         self.writer.drain(DRAIN_S)
 
     def check(self) -> None:
