@@ -25,7 +25,7 @@ class MeasuredRecords:
         `born` and `died` are sorted chunk numbers. Raises Damaged when a chunk that died has no length, or a chunk that
         was born has one.
         """
-        touched = np.unique(np.concatenate((born, died)) // blocks.SLOTS).tolist()
+        touched = sorted(set((np.concatenate((born, died)) // blocks.SLOTS).tolist()))
         values = [self._txn.get(blocks.block_key(block), b"", db=self._table) for block in touched]
         held, held_lengths = blocks.unpack_measured(touched, values)
         at = held.searchsorted(died)
