@@ -64,7 +64,7 @@ DOORS: dict[str, set[str]] = {
         *("check.check", "check.recount", "check.recount_figures", "check.repair"),
         *("index.blocks", "index.chunks.entries", "index.chunks.growth", "index.chunks.lookup"),
         *("index.chunks.measured", "index.chunks.table"),
-        *("index.compaction", "index.index", "ingest.diff", "queries.layer_shares"),
+        *("index.compaction", "index.storage.upgrade", "ingest.diff", "queries.layer_shares"),
         "service.decoded_diff",
         *("images.atoms", "images.columns", "images.moves", "images.read", "images.similarity"),
     },
@@ -93,7 +93,8 @@ HEAVY = {
 }
 # What is imported where speed or safety counts, and what must not come with it.
 LIGHT: dict[str, set[str]] = {
-    "cli.main": HEAVY,  # `chunkd --help`, and `chunkd stats` where a daemon answers
+    "cli.main": HEAVY | {"http.client"},  # `chunkd --help`, and `chunkd stats` where a daemon answers
+    "cli.scan": {"http.client", "multiprocessing", "numpy", "watchdog"},  # `chunkd scan` where none does
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one
     "worker.spawn": HEAVY,  # the daemon's part of starting workers

@@ -80,14 +80,16 @@ def scan(
     daemon uses the new ones once it is restarted.
     """
     from chunkd.cli.progress import progress
-    from chunkd.cli.scan import scan_once
-    from chunkd.service.remeasure import remeasure as remeasured
 
     if remeasure:
         if where.caches_named or verify or accept or retry_failed or replace:
             raise click.UsageError("--remeasure can't be combined with a CACHE or another flag of scan")
+        from chunkd.service.remeasure import remeasure as remeasured
+
         stats = remeasured(_load(where), progress)
     else:
+        from chunkd.cli.scan import scan_once
+
         asked = {"verify": verify, "accept": accept, "retry_failed": retry_failed}
         sockets = [given.value for given in where.sockets]
         stats = scan_once(_load(where), sockets, asked, replace, place_was_given=where.place_was_given)

@@ -1,5 +1,4 @@
-"""The one writer, turn by turn: observations, listings and findings go into the index. It touches no cache's file
-system.
+"""The one writer, turn by turn: puts observations, listings and findings into the index, and touches no cache's files.
 
 If a worker is idle, a turn commits at once. While all are busy it waits a little for more, as each transaction has a
 fixed cost.
@@ -31,7 +30,7 @@ from chunkd.ingest.tasks import MAX_TASKS, Tasks
 from chunkd.model import Blob, Cause, Digest, Finding, Hint, Place, Timing
 from chunkd.sources import layouts
 from chunkd.sources.activity import WRITER, Activity
-from chunkd.sources.cache import ServedCache
+from chunkd.sources.cache import MAX_OBSERVATIONS, ServedCache
 from chunkd.sources.names_reader import NamesReader
 from chunkd.sources.source import Observation
 from chunkd.sources.wakeup import Wakeup
@@ -193,7 +192,8 @@ class Writer:
         for cache in self.caches.values():
             while cache.observations and len(self._observed) < OBSERVATIONS_A_TURN:
                 self._observed.append(cache.observations.popleft())
-            cache.hints.news.set()
+                if len(cache.observations) == MAX_OBSERVATIONS - 1:  # it was full: its thread waits for room
+                    cache.hints.news.set()
         for end in self.listings.compare(self._may_compare):
             if end.number:
                 self.scans.note(end)

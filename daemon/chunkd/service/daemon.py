@@ -13,10 +13,8 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from chunkd.api.routes import METRICS_ALONE
-from chunkd.api.server import Endpoint
-from chunkd.api.unix_socket import TcpListener
 from chunkd.errors import CachesDropped, IndexUnwritable
 from chunkd.index import records
 from chunkd.index.index import Index
@@ -36,9 +34,11 @@ from chunkd.sources.names_reader import NamesReader
 from chunkd.sources.numbered import Devices
 from chunkd.sources.scanner import Scanner
 from chunkd.sources.wakeup import Wakeup
-from chunkd.sources.watch import start_watcher
 from chunkd.worker import decode, recompress, sandbox
 from chunkd.worker.spawn import Starter, courtesy_of, make_pool
+
+if TYPE_CHECKING:
+    from chunkd.api.server import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Service:
         self._threads: dict[str, threading.Thread] = {}
         self.failure: BaseException | None = None
         self.stopping = threading.Event()
+        self.at_rest = threading.Event()  # set again at each of the writer's turns after which nothing is left to do
         self.endpoint: Endpoint | None = None
         self.metrics: Endpoint | None = None
         try:
@@ -100,6 +101,10 @@ class Service:
         )  # fmt: skip
         self.scanner = Scanner(self.caches, config.scan_interval_s)
         if self._watch:
+            from chunkd.api.routes import METRICS_ALONE  # as below: only a daemon needs these
+            from chunkd.api.server import Endpoint
+            from chunkd.api.unix_socket import TcpListener
+
             self.answers = DaemonAnswers(self.writer, self.scanner)
             self.endpoint = Endpoint(config.socket, self.answers)
             self.endpoint.start()
@@ -125,10 +130,15 @@ class Service:
 
     def _serve(self) -> dict[int, ServedCache]:
         devices = Devices()
+        make_watcher = None
+        if self._watch:
+            from chunkd.sources.watch import start_watcher
+
+            make_watcher = start_watcher
         return {
             number: ServedCache(
                 number, record, FolderSource(record.path), self.activity, wake_writer=self.wakeup.wake,
-                make_watcher=start_watcher if self._watch else None, polled_s=self.config.polled_scan_interval_s,
+                make_watcher=make_watcher, polled_s=self.config.polled_scan_interval_s,
                 empty=holds_nothing(self.index, number), devices=devices, known=known_places(self.index, number),
                 timing=self.timing, read_names=partial(reading_beside, record.path),
             )
@@ -166,6 +176,10 @@ class Service:
     def _write(self) -> None:
         while not self.stopping.is_set():
             self.writer.turn(TURN_S)
+            if self.writer.tasks.being_read:
+                _ = self.index.lookup  # numpy is imported while the first worker reads, and not at all if nothing is
+            if self.writer.scans.finished and self.activity.idle():
+                self.at_rest.set()
         self.writer.drain(DRAIN_S)
 
     def _read(self, reader: NamesReader) -> None:

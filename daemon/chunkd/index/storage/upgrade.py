@@ -12,10 +12,9 @@ from collections import Counter
 from dataclasses import replace
 
 import lmdb
-import numpy as np
 
 from chunkd.figures.totals import Totals, sums
-from chunkd.index import blocks, records
+from chunkd.index import records
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +59,10 @@ def upgraded_row(value: bytes) -> bytes:
 
 def _copies(txn: lmdb.Transaction, chunks: lmdb._Database, measured: lmdb._Database) -> dict[str, int]:
     """The totals over the copies of measured chunks, which format 2 did not count."""
+    import numpy as np  # only here: an index is upgraded once
+
+    from chunkd.index import blocks
+
     found = Counter[str]()
     with txn.cursor(db=measured) as cursor:
         for key, value in cursor:
