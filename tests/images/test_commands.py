@@ -4,7 +4,6 @@ the oracle, which reads the same trees.
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import shutil
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytest
 
-import oracle
 from answering import short_directory
 from blobs import gz, layer, noise, tar, write_blob
 from chunkd.client import ask as asking
@@ -26,10 +24,11 @@ from chunkd.names import record
 from chunkd.names.name import Name, Part, Standing
 from chunkd.names.name import digest_of as digest_in
 from daemon import NPM_FIGURES, Daemon, Home, npm_layers, opened
-from image_oracle import Oracle, World
+from image_oracle import Oracle
 from indexed import put_names
 from test_registry import Tree
 from test_registry_collection import CONFIG, IMAGE, LAYER, Layout
+from trees import world_of
 
 HOSTILE = "evil\x1b[2J`touch x`$(y)'\"\n:1"
 
@@ -38,31 +37,6 @@ HOSTILE = "evil\x1b[2J`touch x`$(y)'\"\n:1"
 def home() -> Iterator[Home]:
     with short_directory() as root, opened(root) as found:
         yield found
-
-
-def world_of(blobs: list[Path], parts: list[Part]) -> World:
-    """What lies in a tree. Each blob's path has its digest: as its own name, or as that of its folder."""
-    world, numbers = World(), dict[bytes, int]()
-    for path in blobs:
-        digest = f"sha256:{(path.parent if path.name == 'data' else path).name}"
-        data = path.read_bytes()
-        world.sizes[digest] = len(data)
-        if data.startswith(b"{"):
-            world.documents[digest] = json.loads(data)
-        elif data.startswith(b"\x1f\x8b"):
-            chunks = oracle.chunks(gzip.decompress(data))
-            hashes = [oracle.chunk_hash(chunk) for chunk in chunks]
-            world.layers[digest] = [
-                (numbers.setdefault(one, len(numbers)), len(chunk)) for one, chunk in zip(hashes, chunks, strict=True)
-            ]
-            for one, chunk in zip(hashes, chunks, strict=True):
-                if oracle.is_picked(one):
-                    world.measured[numbers[one]] = oracle.recompressed_bytes(chunk)
-    for part in parts:
-        for name in part.names or ():
-            row = (name.standing.value, name.text, name.repository, name.tag, str(name.digest), name.at_ns)
-            world.names.append(row)
-    return world
 
 
 def keep_names(home: Home, parts: list[Part]) -> None:
@@ -201,9 +175,7 @@ def without_moment(replies: dict[str, Any]) -> dict[str, Any]:
 def test_the_figures_are_those_of_the_oracle_from_the_index_and_from_a_daemon(home: Home, kind: str) -> None:
     base = filled_layout(home).path if kind == "layout" else filled_registry(home)
     home.scan(base)
-    parts = names_of(home)
-    blobs = [path for path in (base / "blobs" / "sha256").rglob("*") if path.is_file()]
-    expected = Oracle(world_of(blobs, parts))
+    expected = Oracle(world_of(base, called="cache"))
     offline = compare(home, expected)
     assert_sums(home, offline["images"])
     reply = offline["images"]
