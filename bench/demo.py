@@ -35,7 +35,7 @@ READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 # Names are read 2 s after a manifest has landed.
 NAMED_S = 20.0
-# Of the demo's images: a layout is called as its folder.
+# The name of a layout's folder is that of its repository.
 REPOSITORY = "demo"
 # A socket's path takes 103 bytes on macOS, 107 on Linux; the daemon first binds one with 12 more in the same folder.
 MOST_PATH_BYTES = 90
@@ -70,11 +70,10 @@ def _serve(run_dir: Path, cache: str, stack: contextlib.ExitStack) -> int:
 def _demonstrate(demo: Path, stack: contextlib.ExitStack) -> int:
     """The live figure, and each time that an image has got its name all images; after the last what would be freed."""
     shutil.rmtree(demo, ignore_errors=True)
-    cache = demo / "cache"
-    layout = cache / REPOSITORY
+    layout = demo / REPOSITORY
     layout.mkdir(parents=True)
     with (demo / "log").open("wb") as log:
-        daemon, asking = _start_daemon(demo, str(cache), log, stack)
+        daemon, asking = _start_daemon(demo, str(layout), log, stack)
     print(f"log     {demo / 'log'}", flush=True)
     landing, named = land_images(layout, Path(sysconfig.get_path("stdlib"))), 0
     while daemon.poll() is None:
