@@ -63,7 +63,7 @@ class Oracle:
         document = self.world.documents.get(digest, {})
         if "manifests" in document:
             return {"manifests": document["manifests"], "config": [], "layers": []}
-        if "layers" in document:
+        if "layers" in document and "config" in document:
             return {"manifests": [], "config": [document["config"]], "layers": document["layers"] or []}
         if "fsLayers" in document:
             layers = [{"digest": row["blobSum"]} for row in document["fsLayers"]]
@@ -88,7 +88,7 @@ class Oracle:
             return "index"
         if "fsLayers" in document:
             return "image"
-        if "layers" not in document:
+        if "layers" not in document or "config" not in document:  # such as the config of BuildKit's cache
             return "unknown"
         if document.get("artifactType") == "application/vnd.docker.attestation.manifest.v1+json":
             return "attestation"

@@ -6,6 +6,7 @@ import datetime as dt
 import gzip
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -14,16 +15,24 @@ from typing import Any
 import oracle
 from image_oracle import World
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 Names = Iterable[tuple[str, str, str, str, str, int]]
 
 
 @cache  # by the name of its file, which is its digest
 def layer_chunks(path: Path) -> list[tuple[int, int, int | None]]:
-    """Each chunk of a gzip layer by its hash, with its length and what it takes recompressed if that is measured."""
+    """Each chunk of a layer by its hash, with its length and what it takes recompressed if that is measured."""
     found = []
-    for chunk in oracle.chunks(gzip.decompress(path.read_bytes())):
+    data = path.read_bytes()
+    plain = zstd.decompress(data) if data.startswith(ZSTD) else gzip.decompress(data)
+    for chunk in oracle.chunks(plain):
         name = oracle.chunk_hash(chunk)
         taken = oracle.recompressed_bytes(chunk) if oracle.is_picked(name) else None
         found.append((int.from_bytes(name, "big"), len(chunk), taken))
@@ -50,7 +59,7 @@ def add_blob(world: World, path: Path, hex_digits: str) -> None:
         document = world.documents[digest] = json.loads(data)
         if document.get("created"):
             world.created[digest] = int(dt.datetime.fromisoformat(document["created"]).timestamp())
-    elif data.startswith(b"\x1f\x8b"):
+    elif data.startswith((GZIP, ZSTD)):
         chunks = layer_chunks(path)
         world.layers[digest] = [(name, length) for name, length, _ in chunks]
         world.measured |= {name: taken for name, _, taken in chunks if taken is not None}
