@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from chunkd.names.name import digest_of as digest_in
 from daemon import NPM_FIGURES, Daemon, Home, npm_layers, opened
 from image_oracle import Oracle
 from indexed import put_names
+from invariants import assert_invariants, assert_sums, printed
 from test_registry import Tree
 from test_registry_collection import CONFIG, IMAGE, LAYER, Layout
 from trees import world_of
@@ -122,12 +124,6 @@ def filled_registry(home: Home) -> Path:
     return base
 
 
-def printed(home: Home, *words: object) -> Any:
-    done = home.command(*words, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    return json.loads(done.stdout)
-
-
 def compare(home: Home, expected: Oracle) -> dict[str, Any]:
     """Each command's JSON against the oracle's; what was asked, to be asked of a daemon again."""
     found = printed(home, "images")
@@ -150,16 +146,6 @@ def compare(home: Home, expected: Oracle) -> dict[str, Any]:
     return everything
 
 
-def assert_sums(home: Home, reply: dict[str, Any]) -> None:
-    """The figures of `stats` are those that fair shares and new bytes add up to."""
-    stats, partial, unheld = printed(home, "stats"), reply["partial"], reply["unheld"]
-    for name in ("fair_share_bytes", "new_bytes"):
-        stored = sum(row["stored"][name] for row in reply["images"])
-        chunks = sum(row["chunks"][name] for row in reply["images"] if row["chunks"])
-        assert stored + unheld["stored_bytes"] == stats["stored_bytes"]
-        assert chunks + partial[name] + unheld["unique_bytes"] == stats["unique_bytes"]
-
-
 def settled(home: Home, cache: Path) -> Daemon:
     daemon = home.start(cache)
     daemon.until(lambda stats: stats["settled"] and stats["scans"], "scanned")
@@ -177,7 +163,7 @@ def test_the_figures_are_those_of_the_oracle_from_the_index_and_from_a_daemon(ho
     home.scan(base)
     expected = Oracle(world_of(base, called="cache"))
     offline = compare(home, expected)
-    assert_sums(home, offline["images"])
+    assert_invariants(home, expected, offline, random.Random(1))
     reply = offline["images"]
     assert reply["names_as_of"] is not None
     assert reply["partial"]["images"] == 1

@@ -16,7 +16,8 @@ from blobs import gz, noise, tar
 from chunkd.cli.diff_lines import Link, diff_lines, with_seconds
 from daemon import Home, opened
 from image_oracle import Oracle
-from test_commands import HOSTILE, filled_layout, printed, settled, without_moment
+from invariants import printed
+from test_commands import HOSTILE, filled_layout, settled, without_moment
 from test_pulls import expected
 from test_registry_collection import CONFIG, IMAGE, LAYER, Layout
 from trees import world_of

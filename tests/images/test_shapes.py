@@ -5,6 +5,7 @@ figures are those of the oracle.
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ from chunkd.model import Digest
 from chunkd.names.name import digest_of as digest_in
 from daemon import Home, opened
 from image_oracle import Oracle
-from test_commands import assert_sums, compare
+from invariants import assert_invariants
+from test_commands import compare
 from test_registry import Tree
 from test_registry_collection import CONFIG, IMAGE, LAYER, Layout
 from trees import world_of
@@ -138,9 +140,9 @@ def test_every_shape_has_the_oracles_figures(home: Home, tree: Any) -> None:
     base = tree(made, images, [made.image(1, 20, step=step) for step in range(3)])
     home.scan(base)
     expected = Oracle(world_of(base, called="cache"))
-    found = compare(home, expected)["images"]
-    assert_sums(home, found)
-    rows = {name: row for row in found["images"] for name in row["names"]}
+    found = compare(home, expected)
+    assert_invariants(home, expected, found, random.Random(2))
+    rows = {name: row for row in found["images"]["images"] for name in row["names"]}
     assert {*images} <= {*rows}
     [referrers] = [name for name in images if name.startswith("e:sha256-")]
     assert len(rows["a:plain"]["names"]) == 3

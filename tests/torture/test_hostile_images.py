@@ -18,7 +18,8 @@ from answering import short_directory
 from chunkd.names.containerd import DATABASE
 from conftest import Tell
 from daemon import BRISK, Daemon, Home, opened, until, without_rights
-from test_commands import HOSTILE, assert_sums, filled_layout, printed
+from invariants import assert_sums, printed
+from test_commands import HOSTILE, filled_layout
 from test_hostile import memory_and_cpu
 from test_registry_collection import IMAGE, INDEX, LAYER, Layout
 from test_writers import NEVER
