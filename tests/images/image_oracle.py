@@ -159,6 +159,12 @@ class Oracle:
     def all_chunks(self) -> dict[int, int]:
         return dict(chunk for layer in self.world.layers.values() for chunk in layer)
 
+    def common_chunks(self) -> dict[int, int]:
+        """Those that more than half of all roots hold, from 20 roots on: they make no two of them alike."""
+        sets = [self.chunks_of(root) for root in self.roots]
+        every = self.all_chunks() if len(sets) >= 20 else {}
+        return {chunk: size for chunk, size in every.items() if 2 * sum(chunk in one for one in sets) > len(sets)}
+
     def stored_of(self, root: str) -> dict[str, int]:
         return {digest: self.world.size(digest) for digest in self.holds[root]}
 

@@ -75,8 +75,10 @@ def assert_invariants(home: Home, expected: Oracle, replies: Reply, draw: random
         assert moved_bytes(home, a, a) == (0, 0)
         there, back = moved_bytes(home, a, b), moved_bytes(home, b, a)
         assert tuple(map(int.__add__, held[a], there)) == tuple(map(int.__add__, held[b], back))
+    common = expected.common_chunks()
+    assert replies["similar"]["common_bytes"] == sum(common.values())
     for pair in replies["similar"]["pairs"]:
-        sets = [expected.chunks_of(image["digest"]) for image in pair["images"]]
+        sets = [dict(expected.chunks_of(image["digest"]).items() - common.items()) for image in pair["images"]]
         both, either = (sum(chunks.values()) for chunks in (dict(sets[0].items() & sets[1].items()), sets[0] | sets[1]))
         assert (pair["overlap_bytes"], pair["similarity"]) == (both, both / either)
         assert (pair["similarity"] == 1) == (sets[0] == sets[1])
