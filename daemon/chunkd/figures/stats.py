@@ -54,4 +54,5 @@ class Stats:
             "problems": list(self.problems),
             "warnings": list(self.warnings),
             "changes": dict(self.changes),
+            "images": None,  # only a daemon computes them beside its work
         }
