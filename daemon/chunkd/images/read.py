@@ -68,7 +68,7 @@ def read(store: Store, txn: lmdb.Transaction) -> Reading:
             sources[name.digest] = sources.get(name.digest, frozenset()) | {source}
         elif name.standing is Standing.HELD and source == "registry":
             linked[name.digest] = (*linked.get(name.digest, ()), name.repository)
-    images = Images.of(build(blobs, names), blobs, layers, _chunks(store, txn, chunk_counts))
+    images = Images.of(build(blobs, names), blobs, layers, chunks_of(store, txn, chunk_counts))
     return Reading(images, sources, linked, any(said.kind is Kind.INDEX for said in contents.values()))
 
 
@@ -106,8 +106,8 @@ def _names(store: Store, txn: lmdb.Transaction) -> Iterator[tuple[str, Name]]:
             yield part.source, name
 
 
-def _chunks(store: Store, txn: lmdb.Transaction, chunk_counts: Mapping[Digest, int]) -> Chunks:
-    """The chunks of the transaction's moment; only what is asked for is read."""
+def chunks_of(store: Store, txn: lmdb.Transaction, chunk_counts: Mapping[Digest, int]) -> Chunks:
+    """The chunks of the transaction's moment; only what is asked for is read. Layers have so many chunks."""
     table, measured_table = store.databases["chunks"], store.databases["measured"]
 
     def recipe(digest: Digest) -> Numbers:
