@@ -52,8 +52,9 @@ DOORS: dict[str, set[str]] = {
     "_cgear": {"chunkers.gear"},
     "backports": {"pulls.log_files", "worker.decode", "worker.recompress"},
     "blake3": {"chunkers.gear"},
-    "click": {"cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.report"},
-    "compression": {"pulls.log_files", "worker.decode", "worker.recompress"},  # of the standard library from Python 3.14 on
+    "click": {"cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.replay", "cli.report"},
+    # Of the standard library from Python 3.14 on.
+    "compression": {"pulls.log_files", "worker.decode", "worker.recompress"},
     "isal": {"worker.decode"},
     "lmdb": {
         *("check.check", "check.recount", "check.recount_figures", "check.recount_places"),

@@ -186,7 +186,7 @@ def test_a_clock_that_goes_back_costs_one_line() -> None:
     found = replayed(indexed_of(known), lines_of(gets))
     read = [get for at, get in enumerate(gets) if at not in (6, 12)]
     assert like_the_oracle(found) == Oracle(known, read).to_json()
-    assert found["lines"]["unread"]["clock went back"] == 2
+    assert found["lines"]["unread"]["clock_went_back"] == 2
 
 
 @pytest.mark.parametrize("name", ["MOST_CLASSES", "MOST_PAIRS", "MOST_NUMBERS"])

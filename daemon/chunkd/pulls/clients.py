@@ -1,12 +1,14 @@
 """What each client has pulled before. Clients with the same blobs share one history, and that is the numbers of its
-blobs; the classes of chunks that it has are computed when needed, and kept for the latest.
+blobs; the classes of chunks that it has are kept for those used last.
 """
 
 from __future__ import annotations
 
-import sys
+import secrets
+from array import array
 from bisect import bisect_left
 from collections import OrderedDict
+from hashlib import blake2b
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -19,8 +21,6 @@ MOST_SETS_BYTES = 32 << 20
 MOST_ANSWERS_BYTES = 32 << 20
 # What one takes beside its own bytes.
 CLIENT_BYTES, HISTORY_BYTES, KEPT_BYTES = 200, 250, 400
-
-_ORDER = sys.byteorder
 
 Value = TypeVar("Value")
 Key = TypeVar("Key")
@@ -48,20 +48,20 @@ class Latest(Generic[Key, Value]):
         while self._left_bytes < 0 and len(self._kept) > 1:
             self._left_bytes += self._kept.popitem(last=False)[1][1]
 
+    def drop(self, key: Key) -> None:
+        """Whether it is there or not."""
+        found = self._kept.pop(key, None)
+        if found is not None:
+            self._left_bytes += found[1]
+
 
 class _History:
-    """The numbers of blobs, ascending, as 4 bytes each; and how many clients have it."""
+    """The numbers of blobs, ascending, with a key that is equal for equal numbers; and how many clients have it."""
 
-    __slots__ = ("blobs", "clients")
+    __slots__ = ("blobs", "clients", "key")
 
-    def __init__(self, blobs: bytes) -> None:
-        self.blobs, self.clients = blobs, 0
-
-    def place(self, blob: int) -> int:
-        """Where its number is or would be; below 0 if it is there."""
-        numbers = memoryview(self.blobs).cast("I")
-        at = bisect_left(numbers, blob)
-        return -1 if at < len(numbers) and numbers[at] == blob else at
+    def __init__(self, key: int, blobs: array[int]) -> None:
+        self.key, self.blobs, self.clients = key, blobs, 0
 
 
 class First(NamedTuple):
@@ -80,12 +80,12 @@ class Clients:
     def __init__(self, layers: int, classes: LayerClasses) -> None:
         self._layers, self._classes = layers, classes
         self._clients: OrderedDict[int, _History] = OrderedDict()
-        self._histories: dict[bytes, _History] = {}
-        self._nothing = _History(b"")
+        self._nothing = _History(0, array("I"))
         self._nothing.clients = 1  # so that it stays
-        self._histories[b""] = self._nothing
+        self._histories = {0: self._nothing}
+        self._secret = secrets.token_bytes(16)
         self.bytes = 0
-        self._sets: Latest[bytes, Bits] = Latest(MOST_SETS_BYTES)
+        self._sets: Latest[_History, Bits] = Latest(MOST_SETS_BYTES)
         self._answers: Latest[tuple[int, bytes], Lacked] = Latest(MOST_ANSWERS_BYTES)
         self.seen = self.forgotten = 0
 
@@ -102,21 +102,37 @@ class Clients:
             self._clients.move_to_end(client)
         if blob is None:
             return First(None)
-        place = history.place(blob)
-        if place < 0:
+        place = bisect_left(history.blobs, blob)
+        if place < len(history.blobs) and history.blobs[place] == blob:
             return None
-        have = self._have(history.blobs)
+        have = self._have(history)
         lacked = self.lacked(blob, have) if blob < self._layers else None
-        blobs = history.blobs[: 4 * place] + blob.to_bytes(4, _ORDER) + history.blobs[4 * place :]
-        if self._sets.get(blobs) is None:
-            if blob < self._layers:
-                have = have.copy()
-                self._classes.put(blob, have)
-            self._sets.put(blobs, have, have.nbytes + len(blobs))
-        self._clients[client] = self._shared(blobs)
+        key = history.key ^ int.from_bytes(blake2b(b"%d" % blob, digest_size=16, key=self._secret).digest())
+        after = self._histories.get(key)
+        if after is None:
+            after = self._with(history, have, key, place, blob)
+        self._clients[client] = after
+        after.clients += 1
         self._leave(history)
         self._forget()
         return First(lacked)
+
+    def _with(self, history: _History, have: Bits, key: int, place: int, blob: int) -> _History:
+        """The history with one blob more: the same object, if only one client has it."""
+        if history.clients == 1:
+            del self._histories[history.key]
+            after = history
+            after.key = key
+            self.bytes += 4
+        else:
+            after, have = _History(key, history.blobs[:]), have.copy()
+            self.bytes += HISTORY_BYTES + 4 * len(history.blobs) + 4
+            self._sets.put(after, have, have.nbytes)
+        self._histories[key] = after
+        after.blobs.insert(place, blob)
+        if blob < self._layers:
+            self._classes.put(blob, have)
+        return after
 
     def lacked(self, layer: int, have: Bits) -> Lacked:
         """What is lacked of a layer, with these classes."""
@@ -127,23 +143,14 @@ class Clients:
             self._answers.put(key, found, found.classes.nbytes + len(key[1]))
         return found
 
-    def _have(self, blobs: bytes) -> Bits:
-        have = self._sets.get(blobs)
+    def _have(self, history: _History) -> Bits:
+        have = self._sets.get(history)
         if have is None:
             have = np.zeros(self._classes.bits_bytes, np.uint8)
-            for blob in memoryview(blobs).cast("I"):
-                if blob < self._layers:
-                    self._classes.put(blob, have)
-            self._sets.put(blobs, have, have.nbytes + len(blobs))
+            for blob in history.blobs[: bisect_left(history.blobs, self._layers)]:
+                self._classes.put(blob, have)
+            self._sets.put(history, have, have.nbytes)
         return have
-
-    def _shared(self, blobs: bytes) -> _History:
-        history = self._histories.get(blobs)
-        if history is None:
-            history = self._histories[blobs] = _History(blobs)
-            self.bytes += HISTORY_BYTES + len(blobs)
-        history.clients += 1
-        return history
 
     def _forget(self) -> None:
         """The clients that were not seen for longest, while there is too much; never the one that was seen last."""
@@ -155,5 +162,6 @@ class Clients:
     def _leave(self, history: _History) -> None:
         history.clients -= 1
         if not history.clients:
-            del self._histories[history.blobs]
-            self.bytes -= HISTORY_BYTES + len(history.blobs)
+            del self._histories[history.key]
+            self._sets.drop(history)
+            self.bytes -= HISTORY_BYTES + 4 * len(history.blobs)

@@ -27,13 +27,13 @@ class Kind(Enum):
 
 
 class Unread(Enum):
-    """Why a line was not read. The value is the word for people and programs."""
+    """Why a line was not read. The value is its name in JSON."""
 
-    TOO_LONG = "too long"
-    CONTROL_CHARACTERS = "control characters"
-    NOT_A_FORMAT = "not of a known format"
-    BAD_VALUE = "impossible value"
-    CLOCK_BACK = "clock went back"
+    TOO_LONG = "too_long"
+    CONTROL_CHARACTERS = "control_characters"
+    UNKNOWN_FORMAT = "unknown_format"
+    BAD_VALUE = "bad_value"
+    CLOCK_BACK = "clock_went_back"
 
 
 class Other(Enum):
@@ -60,17 +60,18 @@ class Pull(NamedTuple):
     structured: bool
 
 
-# Within quotes Go writes \" and nginx \x22. No two branches begin alike, so each match takes linear time.
-_QUOTED = rb'"((?:[^"\\]|\\.)*)"'
+# Nothing here matches a control character. Within quotes Go writes \" and nginx \x22. No two branches begin alike, so
+# each match takes linear time.
+_QUOTED = rb'"([^"\\\x00-\x1f\x7f]*(?:\\[ -~][^"\\\x00-\x1f\x7f]*)*)"'
+_ANY = rb"[ -~\x80-\xff]*"
 _ACCESS = re.compile(
-    rb"(\S{1,256}) [^\[]*\[([^\]]{20,32})\] " + _QUOTED + rb" (\d{3}) (\d{1,16}|-)"
-    rb"(?: " + _QUOTED + rb" " + _QUOTED + rb"(?: " + _QUOTED + rb")?)?(?: .*)?"
+    rb"([!-~\x80-\xff]{1,256}) [^\[\x00-\x1f\x7f]*\[([ -Z^-~]{20,32})\] " + _QUOTED + rb" (\d{3}) (\d{1,16}|-)"
+    rb"(?: " + _QUOTED + rb" " + _QUOTED + rb"(?: " + _QUOTED + rb")?)?(?: " + _ANY + rb")?"
 )  # fmt: skip
-_TARGET = re.compile(rb"/?v2/([^?#]+)/(blobs|manifests)/([^/?#]+)(?:[?#].*)?")
-_FIELD = re.compile(rb"([A-Za-z_.]+)=(?:" + _QUOTED + rb"|([^\s\"]\S*))(?: |$)")
+_FIELD = re.compile(rb"([A-Za-z_.]+)=(?:" + _QUOTED + rb"|([!#-~\x80-\xff][!-~\x80-\xff]*))(?: |\Z)")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
-_PORT = re.compile(rb"(\[.*\]|[^:]*):\d{1,5}")
 
+_KINDS = {kind.value.encode(): kind for kind in Kind}
 _REPLIES = (200, 206)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MONTHS = {
@@ -87,21 +88,18 @@ def read(line: bytes) -> Pull | Other | Unread:
         return Unread.TOO_LONG
     if line.startswith(b"{"):
         return _of_json(line)
-    if _CONTROL.search(line):
-        return Unread.CONTROL_CHARACTERS
-    if line.startswith(b"time="):
-        return _of_text(line)
-    return _of_access(line)
+    found = _of_text(line) if line.startswith(b"time=") else _of_access(line)
+    return Unread.CONTROL_CHARACTERS if found is Unread.UNKNOWN_FORMAT and _CONTROL.search(line) else found
 
 
 def _of_access(line: bytes) -> Pull | Other | Unread:
     found = _ACCESS.fullmatch(line)
     if found is None:
-        return Unread.NOT_A_FORMAT
+        return Unread.UNKNOWN_FORMAT
     address, at, request, status, size, _, _, forwarded = found.groups()
     words = request.split(b" ")
     if len(words) != 3:
-        return Unread.NOT_A_FORMAT
+        return Unread.UNKNOWN_FORMAT
     if forwarded and forwarded != b"-":
         address = forwarded
     try:
@@ -118,7 +116,7 @@ def _of_text(line: bytes) -> Pull | Other | Unread:
     while at < len(line):
         found = _FIELD.match(line, at)
         if found is None:
-            return Unread.NOT_A_FORMAT
+            return Unread.UNKNOWN_FORMAT
         name, quoted, bare = found.groups()
         fields.setdefault(name, quoted if bare is None else bare)
         at = found.end()
@@ -131,7 +129,7 @@ def _of_text(line: bytes) -> Pull | Other | Unread:
             structured=True,
         )  # fmt: skip
     except KeyError:
-        return Unread.NOT_A_FORMAT
+        return Unread.UNKNOWN_FORMAT
     except (ValueError, OverflowError):
         return Unread.BAD_VALUE
 
@@ -141,7 +139,7 @@ def _of_json(line: bytes) -> Pull | Other | Unread:
     try:
         fields: dict[str, Any] = untrusted_json.parse(line, MOST_LINE_BYTES)
     except untrusted_json.BadJson:
-        return Unread.NOT_A_FORMAT
+        return Unread.UNKNOWN_FORMAT
     message = fields.get("msg", fields.get("message"))
     if message is not None and not str(message).startswith("response completed"):
         return Other.NOT_A_PULL
@@ -150,12 +148,14 @@ def _of_json(line: bytes) -> Pull | Other | Unread:
         address, method, target = (
             fields[f"http.request.{name}"].encode() for name in ("remoteaddr", "method", "uri")
         )  # fmt: skip
+        if _CONTROL.search(target):
+            return Unread.BAD_VALUE
         return _pull(
             _iso_time(at), address, method, target, int(fields["http.response.status"]),
             int(fields["http.response.written"]), structured=True,
         )  # fmt: skip
     except KeyError:
-        return Unread.NOT_A_FORMAT
+        return Unread.UNKNOWN_FORMAT
     except (AttributeError, TypeError, ValueError, OverflowError):
         return Unread.BAD_VALUE
 
@@ -168,38 +168,40 @@ def _pull(
     redirected = status in _REDIRECTS
     if method != b"GET" or not (redirected or status in _REPLIES):
         return Other.NOT_A_PULL
-    found = _TARGET.fullmatch(target)
-    if found is None:
+    parts = target.partition(b"?")[0].removeprefix(b"/").rsplit(b"/", 2)
+    if len(parts) != 3 or parts[1] not in _KINDS or not parts[0].startswith(b"v2/"):
         return Other.NOT_A_PULL
-    repository, kind, reference = found.groups()
-    reference = reference.replace(b"%3A", b":").replace(b"%3a", b":")
+    repository, reference = parts[0][3:], parts[2].replace(b"%3A", b":").replace(b"%3a", b":")
     client = _client(address)
-    if max(len(repository), len(reference), len(client)) > MOST_NAME_BYTES or not client or _CONTROL.search(repository):
+    if not (client and repository and reference) or max(map(len, (client, repository, reference))) > MOST_NAME_BYTES:
         return Unread.BAD_VALUE
-    return Pull(at_s, client, repository, Kind(kind.decode()), reference, served_bytes, redirected, structured)
+    return Pull(at_s, client, repository, _KINDS[parts[1]], reference, served_bytes, redirected, structured)
 
 
 def _client(address: bytes) -> bytes:
     """The first address of a list as `X-Forwarded-For` has it, without its port."""
     first = address.partition(b",")[0].strip()
-    found = _PORT.fullmatch(first)
-    return (found[1] if found else first).strip(b"[]")
+    host, _, port = first.rpartition(b":")
+    if port.isdigit() and (host.endswith(b"]") or b":" not in host):
+        first = host
+    return first.strip(b"[]")
 
 
 def _access_time(text: bytes) -> int:
     """Of `28/Nov/2026:14:06:05 +0000`, in seconds since 1970."""
-    if text[17:18] != b":" or not text[18:20].isdigit() or text[20:21] != b" ":
+    if not (text[14:15] == text[17:18] == b":" and text[15:17].isdigit() and text[18:20].isdigit()):
         raise ValueError(text)
-    return _access_minute(text[:17], text[21:]) + int(text[18:20])
+    return _access_hour(text[:14], text[20:]) + 60 * int(text[15:17]) + int(text[18:20])
 
 
 @lru_cache(1024)
-def _access_minute(minute: bytes, zone: bytes) -> int:
-    date, hours, minutes = minute.split(b":")
+def _access_hour(hour: bytes, zone: bytes) -> int:
+    date, hours = hour.split(b":")
     day, month, year = date.split(b"/")
-    if len(zone) != 5 or zone[:1] not in b"+-" or month not in _MONTHS:
-        raise ValueError(minute)
-    at = datetime(int(year), _MONTHS[month], int(day), int(hours), int(minutes), tzinfo=UTC)
+    if len(zone) != 6 or zone[:2] not in (b" +", b" -") or month not in _MONTHS:
+        raise ValueError(hour)
+    zone = zone[1:]
+    at = datetime(int(year), _MONTHS[month], int(day), int(hours), tzinfo=UTC)
     ahead_s = 60 * (60 * int(zone[1:3]) + int(zone[3:5]))
     return int(at.timestamp()) - (ahead_s if zone[:1] == b"+" else -ahead_s)
 

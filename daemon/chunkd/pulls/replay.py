@@ -56,8 +56,7 @@ class Replay:
         self._days, self._repositories = Rows(MOST_DAYS), Rows(MOST_REPOSITORIES)
         self._lines: Counter[Unread | Other] = Counter()
         self._pulls = 0
-        self._from_s: int | None = None
-        self._to_s: int | None = None
+        self._from_s, self._to_s = log_lines.END_S, -1
 
     def file(self, lines: Iterable[bytes]) -> Iterator[int]:
         """Take the lines of one file; yields the number of pulls now and then.
@@ -86,17 +85,19 @@ class Replay:
 
     def _pull(self, pull: Pull) -> None:
         self._pulls += 1
-        self._from_s = pull.at_s if self._from_s is None else min(self._from_s, pull.at_s)
-        self._to_s = pull.at_s if self._to_s is None else max(self._to_s, pull.at_s)
+        if pull.at_s < self._from_s:
+            self._from_s = pull.at_s
+        if pull.at_s > self._to_s:
+            self._to_s = pull.at_s
         rows = self._days.row(pull.at_s // DAY_S), self._repositories.row(pull.repository)
         found = self._indexed.blobs.get(pull.reference)
         by_tag = found is None and pull.kind is Kind.MANIFEST and b":" not in pull.reference
-        not_indexed_bytes = pull.served_bytes if found is None and not by_tag else 0
         for row in rows:
             row.served_bytes += pull.served_bytes
             row.served_requests += 1
             row.redirected += pull.redirected
-            row.not_indexed_bytes += not_indexed_bytes
+            if found is None and not by_tag:
+                row.not_indexed_bytes += pull.served_bytes
         blob, stored_bytes = found or (None if by_tag else self._number(pull.reference), pull.served_bytes)
         client = int.from_bytes(blake2b(pull.client, digest_size=8, key=self._key).digest())
         self._move(client, blob, stored_bytes, rows)
@@ -139,8 +140,8 @@ class Replay:
         each, shared = (estimate(sample, chunks, size) for size, chunks, sample in moved)
         assert (moved[0][0], moved[1][0]) == (whole.each.chunk_bytes, whole.shared.chunk_bytes)
         return {
-            "from": None if self._from_s is None else _time(self._from_s),
-            "to": None if self._to_s is None else _time(self._to_s),
+            "from": _time(self._from_s) if self._pulls else None,
+            "to": _time(self._to_s) if self._pulls else None,
             "lines": {
                 "pulls": self._pulls,
                 "others": self._lines[Other.NOT_A_PULL],
