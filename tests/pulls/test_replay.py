@@ -107,6 +107,27 @@ def lines_of(gets: Sequence[Get], form: str = "combined") -> list[bytes]:
     return [line_of(get, form) for get in gets]
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_long_logs(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many repositories, so that some are wholly measured; and with odd seeds almost nothing is kept."""
+    draw = random.Random(seed)
+    lengths = [draw.randrange(1, 100) for _ in range(60)]
+    layers = {
+        digest(at): [(chunk, lengths[chunk]) for chunk in draw.choices(range(60), k=draw.randrange(1, 20))]
+        for at in range(15)
+    }
+    measured = {chunk: draw.randrange(1, 50) for chunk in range(60) if draw.random() < 0.6}
+    known = Known({digest(at): draw.randrange(1000) for at in range(18)}, layers, measured)
+    gets = [
+        Get("2026-11-01", f"192.0.2.{draw.randrange(8)}", f"r{draw.randrange(90)}", digest(draw.randrange(20)), 5)
+        for _ in range(400)
+    ]
+    if seed % 2:
+        monkeypatch.setattr(clients, "MOST_SETS_BYTES", 0)
+        monkeypatch.setattr(clients, "MOST_ANSWERS_BYTES", 3000)
+    assert like_the_oracle(replayed(indexed_of(known), lines_of(gets))) == Oracle(known, gets).to_json()
+
+
 def test_the_error_is_known_with_enough_measured_chunks() -> None:
     known, gets = made_up(1)
     found = replayed(indexed_of(known), lines_of(gets))
