@@ -25,7 +25,8 @@ def progress(done: str = "scanned", counted: str = "blobs to go") -> Iterator[Sh
             nonlocal told_at
             if time.monotonic() >= told_at + PLAIN_LINE_EVERY_S:
                 told_at = time.monotonic()
-                say(f"{done} {done_bytes:,} of {known_bytes:,} bytes, {blobs:,} {counted}", err=True)
+                of = f" of {known_bytes:,}" if known_bytes else ""
+                say(f"{done} {done_bytes:,}{of} bytes, {blobs:,} {counted}", err=True)
 
         yield tell
         return
