@@ -56,6 +56,7 @@ bench: .venv/bench npm_small ## run the benchmarks, on a machine with nothing el
 	$(VENV_PYTHON) bench/index.py
 	$(VENV_PYTHON) bench/shares.py
 	$(VENV_PYTHON) bench/images.py
+	$(VENV_PYTHON) bench/landings.py
 	$(VENV_PYTHON) bench/replay.py
 	$(VENV_PYTHON) bench/bars.py
 

@@ -135,8 +135,8 @@ class Grown:
         self._copies[distinct] = after
         turned = (after > 0).astype(np.int64) - (before > 0)
         lengths = lengths_of(distinct).astype(np.int64)
-        own = is_measured(distinct) & (turned != 0)
-        x, by = lengths[own], turned[own]
+        own = is_measured(distinct)
+        x, by, copied = lengths[own], turned[own], sign * times[own]
         y = x // 3
         old = self.expected
         self.expected = dataclasses.replace(
@@ -154,6 +154,8 @@ class Grown:
             measured_xx=old.measured_xx + int(x * x @ by),
             measured_xy=old.measured_xy + int(x * y @ by),
             measured_yy=old.measured_yy + int(y * y @ by),
+            measured_copies_bytes=old.measured_copies_bytes + int(x @ copied),
+            measured_copies_recompressed_bytes=old.measured_copies_recompressed_bytes + int(y @ copied),
         )
 
     @property

@@ -61,6 +61,10 @@ class FakeAnswers:
         self._note("similar", after, limit, threshold)
         return {"alike": [], "next": None, "commit": 1}
 
+    def diff(self, after: str, limit: int, client: str, to: str, platform: str) -> dict[str, Any]:
+        self._note("diff", after, limit, client, to, platform)
+        return {"by_layer": [], "next": None, "commit": 1}
+
     def history(self, since: str, limit: int) -> dict[str, Any]:
         self._note("history", since, limit)
         return {"history": [], "next": None}

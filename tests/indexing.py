@@ -168,7 +168,7 @@ def totals_of(counted: Mapping[int, Sequence[Chunk]], failed_bytes: Sequence[int
     layers = {number: chunks for number, chunks in counted.items() if chunks}
     copies = Counter(chunk for chunks in layers.values() for chunk in chunks)
     stored = {number: blob_of(number, chunks).stored_bytes for number, chunks in counted.items()}
-    measured = [(length, recompressed((name, length))) for name, length in copies if picked((name, length))]
+    measured = [(chunk[1], recompressed(chunk), times) for chunk, times in copies.items() if picked(chunk)]
     return Totals(
         layers=len(layers),
         others=len(counted) - len(layers),

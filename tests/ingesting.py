@@ -7,11 +7,14 @@ Whatever a test did, its index is recounted at the end, and what is counted must
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
 import os
+import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,13 +32,19 @@ from chunkd.index.storage import environment
 from chunkd.ingest import writer
 from chunkd.ingest.actions import Action
 from chunkd.ingest.adopt import LeftCaches, adopt_rules, holds_nothing, known_places, number_caches
+from chunkd.ingest.names import FRESH_S
 from chunkd.ingest.reconcile import Known, decide
 from chunkd.ingest.writer import Writer
 from chunkd.model import Blob, Caps, Cause, ChunkParams, Digest, Finding, Hint, Job, Place
+from chunkd.names import record as names_record
+from chunkd.names.beside import base_of, read_names, reading_beside, reading_file, repository_of
+from chunkd.names.name import Part
+from chunkd.names.names_file import read_names_file
 from chunkd.sources import watch
 from chunkd.sources.activity import Activity
 from chunkd.sources.cache import ServedCache
 from chunkd.sources.folder import FolderSource
+from chunkd.sources.names_reader import NamesReader
 from chunkd.sources.numbered import Devices
 from chunkd.sources.scanner import Scanner
 from chunkd.sources.source import Observation, Source
@@ -100,7 +109,7 @@ def totals_of(counted: Iterable[Content]) -> Totals:
     layers = [content for content in found if content.kind == "layer"]
     chunks = [chunk for content in layers for chunk in _chunks(content.data)]
     unique = {name: size for name, size, _ in chunks}
-    measured = [(size, frame) for _, size, frame in set(chunks) if frame]
+    measured = [(size, frame, times) for (_, size, frame), times in Counter(chunks).items() if frame]
     return Totals(
         layers=len(layers),
         others=len(found) - len(layers),
@@ -138,6 +147,9 @@ class NoStarter:
 
     def start(self) -> Worker:
         raise AssertionError("a worker process was asked for")
+
+    def run(self, module: str, asked: object) -> socket.socket:
+        raise AssertionError(f"{module} was to be run: {asked}")
 
     def read(self) -> None: ...
 
@@ -251,7 +263,7 @@ class World:
     """Caches on disk and the daemon's inside, without its threads. `roots` are the caches, by their numbers.
 
     `sources` may have another source for a cache's path than the folder there. No cache has a watcher but by
-    `make_watcher`. What is set of these is so from the next start on.
+    `make_watcher`. `names_file` is the setting. What is set of these is so from the next start on.
     """
 
     index: Index
@@ -268,6 +280,7 @@ class World:
             root.mkdir(parents=True, exist_ok=True)
         self.sources: dict[str, Source] = {}
         self.make_watcher: WatchMaker | None = None
+        self.names_file: Path | None = None
         self.verify_interval_s = 86400.0
         self.begun_s, self.ahead_s = time.time(), 0.0
         self.start(caps, decoder)
@@ -294,14 +307,19 @@ class World:
                 number, record, self.sources.get(record.path) or FolderSource(record.path), self.activity,
                 wake_writer=self.wakeup.wake, empty=holds_nothing(self.index, number), clock_s=self.clock_s,
                 make_watcher=self.make_watcher, devices=devices, known=known_places(self.index, number),
+                read_names=functools.partial(reading_beside, record.path),
             )
             for number, record in records.items()
         }  # fmt: skip
+        self.file_reader: NamesReader | None = None
+        if self.names_file is not None:
+            make = functools.partial(reading_file, str(self.names_file))
+            self.file_reader = NamesReader(make, wake_writer=self.wakeup.wake, clock_s=self.clock_s)
         self.pool = HerePool(self, self.index.rules.caps)
         self.writer = Writer(
             self.index, self.pool, self.caches, self.activity, self.wakeup,
             left=LeftCaches(self.index, left) if left else None, verify_interval_s=self.verify_interval_s,
-            clock_s=self.clock_s,
+            clock_s=self.clock_s, names_file=self.file_reader,
         )  # fmt: skip
         self.scanner = Scanner(self.caches, 600, self.clock_s)
 
@@ -361,6 +379,8 @@ class World:
             for _ in range(TURNS):
                 if not cache.step():
                     break
+        while self.file_reader is not None and self.file_reader.step():
+            pass
 
     def run(self) -> None:
         """Turns until there is nothing to do at once; while the pool is held, until all is handed to it."""
@@ -402,6 +422,42 @@ class World:
                 return
             self.pass_s(11)
         raise AssertionError(f"it never settles: {self.activity}, {self.writer.remembered}")
+
+    # --- names ----------------------------------------------------------------------------------------------------
+
+    def read_names(self) -> None:
+        """Time passes, somebody asks for fresh names, and all that follows from it."""
+        self.pass_s(FRESH_S + 1)
+        self.writer.names.ask()
+        self.rest()
+
+    def names(self) -> dict[tuple[int, str], set[Part]]:
+        """What the index keeps of names, by cache and base."""
+        found: dict[tuple[int, str], set[Part]] = {}
+        with self.index.snapshot() as txn:
+            for key, value in self.index.store.names(txn):
+                kept = names_record.decode(value)
+                found.setdefault((int.from_bytes(key[:4], "big"), kept.base), set()).add(kept.part)
+        return found
+
+    def names_on_disk(self) -> dict[tuple[int, str], set[Part]]:
+        """What lies beside the places that the index has, and in the names file. A part may have no names."""
+        found: dict[tuple[int, str], set[Part]] = {}
+        for number, cache in self.caches.items():
+            with self.index.snapshot() as txn:
+                paths = [place.path for place in self.index.store.under(txn, "places", number, "")]
+            for base in {base for path in paths if (base := base_of(cache.path, path))}:
+                parts = {*filter(None, read_names(base, repository_of(cache.path, base)))}
+                if parts:
+                    found[number, base] = parts
+        if self.names_file is not None:
+            found[0, ""] = {read_names_file(str(self.names_file))}
+        return found
+
+    def readings(self) -> dict[int, names_record.Reading]:
+        with self.index.snapshot() as txn:
+            found = self.index.store.name_readings(txn)
+        return {number: names_record.decode_reading(value) for number, value in found.items()}
 
     # --- events ---------------------------------------------------------------------------------------------------
 

@@ -1,12 +1,13 @@
 """Whatever writers do to the caches, and whatever is lost on the way, as steps that Hypothesis puts in any order.
 
 Beside the caches stands a model: which file, with which bytes, lies at which place. Once things have come to rest the
-index must hold exactly what the model does.
+index must hold exactly what the model does, and the names that lie beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -21,6 +22,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from chunkd.model import Cause, Job
+from chunkd.names.beside import read_names, repository_of
+from chunkd.names.name import Part
 from ingesting import BROKEN, LAYER, LIKE_IT, Content, World, distribution, oci, totals_of, wrong
 
 BLOBS = (LAYER, LIKE_IT, BROKEN)
@@ -30,7 +33,7 @@ MOST_ROUNDS = 48
 KINDS = (
     "land", "land in place in pieces", "replace", "push the same again", "hard-link", "remove", "remove while decoding",
     "replace while decoding", "move between caches", "move within a cache", "move a folder", "restart", "be killed",
-    "scan", "lose an event", "lose all events", "lose a cache",
+    "scan", "lose an event", "lose all events", "lose a cache", "name", "break names", "remove names",
 )  # fmt: skip
 # Where memory can hold an example's files, no disk is waited for.
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
@@ -88,6 +91,7 @@ class Caches(RuleBasedStateMachine):
         self.world = World(self.folder, "one", "two")
         self.model: dict[At, File] = {}
         self.moved_out: dict[At, File] = {}
+        self.ever_named: set[Part] = set()
         self.writing: Writing | None = None
         self.lost = False
         self.away = False
@@ -356,6 +360,44 @@ class Caches(RuleBasedStateMachine):
         for cache in self.world.caches.values():
             cache.hints.doubt("the kernel's event queue overflowed")
 
+    # --- names ----------------------------------------------------------------------------------------------------
+
+    @rule(where=st.integers(0, 2), how=st.sampled_from(["name", "name", "break names", "remove names"]))
+    def change_names(self, where: int, how: str) -> None:
+        """Of a layout or, where distribution's blobs are, of a repository. No event tells of it."""
+        base = self.folder_of(where)
+        if not base.exists():
+            return
+        self.count(how)
+        if where == 2:
+            link = base / "repositories/app/_manifests/tags/latest/current/link"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            digest = {"name": f"sha256:{self.counts[how]:064x}", "break names": "sha256:1"}.get(how)
+            link.unlink(missing_ok=True) if digest is None else link.write_text(digest)
+        elif how == "remove names":
+            (base / "index.json").unlink(missing_ok=True)
+        else:
+            tag = {"org.opencontainers.image.ref.name": f"v{self.counts[how]}"}
+            text = json.dumps({"manifests": [{"digest": str(LAYER.digest), "annotations": tag}]})
+            (base / "index.json").write_text(text if how == "name" else text[:-5])
+            self.ever_named |= {
+                *filter(None, read_names(str(base), repository_of(str(self.world.roots[0]), str(base))))
+            }
+
+    def folder_of(self, where: int) -> Path:
+        one, two = self.world.roots
+        return (one, one / "repository", two)[where]
+
+    def the_names_are_those_on_disk(self) -> None:
+        """Where an index.json is cut short, names may stand that lay there before."""
+        kept, there = self.world.names(), self.world.names_on_disk()
+        read = {at: {part for part in parts if part.names is not None} for at, parts in there.items()}
+        for at in kept.keys() | there.keys():
+            stand = kept.get(at, set()) - read.get(at, set())
+            assert read.get(at, set()) <= kept.get(at, set()), at
+            assert stand <= self.ever_named, at
+            assert len(stand) <= len(there.get(at, set()) - read.get(at, set())), at
+
     # --- what the daemon does -------------------------------------------------------------------------------------
 
     @rule()
@@ -418,7 +460,9 @@ class Caches(RuleBasedStateMachine):
         else:
             self.world.rest()
         self.lost = False
+        self.world.read_names()
         self.the_model_is_true()
+        self.the_names_are_those_on_disk()
         there = {at[0] for at, file in self.model.items() if file.data is not None}
         holding = {at[0] for at, file in self.model.items() if file.data == at[0].stored}
         counted = {content for content in holding if content.kind != "undecodable"}

@@ -142,15 +142,17 @@ def _make(make: dict[str, Any]) -> bytes:
     return bytes(data)
 
 
-def sample(measured: Sequence[tuple[int, int]]) -> dict[str, int]:
-    """The sums of the totals over measured chunks: each its length and its recompressed length."""
+def sample(measured: Sequence[tuple[int, int, int]]) -> dict[str, int]:
+    """The sums of the totals over measured chunks: each its length, its recompressed length and its copies."""
     return {
         "measured_chunks": len(measured),
-        "measured_bytes": sum(x for x, _ in measured),
-        "measured_recompressed_bytes": sum(y for _, y in measured),
-        "measured_xx": sum(x * x for x, _ in measured),
-        "measured_xy": sum(x * y for x, y in measured),
-        "measured_yy": sum(y * y for _, y in measured),
+        "measured_bytes": sum(x for x, _, _ in measured),
+        "measured_recompressed_bytes": sum(y for _, y, _ in measured),
+        "measured_xx": sum(x * x for x, _, _ in measured),
+        "measured_xy": sum(x * y for x, y, _ in measured),
+        "measured_yy": sum(y * y for _, y, _ in measured),
+        "measured_copies_bytes": sum(x * times for x, _, times in measured),
+        "measured_copies_recompressed_bytes": sum(y * times for _, y, times in measured),
     }
 
 

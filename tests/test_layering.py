@@ -52,12 +52,14 @@ DOORS: dict[str, set[str]] = {
     "_cgear": {"chunkers.gear"},
     "backports": {"pulls.log_files", "worker.decode", "worker.recompress"},
     "blake3": {"chunkers.gear"},
-    "click": {"cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.replay", "cli.report"},
+    "click": {
+        *("cli.diff", "cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.replay", "cli.report"),
+    },
     # Of the standard library from Python 3.14 on.
     "compression": {"pulls.log_files", "worker.decode", "worker.recompress"},
     "isal": {"worker.decode"},
     "lmdb": {
-        *("check.check", "check.recount", "check.recount_figures", "check.recount_places"),
+        *("check.check", "check.read_again", "check.recount", "check.recount_figures", "check.recount_places"),
         *("index.chunks.lookup", "index.chunks.measured", "index.chunks.table"),
         *("index.index", "index.storage.environment", "index.storage.page_audit", "index.storage.upgrade"),
         *("ingest.diff", "queries.history", "queries.layer_shares", "queries.read"),
@@ -67,8 +69,9 @@ DOORS: dict[str, set[str]] = {
         *("check.check", "check.recount", "check.recount_figures", "check.repair"),
         *("index.blocks", "index.chunks.entries", "index.chunks.growth", "index.chunks.lookup"),
         *("index.chunks.measured", "index.chunks.table"),
-        *("index.compaction", "index.index", "ingest.diff", "queries.layer_shares"),
-        *("images.atoms", "images.columns", "images.read", "images.similarity"),
+        *("index.compaction", "index.storage.upgrade", "ingest.diff", "queries.layer_shares"),
+        "service.decoded_diff",
+        *("images.atoms", "images.columns", "images.moves", "images.read", "images.similarity"),
         *("pulls.clients", "pulls.layer_classes", "pulls.replay"),
     },
     "prometheus_client": {"service.openmetrics"},
@@ -96,7 +99,8 @@ HEAVY = {
 }
 # What is imported where speed or safety counts, and what must not come with it.
 LIGHT: dict[str, set[str]] = {
-    "cli.main": HEAVY,  # `chunkd --help`, and `chunkd stats` where a daemon answers
+    "cli.main": HEAVY | {"http.client"},  # `chunkd --help`, and `chunkd stats` where a daemon answers
+    "cli.scan": {"http.client", "multiprocessing", "numpy", "watchdog"},  # `chunkd scan` where none does
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one
     "worker.spawn": HEAVY,  # the daemon's part of starting workers

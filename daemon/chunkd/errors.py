@@ -262,3 +262,10 @@ class RequestRefused(ChunkdError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"the daemon answered {status}: {message}")
         self.status, self.reason = status, message
+
+
+class TooManyImages(ChunkdError):
+    """The figures of images would take too much time or memory."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"images: too many for figures of them: {why}")

@@ -114,11 +114,15 @@ def test_the_routes_of_images(path: Path, answers: FakeAnswers) -> None:
     assert say(path, "GET", "/v1/images?by=repository&after=3-100")[0] == 200
     assert say(path, "GET", "/v1/freed?references=shop/api:v3*%20b%C3%BC:1&keep_last=5&limit=7")[0] == 200
     assert say(path, "GET", "/v1/similar")[0] == say(path, "GET", "/v1/similar?threshold=1.0")[0] == 200
+    assert say(path, "GET", "/v1/diff?to=b:2&from=a:1%20a:2&platform=linux/arm64")[0] == 200
+    assert say(path, "GET", "/v1/diff?to=b:2&limit=7")[0] == 200
     assert answers.asked == [
         ("images", "3-100", 100, "repository"),
         ("freed", "", 7, "shop/api:v3* b\u00fc:1", 5),
         ("similar", "", 100, 500),
         ("similar", "", 100, 1000),
+        ("diff", "", 100, "a:1 a:2", "b:2", "linux/arm64"),
+        ("diff", "", 7, "", "b:2", ""),
     ]
 
 
@@ -162,6 +166,12 @@ def test_head_says_what_get_says(path: Path) -> None:
         ("GET", "/v1/similar?threshold=.000", b"", 400),
         ("GET", "/v1/similar?threshold=1.001", b"", 400),
         ("GET", "/v1/similar?threshold=nan", b"", 400),
+        ("GET", "/v1/diff", b"", 400),
+        ("GET", "/v1/diff?from=a", b"", 400),
+        ("GET", "/v1/diff?to=a%20b", b"", 400),
+        ("GET", "/v1/diff?to=a&from=%20", b"", 400),
+        ("GET", "/v1/diff?to=a&platform=linux/", b"", 400),
+        ("GET", "/v1/diff?to=a&platform=a/b/c/d", b"", 400),
         ("GET", "/v1/layers?limit=1001", b"", 400),
         ("GET", "/v1/layers?after=%00", b"", 400),
         ("GET", "/v1/blobs?failed=yes", b"", 400),

@@ -52,6 +52,8 @@ KEPT = names_record.Kept(
     "/cache", Part("layout", "", (Name("caf\udce9", "", "", MANIFEST), Name("a:b", "a", "b", MANIFEST, 7))), 9
 )
 NAMES, NAMES_KEY = names_record.encode(KEPT), records.names_key(CACHE, names_record.key_of(KEPT.base, KEPT.part))
+READING_KEY = records.names_key(CACHE, b"")
+READING = names_record.encode_reading(names_record.Reading(7, ("/cache: Permission denied",), 1))
 CHUNKS = chunks_of([*range(300), 5, 5, 7])
 MORE_CHUNKS = chunks_of([*range(400, 500), *range(100, 150)])
 MARK = FileMark(1, 2, 3, 4)
@@ -82,6 +84,7 @@ def build(bench: Bench) -> None:
         add(change, 3, [])
         add_manifest(change)
         change.put_names(NAMES_KEY, NAMES)
+        change.put_names(READING_KEY, READING)
         change.fail(Blob(FAILED, "failed", 500, reason="its bytes do not match its name", tries=1, retry_at=99))
         change.hold(place_of(FAILED), Held(FAILED, "bad", MARK))
         change.ignore(Place(CACHE, "link"), "a symbolic link")
@@ -363,6 +366,9 @@ DAMAGES = [
         to("names", b"\0\0\0\x09" + NAMES_KEY[4:], records.seal(NAMES)),
         {("names", NAMES_KEY[4:].hex())},
     ),
+    Damage("reading-garbage", to("names", READING_KEY, b"garbage"), {("names", READING_KEY.hex())}),
+    Damage("reading-that-is-none", to("names", READING_KEY, records.seal(b"[0,[],0]")), {("names", READING_KEY.hex())}),
+    Damage("reading-of-no-cache", to("names", b"\0\0\0\x09", records.seal(READING)), {("names", "00000009")}),
     # blobs
     Damage("blob-missing", to("blobs", LAYER_KEY, None), {("recipes", LAYER_KEY.hex()), ("totals", "layers")}),
     Damage("blob-garbage", to("blobs", LAYER_KEY, b"garbage"), {("blobs", LAYER_KEY.hex())}),

@@ -78,6 +78,24 @@ def test_the_answer_is_a_sentence(sample: tuple[int, int, int], words: str) -> N
     assert words in found
 
 
+def test_the_saving_comes_in_parts_where_it_is_asked_for() -> None:
+    found = {
+        "layer_stored_bytes": 64_000_000, "codec_saving_bytes": -3_000_000, "deduplication_saving_bytes": 30_000_000,
+        "index_overhead_bytes": 1_000_000, "net_bytes": 26_000_000, "net": 0.40625,
+    }  # fmt: skip
+    totals = replace(TOTALS, measured_chunks=30, measured_bytes=500_000, measured_recompressed_bytes=100_000)
+    plain, explained = (list(tables.stats_lines(stats(totals) | found, explain=told)) for told in (False, True))
+    assert explained[: len(plain)] == plain
+    assert [line.split("  ")[0] for line in explained[len(plain) :]] == [
+        "", "codec", "deduplication", "index", "net saving",
+    ]  # fmt: skip
+    assert explained[-4].split()[1:3] == ["-2.9", "MiB"]
+    assert explained[-1].split()[2:6] == ["+24.8", "MiB", "40.6", "%"]
+    assert max(map(len, explained)) <= 100
+    unknown = stats(totals) | found | {"net": None}
+    assert list(tables.stats_lines(unknown, explain=True)) == list(tables.stats_lines(unknown))
+
+
 def test_a_histogram_is_two_tables() -> None:
     rows = [[0] * 4 for _ in range(ROWS)]
     rows[0] = rows[COPIES_ROWS] = [1, 1, 4096, 4096]

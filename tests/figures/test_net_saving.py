@@ -8,6 +8,7 @@ import math
 import random
 import shutil
 import struct
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from chunkd.chunkers.gear import Chunker
 from chunkd.cli.progress import progress
 from chunkd.errors import IndexMissing
 from chunkd.figures.histogram import COLUMNS
-from chunkd.figures.net_saving import LEAST_MEASURED, Estimate, estimate, figures
+from chunkd.figures.net_saving import LEAST_MEASURED, Estimate, estimate, figures, parts
 from chunkd.figures.totals import Sample, Totals
 from chunkd.index.index import Index
 from chunkd.index.records import Rules
@@ -110,6 +111,21 @@ def test_the_figures_of_the_saving() -> None:
     assert (nothing["net_bytes"], nothing["net"], nothing["break_even_unique"]) == (0, None, None)
 
 
+def test_the_saving_in_parts() -> None:
+    """Half of 20 chunks are measured, each with two copies: all copies take 40,000 * 3,000 / 12,000 as frames."""
+    totals = Totals(
+        layers=1, layer_stored_bytes=12_345, uncompressed_bytes=40_000, chunks=20, unique_chunks=10,
+        unique_bytes=20_000, measured_chunks=5, measured_bytes=10_000, measured_recompressed_bytes=2_600,
+        measured_copies_bytes=12_000, measured_copies_recompressed_bytes=3_000,
+    )  # fmt: skip
+    found, saving = parts(totals), figures(totals)
+    assert found == {"codec_saving_bytes": 2_345, "deduplication_saving_bytes": 10_000 - 5_200}
+    assert 2_345 + 4_800 - saving["index_overhead_bytes"] == saving["net_bytes"]
+    assert parts(Totals(layers=1, layer_stored_bytes=20)) == {"codec_saving_bytes": 20, "deduplication_saving_bytes": 0}
+    unmeasured = Totals(uncompressed_bytes=9, chunks=1, unique_chunks=1, unique_bytes=9)
+    assert parts(unmeasured) == {"codec_saving_bytes": None, "deduplication_saving_bytes": None}
+
+
 # --- the rule -------------------------------------------------------------------------------------------------------
 
 
@@ -146,9 +162,10 @@ def test_what_is_remembered_is_bounded_and_by_name(monkeypatch: pytest.MonkeyPat
 # --- real layers ----------------------------------------------------------------------------------------------------
 
 
-def stored(folder: Path, layers: list[Path]) -> dict[bytes, tuple[int, int]]:
-    """A real store: one zstd frame in one file for each unique chunk; length and frame's length by hash."""
+def stored(folder: Path, layers: list[Path]) -> tuple[dict[bytes, tuple[int, int]], Counter[bytes]]:
+    """A real store: one zstd frame in one file for each unique chunk; length and frame's length by hash, and copies."""
     found: dict[bytes, tuple[int, int]] = {}
+    copies = Counter[bytes]()
     for path in layers:
         data = gzip.decompress(path.read_bytes())
         chunker = Chunker(ChunkParams())
@@ -158,18 +175,19 @@ def stored(folder: Path, layers: list[Path]) -> dict[bytes, tuple[int, int]]:
         for number in range(len(recipe)):
             name = recipe.hashes[16 * number : 16 * number + 16]
             length = int.from_bytes(recipe.lengths[4 * number : 4 * number + 4], "little")
+            copies[name] += 1
             if name not in found:
                 (folder / name.hex()).write_bytes(oracle.recompressed(data[at : at + length]))
                 found[name] = length, (folder / name.hex()).stat().st_size
             at += length
-    return found
+    return found, copies
 
 
 def test_a_real_store_takes_what_is_said_and_samples_are_as_near_as_they_say(tmp_path: Path) -> None:
     layers = npm_layers()
     folder = tmp_path / "store"
     folder.mkdir()
-    environment = stored(folder, layers)
+    environment, copies = stored(folder, layers)
     truth = sum(path.stat().st_size for path in folder.iterdir())
     with opened(tmp_path) as home:
         cache = cached(home.cache(), layers)
@@ -181,6 +199,9 @@ def test_a_real_store_takes_what_is_said_and_samples_are_as_near_as_they_say(tmp
     assert (
         stats["net_bytes"] == stats["layer_stored_bytes"] - truth - 41 * stats["unique_chunks"] - 40 * stats["chunks"]
     )
+    unshared = sum(times * environment[name][1] for name, times in copies.items())
+    assert stats["codec_saving_bytes"] == stats["layer_stored_bytes"] - unshared
+    assert stats["deduplication_saving_bytes"] == unshared - truth > 0
     assert stats["params"]["measure"] == {"one_in": 1, "level": 3, "library": library()}
 
     estimates = [

@@ -262,6 +262,16 @@ class Oracle:
         heads = ({"repository": name, "images": len(roots)} for name, roots in groups.items())
         return found | {"repositories": [head | rows[head["repository"]] for head in heads]}
 
+    def summary(self) -> dict[str, int]:
+        rows = self.images()["images"]
+        reached = {blob for row in rows if row["names"] for blob in self.stored_of(row["digest"])}
+        others = [blob for blob in self.world.present if blob not in reached]
+        return {
+            "images": len(rows), "names": sum(len(row["names"]) for row in rows),
+            "partial_images": sum(row["chunks"] is None for row in rows),
+            "unreached_blobs": len(others), "unreached_bytes": sum(map(self.world.size, others)),
+        }  # fmt: skip
+
     def freed(self, some: Iterable[str]) -> dict[str, Any]:
         some = set(some)
         others = [root for root in self.roots if root not in some]

@@ -22,7 +22,7 @@ from chunkd.index.index import Index
 from chunkd.index.records import Rules
 from chunkd.index.storage.environment import reading
 from chunkd.model import Digest
-from chunkd.names.beside import read_names
+from chunkd.names import record
 from chunkd.names.name import Name, Part, Standing
 from chunkd.names.name import digest_of as digest_in
 from daemon import NPM_FIGURES, Daemon, Home, npm_layers, opened
@@ -65,7 +65,7 @@ def world_of(blobs: list[Path], parts: list[Part]) -> World:
     return world
 
 
-def keep_names(home: Home, base: str, parts: list[Part]) -> None:
+def keep_names(home: Home, parts: list[Part]) -> None:
     """As a reading of the names leaves them in the index; nobody has it open."""
     with reading(str(home.state)) as store, store.snapshot() as txn:
         params = store.check_format(txn, None).params
@@ -73,10 +73,16 @@ def keep_names(home: Home, base: str, parts: list[Part]) -> None:
     index = Index(str(home.state), Rules(params), "a test")
     try:
         with index.transaction() as change:
-            put_names(change, base, parts, cache)
+            put_names(change, "", parts, cache)
         index.record_at_rest()
     finally:
         index.close()
+
+
+def names_of(home: Home) -> list[Part]:
+    """The names that the last scan read into the index."""
+    with reading(str(home.state)) as store, store.snapshot() as txn:
+        return [record.decode(value).part for _, value in store.names(txn)]
 
 
 def filled_layout(home: Home) -> Layout:
@@ -187,7 +193,7 @@ def settled(home: Home, cache: Path) -> Daemon:
 
 
 def without_moment(replies: dict[str, Any]) -> dict[str, Any]:
-    moment = ("commit", "as_of")
+    moment = ("commit", "as_of", "names_as_of")
     return {name: {key: value for key, value in reply.items() if key not in moment} for name, reply in replies.items()}
 
 
@@ -195,13 +201,13 @@ def without_moment(replies: dict[str, Any]) -> dict[str, Any]:
 def test_the_figures_are_those_of_the_oracle_from_the_index_and_from_a_daemon(home: Home, kind: str) -> None:
     base = filled_layout(home).path if kind == "layout" else filled_registry(home)
     home.scan(base)
-    parts = list(read_names(str(base), "here"))
-    keep_names(home, str(base), parts)
+    parts = names_of(home)
     blobs = [path for path in (base / "blobs" / "sha256").rglob("*") if path.is_file()]
     expected = Oracle(world_of(blobs, parts))
     offline = compare(home, expected)
     assert_sums(home, offline["images"])
     reply = offline["images"]
+    assert reply["names_as_of"] is not None
     assert reply["partial"]["images"] == 1
     assert {row["kind"] for row in reply["images"]} >= {"image", "index"}
     assert len(offline["similar"]["alike"]) >= 2
@@ -221,8 +227,6 @@ def test_what_a_registry_would_collect(home: Home) -> None:
     """Nothing of what has a revision link, all of the image without one."""
     base = filled_registry(home)
     home.scan(base)
-    parts = list(read_names(str(base), "unused"))
-    keep_names(home, str(base), parts)
     [untagged] = [row for row in printed(home, "images", "--untagged")["images"] if row["kind"] == "image"]
     found = printed(home, "freed", untagged["digest"])
     assert found["stored"]["bytes"] > 0
@@ -244,7 +248,6 @@ def test_what_a_registry_would_collect(home: Home) -> None:
 def test_a_glob_and_the_last_ones(home: Home) -> None:
     base = filled_registry(home)
     home.scan(base)
-    keep_names(home, str(base), list(read_names(str(base), "unused")))
     found = printed(home, "freed", "shop/api:v*")
     assert found["names"] == ["shop/api:v1"]
     assert [row["names"] for row in found["kept"]] == [["shop/api:latest", "shop/api:moved"]]
@@ -259,7 +262,6 @@ def test_a_glob_and_the_last_ones(home: Home) -> None:
 def test_references_that_mean_nothing_are_usage_errors(home: Home, with_daemon: bool) -> None:
     base = filled_layout(home).path
     home.scan(base)
-    keep_names(home, str(base), list(read_names(str(base), "here")))
     if with_daemon:
         settled(home, base)
     for references in (["shop/api:v9"], ["sha256:"], ["nothing*"], ["a b"], ["\x1b"], [""], [], ["a" * 3001]):
@@ -275,11 +277,10 @@ def test_references_that_mean_nothing_are_usage_errors(home: Home, with_daemon: 
 def test_hostile_names_steer_no_terminal_and_reach_no_command(home: Home) -> None:
     made = filled_layout(home)
     home.scan(made.path)
-    parts = list(read_names(str(made.path), "here"))
+    parts = names_of(home)
     [hostile] = [name for part in parts for name in part.names or () if name.text == HOSTILE]
     # As if a registry had such a repository.
-    parts.append(Part("registry", "x", (Name("", HOSTILE, "", hostile.digest, 0, Standing.HELD),)))
-    keep_names(home, str(made.path), parts)
+    keep_names(home, [Part("registry", "x", (Name("", HOSTILE, "", hostile.digest, 0, Standing.HELD),))])
     for command in (["images"], ["images", "--untagged"], ["images", "--partial"], ["images", "--by", "repository"],
                     ["freed", str(hostile.digest)], ["similar"], ["similar", "--threshold", "0.001"]):  # fmt: skip
         done = home.command(*command)
@@ -337,7 +338,6 @@ def test_real_layers(home: Home) -> None:
         rows.append(made.put(json.dumps(document).encode(), IMAGE) | {"annotations": name})
     (made.path / "index.json").write_text(json.dumps({"manifests": rows[:60]}))
     home.scan(made.path)
-    keep_names(home, str(made.path), list(read_names(str(made.path), "here")))
     reply = printed(home, "images")
     assert len(reply["images"]) == 78
     assert reply["unheld"]["blobs"] == 10

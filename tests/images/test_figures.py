@@ -32,6 +32,7 @@ def assert_like_the_oracle(world: World) -> tuple[Images, Oracle]:
     images, oracle = images_of(world), Oracle(world)
     assert without_order(images.to_json()) == oracle.images()
     assert without_order(images.by_repository()) == oracle.by_repository()
+    assert images.summary() == oracle.summary()
     return images, oracle
 
 

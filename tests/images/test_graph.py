@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from chunkd.errors import TooManyImages
 from chunkd.images import graph
 from chunkd.images.atoms import Chunks
 from chunkd.images.figures import Images
-from chunkd.images.graph import BlobFacts, Root, TooManyImages, build
+from chunkd.images.graph import BlobFacts, Root, build
 from chunkd.model import Digest
 from chunkd.names.name import Name
 from chunkd.worker import manifest

@@ -1,10 +1,8 @@
-"""Images out of an index: the figures are those of the oracle, of one moment, in pages, one computation at a time."""
+"""Images out of an index: the figures are those of the oracle, and of one moment."""
 
 from __future__ import annotations
 
-import gc
 import random
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chunkd.errors import IndexDamaged, UsageError
-from chunkd.images import answers, atoms, pages, read
-from chunkd.images.graph import TooManyImages
+from chunkd.errors import IndexDamaged, TooManyImages, UsageError
+from chunkd.images import answers, atoms, read
 from chunkd.index import records
-from chunkd.names.name import Name, Part
-from chunkd.queries import layer_shares
+from chunkd.names import record
+from chunkd.queries.read import moment
 from counts import counted
 from image_oracle import Oracle, World
-from indexed import measured, put_names, put_world
-from indexing import Bench, recounted, small_bounds
+from indexed import measured, put_world
+from indexing import CACHE, NOW_NS, Bench, recounted, small_bounds
 from worlds import Maker, real, worlds
 
 ADDED = {"as_of", "names_as_of", "commit", "next", "order", "names_without_blob"}
@@ -124,15 +121,30 @@ def test_similar_images(bench: Bench) -> None:
     assert ask(bench, answers.similar, 900)["alike"] == []
 
 
-def test_pythons_collector_rests_meanwhile_and_not_longer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the question is answered or refused."""
-    seen: list[bool] = []
-    monkeypatch.setattr(answers, "read", lambda *of: seen.append(gc.isenabled()) or read.read(*of))  # type: ignore[func-returns-value]
-    ask(bench, answers.images, "image")
-    with pytest.raises(UsageError):
-        ask(bench, answers.freed, ["x"], 0)
-    assert seen == [False, False]
-    assert gc.isenabled()
+def test_a_revision_that_another_image_holds_too_is_not_deleted(bench: Bench) -> None:
+    make = Maker()
+    shared = make.image(make.layer(1))
+    one = make.name("a:1", make.index(shared))
+    other = make.name("a:2", make.index(shared, make.image(make.layer(2))))
+    for revision in (shared, one):
+        make.name("a:", revision, standing="held")
+    put(bench, make.world)
+
+    def deleted(*images: str) -> set[str]:
+        return {row["digest"] for row in ask(bench, answers.freed, images, 0)["collection"]["delete"]}
+
+    assert deleted(one) == {one}
+    assert deleted(other) == set()
+    assert deleted(one, other) == {one, shared}
+
+
+def test_names_are_as_old_as_the_oldest_last_reading(bench: Bench) -> None:
+    with bench.index.transaction() as change:
+        change.put_names(records.names_key(CACHE, b""), record.encode_reading(record.Reading(NOW_NS)))
+    assert ask(bench, answers.images, "image")["names_as_of"] == moment(NOW_NS)
+    with bench.index.transaction() as change:
+        change.put_names(records.names_key(0, b""), record.encode_reading(record.Reading(NOW_NS - 10**9)))
+    assert ask(bench, answers.similar, 500)["names_as_of"] == moment(NOW_NS - 10**9)
 
 
 def test_an_empty_index(bench: Bench) -> None:
@@ -188,106 +200,3 @@ def test_a_damaged_record_is_damage(bench: Bench, database: str) -> None:
         ask(bench, answers.images, "image")
     with store.env.begin(write=True) as txn:
         txn.put(key, value, db=store.databases[database])
-
-
-# --- pages ----------------------------------------------------------------------------------------------------------
-
-
-def many(count: int) -> World:
-    make = Maker()
-    for number in range(count):
-        make.name(f"a:{number}", make.image(make.layer(number)), number + 1)
-    return make.world
-
-
-QUESTIONS: list[tuple[Any, tuple[Any, ...]]] = [
-    (answers.images, ("image",)),
-    (answers.images, ("repository",)),
-    (answers.freed, (("a:*",), 0)),
-    (answers.similar, (1,)),
-]
-
-
-@pytest.mark.parametrize("question", QUESTIONS, ids=["images", "repositories", "freed", "similar"])
-def test_pages_put_together_are_the_whole(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, question: tuple[Any, tuple[Any, ...]]
-) -> None:
-    put(bench, many(10))
-    whole = answers.asked(bench.index.store, question)
-    computed = []
-    monkeypatch.setattr(answers, "read", lambda *of: computed.append(1) or read.read(*of))  # type: ignore[func-returns-value]
-    served = answers.ImagePages(bench.index.store)
-    rows, after = list[Any](), ""
-    while True:
-        page = served.page(question, after, 3)
-        assert len(pages.rows_of(page)) <= 3
-        rows += pages.rows_of(page)
-        after = page["next"]
-        if after is None:
-            break
-    assert pages.with_rows(page, rows) == whole
-    assert len(computed) == 1
-    assert served._kept is None  # noqa: SLF001
-
-
-def test_a_page_of_another_moment_says_so(bench: Bench) -> None:
-    put(bench, many(5))
-    served = answers.ImagePages(bench.index.store)
-    question = QUESTIONS[0]
-    first = served.page(question, "", 2)
-    name = Name("b:1", "b", "1", real(first["images"][0]["digest"]))
-    with bench.index.transaction() as change:
-        put_names(change, "", [Part("registry", "b", (name,))])
-    # The reply is still there, so its pages go on.
-    second = served.page(question, first["next"], 2)
-    assert second["commit"] == first["commit"]
-    assert served.page(QUESTIONS[1], "", 1)["commit"] > first["commit"]
-    # Now it is not.
-    third = served.page(question, second["next"], 2)
-    assert third["commit"] > first["commit"]
-    assert len(third["images"]) == 1
-
-
-@pytest.mark.parametrize("after", ["x", "1", "-1-2", "1-2-3", "\u0661-\u0661", "1-" + "1" * 10])
-def test_what_is_no_cursor_is_refused(bench: Bench, after: str) -> None:
-    with pytest.raises(UsageError):
-        answers.ImagePages(bench.index.store).page(QUESTIONS[0], after, 1)
-
-
-def test_one_computation_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(bench, many(2))
-    running, at_once, gate, inside = [0], list[int](), threading.Event(), threading.Semaphore(0)
-
-    def slow(*_: Any) -> dict[str, Any]:
-        running[0] += 1
-        at_once.append(running[0])
-        inside.release()
-        assert gate.wait(20)
-        running[0] -= 1
-        return {"images": [], "commit": 1, "next": None}
-
-    monkeypatch.setattr(answers, "asked", slow)
-    served = answers.ImagePages(bench.index.store)
-    entered, acquire = threading.Semaphore(0), served._asked.acquire  # noqa: SLF001
-
-    def acquired(blocking: bool = True) -> bool:
-        try:
-            return acquire(blocking=blocking)
-        finally:
-            entered.release()
-
-    monkeypatch.setattr(served._asked, "acquire", acquired)  # noqa: SLF001
-    threads = [
-        threading.Thread(target=served.page, args=(QUESTIONS[0], "", 1)) for _ in range(layer_shares.PAGES_AT_ONCE)
-    ]
-    for thread in threads:
-        thread.start()
-    for _ in threads:
-        assert entered.acquire(timeout=20)
-    assert inside.acquire(timeout=20)
-    with pytest.raises(layer_shares.PagesBusy):
-        served.page(QUESTIONS[0], "", 1)
-    gate.set()
-    for thread in threads:
-        thread.join(20)
-    assert at_once == [1] * layer_shares.PAGES_AT_ONCE

@@ -112,7 +112,7 @@ def fill(home: Home, address: str) -> None:
 
 def read_tree(store: Path) -> tuple[Images, list[Name]]:
     base = store / "docker/registry/v2"
-    names = [name for part in read_names(str(base), "unused") for name in part.names or ()]
+    names = [name for part in filter(None, read_names(str(base), "unused")) for name in part.names or ()]
     blobs = {}
     for path in base.glob("blobs/sha256/*/*/data"):
         data = path.read_bytes()

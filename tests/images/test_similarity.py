@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chunkd.errors import TooManyImages
 from chunkd.images import similarity
 from chunkd.images.atoms import Weight
 from chunkd.images.columns import overlap
-from chunkd.images.similarity import COMMON_FROM_ROOTS, Pair, Similarities, TooManyAlike
+from chunkd.images.similarity import COMMON_FROM_ROOTS, Pair, Similarities
 from image_oracle import Oracle, World
 from worlds import Maker, images_of, worlds
 
@@ -85,5 +86,5 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     atoms = {0b11 << at: Weight(1, 1) for at in range(5)}
     found = Similarities([atoms], 6)
     assert [found.overlaps(one).tolist() for one in (0, 4, 5)] == [[0, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 1], [0] * 6]
-    with pytest.raises(TooManyAlike):
+    with pytest.raises(TooManyImages):
         Similarities([atoms, {1: Weight(1, 1)}], 6)

@@ -37,7 +37,7 @@ def images(home: Home) -> list[Path]:
 
 
 def digest_of_image(layout: Path) -> Digest:
-    [row] = read_names(str(layout), "x")
+    [row] = filter(None, read_names(str(layout), "x"))
     assert row.names is not None
     return row.names[0].digest
 
@@ -59,7 +59,7 @@ def test_skopeo_into_an_oci_layout(home: Home, images: list[Path]) -> None:
         copy(home, image, f"oci:{layout}:v{number}")
     copy(home, images[1], f"oci:{layout}:other/app:v1")
     copy(home, images[2], f"oci:{layout}:v3")
-    [(where, names)] = only(read_names(str(layout), "shop/api")).items()
+    [(where, names)] = only(filter(None, read_names(str(layout), "shop/api"))).items()
     assert where == ("layout", "")
     expected = {f"shop/api:v{number}": digest_of_image(images[min(number, 2)]) for number in range(IMAGES)}
     # skopeo keeps the row of an image whose tag has moved.
@@ -78,7 +78,7 @@ def test_umoci(home: Home) -> None:
     run(home, "umoci", "raw", "add-layer", "--image", f"{layout}:a", "--tag", "c", home.root / "own.tar")
     run(home, "umoci", "tag", "--image", f"{layout}:c", "d")
     run(home, "umoci", "rm", "--image", f"{layout}:b")
-    [names] = only(read_names(str(layout), "app")).values()
+    [names] = only(filter(None, read_names(str(layout), "app"))).values()
     by_tag = {name.tag: name.digest for name in names}
     assert set(by_tag) == {"a", "c", "d"}
     assert by_tag["c"] == by_tag["d"] != by_tag["a"]
@@ -99,7 +99,7 @@ def test_docker_registry(home: Home, images: list[Path]) -> None:
         push(3, "team/app/deeper:v1")
         push(3, "gone:v1")
         delete_image(address, "gone", images[3])
-        found = only(read_names(str(store / "docker/registry/v2"), "unused"))
+        found = only(filter(None, read_names(str(store / "docker/registry/v2"), "unused")))
     assert set(found) == {("registry", where) for where in ("team/app", "team/app/deeper", "gone")}
     assert found["registry", "gone"] == []
     names = found["registry", "team/app"]
@@ -160,7 +160,7 @@ def test_containerd(home: Home) -> None:
         assert len(expected) == IMAGES
         assert containerd_names(home) == (expected, "")
         content = home.root / "containerd/io.containerd.content.v1.content"
-        [(where, names)] = only(read_names(str(content), "unused")).items()
+        [(where, names)] = only(filter(None, read_names(str(content), "unused"))).items()
         assert where == ("containerd", "default")
         assert all(name.at_ns > 1 << 60 for name in names)
         assert {name.text: name.digest for name in names} == expected

@@ -8,7 +8,20 @@ from hypothesis import strategies as st
 
 from chunkd.model import Digest
 from chunkd.names.name import Name, Part, Standing
-from chunkd.names.record import BadNames, Kept, decode, encode, key_of
+from chunkd.names.record import (
+    BadNames,
+    Kept,
+    Reading,
+    alike,
+    decode,
+    decode_reading,
+    encode,
+    encode_reading,
+    key_of,
+    reading_of,
+    still_holds,
+)
+from chunkd.sources.names_reader import NamesRead
 
 DIGESTS = st.binary(min_size=32, max_size=32).map(lambda made: Digest("sha256", made.hex()))
 TEXTS = st.one_of(st.text(max_size=20), st.binary(max_size=20).map(lambda made: made.decode(errors="surrogateescape")))
@@ -22,6 +35,45 @@ ONE = Kept("/base", Part("layout", "", (Name("a:b", "a", "b", Digest("sha256", "
 @given(KEPT)
 def test_names_come_back_as_they_were(kept: Kept) -> None:
     assert decode(encode(kept)) == kept
+
+
+@given(KEPT, KEPT, TIMES)
+def test_only_the_time_of_reading_may_differ_in_what_is_alike(one: Kept, other: Kept, at_ns: int) -> None:
+    assert alike(encode(one), encode(one._replace(read_at_ns=at_ns)))
+    assert alike(encode(one), encode(other)) == (one[:2] == other[:2])
+
+
+@given(st.builds(Reading, st.integers(1, 1 << 62), st.lists(TEXTS).map(tuple), TIMES))
+def test_a_reading_comes_back_as_it_was(reading: Reading) -> None:
+    assert decode_reading(encode_reading(reading)) == reading
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"[", b"[]", b"[1,[],0,0]", b"[0,[],0]", b"[-1,[],0]", b'["1",[],0]', b"[1,[5],0]", b"[1, [],0]", b"{}"],
+)
+def test_what_no_reading_is_is_refused(value: bytes) -> None:
+    with pytest.raises(BadNames):
+        decode_reading(value)
+
+
+def test_what_is_said_of_unread_places_is_bounded() -> None:
+    reading = reading_of(5, [NamesRead("/base", problem="x" * 5000)] * 500)
+    assert (len(reading.unread), len(reading.unread[0]), reading.unread_places) == (20, 1000, 500)
+
+
+@pytest.mark.parametrize(
+    ("source", "where", "held"),
+    [
+        ("", "", True), ("registry", "", True), ("layout", "", False), ("registry", "a", True),
+        ("registry", "a/b", True), ("registry", "a/", True), ("registry", "a/b/", False), ("registry", "b", False),
+        ("registry", "a/b/c", False), ("registry", "a/bc", False),
+    ],
+)  # fmt: skip
+def test_what_still_holds_when_a_place_could_not_be_read(source: str, where: str, held: bool) -> None:
+    kept = Kept("/base", Part("registry", "a/b", ()), 1)
+    assert still_holds(kept, NamesRead("/base", source, where)) == held
+    assert not still_holds(kept, NamesRead("/other", source, where))
 
 
 def test_the_key_is_of_the_place_and_not_of_what_was_read_there() -> None:
@@ -45,6 +97,8 @@ def test_what_is_cut_is_refused(end: int) -> None:
         lambda fields: [*fields[:-1], [[*fields[-1][0][:4], "7", "named"]]],
         lambda fields: [*fields[:-1], [[*fields[-1][0][:5], "unheard of"]]],
         lambda fields: [*fields[:-1], [[5, *fields[-1][0][1:]]]],
+        lambda fields: [str(fields[0]), *fields[1:]], lambda fields: [fields[0], 5, *fields[2:]],
+        lambda fields: [*fields[:2], 5, *fields[3:]], lambda fields: [*fields[:5], "7", *fields[6:]],
     ],
 )  # fmt: skip
 def test_what_no_names_are_is_refused(change: object) -> None:

@@ -40,7 +40,7 @@ class Tree:
 
     def read(self) -> dict[str, Part]:
         with Beneath(str(self.root)) as root:
-            found = list(read_registry(root))
+            found = list(filter(None, read_registry(root)))
         assert all(part.source == "registry" for part in found)
         assert len({part.where for part in found}) == len(found)
         return {part.where: part for part in found}
@@ -161,7 +161,7 @@ def test_folders_that_are_no_repositories(tree: Tree, tmp_path: Path) -> None:
 
 def test_without_the_folder_nothing_is_known(tmp_path: Path) -> None:
     with Beneath(str(tmp_path)) as root:
-        [part] = read_registry(root)
+        [part] = filter(None, read_registry(root))
     assert (part.where, part.names) == ("", None)
 
 

@@ -38,7 +38,19 @@ from chunkd.index.history import minute_of, moment_key
 from chunkd.index.storage.environment import DATABASES, reading
 from chunkd.model import CacheState, Caps, ChunkParams
 from chunkd.report import page, plots, svg
-from chunkd.report.data import LAYERS_SHOWN, POINTS_SHOWN, Layers, Material, chosen, gathered, known_until, thinned
+from chunkd.report.data import (
+    LAYERS_SHOWN,
+    PAIRS_SHOWN,
+    POINTS_SHOWN,
+    REPOSITORIES_SHOWN,
+    ImagesSeen,
+    Layers,
+    Material,
+    chosen,
+    gathered,
+    known_until,
+    thinned,
+)
 from chunkd.report.html import document, element
 from chunkd.settings.resolve import Resolved
 from daemon import Home, opened
@@ -253,12 +265,47 @@ def test_what_makes_the_figures_less_than_the_truth_is_said() -> None:
     assert "To bear in mind" not in Page(page.page(made_up())).words
 
 
+def test_repositories_with_the_largest_fair_shares_and_what_no_name_reaches() -> None:
+    found = Page(page.page(made_up()))
+    assert "11 repositories and 4 images without a name. No name reaches 3.0 MiB on disk, 2.0 MiB of" in found.words
+    assert (
+        "(without a name) 4 9.0 MiB 1.0 MiB 6.0 MiB unknown shop/api0 0 9.0 MiB 1.0 MiB 5.0 MiB 7.0 MiB" in found.words
+    )
+    assert "shop/api8 8 9.0 MiB" in found.words
+    assert "shop/api9" not in found.words
+    assert "shop/api:v1 " + "…" + ("ab" * 32)[-39:] + " (partial) 3.0 MiB 25.0 %" in found.words
+
+
+def test_images_that_are_too_many_and_none() -> None:
+    assert "Not known: too many." in Page(page.page(made_up(images=ImagesSeen(problem="too many")))).words
+    none = ImagesSeen({"repositories": [], "unheld": {}})
+    found = Page(page.page(made_up(images=none)))
+    assert "Images" not in found.words
+    assert found.plots == Page(page.page(made_up())).plots - 1
+
+
 # --- what others wrote --------------------------------------------------------------------------------------------
 
 LAYER: dict[str, Any] = {
     "digest": "sha256:" + "ab" * 32, "stored_bytes": 700, "uncompressed_bytes": 2000, "exclusive_bytes": 1500,
     "shared_bytes": 0, "repeated_bytes": 500,
 }  # fmt: skip
+
+
+def images_made_up(name: str = "shop/api") -> ImagesSeen:
+    """More repositories than are shown, the last of them partial, and images without a name."""
+    sizes = {"referenced_bytes": 9 << 20, "exclusive_bytes": 1 << 20, "fair_share_bytes": 5 << 20}
+    chunks = {"fair_share_bytes": 7 << 20}
+    rows = [
+        {"repository": f"{name}{row}", "images": row, "stored": sizes, "chunks": chunks}
+        for row in range(REPOSITORIES_SHOWN + 1)
+    ]
+    unnamed = {"repository": "", "images": 4, "stored": sizes | {"fair_share_bytes": 6 << 20}, "chunks": None}
+    reply = {"repositories": [*rows, unnamed], "unheld": {"blobs": 3, "stored_bytes": 2 << 20, "unique_bytes": 5}}
+    one = {"digest": LAYER["digest"], "names": [f"{name}:v1"], "partial": False}
+    other = {"digest": LAYER["digest"], "names": [], "partial": True}
+    pair = {"images": [one, other], "overlap_bytes": 3 << 20, "similarity": 0.25, "contained": [0.5, 0.4]}
+    return ImagesSeen(reply, [pair] * PAIRS_SHOWN)
 
 
 def made_up(
@@ -282,14 +329,14 @@ def made_up(
     ten = [LAYER | {"stored_bytes": number} for number in range(LAYERS_SHOWN)]
     return Material(
         stats, "from nowhere", to_json(parts, 65536), moments, [*times, NOW], layers or Layers(ten, ten, 10, 700),
-        NOW, moved,
+        others.get("images", images_made_up()), NOW, moved,
     )  # fmt: skip
 
 
 def hostile_page() -> str:
     hostile = LAYER | {"digest": f"sha256:{HOSTILE}", "codec": HOSTILE}
     caches = (CacheState(HOSTILE, (), "stale", HOSTILE, (HOSTILE,)), CacheState("/caf\u00e9\udc80"))
-    material = made_up(layers=Layers([hostile], [hostile], 1, 1), caches=caches)
+    material = made_up(layers=Layers([hostile], [hostile], 1, 1), caches=caches, images=images_made_up(HOSTILE))
     return page.page(material._replace(source=HOSTILE))
 
 
@@ -326,7 +373,7 @@ def test_the_largest_page_is_small() -> None:
     asks_for_nothing(content)
     found = Page(content)
     assert found.words.count("ab" * 6) >= 2 * LAYERS_SHOWN
-    assert len([tag for tag, _ in found.tags if tag == "tr"]) == ROWS + 2 * LAYERS_SHOWN + 4
+    assert len([tag for tag, _ in found.tags if tag == "tr"]) == ROWS + 2 * LAYERS_SHOWN + 10 + 10 + 6 + 5
 
 
 def rows_at(*minutes: int) -> list[dict[str, Any]]:
@@ -365,6 +412,8 @@ def test_a_commit_between_two_questions_is_found(moved: bool, monkeypatch: pytes
     monkeypatch.setattr(ask, "histogram", lambda _: Answer({}, socket="/s"))
     monkeypatch.setattr(ask, "history", lambda _, since: rows_at(0) if since == "31d" else [])
     monkeypatch.setattr(ask, "layers", lambda _: [{"layers": [LAYER]}, {"layers": []}])
+    monkeypatch.setattr(ask, "images", lambda _, by: Answer({"repositories": [], "by": by}, socket="/s"))
+    monkeypatch.setattr(ask, "similar", lambda *_: Answer({"pairs": []}, socket="/s"))
     found = gathered(Resolved({}, {}), "31d")
     assert found.moved == moved
     assert (found.moments, found.layers.alone) == (rows_at(0), 1)

@@ -43,8 +43,9 @@ def inside(tmp_path: Path, bench: Bench) -> Inside:
     cache = ServedCache(1, record, FolderSource(record.path), Activity())
     cache.status = WATCHED
     writer: Any = SimpleNamespace(
-        caches={1: cache}, progress=SimpleNamespace(paused=""), pool=SimpleNamespace(stuck=[]), index=bench.index,
-        layerless={}, verify_round=SimpleNamespace(late_s=0.0),
+        caches={1: cache}, progress=SimpleNamespace(paused=""), pool=SimpleNamespace(stuck=[], run=None),
+        index=bench.index, layerless={}, verify_round=SimpleNamespace(late_s=0.0),
+        names=SimpleNamespace(file_taken_s=0.0),
     )  # fmt: skip
     scanner: Any = SimpleNamespace(scanning=False)
     return Inside(cache, writer, DaemonAnswers(writer, scanner))

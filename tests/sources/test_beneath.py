@@ -165,6 +165,21 @@ def test_the_root_may_be_a_link_and_must_be_a_folder(root: Path, way: str) -> No
         Beneath(str(root / "gone"))
 
 
+def test_a_folder_below_the_root_is_opened_without_following_a_link(root: Path, way: str) -> None:  # noqa: ARG001
+    before = set(os.listdir("/dev/fd"))
+    (root / "to_a").symlink_to("a")
+    with Beneath(str(root), "a/b") as below:
+        assert below.status("blob").st_size == 4
+    for path in ("to_a", "to_a/b", "blob"):
+        with pytest.raises(NotADirectoryError):
+            Beneath(str(root), path)
+    with pytest.raises(FileNotFoundError):
+        Beneath(str(root), "a/none")
+    with pytest.raises(OSError, match="not a path below"):
+        Beneath(str(root), "../root")
+    assert set(os.listdir("/dev/fd")) == before
+
+
 def test_the_root_that_was_opened_stays_the_root(below: Beneath, root: Path) -> None:
     root.rename(root.parent / "elsewhere")
     root.mkdir()

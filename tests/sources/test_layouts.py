@@ -21,12 +21,14 @@ SHA256, SHA512 = Digest("sha256", HEX), Digest("sha512", HEX512)
         (f"/reg/blobs/sha256/9b/{HEX}/data", SHA256, "distribution"),
         (f"/reg/blobs/sha512/9b/{HEX512}/data", SHA512, "distribution"),
         (f"/reg/docker/registry/v2/blobs/sha256/9b/{HEX}/data", SHA256, "distribution"),
+        (f"/quay/sha256/9b/{HEX}", SHA256, "quay"),
+        (f"/quay/datastorage/registry/sha512/9b/{HEX512}", SHA512, "quay"),
     ],
 )
 def test_a_blob_is_known_from_any_root_above_it(whole: str, digest: Digest, layout: str) -> None:
     parts = whole.split("/")
-    last = 4 if layout == "distribution" else 2
-    for cut in range(2, len(parts) - (1 if layout == "oci" else 2)):
+    last = {"oci": 2, "distribution": 4, "quay": 2}[layout]
+    for cut in range(2, len(parts) - (2 if layout == "distribution" else 1)):
         root, path = "/".join(parts[:cut]), "/".join(parts[cut:])
         assert layouts.identify(root, path) == (digest, layout), (root, path)
         assert layouts.identify("/mnt/sha256/blobs/x" + root, path) == (digest, layout)
@@ -70,6 +72,8 @@ IN_FLIGHT = [
     f"blobs/sha256/{HEX}123456789",  # go-containerregistry
     f"blobs/sha256/{HEX[:-4]}.tmp",  # regclient
     "blobs/sha256/1234567890.tmp",
+    "uploads/11b7c9a0-e7c5-4f8e-8d7f-0b5d5b6a1f2e",  # Quay
+    f"uploads/{HEX}",
     f"blobs/sha256-{HEX}-partial",  # Ollama
     f"sha256-{HEX}",
     f"sha256-{HEX}-partial",
@@ -110,6 +114,18 @@ ODD = [
     f"blobs/sha256/9b/{HEX}/Data",
     f"blobs/sha256/9b/{HEX}/x/data",
     f"blobs/sha256/9b/{HEX[:-1]}/data",
+    f"sha256/9c/{HEX}",
+    f"sha256/9B/{HEX}",
+    f"sha256/{HEX}",
+    f"sha256/9b/{HEX}/data",
+    f"sha256/9b/{HEX}\n",
+    f"sha256/9b/{HEX.upper()}",
+    f"sha256/9b/{HEX512}",
+    f"sha1/9b/{HEX}",
+    f"mysha256/9b/{HEX}",
+    f"sha256/9b/x/{HEX}",
+    f"blobs/sha256/9b/sha256/9b/{HEX}",
+    f"9b/{HEX}",
     f"blobs/sha256/{HEX}/data",
     f"blobs/sha256/ab/{HEX}/data",
     f"blobs/sha256/sub/{HEX}",
@@ -142,6 +158,14 @@ def test_a_name_that_is_off_by_a_little_is_no_blob(path: str) -> None:
         ("/reg", "blobs/sha256\n", False, False),
         ("/reg", "blobs/sha1", False, False),
         ("/reg", f"blobs/sha256/9b/{HEX}", False, False),
+        ("/quay", "sha256", False, False),
+        ("/quay", "sha256/9b", True, True),
+        ("/quay/sha256", "", True, False),
+        ("/quay/sha256", "9b", True, True),
+        ("/quay/sha256", "9B", False, False),
+        ("/quay/sha256/9b", "", True, False),
+        ("/quay", f"sha256/9b/{HEX}", False, False),
+        ("/quay", "_x/sha256/9b", False, True),
     ],
 )
 def test_where_blobs_are_looked_for(root: str, folder: str, holds: bool, strict: bool) -> None:
@@ -169,6 +193,10 @@ def test_where_blobs_are_looked_for(root: str, folder: str, holds: bool, strict:
         ("blobs/sha256", HEX, False),
         ("blobs/sha256/9b", "9b", False),
         ("blobs/sha256/9b", HEX, False),
+        ("sha256", "9b", True),
+        ("sha256/9b", "9b", False),
+        ("sha256/9b", HEX, False),
+        ("sha256/x", "blobs", True),
         ("/".join("d" * layouts.MAX_DEPTH), "e", True),
         ("/".join("d" * (layouts.MAX_DEPTH + 1)), "e", False),
     ],
@@ -270,6 +298,10 @@ HEXES = (
                 "blobs/sha512",
                 "blobs/sha256/9b",
                 "blobs/sha512/9b",
+                "sha256",
+                "sha256/9b",
+                "sha512/ab",
+                "blobs/sha256/9b/sha256/9b",
             ),
             "/blobs": ("", "sha256", "sha512", "sha256/9b", "any"),
             "/blobs/sha256": ("", "9b", "ab"),
@@ -277,6 +309,8 @@ HEXES = (
             "/blobs/sha256/9b": ("",),
             "/blobs/sha512/ab": ("",),
             "/.sync/blobs/sha256": ("",),
+            "/sha256": ("", "9b", "ab", "x"),
+            "/sha512/9b": ("", "ab"),
         }.items()
         for folder in (
             *folders,

@@ -49,11 +49,12 @@ def test_every_layout_is_found_at_once(tmp_path: Path) -> None:
     plain = land(oci(tmp_path, LIKE_IT), b"")
     nested = land(oci(tmp_path, PLAIN, "library/debian"), b"")
     split = land(distribution(tmp_path / "docker" / "registry" / "v2", OTHER), b"")
+    quay = land(tmp_path / "registry" / "sha256" / OTHER.hex[:2] / OTHER.hex, b"")
     found = listings(tmp_path)
     assert {path for listing in found.values() for path in blobs(listing)} == {
-        str(path.relative_to(tmp_path)) for path in (flat, plain, nested, split)
+        str(path.relative_to(tmp_path)) for path in (flat, plain, nested, split, quay)
     }
-    assert set.union(*(listing.layouts for listing in found.values())) == {"flat", "oci", "distribution"}
+    assert set.union(*(listing.layouts for listing in found.values())) == {"flat", "oci", "distribution", "quay"}
     assert not any(listing.problem or listing.ignored or listing.expected for listing in found.values())
 
 

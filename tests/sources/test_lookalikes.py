@@ -62,7 +62,7 @@ STORES = {
     "linked blobs": (linked_blobs, {LINK: (2, "blobs/sha256/{hex}")}),
     "linked data": (linked_data, {LINK: (2, "blobs/sha256/{pair}/{hex}/data")}),
     "Ollama": (named("blobs/sha256-{hex}"), {PREFIXED: (2, "blobs/sha256-{hex}")}),
-    "Quay": (named("registry/sha256/{pair}/{hex}"), {PAIRED: (2, "registry/sha256/{pair}/{hex}")}),
+    "pairs": (named("registry/{pair}/{hex}"), {PAIRED: (2, "registry/{pair}/{hex}")}),
     "Quay's below blobs": (named("blobs/sha256/{pair}/{hex}"), {PAIRED: (2, "blobs/sha256/{pair}/{hex}")}),
     "capitals": (named("blobs/sha256/{HEX}"), {CAPITALS: (2, "blobs/sha256/{HEX}")}),
     "capitals, flat": (named("{HEX}"), {CAPITALS: (2, "{HEX}")}),

@@ -142,6 +142,32 @@ def test_names_that_are_no_blobs_are_not_hinted(watched: Watched) -> None:
 
 
 @LINUX
+@pytest.mark.parametrize("how", ["written", "renamed", "removed"])
+def test_a_layouts_names_that_change_are_noted(watched: Watched, how: str) -> None:
+    index = watched.root / "repository/index.json"
+    index.parent.mkdir()
+    index.write_text("{}")
+    watched.enter()
+    watched.hints()
+    watched.hint_queue.take_names_changed()
+    land(oci(watched.root, LAYER), LAYER.stored)
+    index.read_text()
+    watched.hints()
+    assert not watched.hint_queue.take_names_changed()
+    match how:
+        case "written":
+            index.write_text("{} ")
+        case "renamed":
+            watched.empty.with_name("new").write_text("{}")
+            watched.empty.with_name("new").rename(index)
+        case "removed":
+            index.unlink()
+    watched.hints()
+    assert watched.hint_queue.take_names_changed()
+    assert not watched.hint_queue.take_names_changed()
+
+
+@LINUX
 def test_our_own_reading_is_not_hinted(watched: Watched) -> None:
     path = land(oci(watched.root, LAYER), LAYER.stored)
     watched.hints()
@@ -164,6 +190,23 @@ def test_a_folder_that_appears_is_to_be_listed(watched: Watched) -> None:
     watched.enter("library")
     path = land(oci(watched.root, OTHER, "library"), OTHER.stored)
     assert watched.hints() == {name(path, watched.root): Cause.MOVED_IN}
+
+
+@LINUX
+def test_quays_upload_is_a_hint_once_it_was_moved_into_place(watched: Watched) -> None:
+    """As its `complete_chunked_upload` does: the folder is made if it is missing, and the upload moved into it."""
+    upload = watched.root / "uploads" / "11b7c9a0-e7c5-4f8e-8d7f-0b5d5b6a1f2e"
+    upload.parent.mkdir()
+    upload.write_bytes(LAYER.stored)
+    path = watched.root / "sha256" / LAYER.hex[:2] / LAYER.hex
+    path.parent.mkdir(parents=True)
+    assert watched.hints() == {}
+    assert "sha256" in watched.folders
+    watched.enter("sha256")
+    upload.rename(path)
+    assert watched.hints() == {name(path, watched.root): Cause.MOVED_IN}
+    path.unlink()
+    assert watched.hints() == {name(path, watched.root): Cause.DELETED}
 
 
 @LINUX

@@ -372,7 +372,6 @@ def test_a_watcher_that_cannot_be_replaced_is_told_and_done_without(home: Home, 
     environ = faulty(
         home,
         """
-        from chunkd.service import daemon
         from chunkd.sources import watch
         from watchdog.observers.inotify_c import InotifyFD
         real, start = InotifyFD.read_events, watch.start_watcher
@@ -385,7 +384,7 @@ def test_a_watcher_that_cannot_be_replaced_is_told_and_done_without(home: Home, 
             if os.path.exists(os.environ["FAULT"]):
                 raise OSError(24, "inotify instance limit reached")
             return start(hints, root)
-        InotifyFD.read_events, daemon.start_watcher = read_events, start_watcher
+        InotifyFD.read_events, watch.start_watcher = read_events, start_watcher
         """,
     )
     daemon = home.start(cache, environ=POLLED | environ)

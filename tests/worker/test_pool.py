@@ -104,6 +104,9 @@ class Start:
 
     def close(self) -> None: ...
 
+    def run(self, module: str, asked: object) -> socket.socket:
+        raise AssertionError(f"{module} was to be run: {asked}")
+
     def start(self) -> Worker:
         if self.error:
             raise self.error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import resource
 import select
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 import blobs
@@ -21,8 +23,8 @@ from chunkd.errors import StarterGone
 from chunkd.model import Caps, ChunkParams
 from chunkd.worker import spawn as module
 from chunkd.worker.pool import Pool, Worker
-from chunkd.worker.spawn import Starter
-from chunkd.worker.starter import KILL
+from chunkd.worker.spawn import Courtesy, Starter
+from chunkd.worker.starter import KILL, RUN_NICE
 from daemon import children, state_of, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -217,6 +219,30 @@ def test_a_refusal_of_the_system_is_told_and_the_next_one_may_be_started(
     at_work(starter, workers, tmp_path)
 
 
+def test_a_program_gets_its_connection_and_what_is_asked(
+    monkeypatch: pytest.MonkeyPatch, workers: list[Worker], tmp_path: Path
+) -> None:
+    """In a session of its own, nice, but less so than a worker, and without a worker's I/O priority."""
+    lines = (
+        "import os, psutil", "def main(connection, asked):",
+        "    said = os.getpid(), os.getsid(0), os.nice(0), psutil.Process().ionice().ioclass.value, asked['word']",
+        "    connection.sendall(repr(said).encode())", "    connection.recv(1)",
+    )  # fmt: skip
+    (tmp_path / "program.py").write_text("\n".join(lines))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    starter = Starter(ChunkParams(), Caps(), Courtesy(19, "idle", 0))
+    with starter.run("program", {"word": "caf\u00e9"}) as connection:
+        pid, session, nice, io_class, word = ast.literal_eval(connection.recv(1000).decode())
+        assert (children(starter.pid), session) == ([pid], pid)
+        assert (nice, word) == (max(RUN_NICE, os.nice(0)), "caf\u00e9")
+        assert io_class != psutil.IOPRIO_CLASS_IDLE
+        at_work(starter, workers, tmp_path)
+    until(lambda: children(starter.pid), lambda found: pid not in found, "it is waited for")
+    starter.read()
+    assert list(starter._processes) == [2]  # noqa: SLF001
+    starter.close()
+
+
 def test_what_can_not_be_started_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the starter nor a worker; a descriptor that stays open is a ResourceWarning, which fails the test."""
     starter = Starter(ChunkParams(), Caps(), working.COURTESY)
@@ -228,6 +254,9 @@ def test_what_can_not_be_started_leaves_nothing_open(monkeypatch: pytest.MonkeyP
         full.setattr(socket, "send_fds", refuse)
         with pytest.raises(OSError, match="Too many"):
             starter.start()
+        with pytest.raises(OSError, match="Too many"):
+            starter.run("program", {})
+        assert starter._processes == {}  # noqa: SLF001
     starter.close()
     monkeypatch.setattr(sys, "executable", "/nowhere")
     with pytest.raises(StarterGone, match="/nowhere"):

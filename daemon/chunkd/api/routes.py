@@ -43,7 +43,7 @@ class Answers(Protocol):
     def images(self, after: str, limit: int, by: str) -> dict[str, Any]:
         """A page of `images.answers.images`, with `after` as for `blobs`; `by` is `image` or `repository`.
 
-        This and the next two compute for seconds; then `after` gives the pages that follow.
+        This and the next three compute for seconds; then `after` gives the pages that follow.
         """
 
     def freed(self, after: str, limit: int, references: str, keep_last: int) -> dict[str, Any]:
@@ -51,6 +51,9 @@ class Answers(Protocol):
 
     def similar(self, after: str, limit: int, threshold: int) -> dict[str, Any]:
         """A page of `images.answers.similar`; `threshold` is in thousandths."""
+
+    def diff(self, after: str, limit: int, client: str, to: str, platform: str) -> dict[str, Any]:
+        """A page of `images.diff.diff`; `client` is none, or references as in `freed`, and `platform` may be empty."""
 
     def history(self, since: str, limit: int) -> dict[str, Any]:
         """The page of `queries.history.read_history`; `since` comes from a client, as `after` does."""
@@ -119,6 +122,22 @@ def _references(text: str) -> str:
     return text
 
 
+def _client(text: str) -> str:
+    return _references(text) if text else ""
+
+
+def _to(text: str) -> str:
+    if len(_references(text).split()) != 1:
+        raise ValueError("one reference")
+    return text.strip()
+
+
+def _platform(text: str) -> str:
+    if text and not re.fullmatch(r"[A-Za-z0-9._-]{1,32}(/[A-Za-z0-9._-]{1,32}){0,2}", text):
+        raise ValueError("an operating system, and its architecture and variant, such as linux/arm64")
+    return text
+
+
 def _keep_last(text: str) -> int:
     if not re.fullmatch("[0-9]{1,6}", text):
         raise ValueError("a number from 0 to 999999")
@@ -142,11 +161,14 @@ PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "after": ("", _after),
     "by": ("image", _by),
     "failed": ("false", _true_or_false),
+    "from": ("", _client),
     "keep_last": ("0", _keep_last),
     "limit": ("100", _limit),
+    "platform": ("", _platform),
     "references": ("", _references),
     "since": (HISTORY_SINCE, _after),
     "threshold": ("0.5", _threshold),
+    "to": ("", _to),
 }
 
 
@@ -167,6 +189,10 @@ ROUTES: Routes = {
         READ, lambda answers, _, **asked: answers.freed(**asked), ("after", "limit", "references", "keep_last")
     ),
     "/v1/similar": Route(READ, lambda answers, _, **asked: answers.similar(**asked), ("after", "limit", "threshold")),
+    "/v1/diff": Route(
+        READ, lambda answers, _, **asked: answers.diff(client=asked.pop("from"), **asked),
+        ("after", "limit", "from", "to", "platform"),
+    ),
     "/v1/history": Route(READ, lambda answers, _, **asked: answers.history(**asked), ("since", "limit")),
     "/v1/health": Route(READ, lambda answers, _: answers.health()),
     "/v1/scan": Route(

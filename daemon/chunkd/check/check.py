@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,17 +9,16 @@ from pathlib import Path
 import lmdb
 import numpy as np
 
+from chunkd.check.read_again import read_again
 from chunkd.check.recount import recount
 from chunkd.check.repair import repair_index
 from chunkd.errors import IndexMissing, Unrepairable
 from chunkd.index import blocks, records
 from chunkd.index.index import Index
 from chunkd.index.storage.environment import Store, reading
-from chunkd.model import Difference, Digest, Finding, Job
+from chunkd.model import Difference, Digest, Finding
 from chunkd.settings.config import Config
-from chunkd.sources.folder import FolderSource
 from chunkd.worker import decode, recompress
-from chunkd.worker.spawn import courtesy_of, make_pool
 
 
 def check_index(config: Config, states: list[str], *, repair: bool, read: bool) -> list[Difference]:
@@ -80,57 +78,20 @@ def _read_again(
     A blob that is gone or can't be read proves nothing about the index. It is counted on stderr and left to a scan.
     """
     rules = store.check_format(txn, None)
-    roots = {number: cache.path for number, cache in store.caches(txn).items()}
     unread = 0
-    settings = config.workers, config.nice, config.io_priority, config.read_bytes_per_s
-    pool = make_pool(*courtesy_of(*settings), rules.params, rules.caps, rules.measure)
     todo = (blob.digest for blob in store.blobs(txn, "blobs") if records.digest_key(blob.digest) not in bad)
     try:
-        while True:
-            while pool.idle and (digest := next(todo, None)) is not None:
-                root, path = _place(store, txn, roots, digest)
-                try:
-                    with FolderSource(root).view() as view:
-                        descriptor, seen = view.open(path)
-                except OSError:
-                    descriptor = -1
-                if descriptor < 0:
-                    unread += 1
-                    continue
-                try:
-                    pool.give(Job(digest, seen.mark), descriptor)
-                finally:
-                    os.close(descriptor)
-            if not pool.jobs():
-                return
-            for result in pool.collect(1.0):
-                digest, finding = result.job.digest, result.finding
-                if finding is None or finding.kind in ("gone", "unreadable"):
-                    unread += 1
-                elif found := _compare(store, txn, digest, finding) or _compare_measured(
-                    store, txn, rules, digest, finding
-                ):
-                    yield digest, Difference("blobs", str(digest), "what its bytes say", found)
+        for digest, finding in read_again(store, txn, config, rules.measure, todo):
+            if finding is None:
+                unread += 1
+            elif found := compare(store, txn, digest, finding) or _compare_measured(store, txn, rules, digest, finding):
+                yield digest, Difference("blobs", str(digest), "what its bytes say", found)
     finally:
-        pool.close()
         if unread:
             print(f"{unread} blobs could not be read, and were not compared", file=sys.stderr)
 
 
-def _place(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: Digest) -> tuple[str, str]:
-    """A place of the blob, a verified one if possible: the root, and the path below it."""
-    best: tuple[str, str] | None = None
-    for place in store.holders(txn, digest):
-        value = store.get(txn, "places", records.place_key(place))
-        verified = value is not None and records.unpack_held(value).state == "verified"
-        if verified or best is None:
-            best = roots.get(place.cache, ""), place.path
-        if verified:
-            break
-    return best or ("", "")
-
-
-def _compare(store: Store, txn: lmdb.Transaction, digest: Digest, finding: Finding) -> str:
+def compare(store: Store, txn: lmdb.Transaction, digest: Digest, finding: Finding) -> str:
     """The difference between the index and a blob that was read again, `""` if there is none."""
     key = records.digest_key(digest)
     blob = records.unpack_blob(digest, store.get(txn, "blobs", key) or b"")

@@ -110,8 +110,11 @@ def _layers(store: Store, txn: lmdb.Transaction, result: RecountResult, caches: 
 
 
 def problem_of_names(key: bytes, value: bytes, caches: Container[int]) -> str:
-    """Why this is not a record of names."""
+    """Why this is not a record of names, or of when they were read."""
     try:
+        if len(key) == records.READING_KEY_BYTES:
+            record.decode_reading(records.unseal(value))
+            return "" if key == bytes(4) or int.from_bytes(key, "big") in caches else "a cache that is not there"
         kept = record.decode(records.unseal(value))
     except (record.BadNames, records.Damaged) as error:
         return str(error)

@@ -57,7 +57,7 @@ def count_measured(
         result.differ("measured", f"chunk {int(window[at])}", expected, f"{recompressed[at]} bytes")
     for at in np.flatnonzero(wanted & (recompressed > 0) & ~possible)[:MAX_DIFFERENCES].tolist():
         result.differ("measured", f"chunk {int(window[at])}", "a frame's length", f"{recompressed[at]} bytes")
-    result.count("measured", lengths[wanted], recompressed[wanted])
+    result.count("measured", lengths[wanted], recompressed[wanted], copies[wanted])
     return wanted & ~possible
 
 

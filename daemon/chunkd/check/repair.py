@@ -171,4 +171,4 @@ def _mend_lookup(change: Change) -> None:
             txn, change.head.young_entries + len(used), change.head.hand, len(used), int(window[-1]) + 1
         )
         change.head = dataclasses.replace(change.head, young_entries=young, hand=hand)
-    change.lookup.forget()
+    change.index.lookup.forget()

@@ -73,7 +73,7 @@ def freed(where: Resolved, json: bool, references: tuple[str, ...], keep_last: i
     its other names. Or it is a glob over names, such as 'shop/api:v3*', in quotes: all images of which every name
     matches. chunkd deletes nothing.
     """
-    _check(references)
+    check_references(references)
     answer = ask.freed(where, references, keep_last)
     if json:
         say(jsonlib.dumps(answer.content, indent=1))
@@ -82,7 +82,8 @@ def freed(where: Resolved, json: bool, references: tuple[str, ...], keep_last: i
     end_by(ask.stats(where).content)
 
 
-def _check(references: tuple[str, ...]) -> None:
+def check_references(references: tuple[str, ...]) -> None:
+    """Raises UsageError for what can't be asked of a daemon."""
     for reference in references:
         if not reference.isprintable() or len(reference.split()) != 1 or reference != reference.strip():
             raise UsageError(f"{reference!r}: write ? for each space or unprintable character, or use the digest")

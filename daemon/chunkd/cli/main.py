@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chunkd import __version__
-from chunkd.cli import fail_if, images, lists, tables
+from chunkd.cli import diff, fail_if, images, lists, tables
 from chunkd.cli.options import DEGRADED, DIFFERENT, as_json, asks, end_by, say_lines, settings, works
 from chunkd.cli.output import say
 from chunkd.cli.replay import replay
@@ -81,14 +81,16 @@ def scan(
     daemon uses the new ones once it is restarted.
     """
     from chunkd.cli.progress import progress
-    from chunkd.cli.scan import scan_once
-    from chunkd.service.remeasure import remeasure as remeasured
 
     if remeasure:
         if where.caches_named or verify or accept or retry_failed or replace:
             raise click.UsageError("--remeasure can't be combined with a CACHE or another flag of scan")
+        from chunkd.service.remeasure import remeasure as remeasured
+
         stats = remeasured(_load(where), progress)
     else:
+        from chunkd.cli.scan import scan_once
+
         asked = {"verify": verify, "accept": accept, "retry_failed": retry_failed}
         sockets = [given.value for given in where.sockets]
         stats = scan_once(_load(where), sockets, asked, replace, place_was_given=where.place_was_given)
@@ -100,6 +102,7 @@ def scan(
 @asks
 @as_json
 @click.option("--watch", is_flag=True, help="Show the figures again each second, until Ctrl-C.")
+@click.option("--explain", is_flag=True, help="Split the net saving: what the codec, deduplication and the index do.")
 @click.option(
     "--fail-if",
     "conditions",
@@ -108,15 +111,15 @@ def scan(
     help=f"Exit 5 when it holds: one of {', '.join(GATED)}, then {' '.join(fail_if.OPERATORS)}, then a number, such as"
     f" '{GATED[0]}<0.2'. May be repeated.",
 )
-def stats(where: Resolved, json: bool, watch: bool, conditions: tuple[str, ...]) -> None:
+def stats(where: Resolved, json: bool, watch: bool, explain: bool, conditions: tuple[str, ...]) -> None:
     """Print the figures: from the daemon, or from the index if no daemon answers.
 
     With --fail-if they are printed too, and a line on stderr names the condition that holds. A figure that is null,
     such as the redundancy of no layers, can't be compared: that is an error, and exits 1.
     """
     gates = [fail_if.Condition(condition) for condition in conditions]
-    if watch and gates:
-        raise UsageError("--fail-if can't be combined with --watch")
+    if watch and (gates or explain):
+        raise UsageError(f"{'--fail-if' if gates else '--explain'} can't be combined with --watch")
     if watch:
         from chunkd.cli.watch import watch_stats
 
@@ -124,7 +127,7 @@ def stats(where: Resolved, json: bool, watch: bool, conditions: tuple[str, ...])
             watch_stats(where, json)
         return
     answer = ask.stats(where)
-    say(tables.stats_text(answer.content, answer.source, json))
+    say(tables.stats_text(answer.content, answer.source, json, explain))
     fail_if.test(gates, answer.content)
     end_by(answer.content)
 
@@ -222,5 +225,5 @@ def _load(where: Resolved, *, serving: bool = True) -> Config:
     return effective(where, serving=serving)
 
 
-for command in (*lists.COMMANDS, *images.COMMANDS, replay, report):
+for command in (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, replay, report):
     main.add_command(command)

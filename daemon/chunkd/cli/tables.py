@@ -20,28 +20,33 @@ from chunkd.figures.words import (
     changes,
     range_text,
     remarks,
+    saving_parts,
     saving_sentence,
     shown,
+    signed_bytes_text,
 )
 
 BAR_COLUMNS = 11
 
 
-def stats_text(stats: Mapping[str, Any], source: str, as_json: bool) -> str:
+def stats_text(stats: Mapping[str, Any], source: str, as_json: bool, explain: bool = False) -> str:
     """The figures as JSON, for programs, or as `stats_lines`."""
-    return json.dumps(stats, indent=1) if as_json else "\n".join(stats_lines(stats, source))
+    return json.dumps(stats, indent=1) if as_json else "\n".join(stats_lines(stats, source, explain))
 
 
-def stats_lines(stats: Mapping[str, Any], source: str = "") -> Iterator[str]:
+def stats_lines(stats: Mapping[str, Any], source: str = "", explain: bool = False) -> Iterator[str]:
     """The figures of `Stats.to_json`; beside them whatever makes them less than the whole truth, if there is any.
 
-    `source` is the first line, from `daemon_source` or `index_source`.
+    `source` is the first line, from `daemon_source` or `index_source`. With `explain` the net saving comes in parts.
     """
     if source:
         yield from _wrapped(source)
         yield ""
     if stats["layers"]:
         yield from _figures(stats)
+        if explain and stats["net"] is not None:
+            yield ""
+            yield from (_row(label, signed_bytes_text(saved), why) for label, saved, why in saving_parts(stats))
     else:
         yield "There is no layer in the index yet."
     beside = [*changes(stats), *remarks(stats)]

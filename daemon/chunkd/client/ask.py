@@ -171,6 +171,12 @@ def similar(where: Resolved, threshold_permille: int) -> Answer:
     return _images(where, "similar", (threshold_permille,), {"threshold": f"{threshold_permille / 1000:.3f}"})
 
 
+def diff(where: Resolved, client: Sequence[str], to: str, platform: str) -> Answer:
+    """The whole reply of `images.diff.diff`. Raises UsageError."""
+    query = {"from": " ".join(client), "to": to, "platform": platform}
+    return _images(where, "diff", (tuple(client), to, platform), query)
+
+
 def _images(where: Resolved, question: str, arguments: tuple[Any, ...], query: dict[str, str]) -> Answer:
     """The pages of one commit, put together. Raises IndexMoves when there are none in IMAGES_TRIES."""
     from chunkd.images import pages

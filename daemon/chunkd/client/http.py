@@ -9,14 +9,17 @@ import os
 import socket
 import time
 from collections.abc import Iterable
-from http import client
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chunkd.errors import NoDaemon, RequestRefused, SocketDenied, SocketUnusable
 from chunkd.figures.words import shown
 
+if TYPE_CHECKING:
+    from http import client
+
 REPLY_BYTES = 64 << 20
 CONNECT_RETRY_S = 0.02
+NO_ANSWER = "a daemon listens and gave no answer in {:g} s"
 # A plain file refuses connections on Linux and is "no socket" on macOS.
 NOBODY = (errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED, errno.ENOTSOCK)
 
@@ -59,17 +62,20 @@ def ask(
     Raises NoDaemon when nobody listens there, SocketDenied when this user may not connect, RequestRefused for an HTTP
     error, and SocketUnusable for a timeout or a reply that is not chunkd's. A reply is at most 64 MiB.
     """
-    connection = client.HTTPConnection("chunkd")
-    with _Socket(timeout_s) as connection.sock:
+    with _Socket(timeout_s) as connected:
+        _connect(connected, path, timeout_s)
+        from http import client  # takes 20 ms to import, which a command pays only where a daemon listens
+
+        connection = client.HTTPConnection("chunkd")
+        connection.sock = connected
         try:
-            _connect(connection.sock, path)
             # A daemon may refuse a request before it has read all of it, and its reply says why.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, target, None if body is None else json.dumps(body), {"Connection": "close"})
             with connection.getresponse() as response:
                 return _reply(response)
         except TimeoutError:
-            raise SocketUnusable(path, f"a daemon listens and gave no answer in {timeout_s:g} s") from None
+            raise SocketUnusable(path, NO_ANSWER.format(timeout_s)) from None
         except ConnectionError as error:
             raise SocketUnusable(path, f"the daemon ended the connection: {error.strerror or error}") from None
         except client.IncompleteRead as error:
@@ -94,11 +100,11 @@ def first_answer(
     raise NoDaemon(tried)
 
 
-def _connect(connection: socket.socket, path: str) -> None:
+def _connect(connection: socket.socket, path: str, timeout_s: float) -> None:
     try:
         connection.connect(path)
     except TimeoutError:
-        raise
+        raise SocketUnusable(path, NO_ANSWER.format(timeout_s)) from None
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise SocketDenied(path, _group_to_join(path)) from None

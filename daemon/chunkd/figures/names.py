@@ -38,6 +38,10 @@ def _net(name: str) -> Callable[[Totals], Any]:
     return lambda totals: net_saving.figures(totals)[name]
 
 
+def _part(name: str) -> Callable[[Totals], Any]:
+    return lambda totals: net_saving.parts(totals)[name]
+
+
 FIGURES: dict[str, Figure] = {
     "blobs": Figure("Verified digests, each once.", lambda totals: totals.layers + totals.others, is_kept=True),
     "layers": Figure("Blobs that are gzip, zstd or tar streams.", is_kept=True),
@@ -60,6 +64,12 @@ FIGURES: dict[str, Figure] = {
     ),
     "recompressed_error_bytes": Figure("Half of the 95 % interval of that estimate.", _net("recompressed_error_bytes")),
     "index_overhead_bytes": Figure("What a chunk store's own index would take.", _net("index_overhead_bytes")),
+    "codec_saving_bytes": Figure(
+        "The part of the net saving that one zstd frame a chunk has, with nothing shared.", _part("codec_saving_bytes")
+    ),
+    "deduplication_saving_bytes": Figure(
+        "The part of the net saving that sharing these frames has.", _part("deduplication_saving_bytes")
+    ),
     "net_bytes": Figure("What a chunk store would save of what the layers take now.", _net("net_bytes"), is_kept=True),
     "net": Figure(
         "The same as a part of what the layers take now; none when there is no layer.",

@@ -64,6 +64,27 @@ class Sums(Protocol):
     def unique_bytes(self) -> int: ...
     @property
     def sample(self) -> Sample: ...
+    @property
+    def measured_copies(self) -> tuple[int, int]: ...
+
+
+def parts(totals: Sums) -> dict[str, int | None]:
+    """The net saving in three parts, `net_bytes` = `codec_saving_bytes` + `deduplication_saving_bytes` -
+    `index_overhead_bytes`. Each is None where nothing was measured.
+
+    The codec's part is what changes if every chunk of every layer is a zstd frame of its own and nothing is shared:
+    `uncompressed_bytes * y / x` over all copies of the measured chunks. It is below 0 if frames of single chunks take
+    more than the layers do. What sharing saves of these frames is the part of the deduplication.
+    """
+    x, y = totals.measured_copies
+    unique_bytes = estimate(totals.sample, totals.unique_chunks, totals.unique_bytes).recompressed_bytes
+    if unique_bytes is None:
+        return {"codec_saving_bytes": None, "deduplication_saving_bytes": None}
+    unshared_bytes = (2 * totals.uncompressed_bytes * y + x) // (2 * x) if x else 0
+    return {
+        "codec_saving_bytes": totals.layer_stored_bytes - unshared_bytes,
+        "deduplication_saving_bytes": unshared_bytes - unique_bytes,
+    }
 
 
 def figures(totals: Sums) -> dict[str, Any]:

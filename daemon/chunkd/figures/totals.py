@@ -13,7 +13,7 @@ def _sum_over(kind: str, of: Callable[..., int]) -> Any:
     blobs     the counted blobs: `of(blob)`
     failed    the failed blobs: `of(blob)`
     chunks    the unique chunks, many at once: `of(lengths, copies)`, two arrays
-    measured  the unique chunks that were recompressed: `of(lengths, recompressed lengths)`, two arrays
+    measured  the unique chunks that were recompressed: `of(lengths, recompressed lengths, copies)`, three arrays
     """
     # A factory, so that an unknown total has no attribute, and is not taken for 0.
     return field(default_factory=int, metadata={"kind": kind, "of": of})
@@ -48,12 +48,14 @@ class Totals:
     unique_bytes: int = _sum_over("chunks", lambda lengths, _: lengths.sum())
     failed_blobs: int = _sum_over("failed", lambda _: 1)
     failed_bytes: int = _sum_over("failed", lambda blob: blob.stored_bytes)
-    measured_chunks: int = _sum_over("measured", lambda x, _: len(x))
-    measured_bytes: int = _sum_over("measured", lambda x, _: x.sum())
-    measured_recompressed_bytes: int = _sum_over("measured", lambda _, y: y.sum())
-    measured_xx: int = _sum_over("measured", lambda x, _: dot(x, x))
-    measured_xy: int = _sum_over("measured", dot)
-    measured_yy: int = _sum_over("measured", lambda _, y: dot(y, y))
+    measured_chunks: int = _sum_over("measured", lambda x, _, __: len(x))
+    measured_bytes: int = _sum_over("measured", lambda x, _, __: x.sum())
+    measured_recompressed_bytes: int = _sum_over("measured", lambda _, y, __: y.sum())
+    measured_xx: int = _sum_over("measured", lambda x, _, __: dot(x, x))
+    measured_xy: int = _sum_over("measured", lambda x, y, _: dot(x, y))
+    measured_yy: int = _sum_over("measured", lambda _, y, __: dot(y, y))
+    measured_copies_bytes: int = _sum_over("measured", lambda x, _, copies: x @ copies)
+    measured_copies_recompressed_bytes: int = _sum_over("measured", lambda _, y, copies: y @ copies)
 
     @classmethod
     def of(cls, values: Mapping[str, int]) -> Totals:
@@ -74,6 +76,11 @@ class Totals:
 
     def __repr__(self) -> str:
         return f"Totals({', '.join(f'{name}={value}' for name, value in vars(self).items())})"
+
+    @property
+    def measured_copies(self) -> tuple[int, int]:
+        """The exact sums over all copies of the measured chunks: of their lengths, and of their recompressed ones."""
+        return self.measured_copies_bytes, self.measured_copies_recompressed_bytes
 
     @property
     def sample(self) -> Sample:

@@ -50,6 +50,18 @@ def saving_sentence(stats: Mapping[str, Any]) -> str:
     return words + (f", give or take {100 * error_bytes / stored_bytes:.1f} %." if error_bytes else ".")
 
 
+def saving_parts(stats: Mapping[str, Any]) -> Iterator[tuple[str, int, str]]:
+    """The parts of the net saving and then their sum: (label, bytes saved, what saves them). `net` must be known."""
+    yield "codec", stats["codec_saving_bytes"], "zstd frames of single chunks instead of layers, nothing shared"
+    yield "deduplication", stats["deduplication_saving_bytes"], "of chunks that are equal, one is kept"
+    yield "index", -stats["index_overhead_bytes"], "what the store keeps to find the chunks"
+    yield "net saving", stats["net_bytes"], f"{100 * stats['net']:.1f} % of what the layers take"
+
+
+def signed_bytes_text(size_bytes: int) -> str:
+    return f"{'-' if size_bytes < 0 else '+'}{bytes_text(abs(size_bytes))}"
+
+
 def changes(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(label, words) for each span over which the changes of the figures are known."""
     for span, grown in stats.get("changes", {}).items():

@@ -1,21 +1,18 @@
-"""The replies of `images`, `freed` and `similar`: read at one moment of the index, whole or in pages."""
+"""The replies of `images`, `freed`, `similar` and `diff`: read at one moment of the index."""
 
 from __future__ import annotations
 
-import contextlib
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from chunkd.images import references
 from chunkd.images.atoms import members
 from chunkd.images.collection import MOST_SHOWN, collection
-from chunkd.images.pages import Reply, page_of, position
+from chunkd.images.diff import diff as diff  # a question like those below
+from chunkd.images.pages import Reply
 from chunkd.images.read import Reading, names_as_of, read
 from chunkd.images.similarity import Similarities
 from chunkd.index.storage.environment import Store
-from chunkd.queries.layer_shares import Turns
 from chunkd.queries.read import moment
 
 if TYPE_CHECKING:
@@ -25,7 +22,7 @@ IMAGE, REPOSITORY = "image", "repository"
 PAIRS = 20
 NAMES_OF_ALIKE = 10
 
-# A question is one of the functions below with its arguments, so that two can be compared.
+# One of the functions below with its arguments.
 Question = tuple[Callable[..., Reply], tuple[Any, ...]]
 
 
@@ -101,57 +98,14 @@ def similar(reading: Reading, least_permille: int) -> Reply:
 
 def asked(store: Store, question: Question) -> Reply:
     """The whole reply to a question, with the moment that it shows: `as_of`, `names_as_of`, and in `commit` the number
-    of the transaction. Raises TooManyImages, TooManyAlike, UsageError and IndexDamaged.
+    of the transaction. Raises TooManyImages, UsageError and IndexDamaged.
     """
-    with _uncollected(), store.snapshot() as txn:
+    with store.snapshot() as txn:
         store.check_format(txn, None)
-        return _head(store, txn) | question[0](read(store, txn), *question[1]) | {"next": None}
+        return head(store, txn) | question[0](read(store, txn), *question[1]) | {"next": None}
 
 
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without Python's collector of cycles, which would stop all threads for 0.1 to 0.2 s each time that it walks over
-    the hundred thousands of objects of a reading. There are no cycles among these.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def _head(store: Store, txn: lmdb.Transaction) -> Reply:
+def head(store: Store, txn: lmdb.Transaction) -> Reply:
+    """The moment that a reply shows."""
     as_of = moment(store.head(txn).as_of_ns)
     return {"as_of": as_of, "names_as_of": names_as_of(store, txn), "commit": txn.id()}
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    question: Question
-    reply: Reply
-
-
-class ImagePages(Turns):
-    """Pages of replies for the endpoint's threads. Only one reply is computed at a time, as each is a pass over all
-    recipes and keeps the index's old pages meanwhile. A reply of several pages is kept until the last one was given or
-    another question was asked.
-
-    A page whose reply is no longer kept is one of the present moment: `commit` is then another, if the index changed.
-    """
-
-    def __init__(self, store: Store) -> None:
-        super().__init__("images")
-        self._store = store
-        self._kept: _Kept | None = None
-
-    def page(self, question: Question, after: str, limit: int) -> Reply:
-        """At most `limit` rows, and in `next` the `after` of the following page. Raises PagesBusy, and as `asked`."""
-        commit, start = position(after)
-        with self.one():
-            kept = self._kept
-            if not (after and kept and kept.question == question and kept.reply["commit"] == commit):
-                self._kept = None  # so that there are not two replies at once
-                kept = _Kept(question, asked(self._store, question))
-            page = page_of(kept.reply, start, limit)
-            self._kept = kept if page["next"] else None
-            return page

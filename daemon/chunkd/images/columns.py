@@ -68,6 +68,11 @@ def freed(parts: Parts, some: int) -> Weight:
     return _sum(parts, lambda holders: bool(holders) and not holders & ~some)
 
 
+def unreached(parts: Parts, unnamed: int) -> Weight:
+    """What only the holders of a set hold, and what nobody holds."""
+    return _sum(parts, lambda holders: not holders & ~unnamed)
+
+
 def held_back(parts: Parts, some: int) -> Weight:
     """What the holders of a set hold, and others too."""
     return _sum(parts, lambda holders: bool(holders & some and holders & ~some))

@@ -12,7 +12,7 @@ from typing import Any
 
 from chunkd.figures.net_saving import estimate
 from chunkd.images.atoms import Atoms, Chunks, Parts, Weight, chunk_atoms, layer_atoms, regrouped, stored_atoms
-from chunkd.images.columns import Column, freed, held_back
+from chunkd.images.columns import Column, freed, held_back, unreached
 from chunkd.images.graph import ORDER, BlobFacts, Graph
 from chunkd.model import Digest
 
@@ -132,6 +132,21 @@ class Images:
         heads = ({"repository": name, "images": images[number]} for name, number in groups.items())
         columns = _Columns(*(Column(regrouped(parts, groups_of), len(groups)) for parts in self._parts()))
         return columns.rows(heads, partial, "repositories")
+
+    def summary(self) -> dict[str, int]:
+        """How many images there are, names of these, and partial ones; and the blobs and stored bytes that no name
+        reaches: only images without a name hold them, or none.
+        """
+        roots = self.graph.roots
+        unnamed = sum(1 << number for number, root in enumerate(roots) if not root.names)
+        found = unreached([self.stored], unnamed)
+        return {
+            "images": len(roots),
+            "names": sum(len(root.names) for root in roots),
+            "partial_images": sum(root.is_partial for root in roots),
+            "unreached_blobs": found.number,
+            "unreached_bytes": found.bytes,
+        }
 
     def freed(self, some: int) -> dict[str, Any]:
         """The object of `freed --json` for a set of images: what no other image holds."""

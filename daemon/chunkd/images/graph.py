@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from chunkd.errors import ChunkdError
+from chunkd.errors import TooManyImages
 from chunkd.model import Digest
 from chunkd.names.name import Name, Standing
 from chunkd.worker.manifest import Contents, Edge, Kind, Role
@@ -31,13 +31,6 @@ UNKNOWN_PLATFORM = "unknown"
 _REFERRERS_TAG = re.compile(r"(?:sha256-[0-9a-f]{64}|sha512-[0-9a-f]{128})")
 _RUNNABLE = (Kind.IMAGE, Kind.SCHEMA_1)
 _CONTAINERS = (Kind.INDEX, Kind.IMAGE, Kind.SCHEMA_1, Kind.ATTESTATION, Kind.BUILD_CACHE, Kind.ARTIFACT)
-
-
-class TooManyImages(ChunkdError):
-    """The figures of images would take too much time or memory."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(f"images: too many for figures of them: {why}")
 
 
 class BlobFacts(NamedTuple):

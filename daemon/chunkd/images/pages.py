@@ -10,7 +10,7 @@ from chunkd.errors import UsageError
 Reply = dict[str, Any]
 
 # Where the rows are of which a page has a part; the first that is there. Of `freed` these are the blobs.
-_PATHS = (("stored", "blobs"), ("images",), ("repositories",), ("alike",))
+_PATHS = (("stored", "blobs"), ("images",), ("repositories",), ("alike",), ("by_layer",))
 
 
 def position(after: str) -> tuple[int, int]:
@@ -34,13 +34,6 @@ def with_rows(reply: Reply, rows: list[Any]) -> Reply:
     """The reply with these rows in place of its own."""
     first, *rest = _path(reply)
     return reply | {first: reply[first] | {rest[0]: rows} if rest else rows}
-
-
-def page_of(reply: Reply, start: int, limit: int) -> Reply:
-    """The page of a whole reply that begins with the row `start`; `next` is the `after` of the following one."""
-    rows = rows_of(reply)
-    end = start + limit
-    return with_rows(reply, rows[start:end]) | {"next": f"{reply['commit']}-{end}" if end < len(rows) else None}
 
 
 def _path(reply: Reply) -> tuple[str, ...]:

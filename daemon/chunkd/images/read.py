@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chunkd.errors import TooManyImages
 from chunkd.images.atoms import Chunks, Numbers
 from chunkd.images.figures import Images
-from chunkd.images.graph import BlobFacts, TooManyImages, build
+from chunkd.images.graph import BlobFacts, build
+from chunkd.images.moves import Recipes
 from chunkd.index import blocks, records
 from chunkd.index.chunks.table import BATCH_BLOCKS, batches
 from chunkd.index.storage.environment import Store
 from chunkd.model import Digest
 from chunkd.names import record
 from chunkd.names.name import Name, Standing
+from chunkd.queries.read import moment
 from chunkd.worker import manifest_record
 from chunkd.worker.manifest import Contents, Kind
 
@@ -29,7 +32,7 @@ MOST_BLOBS = MOST_EDGES = MOST_NAMES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The images, and where their names come from. Images reads recipes and chunk records while the transaction of the
+    """The images, and where their names come from. Images and recipes read chunk records while the transaction of the
     reading is open, and not after it.
 
     `sources` has for each named digest the sources of its names (`registry`, `layout`, ...). `linked` has for each
@@ -37,14 +40,20 @@ class Reading:
     """
 
     images: Images
+    blobs: Mapping[Digest, BlobFacts]
+    recipes: Recipes
     sources: Mapping[Digest, frozenset[str]]
     linked: Mapping[Digest, tuple[str, ...]]
     has_index: bool
 
 
-def names_as_of(_store: Store, _txn: lmdb.Transaction) -> str | None:
-    """When names were last read; None if they never were. The index keeps no such time yet."""
-    return None
+def names_as_of(store: Store, txn: lmdb.Transaction) -> str | None:
+    """Since when the names are known to be so, as `record.names_as_of_ns` has it. Raises Damaged."""
+    try:
+        readings = {cache: record.decode_reading(value) for cache, value in store.name_readings(txn).items()}
+    except record.BadNames as error:
+        raise records.Damaged(f"when names were read: {error}") from error
+    return moment(record.names_as_of_ns(readings, store.caches(txn)) or 0)
 
 
 def read(store: Store, txn: lmdb.Transaction) -> Reading:
@@ -68,8 +77,10 @@ def read(store: Store, txn: lmdb.Transaction) -> Reading:
             sources[name.digest] = sources.get(name.digest, frozenset()) | {source}
         elif name.standing is Standing.HELD and source == "registry":
             linked[name.digest] = (*linked.get(name.digest, ()), name.repository)
-    images = Images.of(build(blobs, names), blobs, layers, chunks_of(store, txn, chunk_counts))
-    return Reading(images, sources, linked, any(said.kind is Kind.INDEX for said in contents.values()))
+    recipes = recipes_of(store, txn, chunk_counts)
+    images = Images.of(build(blobs, names), blobs, layers, chunks_of(store, txn, recipes))
+    has_index = any(said.kind is Kind.INDEX for said in contents.values())
+    return Reading(images, blobs, recipes, sources, linked, has_index)
 
 
 def _bound(count: int, most: int, what: str) -> None:
@@ -106,30 +117,49 @@ def _names(store: Store, txn: lmdb.Transaction) -> Iterator[tuple[str, Name]]:
             yield part.source, name
 
 
-def chunks_of(store: Store, txn: lmdb.Transaction, chunk_counts: Mapping[Digest, int]) -> Chunks:
-    """The chunks of the transaction's moment; only what is asked for is read. Layers have so many chunks."""
-    table, measured_table = store.databases["chunks"], store.databases["measured"]
+def recipes_of(store: Store, txn: lmdb.Transaction, chunk_counts: Mapping[Digest, int]) -> Recipes:
+    """The chunks of the transaction's moment; only what is asked for is read. The length of a dead chunk is 0."""
+    table = store.databases["chunks"]
 
     def recipe(digest: Digest) -> Numbers:
         packed = store.get(txn, "recipes", records.digest_key(digest)) or b""
         return blocks.unpack_recipe(packed, chunk_counts[digest])
 
-    def lengths(low: int, high: int) -> Numbers:
-        found = np.zeros(high - low, np.int64)
-        step = BATCH_BLOCKS * blocks.SLOTS
-        for first in range(low, high, step):
-            numbers = np.arange(first, min(first + step, high))
-            for rows, slots, _, within in batches(txn, table, numbers):
-                use = slots["use"][within]
-                live = use >> blocks.LENGTH_BITS > 0
-                found[first - low :][rows] = np.where(live, use & blocks.LENGTH_MASK, np.uint64(0))
+    def lengths(numbers: Numbers) -> Numbers:
+        found = np.zeros(len(numbers), np.int64)
+        for rows, slots, _, within in batches(txn, table, numbers):
+            use = slots["use"][within]
+            found[rows] = np.where(use >> blocks.LENGTH_BITS > 0, use & blocks.LENGTH_MASK, np.uint64(0))
         return found
+
+    def measured(numbers: Numbers) -> Numbers:
+        held, recompressed = _measured(store, txn, np.unique(numbers // blocks.SLOTS).tolist())
+        found = np.zeros(len(numbers), np.int64)
+        _, rows, of = np.intersect1d(numbers, held, assume_unique=True, return_indices=True)
+        found[rows] = recompressed[of]
+        return found
+
+    return Recipes(chunk_counts, recipe, lengths, measured, lambda: store.head(txn).totals.sample)
+
+
+def chunks_of(store: Store, txn: lmdb.Transaction, recipes: Recipes) -> Chunks:
+    """The same by ranges of chunk numbers."""
+
+    def lengths(low: int, high: int) -> Numbers:
+        step = BATCH_BLOCKS * blocks.SLOTS
+        steps = (np.arange(first, min(first + step, high)) for first in range(low, high, step))
+        return np.concatenate([np.empty(0, np.int64), *map(recipes.lengths, steps)])
 
     def measured(low: int, high: int) -> tuple[Numbers, Numbers]:
         wanted = list(range(low // blocks.SLOTS, -(-high // blocks.SLOTS)))
-        values = [txn.get(blocks.block_key(block), b"", db=measured_table) for block in wanted]
-        numbers, recompressed = blocks.unpack_measured(wanted, values)
+        numbers, recompressed = _measured(store, txn, wanted)
         within = (numbers >= low) & (numbers < high)
         return numbers[within], recompressed[within]
 
-    return Chunks(store.head(txn).next_number, recipe, lengths, measured)
+    return Chunks(store.head(txn).next_number, recipes.recipe, lengths, measured)
+
+
+def _measured(store: Store, txn: lmdb.Transaction, wanted: list[int]) -> tuple[Numbers, Numbers]:
+    """The measured chunks in some blocks, and their recompressed lengths."""
+    values = [txn.get(blocks.block_key(block), b"", db=store.databases["measured"]) for block in wanted]
+    return blocks.unpack_measured(wanted, values)

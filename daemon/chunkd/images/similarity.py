@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chunkd.errors import ChunkdError
+from chunkd.errors import TooManyImages
 from chunkd.images.atoms import Numbers, Parts, members
 
 # From so many images on, chunks that more than half of all images hold make no two of them alike: they are runs of
@@ -19,15 +19,6 @@ COMMON_FROM_ROOTS = 20
 
 # Memory: 8 bytes for each image in each set of images that hold something together.
 MOST_MEMBERS = 1 << 24
-
-
-class TooManyAlike(ChunkdError):
-    """The overlaps of all images would take too much memory."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            f"similar images: the sets of images that share something have more than {MOST_MEMBERS} members"
-        )
 
 
 class Pair(NamedTuple):
@@ -42,7 +33,7 @@ class Similarities:
     """The overlaps of all pairs of roots, without the chunks that more than half of at least COMMON_FROM_ROOTS of them
     hold. `common_bytes` is what those chunks have, `referenced` what each root holds of the others.
 
-    Raises TooManyAlike.
+    Raises TooManyImages.
     """
 
     def __init__(self, parts: Parts, roots: int) -> None:
@@ -57,7 +48,7 @@ class Similarities:
                 elif holders:
                     left -= holders.bit_count()
                     if left < 0:
-                        raise TooManyAlike
+                        raise TooManyImages(f"the sets that share something have more than {MOST_MEMBERS} members")
                     self._add(members(holders), weight.bytes)
 
     def _add(self, where: Numbers, size_bytes: int) -> None:

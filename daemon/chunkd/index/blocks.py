@@ -125,6 +125,18 @@ def unpack_recipe(packed: bytes, chunks: int) -> Numbers:
     return np.repeat(firsts - (bounds - counts), counts) + np.arange(chunks)
 
 
+def alive(block: bytes | memoryview) -> bool:
+    """Whether any chunk of a packed block has copies."""
+    use = np.frombuffer(block, SLOT)["use"]
+    # The first slot usually answers.
+    return bool(use[0] >> LENGTH_BITS) or bool((use >> LENGTH_BITS).any())
+
+
+def used(block: bytes | memoryview) -> int:
+    """How many slots of a packed block have a chunk."""
+    return int(np.count_nonzero(np.frombuffer(block, SLOT)["use"]))
+
+
 def picked(high: NDArray[np.uint64], threshold: int) -> NDArray[np.bool_]:
     """Which chunks `model.MeasureRule` picks, by the second half of their hashes."""
     return high >> np.uint64(48) < np.uint64(threshold)

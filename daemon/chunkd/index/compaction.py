@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from chunkd.index import blocks
-from chunkd.index.blocks import Numbers
 from chunkd.index.index import Index
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from chunkd.index.blocks import Numbers
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ class Compaction:
 
     def _find(self) -> None:
         """Note the blocks in which no chunk lives. The newest is left out: it is still being filled."""
+        from chunkd.index import blocks
+
         store = self._index.store
         seen = 0
         # Buffers: of most blocks only the first slot is read.
@@ -75,7 +78,7 @@ class Compaction:
             for key, value in itertools.islice(cursor, BLOCKS_A_SLICE if there else 0):
                 seen += 1
                 self._at = int.from_bytes(key, "big")
-                if self._at < newest and not _alive(value):
+                if self._at < newest and not blocks.alive(value):
                     self._index.dead_blocks.add(self._at)
         if seen == BLOCKS_A_SLICE:
             return
@@ -85,6 +88,10 @@ class Compaction:
             self._end()
 
     def _drop_entries(self) -> None:
+        import numpy as np
+
+        from chunkd.index import blocks
+
         dead_blocks = np.zeros(max(self._index.dead_blocks, default=-1) + 2, bool)
         dead_blocks[list(self._index.dead_blocks)] = True
 
@@ -94,7 +101,7 @@ class Compaction:
 
         with self._index.transaction() as change:
             for _ in range(TABLE_VALUES_A_SLICE):
-                self._at, dropped = change.lookup.drop(change.txn, self._stage == "dense", self._at, dead)
+                self._at, dropped = self._index.lookup.drop(change.txn, self._stage == "dense", self._at, dead)
                 if self._stage == "young":
                     change.head = dataclasses.replace(change.head, young_entries=change.head.young_entries - dropped)
                 if self._at < 0:
@@ -103,14 +110,16 @@ class Compaction:
 
     def _delete(self) -> None:
         """Delete the blocks that are still dead. Those with a chunk that revived have left `dead_blocks`."""
+        from chunkd.index import blocks
+
         freed = 0
         with self._index.transaction() as change:
             slice_ = sorted(self._index.dead_blocks)[:BLOCKS_A_SLICE]
             for block in slice_:
                 value = change.store.get(change.txn, "chunks", blocks.block_key(block))
-                if value is not None and not _alive(value):
+                if value is not None and not blocks.alive(value):
                     change.txn.delete(blocks.block_key(block), db=change.store.databases["chunks"])
-                    freed += int(np.count_nonzero(np.frombuffer(value, blocks.SLOT)["use"]))
+                    freed += blocks.used(value)
             change.head = dataclasses.replace(change.head, dead_chunks=change.head.dead_chunks - freed)
         self._index.dead_blocks.difference_update(slice_)
         log.info("swept %d chunk records that no blob uses any longer", freed)
@@ -122,9 +131,3 @@ class Compaction:
         with self._index.snapshot() as txn:
             head = self._index.store.head(txn)
         self._swept = head.next_number, head.dead_chunks
-
-
-def _alive(block: bytes | memoryview) -> bool:
-    slots = np.frombuffer(block, blocks.SLOT)
-    # The first slot usually answers.
-    return bool(slots["use"][0] >> blocks.LENGTH_BITS) or bool((slots["use"] >> blocks.LENGTH_BITS).any())

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lmdb
-import numpy as np
 
 from chunkd.errors import IndexDamaged, IndexRemoved, IndexUnreachable, IndexUnwritable, RecipeImpossible
 from chunkd.figures import histogram
 from chunkd.figures.totals import sums
-from chunkd.index import blocks, records
-from chunkd.index.blocks import Numbers
-from chunkd.index.chunks.lookup import Lookup
-from chunkd.index.chunks.measured import MeasuredRecords
-from chunkd.index.chunks.table import ChunkContradicted, ChunkRecords, Numbered
+from chunkd.index import records
 from chunkd.index.history import History
 from chunkd.index.storage.create import create, give_away, is_there
 from chunkd.index.storage.environment import (
@@ -33,6 +31,11 @@ from chunkd.index.storage.environment import (
 )
 from chunkd.index.storage.lock import IndexLock
 from chunkd.model import Blob, Cache, Digest, Place, Recipe
+
+if TYPE_CHECKING:
+    from chunkd.index.blocks import Numbers
+    from chunkd.index.chunks.lookup import Lookup
+    from chunkd.index.chunks.table import ChunkRecords
 
 # If more counted blobs than these agree on a chunk's length, a new recipe that contradicts them is not believed.
 MOST_DOUBTED = 8
@@ -81,7 +84,6 @@ class Index:
             raise
         try:
             self._clock_ns = clock_ns
-            self.lookup = Lookup(self.store.databases["young"], self.store.databases["dense"])
             # Blocks without a live chunk, which a compaction will delete. A chunk that revives takes its block out.
             self.dead_blocks: set[int] = set()
             self._history = History(self.store.databases["history"])
@@ -94,6 +96,12 @@ class Index:
         except BaseException:
             self.close()
             raise
+
+    @functools.cached_property
+    def lookup(self) -> Lookup:
+        from chunkd.index.chunks.lookup import Lookup  # brings numpy: so long to import as all else together
+
+        return Lookup(self.store.databases["young"], self.store.databases["dense"])
 
     def check_there(self) -> None:
         """Raises IndexRemoved when the index's files and its lock are no longer those that were opened."""
@@ -129,10 +137,8 @@ class Index:
             raise
         self.rules = change.rules
 
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[lmdb.Transaction]:
-        with self.store.snapshot() as txn:
-            yield txn
+    def snapshot(self) -> contextlib.AbstractContextManager[lmdb.Transaction]:
+        return self.store.snapshot()
 
     def record_at_rest(self, is_at_rest: bool = True) -> None:
         """Record whether nothing is left to do: every known blob is in the figures or has failed. The next change of
@@ -157,16 +163,17 @@ class Change:
 
     def __init__(self, index: Index, txn: lmdb.Transaction) -> None:
         self.index, self.store, self.txn = index, index.store, txn
-        self.lookup = index.lookup
         self.rules = index.rules
         self.head = self._head = self.store.head(txn)
-        measured = MeasuredRecords(txn, self.store.databases["measured"])
-        self.chunks = ChunkRecords(
-            txn, self.store.databases["chunks"], index.lookup, measured, index.rules, index.dead_blocks
-        )
         self._touched = False
         # By how much the histogram grows. Its record is written once, with the head.
-        self._grown = np.zeros((histogram.ROWS, len(histogram.COLUMNS)), np.int64)
+        self._grown: Numbers | None = None
+
+    @functools.cached_property
+    def chunks(self) -> ChunkRecords:
+        from chunkd.index.chunks.table import ChunkRecords
+
+        return ChunkRecords(self.txn, self.store.databases, self.index.lookup, self.index.rules, self.index.dead_blocks)
 
     @property
     def totals_changed(self) -> bool:
@@ -234,10 +241,8 @@ class Change:
     # --- names ----------------------------------------------------------------------------------------------------
 
     def put_names(self, key: bytes, value: bytes) -> None:
-        """Keep the record of names under its `records.names_key`, in place of what was there."""
-        sealed = records.seal(value)
-        if self.store.get(self.txn, "names", key) != sealed:
-            self._put("names", key, sealed)
+        """Keep the record of names, or of their last reading, under its `records.names_key`."""
+        self._put("names", key, records.seal(value))
 
     def drop_names(self, key: bytes) -> None:
         self._discard("names", key)
@@ -280,59 +285,54 @@ class Change:
         Raises, with nothing changed, RecipeImpossible when the recipe is not valid or does not fit the blob, and
         RecipeContradicts when counted blobs have one of its chunks with another length.
         """
-        uncompressed_bytes = int(np.frombuffer(recipe.lengths, "<u4").sum(dtype=np.int64))
-        if (len(recipe), uncompressed_bytes) != (blob.chunks, blob.uncompressed_bytes):
-            raise RecipeImpossible(f"{len(recipe)} chunks of {uncompressed_bytes} bytes in all")
-        numbered = self._number(recipe)
-        self.clear_failure(blob.digest)
-        self.apply(blob, numbered.numbers, +1, numbered.recompressed)
-        if manifest:
-            self._put("manifests", records.digest_key(blob.digest), manifest)
-        return numbered.new
+        from chunkd.index.chunks.table import ChunkContradicted
 
-    def _number(self, recipe: Recipe) -> Numbered:
-        """The chunks of a recipe by number. New chunks get a record at 0 copies and a look-up entry."""
         head = self.head
         try:
-            numbered = self.chunks.number(recipe, head.next_number)
+            numbered = self.chunks.number(blob, recipe, head.next_number)
         except ChunkContradicted as error:
             raise RecipeContradicts(error.chunk_hash, self._holders_of_chunk(error.number)) from None
         if new := numbered.new:
             following = head.next_number + new
-            young, hand = self.lookup.merge(self.txn, head.young_entries + new, head.hand, new, following)
+            young, hand = self.index.lookup.merge(self.txn, head.young_entries + new, head.hand, new, following)
             dead = head.dead_chunks + new
             self.head = replace(head, next_number=following, dead_chunks=dead, young_entries=young, hand=hand)
-        return numbered
+        self.clear_failure(blob.digest)
+        self.apply(blob, numbered.numbers, +1, numbered.recompressed)
+        if manifest:
+            self._put("manifests", records.digest_key(blob.digest), manifest)
+        return new
 
     def _holders_of_chunk(self, number: int) -> tuple[Digest, ...]:
         """The counted blobs whose recipes have a chunk; empty if they are more than `MOST_DOUBTED`.
 
         Walks every recipe, because no record leads from a chunk to its blobs.
         """
-        found: list[Digest] = []
-        for key, packed in self.store.walk(self.txn, "recipes"):
-            blob = self.blob(records.digest_from_key(key))
-            if blob is not None and number in blocks.unpack_recipe(packed, blob.chunks):
-                found.append(blob.digest)
-                if len(found) > MOST_DOUBTED:
-                    return ()
-        return tuple(found)
+        having = (blob.digest for blob in self.store.blobs(self.txn, "blobs") if number in self._recipe(blob))
+        found = tuple(itertools.islice(having, MOST_DOUBTED + 1))
+        return found if len(found) <= MOST_DOUBTED else ()
 
-    def remove(self, digest: Digest) -> None:
-        """Subtract a counted blob."""
+    def _recipe(self, blob: Blob) -> Numbers:
+        from chunkd.index.blocks import unpack_recipe
+
+        return unpack_recipe(self.store.get(self.txn, "recipes", records.digest_key(blob.digest)) or b"", blob.chunks)
+
+    def remove(self, digest: Digest) -> bool:
+        """Subtract a counted blob. Returns whether it was a manifest, an index or a config."""
         blob = self.blob(digest)
-        packed = self.store.get(self.txn, "recipes", records.digest_key(digest)) or b""
         if blob is None:
             raise records.Damaged(f"{digest} is to be removed and is not there")
-        numbers = blocks.unpack_recipe(packed, blob.chunks)
-        self.apply(blob, numbers, -1, np.zeros_like(numbers))
-        self._discard("manifests", records.digest_key(digest))
+        numbers = self._recipe(blob)
+        self.apply(blob, numbers, -1, 0 * numbers)
         self.rehashed(digest)
+        return self._discard("manifests", records.digest_key(digest))
 
     def apply(self, blob: Blob, numbers: Numbers, sign: int, recompressed: Numbers) -> None:
         """Count one recipe in (+1) or out (-1): changes the record, its chunks' copies, the totals and the histogram
         together. `recompressed` has the lengths of the chunks that the rule picks, used for those that come to life.
         """
+        from chunkd.index.blocks import pack_recipe
+
         key = records.digest_key(blob.digest)
         if (self.blob(blob.digest) is None) != (sign > 0):
             raise records.Damaged(f"{blob.digest} can't be counted {'in' if sign > 0 else 'out'} twice")
@@ -340,14 +340,13 @@ class Change:
             raise records.Damaged(
                 f"{blob.digest} is a {blob.state} of {blob.chunks} chunks, its recipe has {len(numbers)}"
             )
-        distinct, first, copies = np.unique(numbers, return_index=True, return_counts=True)
-        growth = self.chunks.count(distinct, sign * copies, recompressed[first])
+        growth = self.chunks.count(numbers, sign, recompressed)
         if growth.totals["uncompressed_bytes"] != sign * blob.uncompressed_bytes:
             raise records.Damaged(f"the chunks of {blob.digest} do not add up to {blob.uncompressed_bytes} bytes")
         if sign > 0:
             self._put("blobs", key, records.pack_blob(blob))
             if blob.state == "layer":
-                self._put("recipes", key, blocks.pack_recipe(numbers))
+                self._put("recipes", key, pack_recipe(numbers))
         else:
             self._delete("blobs", key)
             if blob.state == "layer":
@@ -355,7 +354,7 @@ class Change:
         self._add_totals(sign, sums("blobs", blob))
         self._add_totals(1, growth.totals)
         self.head = replace(self.head, dead_chunks=self.head.dead_chunks - growth.totals["unique_chunks"])
-        self._grown += growth.table
+        self._grown = growth.table if self._grown is None else self._grown + growth.table
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -384,12 +383,12 @@ class Change:
 
     def write_head(self, now_ns: int) -> None:
         """Write the head and the histogram with all changes of this transaction."""
-        if self._grown.any():
-            rows = np.array(self.store.histogram(self.txn), np.int64) + self._grown
+        if self._grown is not None:
+            rows = self._grown + self.store.histogram(self.txn)
             if (rows < 0).any():
                 raise records.Damaged("a row of the histogram would be negative")
             self.set_histogram(rows.tolist())
-            self._grown[:] = 0
+            self._grown = None
         if self.head != self._head:
             self.head = replace(self.head, as_of_ns=max(now_ns, 1))
             self._put("meta", HEAD_KEY, records.pack_head(self.head))

@@ -86,8 +86,13 @@ def place_from_key(key: bytes) -> Place:
     return Place(int.from_bytes(key[:4], "big"), os.fsdecode(key[4:]))
 
 
+READING_KEY_BYTES = 4
+
+
 def names_key(cache: int, key: bytes) -> bytes:
-    """The key of the names beside a cache's blobs; `key` is that of `names.record`. 0 stands for a names file."""
+    """The key of the names beside a cache's blobs; `key` is that of `names.record`, and empty for the record of the
+    last reading. 0 stands for a names file.
+    """
     return cache.to_bytes(4, "big") + key
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from chunkd.model import Digest, FileMark, Finding, Place
 from chunkd.sources.activity import Token
@@ -46,55 +47,47 @@ class Unsettled:
     vain_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(NamedTuple):
     """The place holds the digest, in this state."""
 
     state: str
     mark: FileMark
 
 
-@dataclass(frozen=True, slots=True)
-class TakeOver:
+class TakeOver(NamedTuple):
     """The place is a link of the verified file that is gone, so it needs no hashing."""
 
     mark: FileMark
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(NamedTuple):
     """The place no longer holds anything."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ignore:
+class Ignore(NamedTuple):
     """There is no blob at the place, for this reason."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unignore:
+class Unignore(NamedTuple):
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """A worker reads the place, to decode it or only to hash it."""
 
     stored_bytes: int
     decode: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
+class Join(NamedTuple):
     """The digest is being read. The place is observed again when that is done."""
 
 
-@dataclass(frozen=True, slots=True)
-class Observe:
+class Observe(NamedTuple):
     """Observe the place again: at once, or after `delay_s`."""
 
     delay_s: float = 0.0
@@ -102,30 +95,26 @@ class Observe:
     by_event: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Doubt:
+class Doubt(NamedTuple):
     """The place can't be looked at. It is observed again, at growing intervals."""
 
     problem: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(NamedTuple):
     """From now on this is waited for at the place; nothing if both are None."""
 
     unsettled: Unsettled | None = None
     expected_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(NamedTuple):
     kind: str
     mark: FileMark
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(NamedTuple):
     """Count the blob as it was found. `landed_ns` is when its file last changed."""
 
     finding: Finding
@@ -133,15 +122,13 @@ class Count:
     landed_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(NamedTuple):
     """The place was hashed and holds its counted digest."""
 
     mark: FileMark
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(NamedTuple):
     """A place of a counted digest was read as `read` and does not hold it. `now` is the file that is there, as seen at
     `now_s`, by the monotonic clock.
     """
@@ -151,16 +138,14 @@ class Lost:
     now_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class CantReadAgain:
+class CantReadAgain(NamedTuple):
     """A counted blob can't be read now; its figures stand, and it is tried again after `delay_s`."""
 
     reason: str
     delay_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class TooLong:
+class TooLong(NamedTuple):
     """The path can't be kept in the index."""
 
 

@@ -151,7 +151,7 @@ class LeftCaches:
                 ignored = list(itertools.islice(store.under(txn, "ignored", number, ""), PLACES_AT_ONCE))
                 for place in ignored:
                     change.unignore(place)
-                for key, _ in list(store.names(txn, number)):
+                for key in (*(key for key, _ in store.names(txn, number)), records.names_key(number, b"")):
                     change.drop_names(key)
                 left |= bool(slice_ or ignored)
             if not left:

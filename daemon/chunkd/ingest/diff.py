@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator
 
 import lmdb
-import numpy as np
-from numpy.typing import NDArray
 
 from chunkd.index.records import Held, place_from_key, place_key, unpack_held
 from chunkd.index.storage.environment import Store
@@ -59,7 +58,7 @@ def gone(
     that has a listing of its own, that listing decides.
     """
     prefix = _prefix(cache, listing.folder)
-    names, earlier = set(listing.names()), np.sort(np.frombuffer(listing.earlier, np.uint64))
+    names, are_earlier = set(listing.names()), _search(listing.earlier)
     hints: list[Hint] = []
     databases = ("places", "ignored")  # the first byte of `after` says which
     for number in range(after[0] if after else 0, len(databases)):
@@ -70,7 +69,7 @@ def gone(
                     return hints, bytes([number]) + bytes(cursor.key())
                 keys = [bytes(key) for key in itertools.islice(cursor.iternext(values=False), KEYS_AT_ONCE)]
                 below = [key for key in keys if key.startswith(prefix)]
-                missing, skip_to = _unaccounted(below, len(prefix), names, earlier)
+                missing, skip_to = _unaccounted(below, len(prefix), names, are_earlier)
                 hints += [Hint(place_from_key(key), Cause.NOT_LISTED) for key in missing]
                 if len(below) < len(keys) or len(keys) < KEYS_AT_ONCE:
                     break
@@ -83,31 +82,39 @@ def _prefix(cache: int, folder: str) -> bytes:
 
 
 def _unaccounted(
-    keys: list[bytes], start: int, names: set[bytes], earlier: NDArray[np.uint64]
+    keys: list[bytes], start: int, names: set[bytes], are_earlier: Callable[[list[bytes]], list[bool]]
 ) -> tuple[list[bytes], bytes]:
     """The keys whose name the listing lacks; and the key to go on from, if a folder with its own listing is skipped."""
     rest = [key[start:] for key in keys]
     if b"/" not in b"".join(rest):
         unknown = [key for key, name in zip(keys, rest, strict=True) if name not in names]
-        if not len(earlier) or not unknown:
-            return unknown, b""
-        hashes = np.fromiter((name_hash(key[start:]) for key in unknown), np.uint64, len(unknown))
-        at = np.minimum(np.searchsorted(earlier, hashes), len(earlier) - 1)
-        return [key for key, found in zip(unknown, (earlier[at] == hashes).tolist(), strict=True) if not found], b""
+        found = are_earlier([key[start:] for key in unknown])
+        return [key for key, there in zip(unknown, found, strict=True) if not there], b""
     missing: list[bytes] = []
     last, listed = b"", False
     for key, name in zip(keys, rest, strict=True):
         folder, slash, _ = name.partition(b"/")
         if folder + slash != last:
             last = folder + slash
-            listed = last in names or _is_among(last, earlier)
+            listed = last in names or are_earlier([last])[0]
         if not listed:
             missing.append(key)
     # "0" is what follows "/": behind all that is in the folder.
     return missing, keys[-1][:start] + last[:-1] + b"0" if listed and last.endswith(b"/") else b""
 
 
-def _is_among(name: bytes, hashes: NDArray[np.uint64]) -> bool:
-    hashed = np.uint64(name_hash(name))
-    at = int(np.searchsorted(hashes, hashed))
-    return at < len(hashes) and bool(hashes[at] == hashed)
+def _search(earlier: array[int]) -> Callable[[list[bytes]], list[bool]]:
+    """Tells of names whether they were in the slices before, whose hashes these are."""
+    if not earlier:
+        return lambda names: [False] * len(names)
+    import numpy as np  # where there is a folder of more than one slice
+
+    hashes = np.sort(np.frombuffer(earlier, np.uint64))
+
+    def are_earlier(names: list[bytes]) -> list[bool]:
+        wanted = np.fromiter(map(name_hash, names), np.uint64, len(names))
+        at = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
+        found: list[bool] = (hashes[at] == wanted).tolist()
+        return found
+
+    return are_earlier

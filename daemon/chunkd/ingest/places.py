@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from chunkd.errors import RecipeImpossible
 from chunkd.index.index import Change, RecipeContradicts
-from chunkd.index.records import Held
+from chunkd.index.records import Held, digest_key
 from chunkd.ingest.actions import (
     Action,
     CantReadAgain,
@@ -73,6 +73,8 @@ class AfterCommit:
     failures: list[str] = field(default_factory=list)
     # When the blobs that were counted had landed, in ns since the epoch.
     landings: list[int] = field(default_factory=list)
+    # Whether a manifest, an index or a config has come to a place, or has gone from one.
+    manifests: bool = False
 
 
 @dataclass(slots=True)
@@ -207,6 +209,7 @@ class PlaceChanges:
     def _apply_to_digest(self, digest: Digest, place: Place, action: Action, known: Known, why: str) -> None:
         match action:
             case Hold(state, mark):
+                self.after_commit.manifests |= known.held is None and self._is_manifest(digest)
                 self.change.hold(place, Held(digest, state, mark))
             case TakeOver(mark) | Verified(mark):
                 self.change.hold(place, Held(digest, "verified", mark))
@@ -263,6 +266,7 @@ class PlaceChanges:
             self.fail(digest, place, mark, IMPOSSIBLE, str(error))
             return
         self.after_commit.landings.append(count.landed_ns)
+        self.after_commit.manifests |= bool(finding.manifest)
         layer = f"{finding.codec} layer, {chunks:,} chunks, {new:,} never seen before"
         what = layer if chunks else f"not a layer: {what_it_is}"
         self.say(INFO, f"indexed {digest}, {mark.stored_bytes:,} bytes, {what}; found: {why}")
@@ -272,6 +276,7 @@ class PlaceChanges:
     def forget(self, place: Place, held: Held, why: str) -> None:
         """A place is gone. If it was the verified one, another place takes over, or the blob is subtracted."""
         self.change.release(place, held.digest)
+        self.after_commit.manifests |= self._is_manifest(held.digest)
         if self.change.blob(held.digest) is not None:
             if held.state == "verified":
                 self.hand_over(held.digest, held.mark, why)
@@ -279,6 +284,9 @@ class PlaceChanges:
                 self.hand_over(held.digest, None, why)
         elif next(self.change.holders(held.digest), None) is None:
             self.change.clear_failure(held.digest)
+
+    def _is_manifest(self, digest: Digest) -> bool:
+        return self.change.store.get(self.change.txn, "manifests", digest_key(digest)) is not None
 
     def hand_over(self, digest: Digest, lost: FileMark | None, why: str) -> None:
         """A place no longer holds a counted digest. Keep the digest by another place, or subtract it.
@@ -343,12 +351,12 @@ class PlaceChanges:
         for place in places:
             self.change.release(place, digest)
             self.after_commit.hints.append(Hint(place, Cause.DISAGREES))
-        self.change.remove(digest)
+        self.after_commit.manifests |= self.change.remove(digest)
         self.say(WARNING, f"subtracted {digest}, to be read again: {why}")
 
     def subtract(self, digest: Digest, why: str) -> None:
         """No place holds the digest any more."""
-        self.change.remove(digest)
+        self.after_commit.manifests |= self.change.remove(digest)
         self.say(INFO, f"subtracted {digest}: {why}")
         bad = [one for one in self.change.holders(digest) if one[1].state == "bad" and one[0].cache in self.caches]
         for place, held in bad[:1]:

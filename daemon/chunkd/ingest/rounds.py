@@ -21,10 +21,10 @@ def room(caches: Mapping[int, ServedCache]) -> bool:
     return all(cache.hints.room >= FAILED_A_SLICE for cache in caches.values() if not cache.hung_s())
 
 
-def put(caches: Mapping[int, ServedCache], hint: Hint) -> None:
+def put(caches: Mapping[int, ServedCache], hint: Hint, inherit: Token | None = None) -> None:
     cache = caches.get(hint.place.cache)
     if cache is not None:
-        cache.hints.put(hint)
+        cache.hints.put(hint, inherit=inherit)
 
 
 class VerifyRound:

@@ -1,5 +1,4 @@
-"""The one writer, turn by turn: observations, listings and findings go into the index. It touches no cache's file
-system.
+"""The one writer, turn by turn: puts observations, listings and findings into the index, and touches no cache's files.
 
 If a worker is idle, a turn commits at once. While all are busy it waits a little for more, as each transaction has a
 fixed cost.
@@ -18,22 +17,23 @@ from chunkd.index.compaction import Compaction
 from chunkd.index.index import Change, Index
 from chunkd.index.records import digest_from_key
 from chunkd.ingest.actions import Task
-from chunkd.ingest.adopt import LeftCaches, known_places
+from chunkd.ingest.adopt import LeftCaches
+from chunkd.ingest.cache_records import CacheRecords
 from chunkd.ingest.counters import Counters, LogLines
 from chunkd.ingest.listings import Listings
+from chunkd.ingest.names import Names
 from chunkd.ingest.places import RETRY_S, AfterCommit, PlaceChanges, Remembered
 from chunkd.ingest.reconcile import decide, decide_finding
 from chunkd.ingest.rounds import FailedRound, VerifyRound, put
 from chunkd.ingest.scans import Scans
 from chunkd.ingest.tasks import MAX_TASKS, Tasks
-from chunkd.model import Blob, Cache, Cause, Digest, Finding, Hint, Place, Timing
+from chunkd.model import Blob, Cause, Digest, Finding, Hint, Place, Timing
 from chunkd.sources import layouts
 from chunkd.sources.activity import WRITER, Activity
-from chunkd.sources.cache import ServedCache
+from chunkd.sources.cache import MAX_OBSERVATIONS, ServedCache
+from chunkd.sources.names_reader import NamesReader
 from chunkd.sources.source import Observation
-from chunkd.sources.status import warnings
 from chunkd.sources.wakeup import Wakeup
-from chunkd.worker.magic import instead_of_layers
 from chunkd.worker.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ class Writer:
         wakeup: Wakeup,
         *,
         left: LeftCaches | None = None,
+        names_file: NamesReader | None = None,
         verify_interval_s: float = 86400.0,
         settle_s: float = Timing().settle_s,
         clock_s: Callable[[], float] = time.time,
@@ -95,18 +96,20 @@ class Writer:
         self.compaction = Compaction(index)
         self.verify_round = VerifyRound(index, caches, verify_interval_s, clock_s)
         self.failed_round = FailedRound(index, caches, activity)
-        with index.snapshot() as txn:
-            self.layerless = {number: cache.layerless for number, cache in index.store.caches(txn).items()}
-        self._left = left
+        self._records = CacheRecords(index, caches, left)
+        self.names = Names(index, caches, names_file, activity, wakeup)
         self._left_token = None if left is None else activity.take(WRITER)
         self._sight: list[tuple[bool, str, frozenset[str]]] = []
         self._found: dict[Place, Found] = {}
         self._observed: list[Observation] = []
-        self._kinds_at = (0, 0)
-        self._told: dict[int, tuple[str, ...]] = {}
         self._commit_at = self._paused_until = self._retry_at = self._tidy_at = 0.0
 
     # --- how it stands --------------------------------------------------------------------------------------------
+
+    @property
+    def layerless(self) -> dict[int, str]:
+        """What each cache holds that has blobs but no layer, by its number."""
+        return self._records.layerless
 
     def pending(self) -> tuple[int, int]:
         """How many blobs, of how many stored bytes, are known but in no figure. Includes one that changes hands."""
@@ -137,6 +140,7 @@ class Writer:
             if not self.activity.working() or not self._waits(self._tidy_at, TIDY_EVERY_S):
                 self._tidy()
             self.tasks.give()
+            self.names.turn()  # last: no blob's job waits for it
         except IndexUnwritable as error:
             self._retry_at = 0.0  # what a round of retries found is not known any longer
             self._pause(str(error))
@@ -188,7 +192,8 @@ class Writer:
         for cache in self.caches.values():
             while cache.observations and len(self._observed) < OBSERVATIONS_A_TURN:
                 self._observed.append(cache.observations.popleft())
-            cache.hints.news.set()
+                if len(cache.observations) == MAX_OBSERVATIONS - 1:  # it was full: its thread waits for room
+                    cache.hints.news.set()
         for end in self.listings.compare(self._may_compare):
             if end.number:
                 self.scans.note(end)
@@ -236,7 +241,7 @@ class Writer:
                 places.ignore(place, reason)
             if retry:
                 self._take_up(places)
-            self._record_caches(change)
+            self._records.write(change)
         self.progress.paused = ""  # at once: whoever reads the new figures must not be told of the pause
         self._follow(after, done.values())
         self._give_back()
@@ -271,22 +276,13 @@ class Writer:
             if self.tasks.known(digest) is None:
                 places.hand_over(digest, None, "a round of retries")
 
-    def _record_caches(self, change: Change) -> None:
-        before = change.caches()
-        recorded = {number: self._record(cache) for number, cache in self.caches.items()}
-        if self._left is not None:
-            recorded |= {number: cache for number, cache in before.items() if number in self._left.numbers}
-        if recorded != before:
-            change.set_caches(recorded)
-
-    def _record(self, cache: ServedCache) -> Cache:
-        return cache.status.record(cache.path, self.layerless.get(cache.number, ""))
-
     def _follow(self, after: AfterCommit, done: Iterable[Found] = ()) -> None:
         """What follows from a commit. Each thing that is still to be done takes its token here."""
         self.counters.take(after.failures, after.landings, self.clock_s())
         self._log_lines.add(after.log)
         self.remembered.update(after)
+        if after.manifests:
+            self.names.manifest_moved()
         for found in done:
             self._done(found)
         for hint in after.hints:
@@ -304,7 +300,7 @@ class Writer:
         self.progress.done_bytes += task.stored_bytes
         self.progress.decoded_blobs += not task.counted
         for place in task.others:
-            put(self.caches, Hint(place, Cause.SAME_DIGEST, by_event=place == task.place))
+            put(self.caches, Hint(place, Cause.SAME_DIGEST, by_event=place == task.place), task.token)
         # Tasks for the digest that follow from this one are new ones.
         del self._found[task.place]
         self.tasks.finish(task)
@@ -328,15 +324,17 @@ class Writer:
         if finished is not None:
             if finished.at_ns:
                 with self.index.transaction() as change:
-                    self._record_caches(change)
+                    self._records.write(change)
                     change.scanned(finished.at_ns)
             with self.index.snapshot() as txn:
                 totals = self.index.store.head(txn).totals
+            self.names.scanned()
             self.scans.finished = finished.number
             blobs = totals.layers + totals.others
             log.info("scan %d: done: %d blobs, %d layers", finished.number, blobs, totals.layers)
-        if self._left is not None and self.scans.finished and self._left.turn(self._places, self._follow):
-            self._left = None
+        left = self._records.left
+        if left is not None and self.scans.finished and left.turn(self._places, self._follow):
+            self._records.left = None
             if self._left_token is not None:
                 self.activity.give_back(self._left_token)
         self.scans.give_back()
@@ -348,28 +346,7 @@ class Writer:
             self.wakeup.wake()  # there may be more to compact: not a second's wait for each slice
         self.verify_round.turn()
         if not self.activity.working():
-            self._look_at_kinds()
-
-    def _look_at_kinds(self) -> None:
-        """Find out what each cache holds that has blobs but no layer."""
-        done = self.progress.scans, self.progress.decoded_blobs
-        if self._kinds_at == done:
-            return
-        self._kinds_at = done
-        for cache in self.caches.values():
-            with self.index.snapshot() as txn:
-                layerless = instead_of_layers(self.index.store.blobs_in(txn, cache.number))
-            self.layerless[cache.number] = layerless
-            cache.remember(known_places(self.index, cache.number))
-            told = warnings(cache.status.warnings, layerless=layerless)
-            for warning in set(told) - set(self._told.get(cache.number, ())):
-                log.warning("cache %s: %s", cache.path, warning)
-            self._told[cache.number] = told
-        with self.index.snapshot() as txn:
-            before = self.index.store.caches(txn)
-        if any(before.get(number) != self._record(cache) for number, cache in self.caches.items()):
-            with self.index.transaction() as change:
-                self._record_caches(change)
+            self._records.look_at_kinds((self.progress.scans, self.progress.decoded_blobs))
 
     def drain(self, timeout_s: float) -> None:
         """Let workers finish what they read if that takes at most `timeout_s`, and commit it. Hand out nothing more."""

@@ -7,11 +7,17 @@ from collections.abc import Container, Iterator
 
 from chunkd.model import Digest
 from chunkd.names.containerd import read_containerd
-from chunkd.names.name import Part
-from chunkd.names.oci_layout import INDEX, read_layout
+from chunkd.names.name import MOST_NAMES, Part
+from chunkd.names.names_file import read_names_file
+from chunkd.names.oci_layout import read_layout
+from chunkd.names.record import as_read
 from chunkd.names.registry import REPOSITORIES, read_registry
 from chunkd.sources.beneath import Beneath
+from chunkd.sources.layouts import INDEX
+from chunkd.sources.names_reader import NamesRead, ReadBase
 
+# In one reading of a cache, as are MOST_NAMES.
+MOST_PARTS = 1 << 17
 CONTENT = "io.containerd.content.v1.content"
 
 
@@ -27,18 +33,51 @@ def repository_of(root: str, base: str) -> str:
     return os.path.basename(base) if below.startswith(("..", ".")) else below
 
 
-def read_names(base: str, repository: str, unnamed: Container[Digest] = ()) -> Iterator[Part]:
-    """Every part of the names that lie at a base, with `Part.where` as seen from there. Raises OSError when the base
-    can't be opened. `unnamed` is as in `read_containerd`.
+def read_names(base: str, repository: str, unnamed: Container[Digest] = (), root: str = "") -> Iterator[Part | None]:
+    """Every part of the names that lie at a base, with `Part.where` as seen from there; None means that the caller may
+    do other things. Raises OSError when the base can't be opened. `unnamed` is as in `read_containerd`. No symbolic
+    link below the base is followed, and none below the cache's `root` if that is given.
     """
-    with Beneath(base) as root:
-        if _is_there(root, REPOSITORIES):
-            yield from read_registry(root)
-        if _is_there(root, INDEX):
-            yield read_layout(root, "", repository)
+    with _opened(base, root) as folder:
+        if _is_there(folder, REPOSITORIES):
+            yield from read_registry(folder)
+        if _is_there(folder, INDEX):
+            yield read_layout(folder, "", repository)
     if os.path.basename(base) == CONTENT:
-        with Beneath(os.path.dirname(base)) as root:
-            yield from read_containerd(root, unnamed)
+        with _opened(os.path.dirname(base), root) as folder:
+            yield from read_containerd(folder, unnamed)
+
+
+def reading_beside(root: str) -> ReadBase:
+    """A function that reads the names at one base after the other, for the index of the cache at `root`. The bounds
+    hold for all bases together.
+    """
+    names_left, parts_left = MOST_NAMES, MOST_PARTS
+
+    def read(base: str) -> Iterator[NamesRead | None]:
+        nonlocal names_left, parts_left
+        for part in read_names(base, repository_of(root, base), root=root):
+            if part is None:
+                yield None
+                continue
+            if not parts_left:
+                yield NamesRead(base, problem=f"more than {MOST_PARTS} places have names")
+                return
+            found, names = as_read(base, part, names_left)
+            names_left, parts_left = names_left - names, parts_left - 1
+            yield found
+
+    return read
+
+
+def reading_file(path: str) -> ReadBase:
+    """A function that reads the names file at `path`, which is no cache's: its base is ""."""
+    return lambda base: iter([as_read(base, read_names_file(path))[0]])
+
+
+def _opened(base: str, root: str) -> Beneath:
+    below = os.path.relpath(base, root or base)
+    return Beneath(base) if below == "." or below.startswith("..") else Beneath(root, below)
 
 
 def _is_there(root: Beneath, path: str) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 from chunkd import untrusted_json
 from chunkd.names.name import Part, Rows, digest_of, named, read_small
 from chunkd.sources.beneath import Beneath
+from chunkd.sources.layouts import INDEX
 
-INDEX = "index.json"
 # Some 30,000 rows of the usual length.
 MOST_BYTES = 8 << 20
 # containerd writes the whole reference, others a tag, or whatever their user said.

@@ -18,13 +18,15 @@ from chunkd.sources.layouts import MAX_DEPTH
 
 REPOSITORIES = "repositories"
 MOST_REPOSITORIES = 1 << 16
+LINKS_A_STEP = 50
 _LINK_BYTES = 256
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
-def read_registry(root: Beneath) -> Iterator[Part]:
-    """Each repository below the root's folder `repositories` as a part, one after the other, so that the caller may do
-    other things between them. A folder that can't be listed is a part too; nothing is said of what lies below it.
+def read_registry(root: Beneath) -> Iterator[Part | None]:
+    """Each repository below the root's folder `repositories` as a part, one after the other. Among them comes None, so
+    that the caller may do other things while a repository of many tags is read. A folder that can't be listed is a part
+    too; nothing is said of what lies below it.
 
     The link of a tag that is half-written or has no digest leaves the tag out, until the next reading.
     """
@@ -41,9 +43,9 @@ def read_registry(root: Beneath) -> Iterator[Part]:
                 yield Part("registry", name, None, f"{folder}: {error.strerror}")
             continue
         if "_manifests" in below and name:
-            part = _repository(root, folder, name, left)
-            left -= len(part.names or ())
-            yield part
+            for part in _repository(root, folder, name, left):
+                left -= len(part.names or ()) if part else 0
+                yield part
         # The name of a repository ends before the first of its own folders, which begin with `_`.
         deeper = [f"{folder}/{one}" for one in reversed(below) if not one.startswith("_")]
         if folder.count("/") >= MAX_DEPTH or seen + len(deeper) > MOST_REPOSITORIES:
@@ -62,17 +64,23 @@ def _folders(root: Beneath, folder: str) -> list[str]:
         os.close(descriptor)
 
 
-def _repository(root: Beneath, folder: str, name: str, most: int) -> Part:
+def _repository(root: Beneath, folder: str, name: str, most: int) -> Iterator[Part | None]:
+    """One part, after a None for each LINKS_A_STEP tags or revisions."""
     rows, restored = Rows(most), 0
     try:
-        for tag in sorted(_folders_if_any(root, f"{folder}/_manifests/tags")):
+        for count, tag in enumerate(sorted(_folders_if_any(root, f"{folder}/_manifests/tags")), 1):
             restored += _add_tag(root, f"{folder}/_manifests/tags/{tag}", name, tag, rows)
-        for digest, at_ns in _links(root, f"{folder}/_manifests/revisions"):
+            if count % LINKS_A_STEP == 0:
+                yield None
+        for count, (digest, at_ns) in enumerate(_links(root, f"{folder}/_manifests/revisions"), 1):
             rows.add(named("", name, digest, at_ns))
+            if count % LINKS_A_STEP == 0:
+                yield None
     except OSError as error:
-        return Part("registry", name, None, f"{folder}/_manifests: {error.strerror}")
+        yield Part("registry", name, None, f"{folder}/_manifests: {error.strerror}")
+        return
     remark = f"{restored} tags whose pushes have one time, as in a restored backup: their order is not known"
-    return rows.part("registry", name, remark=remark if restored else "")
+    yield rows.part("registry", name, remark=remark if restored else "")
 
 
 def _folders_if_any(root: Beneath, folder: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chunkd.images.read import MOST_BLOBS, chunks_of
+from chunkd.images.read import MOST_BLOBS, chunks_of, recipes_of
 from chunkd.index.storage.environment import Store
 from chunkd.pulls.layer_classes import TooManyClasses, classes_of
 from chunkd.pulls.replay import Indexed
@@ -25,7 +25,7 @@ def indexed(store: Store) -> tuple[str | None, Indexed]:
                 raise TooManyClasses(f"the index has more than {MOST_BLOBS} blobs")
             (layers if blob.state == "layer" else others).append(blob)
         digests = [blob.digest for blob in layers]
-        chunks = chunks_of(store, txn, {blob.digest: blob.chunks for blob in layers})
+        chunks = chunks_of(store, txn, recipes_of(store, txn, {blob.digest: blob.chunks for blob in layers}))
         blobs = {
             str(blob.digest).encode(): (number, blob.stored_bytes) for number, blob in enumerate((*layers, *others))
         }

@@ -6,16 +6,19 @@ import datetime as dt
 import heapq
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from chunkd.client import ask
+from chunkd.errors import RequestRefused, TooManyImages
 from chunkd.index.history import minute_of
 from chunkd.queries.history import shown as shown_minute
 from chunkd.queries.history import since_minute
 from chunkd.settings.resolve import Resolved
 
 LAYERS_SHOWN = 10
+REPOSITORIES_SHOWN = 10
+PAIRS_SHOWN = 10
 POINTS_SHOWN = 300
 
 Row = dict[str, Any]
@@ -34,6 +37,14 @@ class Layers(NamedTuple):
     alone_stored_bytes: int
 
 
+class ImagesSeen(NamedTuple):
+    """The reply of `images` by repository and the pairs of `similar`; without the first, the `problem` why not."""
+
+    repositories: Row | None = None
+    pairs: Sequence[Row] = ()
+    problem: str = ""
+
+
 class Material(NamedTuple):
     """`moments` are rows of the history, with the `times` at which each begins and at which the last one ends.
 
@@ -46,6 +57,7 @@ class Material(NamedTuple):
     moments: list[Row]
     times: list[dt.datetime]
     layers: Layers
+    images: ImagesSeen
     made_at: dt.datetime
     moved: bool
 
@@ -58,11 +70,22 @@ def gathered(where: Resolved, since: str) -> Material:
     histogram = ask.histogram(where).content
     history = list(thinned(ask.history(where, since), start, now))
     layers = chosen(row for page in ask.layers(where) for row in page["layers"])
+    images = images_seen(where)
     answer = ask.stats(where)
     return Material(
         answer.content, answer.source, histogram, history, _times(history, start, known_until(answer, now)), layers,
-        now, moved=before.content["as_of"] != answer.content["as_of"],
+        images, now, moved=before.content["as_of"] != answer.content["as_of"],
     )  # fmt: skip
+
+
+def images_seen(where: Resolved) -> ImagesSeen:
+    """The other parts of a report do not depend on the images: there may be too many of them, or too many changes."""
+    try:
+        repositories = ask.images(where, "repository").content
+        pairs = ask.similar(where, 500).content["pairs"]
+    except (ask.IndexMoves, RequestRefused, TooManyImages) as error:
+        return ImagesSeen(problem=str(error))
+    return ImagesSeen(repositories, pairs[:PAIRS_SHOWN])
 
 
 def thinned(rows: Iterable[Row], start: dt.datetime, end: dt.datetime) -> Iterator[Row]:

@@ -37,6 +37,11 @@ def table(names: Sequence[str], rows: Iterable[Sequence[Child]]) -> Element:
     return element("table", element("thead", head), element("tbody", *body))
 
 
+def pair(plot: Element, beside: Element) -> Element:
+    """A plot with a table beside it."""
+    return element("div", element("figure", plot), element("div", beside, class_="table"), class_="pair")
+
+
 def document(head: Sequence[Element], body: Sequence[Element], style: str) -> str:
     """A whole page. `style` is written unescaped, because it is our own."""
     sheet = Element("style")

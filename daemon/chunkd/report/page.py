@@ -15,9 +15,9 @@ from chunkd import __version__
 from chunkd.figures import net_saving
 from chunkd.figures import words as text
 from chunkd.model import MeasureRule
-from chunkd.report import plots
+from chunkd.report import images, plots
 from chunkd.report.data import LAYERS_SHOWN, Material
-from chunkd.report.html import Child, document, element, table
+from chunkd.report.html import Child, document, element, pair, table
 
 # The browser enforces that the page loads nothing; with an empty icon it does not look for one either.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -53,6 +53,7 @@ def _parts(material: Material) -> Iterator[Element]:
     yield _sizes(material.histogram, stats)
     yield _sharing(material)
     yield _alone(material)
+    yield from images.sections(material.images)
     yield _fine_print(material)
 
 
@@ -74,6 +75,8 @@ def _answer(stats: Mapping[str, Any], made_at: dt.datetime) -> Iterator[Element]
         answer = element("p", f"{abs(100 * stats['net']):.1f} % {way} storage", class_=look)
         words = element("div", answer, element("p", text.saving_sentence(stats), class_="lead"))
         yield element("div", words, element("figure", plots.saving(stats)), class_="pair")
+        rows = [(label, text.signed_bytes_text(saved), why) for label, saved, why in text.saving_parts(stats)]
+        yield element("div", table(("where it comes from", "saved", "by"), rows), class_="table")
 
 
 def _remarks(material: Material) -> Iterator[Element]:
@@ -144,7 +147,7 @@ def _copies(histogram: Mapping[str, Any]) -> Element:
     )
     return element(
         "section", element("h2", "How often chunks occur"), element("p", said),
-        _pair(plots.copies(rows, labels), _spread("copies", labels, rows, all_bytes)),
+        pair(plots.copies(rows, labels), _spread("copies", labels, rows, all_bytes)),
     )  # fmt: skip
 
 
@@ -158,7 +161,7 @@ def _sizes(histogram: Mapping[str, Any], stats: Mapping[str, Any]) -> Element:
     )
     return element(
         "section", element("h2", "How large chunks are"), element("p", said),
-        _pair(plots.sizes(rows), _spread("bytes of a chunk", labels, rows, all_bytes)),
+        pair(plots.sizes(rows), _spread("bytes of a chunk", labels, rows, all_bytes)),
     )  # fmt: skip
 
 
@@ -218,16 +221,12 @@ def _of_layers(layers: Sequence[Mapping[str, Any]], name: str) -> Element:
         for short, layer in zip(shown, layers, strict=True)
     ]
     found = table(("layer", "on disk", "exclusive", "shared", "repeated"), rows)
-    return _pair(plots.layers(layers, shown, name), found)
+    return pair(plots.layers(layers, shown, name), found)
 
 
 def _short(digest: str) -> str:
     """The first digits of a digest, as image tools show it; enough to find a file by."""
     return text.shown(digest.partition(":")[2][:DIGITS_SHOWN])
-
-
-def _pair(plot: Element, beside: Element) -> Element:
-    return element("div", element("figure", plot), element("div", beside, class_="table"), class_="pair")
 
 
 # --- how it was computed ------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import contextlib
 import datetime as dt
 import io
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
@@ -195,6 +196,23 @@ def layers(found: Rows, labels: Sequence[str], name: str) -> Element:
         return _finished(figure, name, title, "The table has the same figures.")
 
 
+def repositories(found: Rows, labels: Sequence[str]) -> Element:
+    """The fair share of each of these repositories on disk: what it alone holds, and its part of what it shares."""
+    unit_bytes, unit = _unit(max(row["stored"]["fair_share_bytes"] for row in found))
+    places = range(len(found))
+    alone = [row["stored"]["exclusive_bytes"] / unit_bytes for row in found]
+    shared = [row["stored"]["fair_share_bytes"] / unit_bytes - own for row, own in zip(found, alone, strict=True)]
+    with _drawing(1.1 + BAR_INCHES * len(found)) as (figure, axes):
+        axes.barh(places, alone, height=0.7, color=FIRST, label="only here")
+        axes.barh(places, shared, height=0.7, left=alone, color=SECOND, label="part of what is shared")
+        axes.set_yticks(places, labels=labels)
+        axes.set_ylim(len(found) - 0.4, -0.6)
+        axes.set_xlabel(f"fair share on disk, {unit}")
+        axes.grid(axis="x")
+        _legend(figure, axes)
+        return _finished(figure, "repositories", "Fair shares of repositories", "The table has the same figures.")
+
+
 def _twice(first: float, second: float) -> tuple[tuple[str, str, str, float], ...]:
     return ("uncompressed_bytes", "in all layers", SECOND, first), ("unique_bytes", "unique", FIRST, second)
 
@@ -261,5 +279,8 @@ def _finished(figure: Figure, name: str, title: str, said: str) -> Element:
 
     written = io.StringIO()
     mpl.rcParams["svg.hashsalt"] = name  # matplotlib hashes its ids with this, so no two plots share one
-    figure.savefig(written, format="svg")
+    with warnings.catch_warnings():
+        # The text stays text: the reader's browser has the letters that matplotlib's own font lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(written, format="svg")
     return tidied(written.getvalue(), title, said)

@@ -11,11 +11,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from chunkd.api.routes import METRICS_ALONE
-from chunkd.api.server import Endpoint
-from chunkd.api.unix_socket import TcpListener
 from chunkd.errors import CachesDropped, IndexUnwritable
 from chunkd.index import records
 from chunkd.index.index import Index
@@ -23,6 +22,7 @@ from chunkd.index.replacement import take_over_at_start
 from chunkd.ingest.adopt import LeftCaches, adopt_rules, holds_nothing, known_places, number_caches
 from chunkd.ingest.writer import Writer
 from chunkd.model import ChunkParams, Timing
+from chunkd.names.beside import reading_beside, reading_file
 from chunkd.service.live import DaemonAnswers
 from chunkd.service.notify import Notifier
 from chunkd.settings.config import Config
@@ -30,12 +30,15 @@ from chunkd.settings.resolve import timing_of
 from chunkd.sources.activity import Activity
 from chunkd.sources.cache import ServedCache
 from chunkd.sources.folder import FolderSource, check_usable
+from chunkd.sources.names_reader import NamesReader
 from chunkd.sources.numbered import Devices
 from chunkd.sources.scanner import Scanner
 from chunkd.sources.wakeup import Wakeup
-from chunkd.sources.watch import start_watcher
 from chunkd.worker import decode, recompress, sandbox
 from chunkd.worker.spawn import Starter, courtesy_of, make_pool
+
+if TYPE_CHECKING:
+    from chunkd.api.server import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class Service:
         self._threads: dict[str, threading.Thread] = {}
         self.failure: BaseException | None = None
         self.stopping = threading.Event()
+        self.at_rest = threading.Event()  # set again at each of the writer's turns after which nothing is left to do
         self.endpoint: Endpoint | None = None
         self.metrics: Endpoint | None = None
         try:
@@ -87,13 +91,20 @@ class Service:
         pool = make_pool(*self._workers, using.params, using.caps, using.measure, start)
         self._stack.callback(pool.close)
         self.caches = self._serve()
+        self.names_file: NamesReader | None = None
+        if config.names_file is not None:
+            self.names_file = NamesReader(partial(reading_file, config.names_file), wake_writer=self.wakeup.wake)
         self.writer = Writer(
-            self.index, pool, self.caches, self.activity, self.wakeup, left=left,
+            self.index, pool, self.caches, self.activity, self.wakeup, left=left, names_file=self.names_file,
             verify_interval_s=config.verify_interval_s,
             settle_s=self.timing.settle_s,
         )  # fmt: skip
         self.scanner = Scanner(self.caches, config.scan_interval_s)
         if self._watch:
+            from chunkd.api.routes import METRICS_ALONE  # as below: only a daemon needs these
+            from chunkd.api.server import Endpoint
+            from chunkd.api.unix_socket import TcpListener
+
             self.answers = DaemonAnswers(self.writer, self.scanner)
             self.endpoint = Endpoint(config.socket, self.answers)
             self.endpoint.start()
@@ -119,12 +130,17 @@ class Service:
 
     def _serve(self) -> dict[int, ServedCache]:
         devices = Devices()
+        make_watcher = None
+        if self._watch:
+            from chunkd.sources.watch import start_watcher
+
+            make_watcher = start_watcher
         return {
             number: ServedCache(
                 number, record, FolderSource(record.path), self.activity, wake_writer=self.wakeup.wake,
-                make_watcher=start_watcher if self._watch else None, polled_s=self.config.polled_scan_interval_s,
+                make_watcher=make_watcher, polled_s=self.config.polled_scan_interval_s,
                 empty=holds_nothing(self.index, number), devices=devices, known=known_places(self.index, number),
-                timing=self.timing,
+                timing=self.timing, read_names=partial(reading_beside, record.path),
             )
             for number, record in self._records.items()
         }  # fmt: skip
@@ -140,6 +156,8 @@ class Service:
             self._run("endpoint", self.endpoint.serve_forever)
         if self.metrics is not None:
             self._run("metrics", self.metrics.serve_forever)
+        if self.names_file is not None:
+            self._run("names file", partial(self._read, self.names_file))
         for cache in self.caches.values():
             self._run(f"cache {cache.number}", cache.run)
         return number
@@ -158,7 +176,18 @@ class Service:
     def _write(self) -> None:
         while not self.stopping.is_set():
             self.writer.turn(TURN_S)
+            if self.writer.tasks.being_read:
+                _ = self.index.lookup  # numpy is imported while the first worker reads, and not at all if nothing is
+            if self.writer.scans.finished and self.activity.idle():
+                self.at_rest.set()
         self.writer.drain(DRAIN_S)
+
+    def _read(self, reader: NamesReader) -> None:
+        while not self.stopping.is_set():
+            reader.news.wait(TURN_S)
+            reader.news.clear()
+            while reader.step():
+                pass
 
     def check(self) -> None:
         """Raises the exception that ended a thread, if one did."""

@@ -15,7 +15,8 @@ from chunkd.queries.read import read_blobs, read_histogram, read_stats
 from chunkd.sources.scanner import Scanner
 from chunkd.sources.status import PROBLEMS_SHOWN, state_of
 
-# A turn of the writer takes a second, and the largest commit that was measured two.
+# A turn of the writer takes a second, and the largest commit that was measured two. A names file of the largest size
+# takes some seconds.
 STOOD_S = 60.0
 
 
@@ -41,12 +42,12 @@ class DaemonAnswers:
     """The answers of a running daemon; called from the endpoint's threads."""
 
     def __init__(self, writer: Writer, scanner: Scanner) -> None:
-        from chunkd.images.answers import ImagePages  # only where numpy is there already
-        from chunkd.queries.layer_shares import LayerPages
+        from chunkd.queries.layer_shares import LayerPages  # only where numpy is there already
+        from chunkd.service.image_pages import ImagePages
 
         self._writer, self._scanner = writer, scanner
         self._layer_pages = LayerPages(writer.index.store)
-        self._image_pages = ImagePages(writer.index.store)
+        self._image_pages = ImagePages(writer.index.store.path, writer.pool.run)
         self.moved()
 
     def moved(self) -> None:
@@ -73,19 +74,16 @@ class DaemonAnswers:
         return self._layer_pages.read(after, limit)
 
     def images(self, after: str, limit: int, by: str) -> dict[str, Any]:
-        from chunkd.images.answers import images
-
-        return self._image_pages.page((images, (by,)), after, limit)
+        return self._image_pages.page(("images", (by,)), after, limit)
 
     def freed(self, after: str, limit: int, references: str, keep_last: int) -> dict[str, Any]:
-        from chunkd.images.answers import freed
-
-        return self._image_pages.page((freed, (tuple(references.split()), keep_last)), after, limit)
+        return self._image_pages.page(("freed", (tuple(references.split()), keep_last)), after, limit)
 
     def similar(self, after: str, limit: int, threshold: int) -> dict[str, Any]:
-        from chunkd.images.answers import similar
+        return self._image_pages.page(("similar", (threshold,)), after, limit)
 
-        return self._image_pages.page((similar, (threshold,)), after, limit)
+    def diff(self, after: str, limit: int, client: str, to: str, platform: str) -> dict[str, Any]:
+        return self._image_pages.page(("diff", (tuple(client.split()), to, platform)), after, limit)
 
     def history(self, since: str, limit: int) -> dict[str, Any]:
         return read_history(self._writer.index.store, since, limit, time.time_ns())
@@ -115,6 +113,8 @@ class DaemonAnswers:
         yield from found["problems"]
         if (more := found["unlisted_folders"] - len(found["problems"])) > 0:
             yield f"{more} more folders can't be listed"
+        if (taken_s := self._writer.names.file_taken_s) > STOOD_S:
+            yield f"reading the names file has taken {taken_s:.0f} s: does its file system answer?"
         if late_s := self._writer.verify_round.late_s:
             yield f"comparing every place has taken {late_s:.0f} s, longer than verify_interval_s"
         if stuck := self._writer.pool.stuck:

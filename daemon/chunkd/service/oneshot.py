@@ -40,7 +40,9 @@ def scan_here(config: Config, asked: Mapping[str, bool], replace: bool, progress
         writer, activity = service.writer, service.activity
         number = service.start("chunkd scan", **asked)
         only_waiting_since_s, at_rest = time.monotonic(), False
-        while not service.stopping.wait(POLL_S):
+        while not service.stopping.is_set():
+            service.at_rest.wait(POLL_S)
+            service.at_rest.clear()
             if not came.empty():
                 raise Interrupted(writer.progress.done_blobs, writer.pending()[0])
             service.index.check_there()

@@ -23,6 +23,7 @@ class Config:
     state_dir: str
     socket: str
     metrics_address: str | None
+    names_file: str | None
     workers: int
     nice: int
     io_priority: str

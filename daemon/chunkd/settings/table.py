@@ -72,6 +72,13 @@ SETTINGS = {
             "where /metrics alone is also served over TCP, such as 127.0.0.1:9464, to anyone who can reach it; by"
             " default nowhere",
         ),
+        Setting(
+            "names_file",
+            "path",
+            None,
+            "a file of names of images, a line `reference<TAB>digest` each, for a registry that keeps none on disk; by"
+            " default none",
+        ),
         Setting("workers", "int", 0, "worker processes; 0 for one per core, within a container's CPU limit", 0, 1024),
         Setting(
             "nice",

@@ -37,8 +37,15 @@ class Beneath:
     OSError with EINVAL for a path of another form (absolute, with `..`). Raises OSError when the root can't be opened.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, below: str = "") -> None:
+        """The folder `below` the root, if that is not empty: then no symbolic link on the way to it is followed."""
         self._root = os.open(root, _PATH_ONLY | _FOLDER)
+        if below:
+            above = self._root
+            try:
+                self._root = self.folder(below)
+            finally:
+                os.close(above)
 
     def __enter__(self) -> Beneath:
         return self

@@ -21,6 +21,7 @@ from chunkd.sources.activity import Activity, Token
 from chunkd.sources.hints import HintQueue
 from chunkd.sources.lister import Lister
 from chunkd.sources.listing import Listed, ScanEnd
+from chunkd.sources.names_reader import NamesReader, ReadBase
 from chunkd.sources.numbered import Devices, Known, NumberedSource
 from chunkd.sources.observer import Observer
 from chunkd.sources.root import Root
@@ -63,9 +64,9 @@ class ServedCache:
     """One cache. Other threads may use `hints`, `request_scan`, `open`, `close_descriptor`, `status` and `hung_s`;
     `step` and `run` are for the cache's own thread.
 
-    This thread fills the three mailboxes `observations`, `listings` and `opened`, and calls `wake_writer`. The writer
-    empties them and wakes this thread once there is room. The caches of an index share `devices`. `known` are some
-    places of this cache.
+    This thread fills the mailboxes `observations`, `listings`, `opened` and that of `names`, and calls `wake_writer`.
+    The writer empties them and wakes this thread once there is room. The caches of an index share `devices`. `known`
+    are some places of this cache. `read_names` is what `NamesReader` makes its function with.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class ServedCache:
         devices: Devices | None = None,
         known: Known = (),
         timing: Timing = Timing(),
+        read_names: Callable[[], ReadBase] = lambda: lambda _: iter(()),
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.number, self.path = number, record.path
@@ -91,12 +93,12 @@ class ServedCache:
         self.opened: deque[Opened] = deque()
         self._source = source = NumberedSource(source, number, devices or Devices(), known)
         self._activity, self._wake_writer = activity, wake_writer
-        self._polled_s, self._clock_s = polled_s, clock_s
-        self._timing = timing
+        self._polled_s, self._clock_s, self._timing = polled_s, clock_s, timing
         self._root = Root(source, record, empty=empty, recognise=source.recognise)
         self._told_stale = ""
         self._layouts, self._warnings = set(record.layouts), record.warnings
         self._watching = Watching(self.path, self.hints, make_watcher)
+        self.names = NamesReader(read_names, self._root.out_of_sight, self.hints.news, wake_writer, clock_s)
         self._observer = Observer(source, self._root, self._layouts)
         self._lister = Lister(source, self._root, self._layouts)
         self._lock = threading.Lock()
@@ -180,7 +182,7 @@ class ServedCache:
                 self.opened.append(self._observer.open(*self._to_open.popleft()))
                 self._wake_writer()
                 return True
-            return self._look_at_root() or self._observe() or self._list()
+            return self._look_at_root() or self._observe() or self.names.step() or self._list()
         finally:
             self._asking_since_s = None
 

@@ -39,26 +39,27 @@ class HintQueue:
         self._heap: list[tuple[float, Place]] = []
         self._folders: dict[str, Token] = {}
         self._doubt = ""
+        self._names_changed = False
 
-    def put(self, hint: Hint, *, first: bool = False) -> bool:
+    def put(self, hint: Hint, *, first: bool = False, inherit: Token | None = None) -> bool:
         """Observe this place soon; with `first` before all others. Returns whether there was room. Never waits and
-        never raises, because watchers call it.
+        never raises, because watchers call it. `inherit` is the token of the thing that the hint follows from.
         """
         with self._lock:
-            self._put(hint)
+            self._put(hint, inherit)
             there = hint.place in self._hints
             if first and there:
                 self._hints.move_to_end(hint.place, last=False)
         self.news.set()
         return there
 
-    def _put(self, hint: Hint) -> None:
+    def _put(self, hint: Hint, inherit: Token | None = None) -> None:
         waiting = self._hints.get(hint.place)
         if waiting is None and len(self._hints) >= self._max_hints:
             self._note_doubt("the queue of hints was full")
             return
         if waiting is None:
-            token = self._activity.take(self.cache)
+            token = self._activity.take(self.cache, inherit)
         else:
             hint, token = waiting[0].merged(hint), waiting[1]
         if (later := self._later.pop(hint.place, None)) is not None:
@@ -96,6 +97,17 @@ class HintQueue:
             elif folder not in self._folders:
                 self._folders[folder] = self._activity.take(self.cache)
         self.news.set()
+
+    def note_names(self) -> None:
+        """The names that lie beside blobs have changed."""
+        with self._lock:
+            self._names_changed = True
+
+    def take_names_changed(self) -> bool:
+        """Whether names have changed since the last call."""
+        with self._lock:
+            changed, self._names_changed = self._names_changed, False
+        return changed
 
     def doubt(self, why: str) -> None:
         """Events may have been lost: the whole cache must be listed, and every place compared."""

@@ -3,6 +3,7 @@
     flat          <hex>                            in the cache's root
     oci           blobs/<alg>/<hex>                OCI layouts, containerd; also below repository folders, as in zot
     distribution  blobs/<alg>/<2 hex>/<hex>/data   docker-registry; also below docker/registry/v2
+    quay          <alg>/<2 hex>/<hex>              Quay's local storage, where no folder blobs is above <alg>
 
 A cache's root may be any folder on the way: `registry`, `registry/blobs` and `registry/blobs/sha256` hold the same
 blobs. So a path is judged with its root before it.
@@ -19,12 +20,16 @@ from chunkd.model import HEX_DIGITS, Digest
 _ALGORITHM_OF = {digits: algorithm for algorithm, digits in HEX_DIGITS.items()}
 # The name of the blob in distribution's folder for it.
 DATA = "data"
+# The names in an OCI layout, beside its blobs.
+INDEX = "index.json"
 _HEX = re.compile(r"[0-9a-f]+")
 _HEX_DIGITS = b"0123456789abcdef"
 _SLICE_NAMES = 1024
 _BLOBS = re.compile(r"(?:^|/)blobs/(?P<algorithm>sha256|sha512)/(?P<rest>.+)\Z", re.DOTALL)
 _FOLDER = re.compile(r"(?:^|/)blobs/(?P<algorithm>sha256|sha512)(?:/(?P<pair>[0-9a-f]{2}))?\Z")
-_END_OF_ROOT = re.compile(r"(?:^|/)(blobs(?:/(?:sha256|sha512)(?:/[0-9a-f]{2})?)?)\Z")
+_QUAY = re.compile(r"(?:^|/)(?P<algorithm>sha256|sha512)/(?P<pair>[0-9a-f]{2})(?:/(?P<name>[^/]+))?\Z")
+# In a root that is one of Quay's 256 folders the blobs are named as in a flat cache.
+_END_OF_ROOT = re.compile(r"(?:^|/)(blobs(?:/(?:sha256|sha512)(?:/[0-9a-f]{2})?)?|sha256|sha512)\Z")
 
 # Repositories can't begin with these (the distribution spec), and writers keep what is in flight in such folders:
 # .uploads and .sync (zot), .umoci-*, _uploads, _layers and _manifests (distribution).
@@ -70,8 +75,13 @@ def identify(root: str, path: str) -> tuple[Digest, str] | None:
     """The digest and the layout of the blob at `path` below `root`, None for a path that names no blob."""
     if _leads_nowhere(root, path.rpartition("/")[0]):
         return None
-    match = _BLOBS.search(_within(root, path))
+    within = _within(root, path)
+    match = _BLOBS.search(within)
     if match is None:
+        quay = _QUAY.search(within)
+        if quay and quay["name"]:
+            digest = _digest(quay["algorithm"], quay["name"])
+            return (digest, "quay") if digest and digest.hex.startswith(quay["pair"]) else None
         digest = _digest(None, path)
         return (digest, "flat") if digest else None
     parts = match["rest"].split("/")
@@ -108,14 +118,24 @@ class Naming(NamedTuple):
         return {name for name in found if name.startswith(self.pair)} if self.pair else found
 
 
+def _inside(root: str, folder: str) -> re.Match[str] | None:
+    """The algorithm and the pair of a folder that is for blobs alone; None for any other."""
+    within = _within(root, folder)
+    if found := _FOLDER.search(within):
+        return found
+    found = None if _BLOBS.search(within) else _QUAY.search(within)
+    return found if found and not found["name"] else None
+
+
 def naming(root: str, folder: str) -> Naming:
     """How blobs right in this folder (`""` is the root) are named."""
-    inside = _FOLDER.search(_within(root, folder))
+    inside = _inside(root, folder)
     if inside is None:
         return Naming("flat", frozenset(() if folder else _ALGORITHM_OF), b"", strict=False)
     digits = frozenset(() if _leads_nowhere(root, folder) else (HEX_DIGITS[inside["algorithm"]],))
     pair = (inside["pair"] or "").encode()
-    return Naming("distribution" if pair else "oci", digits, pair, strict=True)
+    layout = "quay" if inside.re is _QUAY else "distribution" if pair else "oci"
+    return Naming(layout, digits, pair, strict=True)
 
 
 def blob_within(root: str, folder: str, name: str) -> str | None:
@@ -128,9 +148,9 @@ def worth_entering(root: str, folder: str, name: str) -> bool:
     """Whether a folder of that name in `folder` may contain blobs, at any depth."""
     if _leads_nowhere(root, f"{folder}/{name}".lstrip("/")) or folder.count("/") >= MAX_DEPTH:
         return False
-    inside = _FOLDER.search(_within(root, folder))
+    inside = _inside(root, folder)
     if inside is None:
         # A folder where a flat cache would have a blob is none.
         return folder != "" or identify(root, name) is None
-    # Below blobs/<alg> there are the 256 folders of distribution, and below those nothing to enter.
+    # Below blobs/<alg> there are the 256 folders of distribution, and below those, or Quay's, nothing to enter.
     return inside["pair"] is None and len(name) == 2 and _HEX.fullmatch(name) is not None

@@ -27,8 +27,8 @@ _SAID = {
     CAPITALS: ("digest(s) in capitals", f"digests are written in small letters; {_HARD_LINKS}"),
     PREFIXED: ("file(s) named <algorithm>-<hex>, as Ollama does", f"blobs are named <hex> alone; {_HARD_LINKS}"),
     PAIRED: (
-        "file(s) <2 hex>/<hex>, as Quay keeps them",
-        f"a registry's blobs are <2 hex>/<hex>/data, below blobs/<algorithm>; {_HARD_LINKS}",
+        "file(s) <2 hex>/<hex>, neither in Quay's layout nor in a registry's",
+        f"Quay's are <algorithm>/<2 hex>/<hex>, a registry's blobs/<algorithm>/<2 hex>/<hex>/data; {_HARD_LINKS}",
     ),
     ELSEWHERE: (
         "file(s) named by a digest in a folder that is not blobs/<algorithm>",

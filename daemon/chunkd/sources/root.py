@@ -103,6 +103,17 @@ class Root:
             f" if that is meant, run `chunkd scan --accept {self._source.path}`"
         )
 
+    def out_of_sight(self, path: str) -> str:
+        """Why the absence of what lies beside the blobs at this absolute path proves nothing, "" if it proves that."""
+        below = os.path.relpath(path, self._source.path)
+        if self.check() is None or not self.mount_of(below):
+            return self.stale
+        try:
+            with self._source.view() as view:
+                return self.away(view, below)
+        except OSError as error:
+            return str(error.strerror)
+
     def note_mount(self, view: View, path: str, mark: FileMark) -> None:
         """Record the mount of this blob, unless it is known. Nothing is learnt from a root that is not the recorded
         one, nor from what lies where a mount is away.

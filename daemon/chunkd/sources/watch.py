@@ -56,6 +56,8 @@ def hint_at(hints: HintQueue, root: str, path: str, directory: bool, cause: Caus
     if layouts.identify(root, path):
         hints.put(Hint(Place(hints.cache, path), cause, by_event=True))
     if not directory:
+        if name == layouts.INDEX:
+            hints.note_names()
         return
     if (data := layouts.blob_within(root, folder, name)) is not None:
         hints.put(Hint(Place(hints.cache, data), cause, by_event=True, folder=True))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from chunkd.sources import filesystems
 from chunkd.sources.hints import HintQueue
-from chunkd.sources.watch import Watcher
+
+if TYPE_CHECKING:
+    from chunkd.sources.watch import Watcher
 
 log = logging.getLogger(__name__)
 
-WatchMaker = Callable[[HintQueue, str], Watcher]
+WatchMaker = Callable[[HintQueue, str], "Watcher"]
 
 
 class Watching:

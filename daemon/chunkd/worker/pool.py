@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from typing import Any, NamedTuple, Protocol
 
 from chunkd.errors import StarterGone
@@ -70,6 +71,7 @@ class Starter(Protocol):
 
     def fileno(self) -> int: ...
     def start(self) -> Worker: ...
+    def run(self, module: str, asked: dict[str, Any]) -> socket.socket: ...
     def read(self) -> None: ...
     def close(self) -> None: ...
 
@@ -160,29 +162,40 @@ class Pool:
         except OSError as error:
             self._lost += self._kill(worker, f"its worker did not take the job: {error.strerror}")
 
+    def run(self, module: str, asked: dict[str, Any]) -> socket.socket:
+        """The connection of a new process that is no worker, as `spawn.Starter.run` has it. Safe to call from any
+        thread. Raises OSError.
+        """
+        return self._starter.run(module, asked)
+
     def collect(self, timeout_s: float, bell: Wakeup | None = None) -> list[Result]:
         """Wait until workers say something or the bell rings, and return the finished jobs."""
         if self._lost:
             timeout_s = 0.0
         elif self._leaving or len(self._killed) > len(self.stuck):
             timeout_s = min(timeout_s, LOOK_EVERY_S)
-        heard: list[Any] = [self._starter, *(worker.connection for worker in self._workers)]
-        if bell is not None:
-            heard.append(bell)
-        ready: list[Any] = wait(heard, timeout_s)
+        heard = [worker.connection.fileno() for worker in self._workers]
+        ready = self._wait(timeout_s, *heard, *([] if bell is None else [bell.fileno()]))
         results, self._lost = self._lost, []
         self._starter.read()
         self._killed = [killed for killed in self._killed if killed.process.poll() is None]
         for worker in list(self._leaving):
             results += self._reap(worker)
         for worker in list(self._workers):
-            if worker.connection in ready:
+            if worker.connection.fileno() in ready:
                 results += self._hear(worker)
             # A worker is silent until it has sent a whole message, whatever bytes come in.
             if worker in self._workers and worker.job and self._clock() - worker.heard_at > SILENCE_S:
                 results += self._kill(worker, f"no progress in {SILENCE_S:.0f} s")
         self._let_go()
         return results
+
+    def _wait(self, timeout_s: float, *descriptors: int) -> set[int]:
+        """Those that become readable. Waits at most `timeout_s`, for the starter too."""
+        poll = select.poll()
+        for descriptor in (self._starter.fileno(), *descriptors):
+            poll.register(descriptor, select.POLLIN)
+        return {descriptor for descriptor, _ in poll.poll(1000 * timeout_s)}
 
     def _let_go(self) -> None:
         """End idle workers that were needed only while others were stalled."""
@@ -251,7 +264,7 @@ class Pool:
                 self._end(worker, "")
             until = time.monotonic() + END_S
             while any(killed.process.poll() is None for killed in self._killed) and time.monotonic() < until:
-                time.sleep(LOOK_EVERY_S)
+                self._wait(LOOK_EVERY_S)
         for workers in (self._workers, self._leaving, self._killed, self._lost):
             workers.clear()
         self._starter.close()

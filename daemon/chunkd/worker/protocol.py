@@ -84,8 +84,14 @@ class WorkersEnd:
             "manifest_bytes": len(finding.manifest),
         }
         recipe = finding.recipe
-        for part in (_line(head), recipe.hashes, recipe.lengths, recipe.measured, finding.manifest):
-            self._socket.sendall(part)
+        said = (_line(head), recipe.hashes, recipe.lengths, recipe.measured, finding.manifest)
+        parts = [memoryview(part) for part in said]
+        # In one call as far as there is room: the daemon wakes up at the first byte, and goes before this process.
+        sent_bytes = self._socket.sendmsg(parts)
+        for part in parts:
+            if sent_bytes < len(part):
+                self._socket.sendall(part[sent_bytes:])
+            sent_bytes = max(0, sent_bytes - len(part))
 
 
 class DaemonsEnd:

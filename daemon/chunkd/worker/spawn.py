@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -12,13 +13,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from chunkd.errors import StarterGone, SystemRefused
 from chunkd.model import Caps, ChunkParams, MeasureRule
 from chunkd.worker import protocol
 from chunkd.worker.pool import Pool, Worker, how_it_ended
-from chunkd.worker.starter import KILL, REFUSED, REPLY, REQUEST, START, STARTED
+from chunkd.worker.starter import KILL, REFUSED, REPLY, REQUEST, RUN, START, STARTED
 
 # How long the starter may take to end once it is told to, or its exit code to come once its connection has ended.
 END_S = 5.0
@@ -38,7 +39,7 @@ class Courtesy(NamedTuple):
 
 
 class WorkerProcess:
-    """A worker's process, a child of the starter. `pid` is 0 and `returncode` is None until they are known.
+    """A process that the starter has started. `pid` is 0 and `returncode` is None until they are known.
 
     `refused` says why the system did not let it be started.
     """
@@ -70,7 +71,7 @@ class WorkerProcess:
             self.refused = OSError(value, os.strerror(value))
 
     def close(self) -> None:
-        """Close our copy of the worker's end of its connection."""
+        """Close our copy of its end of its connection."""
         self._connection.close()
 
 
@@ -89,7 +90,7 @@ class Starter:
         program: Sequence[str] = PROGRAM,
     ) -> None:
         self._params, self._caps = params, caps
-        self._number = 0
+        self._numbers = itertools.count(1)
         self._processes: dict[int, WorkerProcess] = {}  # that have not ended
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
@@ -119,18 +120,35 @@ class Starter:
 
     def start(self) -> Worker:
         """A new worker, which may not run yet. Raises OSError, and StarterGone."""
-        self._number += 1
-        ours, theirs = socket.socketpair()
-        process = WorkerProcess(self, self._number, theirs)
+        process, ours = self._started(START)
+        return Worker(process, protocol.DaemonsEnd(ours, self._params, self._caps))
+
+    def run(self, module: str, asked: dict[str, Any]) -> socket.socket:
+        """The connection of a new process, in which `main` of a module gets the other end and what is asked. Closing it
+        does not end the process. Safe to call from any thread. Raises OSError, and StarterGone.
+        """
+        _, ours = self._started(RUN)
         try:
-            self.send(self._number, START, theirs)
+            ours.sendall(json.dumps(asked | {"module": module}).encode() + b"\n")
         except BaseException:
+            ours.close()
+            raise
+        return ours
+
+    def _started(self, what: bytes) -> tuple[WorkerProcess, socket.socket]:
+        """A new process, and our end of its connection."""
+        number = next(self._numbers)
+        ours, theirs = socket.socketpair()
+        # Our copy of its end is kept until the starter has its own: macOS loses a descriptor under way.
+        process = self._processes[number] = WorkerProcess(self, number, theirs)
+        try:
+            self.send(number, what, theirs)
+        except BaseException:
+            del self._processes[number]
             ours.close()
             theirs.close()
             raise
-        # Our copy of the worker's end is kept until the starter has its own: macOS loses a descriptor under way.
-        self._processes[self._number] = process
-        return Worker(process, protocol.DaemonsEnd(ours, self._params, self._caps))
+        return process, ours
 
     def send(self, number: int, what: bytes, *connection: socket.socket) -> None:
         """Ask the starter for something. Raises StarterGone when it has ended, or takes nothing more."""
@@ -163,7 +181,7 @@ class Starter:
     def close(self) -> None:
         """End the process. Workers that are left end by themselves, once their connections have ended."""
         self._socket.close()
-        for process in self._processes.values():
+        for process in list(self._processes.values()):
             process.close()
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):

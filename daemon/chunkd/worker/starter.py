@@ -1,8 +1,8 @@
-"""The starter: one process that starts every worker, and never opens a blob.
+"""The starter: one process that starts every other one, and never opens a blob.
 
 A process that the daemon starts inherits its descriptors and closes them before it begins, which never ends for a blob
 whose file system does not answer. So the starter is started before the first blob is opened. It forks itself for each
-worker, which is safe here: it has one thread, and no LMDB.
+worker, and for each other program that the daemon needs, which is safe here: it has one thread, and no LMDB.
 
 `python -m chunkd.worker.starter FD NICE IO_PRIORITY PARAMS CAPS MEASURE BYTES_PER_S` takes requests over the connection
 FD and ends when the daemon has gone. Its workers then end too, each by the end of its own connection.
@@ -11,6 +11,8 @@ FD and ends when the daemon has gone. Its workers then end too, each by the end 
 from __future__ import annotations
 
 import errno
+import importlib
+import json
 import os
 import select
 import signal
@@ -18,16 +20,18 @@ import socket
 import struct
 import sys
 
-# A request: a worker's number, and what to do. To start one comes with the worker's end of its connection.
+# A request: a process's number, and what to do. To start one comes with its end of its connection. One that is to RUN
+# is no worker: the first line that it is sent is JSON, in which `module` is the module with its `main`.
 REQUEST = struct.Struct("=Ic")
-START, KILL = b"s", b"k"
-# A reply: the worker's number, what happened, and its process id, its exit code (negative for a signal) or an errno.
+START, RUN, KILL = b"s", b"r", b"k"
+# A reply: the process's number, what happened, and its process id, its exit code (negative for a signal) or an errno.
 REPLY = struct.Struct("=Ici")
 STARTED, ENDED, REFUSED = b"s", b"e", b"r"
+RUN_NICE = 5
 
 
 def main(argv: list[str]) -> None:
-    """Start workers until the daemon has gone. In each of them, serve its jobs."""
+    """Start processes until the daemon has gone. In a worker, serve its jobs."""
     fd, nice, io_priority, *settings = argv
     # The daemon decides what Ctrl-C means, and the starter ends with its connection only.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -35,20 +39,32 @@ def main(argv: list[str]) -> None:
     # Before the first fork, so that all workers share the memory that these take. The daemon needs neither.
     from chunkd.worker import examine, priority
 
-    connection = _serve(socket.socket(fileno=int(fd)))
+    what, connection = _serve(socket.socket(fileno=int(fd)))
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     os.setsid()
+    if what == RUN:
+        # Somebody waits for it. So it gives way to the daemon, and not to all that a busy machine does.
+        priority.ask_of(os.getpid(), min(int(nice), RUN_NICE), "normal")
+        _run(socket.socket(fileno=connection))
+        return
     priority.ask_of(os.getpid(), int(nice), io_priority)
     examine.main([str(connection), *settings])
 
 
-def _serve(daemon: socket.socket) -> int:
-    """Do what the daemon asks for, and tell it of each worker that ends. Exits when the daemon has gone.
+def _run(connection: socket.socket) -> None:
+    with connection:
+        with connection.makefile("rb") as stream:
+            asked = json.loads(stream.readline())
+        importlib.import_module(asked["module"]).main(connection, asked)
 
-    Returns in a new worker only, with the descriptor of its connection.
+
+def _serve(daemon: socket.socket) -> tuple[bytes, int]:
+    """Do what the daemon asks for, and tell it of each process that ends. Exits when the daemon has gone.
+
+    Returns in a new process only, with what it is for and the descriptor of its connection.
     """
-    workers: dict[int, int] = {}  # process ids, by number; of those alone that were not waited for yet
+    processes: dict[int, int] = {}  # process ids, by number; of those alone that were not waited for yet
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler the pipe is not written to
@@ -58,7 +74,7 @@ def _serve(daemon: socket.socket) -> int:
         try:
             if woken in ready:
                 os.read(woken, select.PIPE_BUF)
-                _reap(daemon, workers)
+                _reap(daemon, processes)
             if daemon.fileno() not in ready:
                 continue
             asked, descriptors, _, _ = socket.recv_fds(daemon, REQUEST.size, 1)
@@ -68,8 +84,8 @@ def _serve(daemon: socket.socket) -> int:
             sys.exit(0)
         number, what = REQUEST.unpack(asked)
         if what == KILL:
-            if number in workers:
-                os.kill(workers[number], signal.SIGKILL)
+            if number in processes:
+                os.kill(processes[number], signal.SIGKILL)
             continue
         pid = _fork(daemon, number, descriptors)
         if pid == 0:
@@ -78,15 +94,15 @@ def _serve(daemon: socket.socket) -> int:
             daemon.close()
             os.close(woken)
             os.close(wake)
-            return descriptors[0]
+            return what, descriptors[0]
         if pid is not None:
-            workers[number] = pid
+            processes[number] = pid
         for descriptor in descriptors:
             os.close(descriptor)
 
 
 def _fork(daemon: socket.socket, number: int, descriptors: list[int]) -> int | None:
-    """The process id of a new worker; 0 in the worker; None, of which the daemon is told, when the system refuses."""
+    """A new process's id; 0 in that process; None, of which the daemon is told, when the system refuses one."""
     try:
         if not descriptors:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -99,11 +115,11 @@ def _fork(daemon: socket.socket, number: int, descriptors: list[int]) -> int | N
     return pid
 
 
-def _reap(daemon: socket.socket, workers: dict[int, int]) -> None:
-    for number, pid in list(workers.items()):
+def _reap(daemon: socket.socket, processes: dict[int, int]) -> None:
+    for number, pid in list(processes.items()):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            del workers[number]
+            del processes[number]
             daemon.sendall(REPLY.pack(number, ENDED, os.waitstatus_to_exitcode(status)))
 
 

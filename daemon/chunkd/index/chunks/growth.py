@@ -45,9 +45,11 @@ class FigureDelta:
         np.add.at(self.table, of_copies, added)
         np.add.at(self.table, histogram.COPIES_ROWS + of_size, added)
 
-    def measure(self, lengths: Numbers, recompressed: Numbers, sign: int) -> None:
-        """Measured chunks came to life, or died."""
-        self._add(sign, "measured", lengths, recompressed)
+    def measure(self, lengths: Numbers, recompressed: Numbers, before: Numbers, after: Numbers) -> None:
+        """Count measured chunks of these lengths from `before` to `after` copies."""
+        for copies, sign in ((before, -1), (after, 1)):
+            there = np.flatnonzero(copies)
+            self._add(sign, "measured", lengths[there], recompressed[there], copies[there])
 
     def _add(self, sign: int, kind: str, *things: Numbers) -> None:
         for name, step in sums(kind, *things).items():

@@ -89,8 +89,8 @@ class Lookup:
             return
         entries = self._gathered(txn, self._young, slices).merged(new)
         edges = entries.prefixes.searchsorted(np.array(slices, np.uint32) << 24).tolist()
-        for slice_, value in zip(slices, entries.packed([*edges, len(entries.prefixes)]), strict=True):
-            txn.put(_key(slice_), value, db=self._young)
+        with txn.cursor(db=self._young) as cursor:
+            cursor.putmulti(zip(map(_key, slices), entries.packed([*edges, len(entries.prefixes)]), strict=True))
 
     def merge(self, txn: lmdb.Transaction, young_entries: int, hand: int, new: int, total: int) -> tuple[int, int]:
         """Move slices of `young` into `dense`, from `hand` on, and return (young entries left, the next hand).
@@ -137,10 +137,9 @@ class Lookup:
         prefixes = entries.prefixes
         pieces = -(-len(prefixes) // DENSE_ENTRIES)
         wanted = prefixes[[len(prefixes) * piece // pieces for piece in range(1, pieces)]]
-        inner = np.unique(prefixes.searchsorted(wanted))
-        inner = inner[inner > 0]
+        inner = sorted(set(prefixes.searchsorted(wanted).tolist()) - {0})
         found = [keys[0], *prefixes[inner].tolist()]
-        cuts = [0, *inner.tolist(), len(prefixes)]
+        cuts = [0, *inner, len(prefixes)]
         for key in set(keys) - set(found):
             txn.delete(_key(key), db=self._dense)
         for key, value in zip(found, entries.packed(cuts), strict=True):

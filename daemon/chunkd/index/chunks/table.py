@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import lmdb
@@ -16,7 +16,7 @@ from chunkd.index.chunks.entries import Entries, Prefixes, prefixes_of
 from chunkd.index.chunks.growth import FigureDelta
 from chunkd.index.chunks.lookup import Lookup
 from chunkd.index.chunks.measured import MeasuredRecords
-from chunkd.model import Recipe
+from chunkd.model import Blob, Recipe
 
 # How many blocks are held in memory at once: 16 MiB.
 BATCH_BLOCKS = 4096
@@ -52,27 +52,29 @@ class ChunkRecords:
     def __init__(
         self,
         txn: lmdb.Transaction,
-        table: lmdb._Database,
+        databases: Mapping[str, lmdb._Database],
         lookup: Lookup,
-        measured: MeasuredRecords,
         rules: records.Rules,
         dead_blocks: set[int],
     ) -> None:
-        self._txn, self._table, self._lookup, self._measured = txn, table, lookup, measured
+        self._txn, self._table, self._lookup = txn, databases["chunks"], lookup
+        self._measured = MeasuredRecords(txn, databases["measured"])
         self._max_bytes, self._threshold, self._doomed = rules.params.max_bytes, rules.measure.threshold, dead_blocks
 
-    def number(self, recipe: Recipe, next_number: int) -> Numbered:
-        """The number of each chunk of a recipe. New chunks get the numbers from `next_number` on, in order, and records
-        at 0 copies.
+    def number(self, blob: Blob, recipe: Recipe, next_number: int) -> Numbered:
+        """The number of each chunk of a blob's recipe. New chunks get the numbers from `next_number` on, in order, and
+        records at 0 copies.
 
         If a chunk without copies has another length, it takes the recipe's, because the blobs that gave it the old one
-        are gone. Raises RecipeImpossible when no chunker makes such a recipe, and ChunkContradicted when a chunk that
-        has copies has another length; nothing is changed then.
+        are gone. Raises RecipeImpossible when no chunker makes such a recipe or it does not fit the blob, and
+        ChunkContradicted when a chunk that has copies has another length; nothing is changed then.
         """
         hashes = np.frombuffer(recipe.hashes, "<u8").reshape(-1, 2)
         lengths = np.frombuffer(recipe.lengths, "<u4").astype(np.uint64)
         if len(hashes) != len(lengths):
             raise RecipeImpossible(f"{len(hashes)} hashes and {len(lengths)} lengths")
+        if (len(lengths), int(lengths.sum())) != (blob.chunks, blob.uncompressed_bytes):
+            raise RecipeImpossible(f"{len(lengths)} chunks of {lengths.sum()} bytes in all")
         if not len(lengths):
             return Numbered(np.empty(0, np.int64), np.empty(0, np.int64), 0)
         if not 0 < lengths.min() <= lengths.max() <= self._max_bytes:
@@ -139,12 +141,14 @@ class ChunkRecords:
             slots["low"][within], slots["high"][within], slots["use"][within] = low[rows], high[rows], lengths[rows]
             self._put(batch, slots)
 
-    def count(self, numbers: Numbers, steps: Numbers, recompressed: Numbers) -> FigureDelta:
-        """Change the copies of these chunks, and return by how much the figures grew.
+    def count(self, numbers: Numbers, sign: int, recompressed: Numbers) -> FigureDelta:
+        """Count the chunks of a recipe in (+1) or out (-1), and return by how much the figures grew.
 
-        `numbers` are sorted and distinct. `recompressed` are the lengths for chunks that come to life. Raises
-        CopiesOverflow, and Damaged when a record can't be right.
+        `recompressed` are the lengths for chunks that come to life. Raises CopiesOverflow, and Damaged when a record
+        can't be right.
         """
+        numbers, first, copies = np.unique(numbers, return_index=True, return_counts=True)
+        steps, recompressed = sign * copies, recompressed[first]
         growth = FigureDelta(self._max_bytes)
         for rows, slots, batch, within in self._blocks(numbers):
             use = slots["use"][within]
@@ -157,13 +161,11 @@ class ChunkRecords:
                 number = int(numbers[rows][np.argmin(after)])
                 raise records.Damaged(f"chunk {number}: the record of its copies is wrong")
             turned = growth.turn(lengths, before, after)
-            turned[~blocks.picked(slots["high"][within], self._threshold)] = 0
-            if turned.any():
-                born, died = turned > 0, turned < 0
-                new = recompressed[rows][born]
-                old = self._measured.change(numbers[rows][born], new, numbers[rows][died])
-                growth.measure(lengths[born], new, +1)
-                growth.measure(lengths[died], old, -1)
+            own = blocks.picked(slots["high"][within], self._threshold)
+            if own.any():
+                born, died = turned[own] > 0, turned[own] < 0
+                measured = self._measured.change(numbers[rows][own], recompressed[rows][own], born, died)
+                growth.measure(lengths[own], measured, before[own], after[own])
             slots["use"][within] = (after.astype(np.uint64) << blocks.LENGTH_BITS) | lengths.astype(np.uint64)
             self._doomed.difference_update(batch)
             self._put(batch, slots)

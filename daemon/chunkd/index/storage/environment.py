@@ -253,7 +253,21 @@ class Store:
         for key, value in self.walk(txn, "names", prefix):
             if not key.startswith(prefix):
                 return
-            yield key, records.unseal(value)
+            if len(key) > records.READING_KEY_BYTES:
+                yield key, records.unseal(value)
+
+    def name_readings(self, txn: lmdb.Transaction) -> dict[int, bytes]:
+        """The record of each cache's last complete reading of names (`names.record`), by its number. Raises Damaged."""
+        found: dict[int, bytes] = {}
+        with txn.cursor(db=self.databases["names"]) as cursor:
+            cache = 0
+            while cursor.set_range(records.names_key(cache, b"")):
+                key = bytes(cursor.key())
+                cache = int.from_bytes(key[: records.READING_KEY_BYTES], "big")
+                if len(key) == records.READING_KEY_BYTES:
+                    found[cache] = records.unseal(bytes(cursor.value()))
+                cache += 1
+        return found
 
     def walk(self, txn: lmdb.Transaction, database: str, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
         """The records of a database whose key comes after the given one, in key order."""
@@ -270,6 +284,14 @@ class Store:
             value = self.get(txn, "blobs", records.digest_key(held.digest))
             if value is not None:
                 yield records.unpack_blob(held.digest, value)
+
+    def place_from(self, txn: lmdb.Transaction, place: Place) -> Place | None:
+        """The first place of the same cache that is this one or comes after it, in key order."""
+        with txn.cursor(db=self.databases["places"]) as cursor:
+            if not cursor.set_range(records.place_key(place)):
+                return None
+            found = records.place_from_key(bytes(cursor.key()))
+        return found if found.cache == place.cache else None
 
     def under(self, txn: lmdb.Transaction, database: str, cache: int, path: str) -> Iterator[Place]:
         """Every place that is `path` or lies below it; all places of the cache for `""`."""

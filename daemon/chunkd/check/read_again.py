@@ -1,0 +1,64 @@
+"""Counted blobs read again, by workers of this process, while one snapshot of the index is held."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+
+import lmdb
+
+from chunkd.index import records
+from chunkd.index.storage.environment import Store
+from chunkd.model import Digest, Finding, Job, MeasureRule
+from chunkd.settings.config import Config
+from chunkd.sources.folder import FolderSource
+from chunkd.worker.spawn import courtesy_of, make_pool
+
+
+def read_again(
+    store: Store, txn: lmdb.Transaction, config: Config, measure: MeasureRule, digests: Iterable[Digest]
+) -> Iterator[tuple[Digest, Finding | None]]:
+    """What each blob is found to be, in any order; None for one that is gone or can't be read. Layers are decoded, cut
+    and measured by these rules, and the index's for all else.
+    """
+    rules = store.check_format(txn, None)
+    roots = {number: cache.path for number, cache in store.caches(txn).items()}
+    settings = config.workers, config.nice, config.io_priority, config.read_bytes_per_s
+    pool = make_pool(*courtesy_of(*settings), rules.params, rules.caps, measure)
+    todo = iter(digests)
+    try:
+        while True:
+            while pool.idle and (digest := next(todo, None)) is not None:
+                root, path = _place(store, txn, roots, digest)
+                try:
+                    with FolderSource(root).view() as view:
+                        descriptor, seen = view.open(path)
+                except OSError:
+                    descriptor = -1
+                if descriptor < 0:
+                    yield digest, None
+                    continue
+                try:
+                    pool.give(Job(digest, seen.mark), descriptor)
+                finally:
+                    os.close(descriptor)
+            if not pool.jobs():
+                return
+            for result in pool.collect(1.0):
+                found = result.finding
+                yield result.job.digest, None if found and found.kind in ("gone", "unreadable") else found
+    finally:
+        pool.close()
+
+
+def _place(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: Digest) -> tuple[str, str]:
+    """A place of the blob, a verified one if possible: the root, and the path below it."""
+    best: tuple[str, str] | None = None
+    for place in store.holders(txn, digest):
+        value = store.get(txn, "places", records.place_key(place))
+        verified = value is not None and records.unpack_held(value).state == "verified"
+        if verified or best is None:
+            best = roots.get(place.cache, ""), place.path
+        if verified:
+            break
+    return best or ("", "")

@@ -1,0 +1,114 @@
+"""`chunkd diff`: what a client that has some images moves to pull another one."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from chunkd.api.routes import PARAMETERS
+from chunkd.cli import fail_if
+from chunkd.cli.diff_lines import Link, diff_lines, with_seconds
+from chunkd.cli.images import check_references
+from chunkd.cli.options import as_json, end_by, say_lines, settings
+from chunkd.cli.output import say
+from chunkd.client import ask
+from chunkd.errors import UsageError
+from chunkd.figures.words import shown
+from chunkd.settings.resolve import Resolved
+
+NONE = "none"
+# What --fail-if takes, and where it is in the reply.
+GATES = {
+    "layer_bytes": ("layers", "stored_bytes"),
+    "chunk_bytes": ("chunks", "total_bytes"),
+    "cheaper_bytes": ("cheaper", "bytes"),
+    "missing_layers": ("layers", "missing"),
+    "missing_chunks": ("chunks", "missing"),
+    "runs": ("chunks", "runs"),
+}
+_BITS = {"k": 10**3, "M": 10**6, "G": 10**9}
+
+
+@click.command()
+@settings("state_dir", "socket", "workers")
+@as_json
+@click.argument("references", nargs=-1, required=True, metavar="[A...] B")
+@click.option("--from", "first", metavar="none", help="The client has nothing; then B alone is named.")
+@click.option("--platform", default="", metavar="OS/ARCH", help="Pull this platform alone; otherwise all of them.")
+@click.option(
+    "--measure", is_flag=True, help="Decode the missing layers, to be exact. Needs to read the index and the blobs."
+)
+@click.option("--both", is_flag=True, help="Also the way back, from B to A.")
+@click.option(
+    "--link", metavar="RATE,LATENCY,PARALLEL",
+    help="Add seconds, over a link such as 100Mbit,30ms,8: its rate, a latency for each round of requests, and how many"
+    " requests are under way at once.",
+)  # fmt: skip
+@click.option(
+    "--fail-if", "conditions", multiple=True, metavar="CONDITION",
+    help=f"Exit 5 when it holds: one of {', '.join(GATES)}, then {' '.join(fail_if.OPERATORS)}, then a number, such as"
+    " 'chunk_bytes>50MiB'. May be repeated.",
+)  # fmt: skip
+def diff(
+    where: Resolved, json: bool, references: tuple[str, ...], first: str | None, platform: str, measure: bool,
+    both: bool, link: str | None, conditions: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Say what a client that has images A moves to pull image B: as layers, and as chunks.
+
+    A and B are names or digests as `chunkd freed` takes them; an A may be a glob, for all
+    images with a name that matches. As chunks: the missing chunks, each compressed, the recipes of the missing layers,
+    and what is moved whole either way, such as manifests. A run is a stretch of missing chunks within a layer; ranges
+    join runs across gaps, which are then moved too. Moving chunks may cost more than moving layers, as it mostly does
+    when the client has nothing.
+    """
+    gates = [fail_if.Condition(condition, tuple(GATES)) for condition in conditions]
+    over = _link(link) if link is not None else None
+    *client, to = references
+    if first not in (None, NONE) or bool(client) == (first == NONE):
+        raise UsageError("name what the client has, and the image that it pulls: `A B`, or `--from none B`")
+    check_references((*client, to))
+    try:
+        PARAMETERS["platform"][1](platform)
+    except ValueError as error:
+        raise UsageError(f"--platform must be {error}") from None
+    question = _decoded if measure else ask.diff
+    answers = [question(where, client, to, platform)]
+    if both:
+        has = answers[0].content["from"]
+        if len(has) != 1:
+            raise UsageError("--both needs one image that the client has")
+        answers.append(question(where, [answers[0].content["to"]], has[0], platform))
+    replies = [answer.content if over is None else with_seconds(answer.content, over) for answer in answers]
+    if json:
+        say(jsonlib.dumps(replies[0] | ({"back": replies[1]} if both else {}), indent=1))
+    else:
+        for at, (answer, reply) in enumerate(zip(answers, replies, strict=True)):
+            if at:
+                say("")
+            source = f"from the index at {shown(answer.state_dir)}, its layers decoded" if measure else answer.source
+            say_lines(diff_lines(reply, source))
+    fail_if.test(gates, {name: (replies[0][column] or {}).get(part) for name, (column, part) in GATES.items()})
+    end_by(ask.stats(where).content)
+
+
+def _decoded(where: Resolved, client: Sequence[str], to: str, platform: str) -> ask.Answer:
+    from chunkd.service.decoded_diff import decoded_diff  # numpy, LMDB and workers: only where they are needed
+    from chunkd.settings.config import effective
+
+    states = [given.value for given in where.states]
+    content, state_dir = decoded_diff(effective(where, serving=False), states, client, to, platform)
+    return ask.Answer(content, state_dir=state_dir)
+
+
+def _link(text: str) -> Link:
+    found = re.fullmatch(r"([0-9]{1,6})([kMG])bit,([0-9]{1,6})ms,([0-9]{1,4})", text)
+    if found is None or not int(found[1]) or not int(found[4]):
+        raise UsageError("--link takes a rate, a latency and a number of requests, such as 100Mbit,30ms,8")
+    return Link(int(found[1]) * _BITS[found[2]], int(found[3]), int(found[4]))
+
+
+COMMANDS: tuple[Any, ...] = (diff,)
