@@ -1,4 +1,4 @@
-"""The sentences on a replay of pulls: pure functions from the JSON object of `chunkd replay`, in which a pull was read."""
+"""The sentences on a replay of pulls: pure functions from the JSON object of `chunkd replay` that has at least one."""
 
 from __future__ import annotations
 
