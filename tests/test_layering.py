@@ -50,7 +50,16 @@ DOORS: dict[str, set[str]] = {
     "_cgear": {"chunkers.gear"},
     "backports": {"worker.decode", "worker.recompress"},
     "blake3": {"chunkers.gear"},
-    "click": {"cli.diff", "cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.report"},
+    "click": {
+        "cli.diff",
+        "cli.images",
+        "cli.lists",
+        "cli.main",
+        "cli.options",
+        "cli.output",
+        "cli.report",
+        "cli.updates",
+    },
     "compression": {"worker.decode", "worker.recompress"},  # of the standard library from Python 3.14 on
     "isal": {"worker.decode"},
     "lmdb": {

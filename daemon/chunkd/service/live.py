@@ -85,6 +85,9 @@ class DaemonAnswers:
     def diff(self, after: str, limit: int, client: str, to: str, platform: str) -> dict[str, Any]:
         return self._image_pages.page(("diff", (tuple(client.split()), to, platform)), after, limit)
 
+    def updates(self, after: str, limit: int, repository: str, platform: str) -> dict[str, Any]:
+        return self._image_pages.page(("updates", (repository, platform)), after, limit)
+
     def history(self, since: str, limit: int) -> dict[str, Any]:
         return read_history(self._writer.index.store, since, limit, time.time_ns())
 
