@@ -76,6 +76,7 @@ def test_each_pair_is_what_diff_says_and_the_medians_are_theirs(bench: Bench) ->
         assert row["median_chunk_bytes"] == int(statistics.median(as_chunks))
         assert row["median_cheaper_bytes"] == int(statistics.median(pair["cheaper"]["bytes"] for pair in pairs))
         assert row["median_requests"] == int(statistics.median(pair["chunks"]["runs"] for pair in pairs))
+        assert row["without_error"] == sum(pair["chunks"]["recompressed_error_bytes"] is None for pair in pairs)
         assert row["dearer"] == sum(map(int.__lt__, as_layers, as_chunks))
     nearest, farthest = found["distances"][0], found["distances"][-1]
     assert 0 < nearest["median_chunk_bytes"] < nearest["median_layer_bytes"]
@@ -174,6 +175,9 @@ def test_all_repositories_and_the_median_over_them(bench: Bench) -> None:
     assert rows["dear"]["saved_bytes"] < 0
     assert (rows["dear"]["dearer"], rows["alone"]["pairs"], rows["alone"]["last"]) == (1, 0, None)
     assert found["median"]["repositories"] == 3
+    saved = [rows[one]["saved_bytes"] / rows[one]["layer_bytes"] for one in ("large", "small", "dear")]
+    assert [rows[one]["saved"] for one in ("large", "small", "dear", "twins")] == [*saved, None]
+    assert found["median"]["median_saved"] == statistics.median(saved)
     for name in ("median_layer_bytes", "median_chunk_bytes", "median_cheaper_bytes"):
         assert found["median"][name] == statistics.median(rows[one][name] for one in ("small", "large", "dear"))
 
@@ -192,7 +196,7 @@ def test_the_bounds_keep_the_latest(bench: Bench, monkeypatch: pytest.MonkeyPatc
     assert sorted((row["repository"], row["pairs"]) for row in every["repositories"]) == [("a", 2), ("b", 2)]
     assert every["most_pairs"] == 2
     # With work for some pairs only, these are the latest: those of each repository if all are asked for.
-    a_pair = 20 + 39 + 39 + 8 * updates_module.WORK_A_BLOB
+    a_pair = 2 * (20 + 39) + 8 * updates_module.WORK_A_BLOB
     monkeypatch.setattr(updates_module, "MOST_WORK", a_pair + 1)
     every = updates(bench, "")
     assert [row["pairs"] for row in every["repositories"]] == [1, 1]
@@ -203,7 +207,7 @@ def test_the_bounds_keep_the_latest(bench: Bench, monkeypatch: pytest.MonkeyPatc
     assert found["first_pull"] is not None
     assert [row["left_out"] for row in found["distances"]] == [0, 2, 0, 0]
     monkeypatch.setattr(moves, "MOST_CHUNKS", 50)
-    monkeypatch.setattr(updates_module, "MOST_WORK", 1 << 29)
+    monkeypatch.setattr(updates_module, "MOST_WORK", 1 << 28)
     assert [row["unknown"] for row in updates(bench, "a")["distances"]][:2] == [3, 2]
 
 

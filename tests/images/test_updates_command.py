@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import shutil
+import statistics
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from answering import short_directory
+from chunkd.chunkers.gear import Chunker
 from chunkd.cli.update_lines import PAIRS_SHOWN, all_lines, update_lines
-from daemon import Home, opened
+from chunkd.model import ChunkParams, MeasureRule
+from chunkd.worker.recompress import Recompressor
+from daemon import NPM_FIGURES, Home, npm_layers, opened
 from test_commands import HOSTILE, filled_layout, filled_registry, printed, settled, without_moment
 from test_diff_command import two_versions
+from test_registry_collection import CONFIG, IMAGE, LAYER, Layout
 
 MIB = 1 << 20
 
@@ -102,8 +111,8 @@ def made_up_pair(at: int = 41, **more: Any) -> dict[str, Any]:
 
 def made_up(pairs: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     medians = {
-        "unknown": 0, "dearer": 0, "left_out": 0, "median_requests": 77, "median_layer_bytes": 31 * MIB,
-        "median_chunk_bytes": 3 * MIB, "median_cheaper_bytes": 2 * MIB,
+        "unknown": 0, "dearer": 0, "without_error": 0, "left_out": 0, "median_requests": 77,
+        "median_layer_bytes": 31 * MIB, "median_chunk_bytes": 3 * MIB, "median_cheaper_bytes": 2 * MIB,
     }  # fmt: skip
     left_out = {"absent": 0, "not_images": 0, "unordered": 0, "without_platform": 0, "earlier": 0, "tags": []}
     return {
@@ -133,7 +142,7 @@ def test_a_first_pull_that_costs_more_as_chunks_is_said_to() -> None:
     lines = list(update_lines(made_up([], first_pull=made_up_pair(chunks=chunks)), "from a test"))
     assert [line for line in lines if "53.0 MiB as chunks: 26 % MORE than as layers" in line]
     dear = made_up([made_up_pair()])
-    dear["distances"][0]["dearer"] = 1
+    dear["distances"][0] |= {"dearer": 1, "without_error": 1}
     assert [line for line in update_lines(dear, "from a test") if "1 consecutive pair cost MORE" in line]
 
 
@@ -160,18 +169,35 @@ def test_tags_of_one_name_are_told_apart_by_digests() -> None:
 def test_all_repositories_are_a_line_each() -> None:
     row = {
         "repository": "shop/api", "pairs": 40, "unknown": 0, "layer_bytes": 100 * MIB, "chunk_bytes": 12 * MIB,
-        "saved_bytes": 88 * MIB, "median_layer_bytes": 31 * MIB, "median_chunk_bytes": 3 * MIB,
-        "median_cheaper_bytes": 2 * MIB,
+        "saved_bytes": 88 * MIB, "saved": 0.88, "without_error": 0, "median_layer_bytes": 31 * MIB,
+        "median_chunk_bytes": 3 * MIB, "median_cheaper_bytes": 2 * MIB,
     }  # fmt: skip
-    dear = row | {"repository": "x" * 60, "chunk_bytes": 400 * MIB, "saved_bytes": -300 * MIB, "unknown": 2}
+    dear = row | {
+        "repository": "x" * 60,
+        "chunk_bytes": 400 * MIB,
+        "saved_bytes": -300 * MIB,
+        "saved": -3.0,
+        "unknown": 2,
+    }
     none = row | {"repository": "lone", "pairs": 0}
-    median = {name: value for name, value in row.items() if name.startswith("median")} | {"repositories": 2}
+    median = {name: value for name, value in row.items() if name.startswith("median")}
+    median |= {"repositories": 2, "median_saved": -1.06}
     reply = {"platform": None, "most_pairs": 100, "left_out": {"pairs": 5}, "median": median, "names_as_of": None,
              "repositories": [row, dear, none]}  # fmt: skip
     lines = list(all_lines(reply, "from a test"))
     assert max(map(len, lines)) <= 100
     text = "\n".join(lines)
-    for figure in ("31.0 MiB", "3.0 MiB", "+88.0 MiB", "88 % less", "-300.0 MiB", "300 % MORE", "lone", "median of 2"):
+    for figure in (
+        "31.0 MiB",
+        "3.0 MiB",
+        "+88.0 MiB",
+        "88 % less",
+        "-300.0 MiB",
+        "300 % MORE",
+        "lone",
+        "median of 2",
+        "106 % MORE",
+    ):
         assert figure in text, figure
     empty = reply | {"repositories": [], "median": {"repositories": 0}, "left_out": {"pairs": 0}}
     assert list(all_lines(empty, "from a test"))
@@ -183,3 +209,70 @@ def test_two_versions_on_disk_are_one_update(home: Home) -> None:
     assert found.returncode == 0
     assert "v1 " in found.stdout
     assert isinstance(printed(home, "updates", "app")["pairs"][0]["chunks"]["total_bytes"], int)
+
+
+def npm_images(home: Home) -> dict[str, list[Path]]:
+    """The npm layers as images, each of one layer, with its package as the repository and its version as the tag. The
+    layers of each package, in the order of its versions. Every chunk is measured.
+    """
+    made = Layout(home.root / "cache")
+    rows, packages = [], dict[str, list[tuple[list[int], Path]]]()
+    for path, layer in zip(npm_layers(), NPM_FIGURES["layers"], strict=True):
+        shutil.copyfile(path, made.path / "blobs" / "sha256" / path.name)
+        package, _, version = layer["npm"].rpartition("@")
+        described = {"mediaType": LAYER, "digest": f"sha256:{path.name}", "size": layer["stored_bytes"]}
+        config = made.put(json.dumps({"rootfs": {"type": "layers"}, "npm": layer["npm"]}).encode(), CONFIG)
+        document = {"schemaVersion": 2, "mediaType": IMAGE, "config": config, "layers": [described]}
+        name = {"org.opencontainers.image.ref.name": f"{package}:{version}"}
+        rows.append(made.put(json.dumps(document).encode(), IMAGE) | {"annotations": name})
+        packages.setdefault(package, []).append((list(map(int, version.split("."))), path))
+    (made.path / "index.json").write_text(json.dumps({"manifests": rows}))
+    done = home.command("scan", made.path, "--measure-one-in", "1")
+    assert done.returncode == 0, done.stderr
+    return {package: [path for _, path in sorted(own)] for package, own in packages.items()}
+
+
+def chunks_of(path: Path) -> tuple[dict[bytes, int], int]:
+    """What each distinct chunk of a layer takes recompressed, and how many chunks it has."""
+    chunker = Chunker(ChunkParams(), measure=Recompressor(MeasureRule(one_in=1)))
+    chunker.feed(gzip.decompress(path.read_bytes()))
+    recipe = chunker.finish()
+    hashes = [recipe.hashes[at : at + 16] for at in range(0, len(recipe.hashes), 16)]
+    return dict(zip(hashes, np.frombuffer(recipe.measured, "<u4").tolist(), strict=True)), len(hashes)
+
+
+def test_packages_of_npm_as_images(home: Home) -> None:
+    """Each version is one new layer: as layers an update is the whole image, as chunks those that the last version had
+    not.
+    """
+    medians = {}
+    for package, paths in npm_images(home).items():
+        found = printed(home, "updates", package)
+        recipes = [chunks_of(path) for path in paths]
+        whole = [pair["chunks"]["whole_bytes"] for pair in (found["first_pull"], *found["pairs"])]
+        assert max(whole) < 1000  # a manifest and a config
+        for row in found["distances"]:
+            apart = row["distance"]
+            layers, chunks = [], []
+            for (client, _), (image, count), path in zip(recipes, recipes[apart:], paths[apart:], strict=False):
+                layers.append(path.stat().st_size)
+                chunks.append(sum(image[one] for one in image.keys() - client) + 40 * count)
+            assert row["pairs"] == len(paths) - apart
+            assert row["median_layer_bytes"] == pytest.approx(statistics.median(layers), abs=1000)
+            assert row["median_chunk_bytes"] == pytest.approx(statistics.median(chunks), abs=1000)
+            assert row["dearer"] == sum(map(int.__lt__, layers, chunks))
+        medians[package] = [row["median_chunk_bytes"] / row["median_layer_bytes"] for row in found["distances"]]
+        assert {pair["measured_by"] for pair in found["pairs"]} == {"set"}
+        first = found["first_pull"]
+        assert first["chunks"]["recompressed_bytes"] == sum(recipes[-1][0].values())
+        text = home.command("updates", package).stdout
+        assert ("% MORE" in text.partition("FROM ")[0]) == (
+            first["chunks"]["total_bytes"] > first["layers"]["stored_bytes"]
+        )
+    found = printed(home, "updates", "--all")
+    assert [row["repository"] for row in found["repositories"]] == ["react-dom", "vue", "lodash"]
+    assert found["median"]["median_saved"] == found["repositories"][1]["saved"]
+    # Of versions that are farther apart, more moves; of lodash then more than as layers.
+    assert all(ratios[0] < ratios[-1] for ratios in medians.values())
+    assert medians["lodash"][0] < 1 < medians["lodash"][-1]
+    assert [ratio < 1 for package in ("react-dom", "vue") for ratio in medians[package]] == [True] * 8

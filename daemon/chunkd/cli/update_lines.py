@@ -134,12 +134,19 @@ def _median_sizes(row: Row) -> Iterator[str]:
     return (bytes_text(row[f"median_{one}_bytes"]) for one in ("layer", "chunk", "cheaper"))
 
 
-def _remarks(distances: list[Row]) -> Iterator[str]:
+def _remarks(distances: Sequence[Row]) -> Iterator[str]:
     consecutive, left_out = distances[0], sum(row["left_out"] for row in distances)
     if consecutive["dearer"]:
         yield from _wrapped(f"{_count(consecutive['dearer'], 'consecutive pair')} cost MORE as chunks than as layers")
     if unknown := consecutive["unknown"]:
         yield from _wrapped(f"{_count(unknown, 'pair')} with a partial or unmeasured image, of unknown cost")
+    yield from _uncertain(consecutive["without_error"], left_out)
+
+
+def _uncertain(without_error: int, left_out: int) -> Iterator[str]:
+    if without_error:
+        said = f"{_count(without_error, 'pair')} of unknown error, with few measured chunks: compressed as others are;"
+        yield from _wrapped(f"{said} `chunkd diff --measure` is exact")
     if left_out:
         yield from _wrapped(f"{_count(left_out, 'earlier pair')} left out, as there are too many chunks to go through")
 
@@ -164,7 +171,8 @@ def all_lines(reply: Row, source: str) -> Iterator[str]:
         cells = (f"{row['pairs'] - row['unknown']:,}", *_median_sizes(row), signed_bytes_text(row["saved_bytes"]))
         yield _all_line(name, cells, _short_than(row["chunk_bytes"], row["layer_bytes"]))
     if known:
-        than = _short_than(median["median_chunk_bytes"], median["median_layer_bytes"])
+        saved = median["median_saved"]
+        than = "" if saved is None else f"{abs(100 * saved):.0f} % {'less' if saved >= 0 else 'MORE'}"
         label = f"median of {_count(median['repositories'], 'repository')}"
         yield _all_line(label, ("", *_median_sizes(median)), than)
     if unordered := [row for row in rows if not row["pairs"]]:
@@ -172,8 +180,7 @@ def all_lines(reply: Row, source: str) -> Iterator[str]:
         yield from _wrapped(f"{_count(len(unordered), 'repository')} without two images in a known order: {some}")
     if unknown := sum(row["unknown"] for row in rows):
         yield from _wrapped(f"{_count(unknown, 'pair')} with a partial or unmeasured image, of unknown cost")
-    if left_out := reply["left_out"]["pairs"]:
-        yield from _wrapped(f"{_count(left_out, 'earlier pair')} left out, as there are too many chunks to go through")
+    yield from _uncertain(sum(row["without_error"] for row in rows), reply["left_out"]["pairs"])
 
 
 def _all_line(name: str, cells: Sequence[str], than: str = "") -> str:
