@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from chunkd.errors import UsageError
 from chunkd.images import answers, moves
 from chunkd.images import updates as updates_module
+from counts import counted
+from image_oracle import World
 from indexed import measured, put_world
-from indexing import Bench, recounted
+from indexing import Bench, recounted, small_bounds
 from test_pulls import diff, put
-from worlds import Maker
+from worlds import Maker, worlds
 
 
 @pytest.fixture
@@ -81,6 +85,26 @@ def test_each_pair_is_what_diff_says_and_the_medians_are_theirs(bench: Bench) ->
     nearest, farthest = found["distances"][0], found["distances"][-1]
     assert 0 < nearest["median_chunk_bytes"] < nearest["median_layer_bytes"]
     assert nearest["median_chunk_bytes"] < farthest["median_chunk_bytes"]
+
+
+@settings(max_examples=counted(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(world=worlds(), platform=st.sampled_from(["", "", "linux/amd64"]))
+def test_any_images_and_names(tmp_path_factory: pytest.TempPathFactory, world: World, platform: str) -> None:
+    """Whatever the graph is, each pair is one of `diff`, and the row of a repository is that of its own reply."""
+    with small_bounds(), recounted(tmp_path_factory.mktemp("index")) as bench:
+        oracle = put(bench, world)
+        for row in updates(bench, "", platform)["repositories"]:
+            try:
+                found = updates(bench, row["repository"], platform)
+            except UsageError:
+                assert (platform, row["pairs"]) == ("linux/amd64", 0)
+                continue
+            assert [row[name] for name in ("pairs", "dearer", "median_chunk_bytes", "order")] == [
+                *(found["distances"][0][name] for name in ("pairs", "dearer", "median_chunk_bytes")), found["order"],
+            ]  # fmt: skip
+            for pair in found["pairs"]:
+                if {pair["from"], pair["to"]} <= set(oracle.roots):
+                    assert plain(pair) == of_diff(bench, pair["from"], pair["to"], platform)
 
 
 def test_the_history_of_a_tag_is_that_of_its_pushes(bench: Bench) -> None:
