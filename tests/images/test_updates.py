@@ -33,12 +33,12 @@ def updates(bench: Bench, reference: str, platform: str = "") -> dict[str, Any]:
     return answers.asked(bench.index.store, (answers.updates, (reference, platform)))
 
 
-def versions(make: Maker, repository: str, count: int, step: int = 3) -> list[str]:
-    """Images of two layers: one that all have, and one in which some chunks change with each version."""
+def versions(make: Maker, repository: str, count: int, step: int = 2) -> list[str]:
+    """Images of two layers: one that all have, and one of 39 chunks, `step` of which each version replaces."""
     base = make.layer(*range(900, 920), size=1500)
     found = []
     for number in range(count):
-        own = make.layer(*(chunk + 10 * (number if chunk % step == 0 else 0) for chunk in range(1, 40)), size=4000)
+        own = make.layer(*(chunk + 200 * (chunk <= step * number) for chunk in range(1, 40)), size=4000)
         found.append(make.name(f"{repository}:1.{number}", make.image(base, own), 1000 - number))
     return found
 
@@ -226,6 +226,8 @@ def test_the_bounds_keep_the_latest(bench: Bench, monkeypatch: pytest.MonkeyPatc
     assert [row["pairs"] for row in every["repositories"]] == [1, 1]
     assert sorted(row["last"]["to_names"] for row in every["repositories"]) == [["a:1.8"], ["b:1.3"]]
     assert every["left_out"]["pairs"] == 2
+    monkeypatch.setattr(updates_module, "MOST_WORK", a_pair // 2 + 1)
+    assert [pair["to"] for pair in updates(bench, "a")["pairs"]] == images[-1:]
     monkeypatch.setattr(updates_module, "MOST_WORK", 3 * a_pair)
     found = updates(bench, "a")
     assert found["first_pull"] is not None

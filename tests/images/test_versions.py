@@ -65,9 +65,9 @@ def test_a_variant_is_compared_with_itself_alone() -> None:
 
 def test_an_image_stands_where_its_most_exact_tag_does() -> None:
     """A tag such as 1.2 moves with its last patch; one in two variants belongs to the plain one."""
-    tags = [("1", 3), ("1.2", 3), ("1.2.4", 3), ("1.2.4-bookworm", 3), ("1.1", 1), ("1.1.9", 1), ("1.2.3", 2)]
+    tags = [("1", 3), ("1.2", 3), ("1.2.4", 3), ("1.2.4-bookworm", 3), ("1.1", 1), ("1.1.9", 1), ("3", 1), ("1.2.3", 2)]
     found = by_version([name(*one) for one in tags])
-    assert [step.tags for step in found.steps] == [("1.1.9", "1.1"), ("1.2.3",), ("1.2.4", "1.2", "1")]
+    assert [step.tags for step in found.steps] == [("1.1.9", "1.1", "3"), ("1.2.3",), ("1.2.4", "1.2", "1")]
 
 
 def test_a_tag_that_two_caches_have_is_the_one_that_was_pushed_last() -> None:
