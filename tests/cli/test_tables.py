@@ -78,6 +78,16 @@ def test_the_answer_is_a_sentence(sample: tuple[int, int, int], words: str) -> N
     assert words in found
 
 
+def test_images_are_counted_once_they_are_known() -> None:
+    images = {"images": 1042, "names": 61, "partial_images": 3, "unreached_bytes": 12_345_678, "as_of": "\x1b"}
+    found = list(tables.stats_lines(stats(TOTALS) | {"images": images}))
+    plain = list(tables.stats_lines(stats(TOTALS)))
+    assert found[: len(plain)] == plain
+    assert found[len(plain) + 1].split()[:5] == ["images", "1,042", "61", "names,", "3"]
+    assert found[len(plain) + 1].endswith("as of \\x1b")
+    assert found[len(plain) + 2].split()[4:] == ["11.8", "MiB", "12,345,678", "bytes", "on", "disk"]
+
+
 def test_the_saving_comes_in_parts_where_it_is_asked_for() -> None:
     found = {
         "layer_stored_bytes": 64_000_000, "codec_saving_bytes": -3_000_000, "deduplication_saving_bytes": 30_000_000,

@@ -258,11 +258,14 @@ def test_who_asks_has_names_read_that_are_older_than_a_minute(world: World, read
     assert (readings.count, texts(world)) == (0, set())
     world.pass_s(16)
     assert readings.count == 0
+    assert not world.writer.names.is_reading
     thread = threading.Thread(target=world.writer.names.ask)
     thread.start()
     thread.join()
+    assert world.writer.names.is_reading
     world.pass_s(0)
     world.rest()
+    assert not world.writer.names.is_reading
     assert (readings.count, texts(world)) == (1, {"one:v1"})
 
 

@@ -11,6 +11,7 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -29,6 +30,7 @@ from browser import chromium
 from chunkd.cli import report
 from chunkd.client import ask
 from chunkd.client.ask import Answer
+from chunkd.errors import UsageError
 from chunkd.figures import words as text
 from chunkd.figures.histogram import COPIES_ROWS, ROWS, to_json
 from chunkd.figures.stats import Stats
@@ -46,12 +48,14 @@ from chunkd.report.data import (
     ImagesSeen,
     Layers,
     Material,
+    Replayed,
     chosen,
     gathered,
     known_until,
     thinned,
 )
 from chunkd.report.html import document, element
+from chunkd.report.replay import read as read_replay
 from chunkd.settings.resolve import Resolved
 from daemon import Home, opened
 
@@ -307,6 +311,56 @@ def test_images_that_are_too_many_and_none() -> None:
     assert found.plots == Page(page.page(made_up())).plots - 3
 
 
+def replay_made_up(days: int = 3, name: str = "shop/api", chunks_bytes: int | None = 1 << 30) -> dict[str, Any]:
+    """As `chunkd replay --json` prints it."""
+    own = {
+        "layers": {"bytes": 3 << 30, "requests": 50},
+        "chunks": {"bytes": chunks_bytes, "error_bytes": 1 << 20, "ranges": 1234},
+    }  # fmt: skip
+    row = {"served": {"bytes": 5 << 30, "requests": 90, "redirected": 0}, "own_caches": own, "shared_cache": own}
+    return {
+        "from": "2026-03-01T00:00:00Z", "to": "2026-03-03T00:00:00Z", "clients": 3, "forgotten_clients": 0,
+        "not_indexed_bytes": 1 << 29, **row,
+        "days": [{"day": str(dt.date(2026, 3, 1) + dt.timedelta(days=day))} | row for day in range(days)],
+        "repositories": [{"repository": f"{name}{number}"} | row for number in range(12)],
+    }  # fmt: skip
+
+
+def replayed(path: Path, reply: object) -> Replayed:
+    path.write_text(json.dumps(reply))
+    return read_replay(str(path))
+
+
+def test_what_was_really_pulled(tmp_path: Path) -> None:
+    found = Page(page.page(made_up()._replace(replayed=replayed(tmp_path / "r", replay_made_up(40)))))
+    assert "From 2026-03-01 to 2026-03-03 (UTC) 3 clients pulled 5.0 GiB in 90 requests." in found.words
+    assert "512.0 MiB (10.0 %) of what was served are blobs that are not in the index" in found.words
+    assert "2026-04-09 5.0 GiB 3.0 GiB 1.0 GiB 1,234 repository served" in found.words
+    assert "2026-03-09 5.0" not in found.words, "only the last days are in the table"
+    assert "shop/api9 5.0 GiB" in found.words
+    assert "shop/api10" not in found.words
+    assert found.plots == Page(page.page(made_up())).plots + 1
+    one = Page(page.page(made_up()._replace(replayed=replayed(tmp_path / "r", replay_made_up(1, chunks_bytes=None)))))
+    assert "2026-03-01 5.0 GiB 3.0 GiB unknown 1,234" in one.words
+    assert one.plots == Page(page.page(made_up())).plots
+    nothing = replay_made_up() | {"served": {"bytes": 0, "requests": 0, "redirected": 0}}
+    assert "No pull was read." in Page(page.page(made_up()._replace(replayed=replayed(tmp_path / "r", nothing)))).words
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"[1]", b"7", b"\xff", b"[" * 99, json.dumps(replay_made_up() | {"days": [{"day": "x"}]}).encode(),
+     json.dumps(replay_made_up() | {"clients": None}).encode(), b"0" * (17 << 20)],
+)  # fmt: skip
+def test_a_file_that_no_replay_made_is_a_usage_error(home: Home, content: bytes) -> None:
+    path = home.root / "replay.json"
+    path.write_bytes(content)
+    with pytest.raises(UsageError):
+        read_replay(str(path))
+    with pytest.raises(UsageError):
+        read_replay(str(home.root / "none"))
+
+
 # --- what others wrote --------------------------------------------------------------------------------------------
 
 LAYER: dict[str, Any] = {
@@ -379,7 +433,9 @@ def hostile_page() -> str:
     hostile = LAYER | {"digest": f"sha256:{HOSTILE}", "codec": HOSTILE}
     caches = (CacheState(HOSTILE, (), "stale", HOSTILE, (HOSTILE,)), CacheState("/caf\u00e9\udc80"))
     material = made_up(layers=Layers([hostile], [hostile], 1, 1), caches=caches, images=images_made_up(HOSTILE))
-    return page.page(material._replace(source=HOSTILE))
+    with tempfile.NamedTemporaryFile() as file:
+        pulls = replayed(Path(file.name), replay_made_up(name=HOSTILE))
+    return page.page(material._replace(source=HOSTILE, replayed=pulls))
 
 
 def test_what_others_wrote_is_no_markup() -> None:

@@ -94,6 +94,40 @@ def test_what_else_is_exposed() -> None:
     assert [dict(labels)["version"] for (name, labels) in found if name == "chunkd_build_info"]
 
 
+IMAGES = {
+    "as_of": AS_OF, "names_as_of": None, "images": 42, "names": 61, "partial_images": 3, "unreached_blobs": 12,
+    "unreached_bytes": 12_345,
+}  # fmt: skip
+
+
+def test_images_and_repositories_are_exposed_once_they_are_known() -> None:
+    rows = [
+        {"repository": name, "stored": {"fair_share_bytes": 700, "exclusive_bytes": 500}, "chunks": chunks}
+        for name, chunks in (("shop/\udc80", {"fair_share_bytes": 900}), ("partial", None))
+    ]
+    whole = stats() | {"images": IMAGES}
+    content = openmetrics.exposed(whole, 0, counts(), READ, OPENMETRICS, rows)[1].decode()
+    found = {
+        (sample.name, sample.labels.get("repository")): sample.value
+        for family in parse_openmetrics(content)
+        for sample in family.samples
+    }
+    assert found["chunkd_images", None] == 42
+    assert found["chunkd_image_names", None] == 61
+    assert found["chunkd_partial_images", None] == 3
+    assert found["chunkd_unreached_blobs", None] == 12
+    assert found["chunkd_unreached_bytes", None] == 12_345
+    assert found["chunkd_images_computed_timestamp_seconds", None] == 1767323045.5
+    assert {key: value for key, value in found.items() if key[1]} == {
+        ("chunkd_repository_fair_share_bytes", "shop/\\udc80"): 700,
+        ("chunkd_repository_fair_share_bytes", "partial"): 700,
+        ("chunkd_repository_exclusive_bytes", "shop/\\udc80"): 500,
+        ("chunkd_repository_exclusive_bytes", "partial"): 500,
+        ("chunkd_repository_chunk_fair_share_bytes", "shop/\\udc80"): 900,
+    }
+    assert not [name for name, _ in samples() if "image" in name or "unreached" in name]
+
+
 def test_a_figure_that_is_null_has_no_sample() -> None:
     names = {(f"chunkd_{name}_ratio", ()) for name in ("redundancy", "net", "break_even_unique")}
     assert names <= samples().keys()
@@ -160,7 +194,11 @@ def queries() -> list[str]:
 
 @needs_promtool
 def test_promtool_finds_the_metrics_clean() -> None:
-    assert promtool("check", "metrics", stdin=openmetrics.exposed(stats(), 0, counts(), READ, "text/plain")[1]) == ""
+    row = {"repository": "a", "stored": {"fair_share_bytes": 7, "exclusive_bytes": 5}, "chunks": None}
+    whole = stats() | {"images": IMAGES}
+    assert (
+        promtool("check", "metrics", stdin=openmetrics.exposed(whole, 0, counts(), READ, "text/plain", [row])[1]) == ""
+    )
     bad = subprocess.run(["promtool", "check", "metrics"], input=b"a_total 1\n", capture_output=True, check=False)
     assert bad.returncode != 0  # it does look
 

@@ -154,14 +154,16 @@ def test_skopeo_into_an_oci_layout(home: Home, images: list[Path]) -> None:
 
 
 @contextlib.contextmanager
-def registry(home: Home, store: Path) -> Iterator[tuple[str, Path]]:
-    """A docker-registry on a free port: its address and its settings' file."""
+def registry(
+    home: Home, store: Path, logged: str = "{level: error, accesslog: {disabled: true}}"
+) -> Iterator[tuple[str, Path]]:
+    """A docker-registry on a free port: its address and its settings' file. Its log is `registry.log`."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
     settings = home.root / "registry.yml"
     settings.write_text(
-        "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
+        f"version: 0.1\nlog: {logged}\n"
         f"storage: {{filesystem: {{rootdirectory: {store}}}, delete: {{enabled: true}}}}\n"
         f"http: {{addr: '{address}'}}\n"
     )

@@ -13,6 +13,7 @@ from chunkd import __version__
 from chunkd.cli import diff, fail_if, images, lists, tables, updates
 from chunkd.cli.options import DEGRADED, DIFFERENT, as_json, asks, end_by, say_lines, settings, works
 from chunkd.cli.output import say
+from chunkd.cli.replay import replay
 from chunkd.cli.report import report
 from chunkd.client import ask
 from chunkd.errors import NoDaemon, UsageError
@@ -224,5 +225,5 @@ def _load(where: Resolved, *, serving: bool = True) -> Config:
     return effective(where, serving=serving)
 
 
-for command in (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, report):
+for command in (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, replay, report):
     main.add_command(command)

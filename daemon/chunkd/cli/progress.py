@@ -1,4 +1,4 @@
-"""The progress of a scan on stderr."""
+"""The progress of a scan, or of another reading, on stderr."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ PLAIN_LINE_EVERY_S = 5.0
 
 
 @contextmanager
-def progress() -> Iterator[Show]:
-    """A bar with bytes, rate and time left on a terminal, and a plain line now and then elsewhere; on stderr."""
+def progress(done: str = "scanned", counted: str = "blobs to go") -> Iterator[Show]:
+    """A bar with bytes, rate and time left on a terminal, and a plain line now and then elsewhere; on stderr. `done` is
+    the word for what happens, and `counted` for what the third number counts.
+    """
     if not sys.stderr.isatty():
         told_at = time.monotonic()
 
@@ -23,7 +25,8 @@ def progress() -> Iterator[Show]:
             nonlocal told_at
             if time.monotonic() >= told_at + PLAIN_LINE_EVERY_S:
                 told_at = time.monotonic()
-                say(f"scanned {done_bytes:,} of {known_bytes:,} bytes, {blobs:,} blobs to go", err=True)
+                of = f" of {known_bytes:,}" if known_bytes else ""
+                say(f"{done} {done_bytes:,}{of} bytes, {blobs:,} {counted}", err=True)
 
         yield tell
         return
@@ -32,7 +35,7 @@ def progress() -> Iterator[Show]:
 
     columns = (
         BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[blobs]:,} blobs to go"),
+        TextColumn("{task.fields[blobs]:,} " + counted),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", blobs=0, total=None)

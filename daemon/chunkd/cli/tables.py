@@ -49,11 +49,21 @@ def stats_lines(stats: Mapping[str, Any], source: str = "", explain: bool = Fals
             yield from (_row(label, signed_bytes_text(saved), why) for label, saved, why in saving_parts(stats))
     else:
         yield "There is no layer in the index yet."
+    if images := stats.get("images"):
+        yield ""
+        yield from _images(images)
     beside = [*changes(stats), *remarks(stats)]
     if beside:
         yield ""
     for label, words in beside:
         yield from _wrapped(words, label)
+
+
+def _images(images: Mapping[str, Any]) -> Iterator[str]:
+    partial = f", {images['partial_images']:,} partial" if images["partial_images"] else ""
+    yield _row("images", f"{images['images']:,}", f"{images['names']:,} names{partial}; as of {shown(images['as_of'])}")
+    size, exact = _sizes(images["unreached_bytes"])
+    yield _row("reached by no name", size, f"{exact} on disk")
 
 
 def _figures(stats: Mapping[str, Any]) -> Iterator[str]:

@@ -71,13 +71,10 @@ def ask(where: Resolved, target: str, offline: Callable[[Any], Page], timeout_s:
         socket, content = http.first_answer(sockets, "GET", target, timeout_s=timeout_s)
         return Answer(content, socket=socket)
     except NoDaemon as nobody:
-        states = [given.value for given in where.states]
-        for state_dir in states:
-            try:
-                return _read(state_dir, offline)
-            except IndexMissing:
-                continue
-        raise NothingThere(nobody.tried, states) from None
+        try:
+            return from_index(where, offline)
+        except IndexMissing:
+            raise NothingThere(nobody.tried, [given.value for given in where.states]) from None
     except SocketDenied:
         if where.place_was_given or where.own_state_dir is None:
             raise
@@ -86,6 +83,17 @@ def ask(where: Resolved, target: str, offline: Callable[[Any], Page], timeout_s:
         except (BadIndex, IndexUnreachable):
             pass
         raise
+
+
+def from_index(where: Resolved, offline: Callable[[Any], Page]) -> Answer:
+    """What `offline` reads from the first index that there is, whether a daemon runs or not. Raises IndexMissing."""
+    states = [given.value for given in where.states]
+    for state_dir in states:
+        try:
+            return _read(state_dir, offline)
+        except IndexMissing:
+            continue
+    raise IndexMissing(", ".join(states))
 
 
 def _read(state_dir: str, offline: Callable[[Any], Page]) -> Answer:

@@ -41,6 +41,15 @@ def images(reading: Reading, by: str) -> Reply:
     return found | {"names_without_blob": reading.images.graph.names_without_blob}
 
 
+def summary(reading: Reading, most_repositories: int) -> Reply:
+    """`Images.summary`, and the rows of `Images.by_repository` with the largest fair shares on disk."""
+    rows: list[Reply] = []
+    if most_repositories:
+        rows = [row for row in reading.images.by_repository()["repositories"] if row["repository"]]
+        rows.sort(key=lambda row: (-row["stored"]["fair_share_bytes"], row["repository"]))
+    return {"summary": reading.images.summary(), "repositories": rows[:most_repositories]}
+
+
 def freed(reading: Reading, wanted: Sequence[str], keep_last: int) -> Reply:
     """`Images.freed` for what references mean, without the last `keep_last` of each repository; with the names of these
     images, the images that other names keep, and what a collection would do. Raises UsageError.

@@ -79,8 +79,8 @@ def read(store: Store, txn: lmdb.Transaction) -> Reading:
             sources[name.digest] = sources.get(name.digest, frozenset()) | {source}
         elif name.standing is Standing.HELD and source == "registry":
             linked[name.digest] = (*linked.get(name.digest, ()), name.repository)
-    recipes = _recipes(store, txn, chunk_counts)
-    images = Images.of(build(blobs, names), blobs, layers, _chunks(store, txn, recipes))
+    recipes = recipes_of(store, txn, chunk_counts)
+    images = Images.of(build(blobs, names), blobs, layers, chunks_of(store, txn, recipes))
     has_index = any(said.kind is Kind.INDEX for said in contents.values())
     return Reading(images, blobs, recipes, names, sources, linked, has_index)
 
@@ -119,7 +119,7 @@ def _names(store: Store, txn: lmdb.Transaction) -> Iterator[tuple[str, Name]]:
             yield part.source, name
 
 
-def _recipes(store: Store, txn: lmdb.Transaction, chunk_counts: Mapping[Digest, int]) -> Recipes:
+def recipes_of(store: Store, txn: lmdb.Transaction, chunk_counts: Mapping[Digest, int]) -> Recipes:
     """The chunks of the transaction's moment; only what is asked for is read. The length of a dead chunk is 0."""
     table = store.databases["chunks"]
 
@@ -144,7 +144,7 @@ def _recipes(store: Store, txn: lmdb.Transaction, chunk_counts: Mapping[Digest, 
     return Recipes(chunk_counts, recipe, lengths, measured, lambda: store.head(txn).totals.sample)
 
 
-def _chunks(store: Store, txn: lmdb.Transaction, recipes: Recipes) -> Chunks:
+def chunks_of(store: Store, txn: lmdb.Transaction, recipes: Recipes) -> Chunks:
     """The same by ranges of chunk numbers."""
 
     def lengths(low: int, high: int) -> Numbers:

@@ -64,8 +64,8 @@ class _State:
 
 class Names:
     """Names are read when a scan has ended, soon after a manifest has come or gone or an event told of names, and when
-    somebody asks for fresher ones than there are. Any thread may call `ask` and read `file_taken_s`, everything
-    else is the writer's.
+    somebody asks for fresher ones than there are. Any thread may call `ask` and read `is_reading` and `file_taken_s`,
+    everything else is the writer's.
     """
 
     def __init__(
@@ -91,6 +91,11 @@ class Names:
         self._asked = True
         self._wakeup.wake()
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether names are being read, or whoever asked for fresher ones has not been heard yet."""
+        return self._asked or any(state.under_way for state in self._states.values())
+
     def scanned(self) -> None:
         """Every cache has been listed, and all that was found is in the index: have names read."""
         if not self._scanned and NAMES_FILE not in self._readers:
@@ -115,8 +120,8 @@ class Names:
         for number, cache in self._caches.items():
             if cache.hints.take_names_changed() and self._scanned:
                 self._want(number, NEWS_S)
-        if self._asked:
-            self._asked = False
+        asked = self._asked
+        if asked:
             for number, state in self._states.items():
                 if state.begun_s is None or self._readers[number].clock_s() >= state.begun_s + FRESH_S:
                     self._want(number, 0.0)
@@ -127,6 +132,8 @@ class Names:
             self._begin_if_due(number, state)
             if state.path is not None:
                 self._find_bases(number, state, state.path)
+        if asked:
+            self._asked = False
 
     # --- beginning ------------------------------------------------------------------------------------------------
 

@@ -49,6 +49,25 @@ class ImagesSeen(NamedTuple):
     updates_problem: str = ""
 
 
+class Pulls(NamedTuple):
+    """What was pulled on a day or of a repository: `bytes` as served, as layers, and as chunks if that is known."""
+
+    name: str
+    served_bytes: int
+    layers_bytes: int
+    chunks_bytes: int | None
+    ranges: int
+
+
+class Replayed(NamedTuple):
+    """A replay: its sentences, what makes it less than the truth, its days, and the repositories pulled most."""
+
+    sentences: tuple[str, ...]
+    remarks: tuple[str, ...]
+    days: tuple[Pulls, ...]
+    repositories: tuple[Pulls, ...]
+
+
 class Material(NamedTuple):
     """`moments` are rows of the history, with the `times` at which each begins and at which the last one ends.
 
@@ -64,9 +83,10 @@ class Material(NamedTuple):
     images: ImagesSeen
     made_at: dt.datetime
     moved: bool
+    replayed: Replayed | None = None
 
 
-def gathered(where: Resolved, since: str) -> Material:
+def gathered(where: Resolved, since: str, replayed: Replayed | None = None) -> Material:
     """From the daemon, or from the index if none answers. Raises as `ask.ask`; UsageError for a bad `since`."""
     now = dt.datetime.fromtimestamp(int(time.time()), dt.UTC)
     start = _time(shown_minute(since_minute(since, minute_of(int(now.timestamp()) * 10**9))))
@@ -78,7 +98,7 @@ def gathered(where: Resolved, since: str) -> Material:
     answer = ask.stats(where)
     return Material(
         answer.content, answer.source, histogram, history, _times(history, start, known_until(answer, now)), layers,
-        images, now, moved=before.content["as_of"] != answer.content["as_of"],
+        images, now, moved=before.content["as_of"] != answer.content["as_of"], replayed=replayed,
     )  # fmt: skip
 
 

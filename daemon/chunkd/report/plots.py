@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from chunkd.report.data import Pulls
+
 Rows = Sequence[Mapping[str, Any]]
 
 WIDTH_INCHES = 4.8
@@ -240,6 +242,22 @@ def ranges(found: Rows) -> Element:
         axes.set_ylabel(f"bytes of chunks, {unit}")
         axes.grid()
         return _finished(figure, "ranges", "Requests and bytes of an update", "The table has the same figures.")
+
+
+def pulls(days: Sequence[Pulls]) -> Element:
+    """What was served on each day, and what would have moved. Days without a pull are not drawn."""
+    dates = [dt.date.fromisoformat(day.name) for day in days]
+    unit_bytes, unit = _unit(max(max(day.served_bytes, day.layers_bytes, day.chunks_bytes or 0) for day in days))
+    chunks = [float("nan") if day.chunks_bytes is None else day.chunks_bytes / unit_bytes for day in days]
+    with _drawing(3.0) as (figure, axes):
+        look: dict[str, Any] = {"marker": "o", "markersize": 3}
+        axes.plot(dates, [day.served_bytes / unit_bytes for day in days], color=THIRD, label="served", **look)  # type: ignore[arg-type]
+        axes.plot(dates, [day.layers_bytes / unit_bytes for day in days], color=SECOND, label="as layers", **look)  # type: ignore[arg-type]
+        axes.plot(dates, chunks, color=FIRST, label="as chunks", **look)  # type: ignore[arg-type]
+        axes.set_ylabel(f"a day, {unit}")
+        axes.set_ylim(bottom=0)
+        _over_time(figure, axes)
+        return _finished(figure, "pulls", "What was pulled, by day", "The table has the same figures.")
 
 
 def _twice(first: float, second: float) -> tuple[tuple[str, str, str, float], ...]:

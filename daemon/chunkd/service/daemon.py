@@ -105,7 +105,7 @@ class Service:
             from chunkd.api.server import Endpoint
             from chunkd.api.unix_socket import TcpListener
 
-            self.answers = DaemonAnswers(self.writer, self.scanner)
+            self.answers = DaemonAnswers(self.writer, self.scanner, config.metrics_repositories)
             self.endpoint = Endpoint(config.socket, self.answers)
             self.endpoint.start()
             self._stack.callback(self.endpoint.stop)
@@ -154,6 +154,7 @@ class Service:
         self._run("writer", self._write)
         if self.endpoint is not None:
             self._run("endpoint", self.endpoint.serve_forever)
+            self._run("images", self._summarize)
         if self.metrics is not None:
             self._run("metrics", self.metrics.serve_forever)
         if self.names_file is not None:
@@ -188,6 +189,10 @@ class Service:
             reader.news.clear()
             while reader.step():
                 pass
+
+    def _summarize(self) -> None:
+        while not self.stopping.wait(TURN_S):
+            self.answers.image_summary.turn()
 
     def check(self) -> None:
         """Raises the exception that ended a thread, if one did."""

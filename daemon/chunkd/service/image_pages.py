@@ -65,6 +65,12 @@ class ImagePages(Turns):
             self._kept = kept if following else None
         return with_rows(kept.head, rows) | {"next": following}
 
+    def whole(self, question: Question) -> Reply:
+        """The whole answer, which is not kept. Raises as `page`."""
+        with self.one():
+            kept = self._computed(question)
+        return with_rows(kept.head, [json.loads(row) for row in kept.rows])
+
     def _computed(self, question: Question) -> _Kept:
         function, arguments = question
         asked = {"index": self._index_path, "question": function, "arguments": arguments}

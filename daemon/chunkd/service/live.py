@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chunkd.errors import ChunkdError
 from chunkd.ingest.writer import Writer
@@ -15,9 +15,14 @@ from chunkd.queries.read import read_blobs, read_histogram, read_stats
 from chunkd.sources.scanner import Scanner
 from chunkd.sources.status import PROBLEMS_SHOWN, state_of
 
+if TYPE_CHECKING:
+    from chunkd.service.image_pages import Question
+
 # A turn of the writer takes a second, and the largest commit that was measured two. A names file of the largest size
 # takes some seconds.
 STOOD_S = 60.0
+NAMES_S = 2.0
+NAMES_CHECK_S = 0.02
 
 
 def cache_states(writer: Writer) -> tuple[CacheState, ...]:
@@ -41,13 +46,15 @@ def unlisted(writer: Writer) -> dict[str, Any]:
 class DaemonAnswers:
     """The answers of a running daemon; called from the endpoint's threads."""
 
-    def __init__(self, writer: Writer, scanner: Scanner) -> None:
+    def __init__(self, writer: Writer, scanner: Scanner, most_repositories: int = 0) -> None:
         from chunkd.queries.layer_shares import LayerPages  # only where numpy is there already
         from chunkd.service.image_pages import ImagePages
+        from chunkd.service.image_summary import ImageSummary
 
         self._writer, self._scanner = writer, scanner
         self._layer_pages = LayerPages(writer.index.store)
         self._image_pages = ImagePages(writer.index.store.path, writer.pool.run)
+        self.image_summary = ImageSummary(writer.index.store, self._image_pages, most_repositories)
         self.moved()
 
     def moved(self) -> None:
@@ -62,7 +69,8 @@ class DaemonAnswers:
         settled &= all(cache.state != "hung" for cache in caches)
         watching = bool(caches) and all(cache.state == "watched" for cache in caches)
         stats = read_stats(self._writer.index.store, caches, self._writer.pending(), watching).to_json()
-        return stats | progress | unlisted(self._writer) | {"settled": settled and not stats["pending_blobs"]}
+        found = {"images": self.image_summary.latest, "settled": settled and not stats["pending_blobs"]}
+        return stats | progress | unlisted(self._writer) | found
 
     def histogram(self) -> dict[str, Any]:
         return read_histogram(self._writer.index.store)
@@ -74,16 +82,25 @@ class DaemonAnswers:
         return self._layer_pages.read(after, limit)
 
     def images(self, after: str, limit: int, by: str) -> dict[str, Any]:
-        return self._image_pages.page(("images", (by,)), after, limit)
+        return self._about_images(("images", (by,)), after, limit)
 
     def freed(self, after: str, limit: int, references: str, keep_last: int) -> dict[str, Any]:
-        return self._image_pages.page(("freed", (tuple(references.split()), keep_last)), after, limit)
+        return self._about_images(("freed", (tuple(references.split()), keep_last)), after, limit)
 
     def similar(self, after: str, limit: int, threshold: int) -> dict[str, Any]:
-        return self._image_pages.page(("similar", (threshold,)), after, limit)
+        return self._about_images(("similar", (threshold,)), after, limit)
 
     def diff(self, after: str, limit: int, client: str, to: str, platform: str) -> dict[str, Any]:
-        return self._image_pages.page(("diff", (tuple(client.split()), to, platform)), after, limit)
+        return self._about_images(("diff", (tuple(client.split()), to, platform)), after, limit)
+
+    def _about_images(self, question: Question, after: str, limit: int) -> dict[str, Any]:
+        """Names that are older than a minute are read first; the first page waits NAMES_S for them at most."""
+        if not after:
+            self._writer.names.ask()
+            until_s = time.monotonic() + NAMES_S
+            while self._writer.names.is_reading and time.monotonic() < until_s:
+                time.sleep(NAMES_CHECK_S)
+        return self._image_pages.page(question, after, limit)
 
     def updates(self, after: str, limit: int, repository: str, platform: str) -> dict[str, Any]:
         return self._image_pages.page(("updates", (repository, platform)), after, limit)
@@ -97,7 +114,8 @@ class DaemonAnswers:
         # The writer changes the counters last, so they are read first: whatever they count is in the figures.
         counts, progress = deepcopy(self._writer.counters), self._writer.progress
         read = progress.done_blobs, progress.done_bytes
-        return exposed(self.stats(), len(list(self._reasons())), counts, read, accept)
+        repositories = self.image_summary.repositories
+        return exposed(self.stats(), len(list(self._reasons())), counts, read, accept, repositories)
 
     def health(self) -> dict[str, Any]:
         reasons = list(self._reasons())

@@ -36,15 +36,36 @@ TIMES = {
 CACHE_STATES = ("watched", "polled", "unwatched", "stale", "hung", "idle")
 
 
+# Of each repository: what is in its row of `/v1/images?by=repository`.
+REPOSITORY_METRICS = {
+    ("stored", "fair_share_bytes"): ("fair_share", "Its part of what several repositories hold, on disk."),
+    ("stored", "exclusive_bytes"): ("exclusive", "What no other repository holds, on disk."),
+    ("chunks", "fair_share_bytes"): ("chunk_fair_share", "Its part of the bytes of chunks that differ."),
+}
+IMAGE_METRICS = {
+    "images": ("images", "Manifests and indexes that have a name or are in no other."),
+    "names": ("image_names", "Names of these."),
+    "partial_images": ("partial_images", "Images that lack a config or a layer."),
+    "unreached_blobs": ("unreached_blobs", "Blobs that no named image holds."),
+    "unreached_bytes": ("unreached_bytes", "Size on disk of those."),
+}
+
+
 def exposed(
-    stats: Mapping[str, Any], problems: int, counts: Counters, read: tuple[int, int], accept: str
+    stats: Mapping[str, Any],
+    problems: int,
+    counts: Counters,
+    read: tuple[int, int],
+    accept: str,
+    repositories: Iterable[Mapping[str, Any]] = (),
 ) -> tuple[str, bytes]:
     """The content type and the content.
 
-    `stats` is the object of `/v1/stats`, `read` how many blobs workers have read and their stored bytes, and `accept`
-    the client's header of that name.
+    `stats` is the object of `/v1/stats`, `read` how many blobs workers have read and their stored bytes, `accept` the
+    client's header of that name, and `repositories` are rows of `/v1/images?by=repository`.
     """
-    collected = _Collected([*_figures(stats), *_state(stats, problems), *_counted(counts, *read)])
+    images = _images(stats["images"], repositories)
+    collected = _Collected([*_figures(stats), *images, *_state(stats, problems), *_counted(counts, *read)])
     if "application/openmetrics-text" in accept:
         return OPENMETRICS_TYPE, openmetrics.generate_latest(collected)
     return TEXT_TYPE, exposition.generate_latest(collected)
@@ -69,6 +90,27 @@ def _figures(stats: Mapping[str, Any]) -> Iterator[Metric]:
             yield _gauge(f"chunkd_{metric}", meaning, stats[name])
 
 
+def _images(summary: Mapping[str, Any] | None, repositories: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
+    if summary is None:
+        return
+    for name, (metric, meaning) in IMAGE_METRICS.items():
+        yield _gauge(f"chunkd_{metric}", meaning, summary[name])
+    at_s = dt.datetime.fromisoformat(summary["as_of"]).timestamp()
+    yield _gauge("chunkd_images_computed_timestamp_seconds", "The commit that these were computed from.", at_s)
+    rows = list(repositories)
+    for (column, name), (metric, meaning) in REPOSITORY_METRICS.items() if rows else ():
+        found = GaugeMetricFamily(f"chunkd_repository_{metric}_bytes", meaning, labels=("repository",), unit="bytes")
+        for row in rows:
+            if row[column] is not None:  # the chunks of a partial one are not known
+                found.add_metric((_label(row["repository"]),), float(row[column][name]))
+        yield found
+
+
+def _label(text: str) -> str:
+    """Paths and names are bytes; labels are UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _state(stats: Mapping[str, Any], problems: int) -> Iterator[Metric]:
     for name, (metric, meaning) in TIMES.items():
         if stats[name] is not None:
@@ -80,9 +122,7 @@ def _state(stats: Mapping[str, Any], problems: int) -> Iterator[Metric]:
     yield CounterMetricFamily("chunkd_scans", "Scans that have listed every folder.", float(stats["scans"]))
     caches = GaugeMetricFamily("chunkd_cache_state", "1 for the state that a cache is in.", labels=("cache", "state"))
     for cache, state in itertools.product(stats["caches"], CACHE_STATES):
-        # A path is bytes; labels are UTF-8.
-        path = cache["path"].encode(errors="backslashreplace").decode()
-        caches.add_metric((path, state), float(cache["state"] == state))
+        caches.add_metric((_label(cache["path"]), state), float(cache["state"] == state))
     yield caches
     yield InfoMetricFamily(
         "chunkd_build", "The version that runs.", {"version": __version__, "python": platform.python_version()}

@@ -23,6 +23,7 @@ class Config:
     state_dir: str
     socket: str
     metrics_address: str | None
+    metrics_repositories: int
     names_file: str | None
     workers: int
     nice: int

@@ -73,6 +73,14 @@ SETTINGS = {
             " default nowhere",
         ),
         Setting(
+            "metrics_repositories",
+            "int",
+            0,
+            "how many repositories have metrics of their own, those with the largest fair shares: 0 to 100",
+            0,
+            100,
+        ),
+        Setting(
             "names_file",
             "path",
             None,

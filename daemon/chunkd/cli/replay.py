@@ -1,0 +1,55 @@
+"""`chunkd replay`: what a registry served, by its logs, and what chunks would have moved instead."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from typing import Any
+
+import click
+
+from chunkd.cli import replay_tables
+from chunkd.cli.options import as_json, asks, end_by, say_lines
+from chunkd.cli.output import say
+from chunkd.client import ask
+from chunkd.settings.resolve import Resolved
+
+
+@click.command()
+@asks
+@as_json
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+def replay(where: Resolved, json: bool, files: tuple[str, ...]) -> None:
+    """Read a registry's logs, and say what chunks would have moved.
+
+    A FILE is a log of distribution (its access log, or the fields that it logs as text or JSON) or of nginx (combined,
+    and X-Forwarded-For as the last column), or a trace in JSON as IBM published them; plain, gzip or zstd; - for
+    standard input. Clients are told apart by their addresses, which are in no output.
+
+    What a client has is what it pulled before in these logs. As layers: each blob moves once to each client. As chunks:
+    of a layer move its list of chunks and the chunks that the client has in no other layer, each compressed; what is
+    not a layer of the index moves whole. One cache for all: the same, for a cache that all clients share.
+    """
+    from chunkd.cli.progress import progress
+    from chunkd.pulls.log_files import LogFiles
+
+    def read(store: Any) -> dict[str, Any]:
+        from chunkd.pulls.read import indexed
+
+        as_of, found = indexed(store)
+        return {"as_of": as_of, "indexed": found}
+
+    logs = LogFiles(files)
+    answer = ask.from_index(where, read)
+    from chunkd.pulls.replay import Replay
+
+    replayed = Replay(answer.content.pop("indexed"))
+    with progress("read", "pulls") as show:
+        for path in logs.paths:
+            for pulls in replayed.file(logs.lines(path)):
+                show(logs.done_bytes, logs.known_bytes, pulls)
+    content = answer.content | replayed.to_json()
+    if json:
+        say(jsonlib.dumps(content, indent=1))
+    else:
+        say_lines(replay_tables.lines(content, answer.state_dir))
+    end_by(ask.stats(where).content)
