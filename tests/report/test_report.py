@@ -280,12 +280,35 @@ def test_repositories_with_the_largest_fair_shares_and_what_no_name_reaches() ->
     assert "shop/api:v1 " + "…" + ("ab" * 32)[-39:] + " (partial) 3.0 MiB 25.0 %" in found.words
 
 
+def test_the_updates_that_move_most_and_the_requests_of_the_first() -> None:
+    found = Page(page.page(made_up()))
+    assert "The median over 12 repositories: 98.0 MiB as layers, 32.0 MiB as chunks. Below are the 10" in found.words
+    row = "7 99.0 MiB 33.0 MiB 22.0 MiB"
+    assert f"shop/api/dear {row} -3.0 GiB, -30 % shop/api/up11 {row} +4.0 GiB, 40 % shop/api/up10" in found.words
+    assert f"shop/api/up2 {row}" not in found.words
+    assert "8.0 KiB 148 6.0 MiB 128.0 KiB 61 7.0 MiB 1.0 MiB 19 8.0 MiB any 1 9.0 MiB" in found.words
+
+
+def test_updates_that_are_too_many_and_none() -> None:
+    seen = images_made_up()
+    plots = Page(page.page(made_up())).plots
+    for updates, problem in ((None, "too long"), ({"repositories": [], "median": {}}, "")):
+        found = Page(page.page(made_up(images=seen._replace(updates=updates, updates_problem=problem))))
+        assert ("Not known: too long." in found.words) == bool(problem)
+        assert found.plots == plots - 2
+    reply = updates_made_up()
+    for row in reply["repositories"]:
+        row["last"] = {"chunks": None}
+    found = Page(page.page(made_up(images=seen._replace(updates=reply))))
+    assert found.plots == plots - 1
+
+
 def test_images_that_are_too_many_and_none() -> None:
     assert "Not known: too many." in Page(page.page(made_up(images=ImagesSeen(problem="too many")))).words
     none = ImagesSeen({"repositories": [], "unheld": {}})
     found = Page(page.page(made_up(images=none)))
     assert "Images" not in found.words
-    assert found.plots == Page(page.page(made_up())).plots - 1
+    assert found.plots == Page(page.page(made_up())).plots - 3
 
 
 def replay_made_up(days: int = 3, name: str = "shop/api", chunks_bytes: int | None = 1 << 30) -> dict[str, Any]:
@@ -359,7 +382,26 @@ def images_made_up(name: str = "shop/api") -> ImagesSeen:
     one = {"digest": LAYER["digest"], "names": [f"{name}:v1"], "partial": False}
     other = {"digest": LAYER["digest"], "names": [], "partial": True}
     pair = {"images": [one, other], "overlap_bytes": 3 << 20, "similarity": 0.25, "contained": [0.5, 0.4]}
-    return ImagesSeen(reply, [pair] * PAIRS_SHOWN)
+    return ImagesSeen(reply, [pair] * PAIRS_SHOWN, updates=updates_made_up(name))
+
+
+def updates_made_up(name: str = "shop/api") -> dict[str, Any]:
+    """More repositories than are shown; the first two are those in which chunks save most, not those that move most."""
+    ranges = [(0, 231, 5), (8192, 148, 6), (131_072, 61, 7), (1 << 20, 19, 8), (None, 1, 9)]
+    last = {
+        "from": LAYER["digest"], "to": LAYER["digest"], "from_names": [], "to_names": [f"{name}:v2"],
+        "chunks": {"ranges": [{"gap_bytes": gap, "ranges": count, "bytes": size << 20} for gap, count, size in ranges]},
+    }  # fmt: skip
+    rows = [
+        {"repository": f"{name}/up{row}", "pairs": 9, "unknown": 2, "layer_bytes": row << 30, "saved_bytes": 4 << 30,
+         "saved": 0.4, "median_layer_bytes": 99 << 20, "median_chunk_bytes": 33 << 20,
+         "median_cheaper_bytes": 22 << 20, "last": last}
+        for row in range(1, REPOSITORIES_SHOWN + 3)
+    ]  # fmt: skip
+    dear = rows[-1] | {"saved_bytes": -(3 << 30), "saved": -0.3, "repository": f"{name}/dear"}
+    unknown = dict.fromkeys(rows[0]) | {"repository": f"{name}/none", "pairs": 0, "unknown": 0}
+    median = {"repositories": 12, "median_layer_bytes": 98 << 20, "median_chunk_bytes": 32 << 20}
+    return {"repositories": [*rows[:-1], dear, unknown], "median": median}
 
 
 def made_up(
@@ -429,7 +471,7 @@ def test_the_largest_page_is_small() -> None:
     asks_for_nothing(content)
     found = Page(content)
     assert found.words.count("ab" * 6) >= 2 * LAYERS_SHOWN
-    assert len([tag for tag, _ in found.tags if tag == "tr"]) == ROWS + 2 * LAYERS_SHOWN + 10 + 10 + 6 + 5
+    assert len([tag for tag, _ in found.tags if tag == "tr"]) == ROWS + 2 * LAYERS_SHOWN + 10 + 10 + 6 + 5 + 11 + 6
 
 
 def rows_at(*minutes: int) -> list[dict[str, Any]]:
@@ -470,6 +512,7 @@ def test_a_commit_between_two_questions_is_found(moved: bool, monkeypatch: pytes
     monkeypatch.setattr(ask, "layers", lambda _: [{"layers": [LAYER]}, {"layers": []}])
     monkeypatch.setattr(ask, "images", lambda _, by: Answer({"repositories": [], "by": by}, socket="/s"))
     monkeypatch.setattr(ask, "similar", lambda *_: Answer({"pairs": []}, socket="/s"))
+    monkeypatch.setattr(ask, "updates", lambda *_: Answer({"repositories": []}, socket="/s"))
     found = gathered(Resolved({}, {}), "31d")
     assert found.moved == moved
     assert (found.moments, found.layers.alone) == (rows_at(0), 1)

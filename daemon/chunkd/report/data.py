@@ -38,11 +38,15 @@ class Layers(NamedTuple):
 
 
 class ImagesSeen(NamedTuple):
-    """The reply of `images` by repository and the pairs of `similar`; without the first, the `problem` why not."""
+    """The reply of `images` by repository and the pairs of `similar`; without the first, the `problem` why not. And the
+    reply of `updates` for all repositories, or the `updates_problem`.
+    """
 
     repositories: Row | None = None
     pairs: Sequence[Row] = ()
     problem: str = ""
+    updates: Row | None = None
+    updates_problem: str = ""
 
 
 class Pulls(NamedTuple):
@@ -100,12 +104,17 @@ def gathered(where: Resolved, since: str, replayed: Replayed | None = None) -> M
 
 def images_seen(where: Resolved) -> ImagesSeen:
     """The other parts of a report do not depend on the images: there may be too many of them, or too many changes."""
+    refusals = (ask.IndexMoves, RequestRefused, TooManyImages)
     try:
         repositories = ask.images(where, "repository").content
         pairs = ask.similar(where, 500).content["pairs"]
-    except (ask.IndexMoves, RequestRefused, TooManyImages) as error:
+    except refusals as error:
         return ImagesSeen(problem=str(error))
-    return ImagesSeen(repositories, pairs[:PAIRS_SHOWN])
+    found = ImagesSeen(repositories, pairs[:PAIRS_SHOWN])
+    try:
+        return found._replace(updates=ask.updates(where, "", "").content)
+    except refusals as error:
+        return found._replace(updates_problem=str(error))
 
 
 def thinned(rows: Iterable[Row], start: dt.datetime, end: dt.datetime) -> Iterator[Row]:

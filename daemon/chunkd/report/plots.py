@@ -215,6 +215,35 @@ def repositories(found: Rows, labels: Sequence[str]) -> Element:
         return _finished(figure, "repositories", "Fair shares of repositories", "The table has the same figures.")
 
 
+def updates(found: Rows, labels: Sequence[str]) -> Element:
+    """What the median update of each of these repositories moves, as layers and as chunks."""
+    columns = (("median_layer_bytes", "as layers", SECOND, -0.19), ("median_chunk_bytes", "as chunks", FIRST, 0.19))
+    unit_bytes, unit = _unit(max(row[name] for row in found for name, *_ in columns))
+    with _drawing(1.1 + 1.3 * BAR_INCHES * len(found)) as (figure, axes):
+        for name, label, color, place in columns:
+            places = [row + place for row in range(len(found))]
+            axes.barh(places, [row[name] / unit_bytes for row in found], height=0.36, color=color, label=label)
+        axes.set_yticks(range(len(found)), labels=labels)
+        axes.set_ylim(len(found) - 0.4, -0.6)
+        axes.set_xlabel(f"moved by the median update, {unit}")
+        axes.grid(axis="x")
+        _legend(figure, axes)
+        return _finished(figure, "updates", "What updates of repositories move", "The table has the same figures.")
+
+
+def ranges(found: Rows) -> Element:
+    """The bytes of an update above how many requests it takes."""
+    unit_bytes, unit = _unit(max(row["bytes"] for row in found))
+    with _drawing(2.6) as (figure, axes):
+        requests, sizes = [row["ranges"] for row in found], [row["bytes"] / unit_bytes for row in found]
+        axes.plot(requests, sizes, color=FIRST, marker="o", markersize=4)
+        axes.set_ylim(0, 1.1 * max(sizes) or 1)
+        axes.set_xlabel("requests")
+        axes.set_ylabel(f"bytes of chunks, {unit}")
+        axes.grid()
+        return _finished(figure, "ranges", "Requests and bytes of an update", "The table has the same figures.")
+
+
 def pulls(days: Sequence[Pulls]) -> Element:
     """What was served on each day, and what would have moved. Days without a pull are not drawn."""
     dates = [dt.date.fromisoformat(day.name) for day in days]
