@@ -20,7 +20,8 @@ from chunkd.cli.update_lines import PAIRS_SHOWN, all_lines, update_lines
 from chunkd.model import ChunkParams, MeasureRule
 from chunkd.worker.recompress import Recompressor
 from daemon import NPM_FIGURES, Home, npm_layers, opened
-from test_commands import HOSTILE, filled_layout, filled_registry, printed, settled, without_moment
+from invariants import printed
+from test_commands import HOSTILE, filled_layout, filled_registry, settled, without_moment
 from test_diff_command import two_versions
 from test_registry_collection import CONFIG, IMAGE, LAYER, Layout
 
