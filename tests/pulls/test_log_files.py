@@ -66,7 +66,7 @@ def test_an_array_with_other_things_in_it(tmp_path: Path) -> None:
     assert len(found) < len(good) + 10
 
 
-@pytest.mark.parametrize("hostile", [rb'{\"', rb'"{\""', rb'{"{', b"{", rb'{"a":"{\\x'])
+@pytest.mark.parametrize("hostile", [rb"{\"", rb'"{\""', rb'{"{', b"{", rb'{"a":"{\\x'])
 def test_lines_that_look_like_objects_take_linear_time(tmp_path: Path, hostile: bytes) -> None:
     """Each may begin an object that never ends, and no one is read to where another one was read already."""
     path = tmp_path / "trace.json"

@@ -30,19 +30,16 @@ class Meant:
     kept: dict[int, tuple[str, ...]]
 
 
-def is_glob(reference: str) -> bool:
-    return _GLOB.search(reference) is not None
-
-
 def resolve(graph: Graph, references: Iterable[str]) -> Meant:
     """What references mean. `*`, `?` and `[...]` make a glob, in which `*` also stands for `/` and `:`; an image is
     meant by globs when all of its names match one of them. Any other reference means one image, by whichever of its
-    names. Raises UsageError when it is none's or more than one's, and when a glob matches no name.
+    names, and so does a name that has brackets. Raises UsageError when it is none's or more than one's, and when a glob
+    matches no name.
     """
     wanted, images = list(references), 0
-    globs = [reference for reference in wanted if is_glob(reference)]
+    globs = [reference for reference in wanted if _GLOB.search(reference) and not _is_name(graph, reference)]
     for reference in wanted:
-        if not is_glob(reference):
+        if reference not in globs:
             images |= 1 << one(graph, reference)
     patterns = [re.compile(fnmatch.translate(glob)) for glob in globs]
     matched = [False] * len(globs)
@@ -63,6 +60,11 @@ def resolve(graph: Graph, references: Iterable[str]) -> Meant:
         if not is_matched:
             raise UsageError(f"no name matches {shown(repr(glob))}{_near(graph, glob)}")
     return Meant(images, kept)
+
+
+def _is_name(graph: Graph, reference: str) -> bool:
+    """A name that is `*`, which anybody may give to an image, is not to hide the others."""
+    return not {"*", "?"} & set(reference) and any(reference in root.names for root in graph.roots)
 
 
 def one(graph: Graph, reference: str) -> int:
@@ -131,6 +133,8 @@ def _called(graph: Graph, number: int) -> str:
 
 def _near(graph: Graph, reference: str) -> str:
     names = [name for root in graph.roots for name in root.names]
+    if _BEGINNING.fullmatch(reference):
+        return ""
     repository = split_reference(reference)[0]
     found = [name for name in names if repository and split_reference(name)[0] == repository]
     if not found:

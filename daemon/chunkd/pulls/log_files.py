@@ -32,8 +32,8 @@ HEAD_BYTES = 4
 _PIECE_BYTES = 256 << 10
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _DECODER_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError)
-# An object without objects in it. No two branches begin alike, so a match takes linear time. As in JSON, a string has no
-# line end, and a backslash stands in a string only: so of two objects of which one would begin in a string of the
+# An object without objects in it. No two branches begin alike, so a match takes linear time. As in JSON, a string has
+# no line end, and a backslash stands in a string only: so of two objects of which one would begin in a string of the
 # other, one ends with its line, and all matches together take linear time as well.
 _OBJECT = re.compile(rb'\{(?:[^{}"\\]|"(?:[^"\\\n]|\\[^\n])*+")*+\}')
 
