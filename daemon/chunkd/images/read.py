@@ -45,7 +45,7 @@ class Reading:
     recipes: Recipes
     names: Sequence[Name]
     sources: Mapping[Digest, frozenset[str]]
-    linked: Mapping[Digest, tuple[str, ...]]
+    linked: Mapping[Digest, list[str]]
     has_index: bool
 
 
@@ -71,14 +71,14 @@ def read(store: Store, txn: lmdb.Transaction) -> Reading:
             layers[blob.digest], chunk_counts[blob.digest] = blob.uncompressed_bytes, blob.chunks
     names: list[Name] = []
     sources: dict[Digest, frozenset[str]] = {}
-    linked: dict[Digest, tuple[str, ...]] = {}
+    linked: dict[Digest, list[str]] = {}
     for source, name in _names(store, txn):
         _bound(len(names) + 1, MOST_NAMES, "names")
         names.append(name)
         if name.standing is Standing.NAMED:
             sources[name.digest] = sources.get(name.digest, frozenset()) | {source}
         elif name.standing is Standing.HELD and source == "registry":
-            linked[name.digest] = (*linked.get(name.digest, ()), name.repository)
+            linked.setdefault(name.digest, []).append(name.repository)
     recipes = recipes_of(store, txn, chunk_counts)
     images = Images.of(build(blobs, names), blobs, layers, chunks_of(store, txn, recipes))
     has_index = any(said.kind is Kind.INDEX for said in contents.values())

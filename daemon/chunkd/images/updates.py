@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from chunkd.errors import UsageError
@@ -18,6 +17,7 @@ from chunkd.images.moves import TooManyChunks
 from chunkd.images.pages import Reply
 from chunkd.images.pull import pulled
 from chunkd.images.read import Reading
+from chunkd.images.references import alike
 from chunkd.images.versions import Order, Step, by_push, by_version
 from chunkd.model import Digest
 from chunkd.names.name import Name, Standing, split_reference
@@ -31,7 +31,6 @@ MOST_VERSIONS, MOST_VERSIONS_EACH = 1000, 101
 MOST_WORK = 3 << 27
 WORK_A_BLOB = 10
 NAMES_SHOWN = 20
-NEAR, MOST_COMPARED = 5, 20_000
 
 _MEDIANS = ("median_layer_bytes", "median_chunk_bytes", "median_cheaper_bytes")
 _IMAGES = frozenset({Kind.IMAGE, Kind.SCHEMA_1, Kind.INDEX})
@@ -49,7 +48,7 @@ def updates(reading: Reading, reference: str, platform: str) -> Reply:
     repository, tag = (reference, "") if reference in names else split_reference(reference)
     own = [name for name in names.get(repository, ()) if tag in ("", name.tag)]
     if not own:
-        near = difflib.get_close_matches(reference[:200], list(islice(names, MOST_COMPARED)), NEAR, 0.5)
+        near = alike(reference, names)
         there = f"; there are {', '.join(map(shown, near))}" if near else ""
         raise UsageError(f"no image has a name in {shown(repr(reference))}{there}")
     return _of_one(reading, repository, tag, own, platform)
