@@ -562,15 +562,19 @@ def test_what_is_no_utf_8_is_shown_escaped(home: Home) -> None:
 @pytest.mark.parametrize("flags", [(), ("--json",)])
 def test_health_says_how_it_is_by_its_exit_code(scanned: Home, flags: tuple[str, ...]) -> None:
     assert scanned.command("health", *flags).returncode == 3
+    assert scanned.command("health", "--live", *flags).returncode == 3
     assert scanned.command("health", *flags, state=Path("~/state")).returncode == 2
     daemon = scanned.start(scanned.cache())
     daemon.until(lambda stats: stats["settled"] and stats["scans"], "scanned")
     assert scanned.command("health", *flags).returncode == 0
+    assert scanned.command("health", "--live", *flags).returncode == 0
     assert json.loads(scanned.command("stats", "--json").stdout) == daemon.stats()
     scanned.cache().rename(scanned.root / "away")
     daemon.settled_after_scan()
     degraded = scanned.command("health", *flags)
     assert (degraded.returncode, "stale" in degraded.stdout) == (6, True)
+    live = scanned.command("health", "--live", *flags)
+    assert (live.returncode, live.stdout) == (0, degraded.stdout)
     assert scanned.command("stats", *flags).returncode == 7
     assert scanned.command("scan", *flags, scanned.root / "cache").returncode == 7
 
