@@ -75,14 +75,15 @@ def main() -> None:
 def run(where: Resolved) -> None:
     """Watch caches and keep the figures current, in the foreground.
 
-    SIGHUP starts a scan. SIGTERM and Ctrl-C finish the blobs that are being read, commit and end.
+    SIGHUP reads the settings files again, and starts a scan. The log names what changed, and what a restart needs.
+    SIGTERM and Ctrl-C finish the blobs that are being read, commit and end.
     """
     from chunkd.service.daemon import run_daemon
     from chunkd.service.logs import log_to_stderr
 
     config = _load(where)
     log_to_stderr(config.log_level)
-    run_daemon(config)
+    run_daemon(config, lambda: _load(where.again()))
 
 
 @main.command()

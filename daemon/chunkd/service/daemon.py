@@ -25,6 +25,7 @@ from chunkd.model import ChunkParams, Timing
 from chunkd.names.beside import reading_beside, reading_file
 from chunkd.service.live import DaemonAnswers
 from chunkd.service.notify import Notifier
+from chunkd.service.reload import reload
 from chunkd.settings.config import Config
 from chunkd.settings.resolve import timing_of
 from chunkd.sources.activity import Activity
@@ -271,8 +272,12 @@ def check_caches(paths: Iterable[str], named: bool = True) -> None:
         raise error if named or os.path.lexists(path) else NoCacheNamed(path)
 
 
-def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises what stopped it otherwise."""
+def run_daemon(
+    config: Config, read_again: Callable[[], Config], ready: Callable[[Service], None] = lambda _: None
+) -> None:
+    """Serve until SIGTERM or SIGINT; on SIGHUP take over the settings that are `read_again`, and scan. Raises what
+    stopped it otherwise.
+    """
     with signals() as came, Service(config, "chunkd run", watch=True, replace=True) as service:
         notify = Notifier()
         service.start()
@@ -287,6 +292,7 @@ def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None
                 if number != signal.SIGHUP:
                     log.info("stopping: %s", signal.Signals(number).name)
                     break
+                service.config = reload(service.config, read_again, service.scanner, service.writer)
                 service.scanner.request("SIGHUP")
             service.index.check_there()
             now = time.monotonic()
