@@ -107,7 +107,7 @@ def test_help_of_every_command(home: Home) -> None:
 # The exit code of each, with an index and no daemon; `run` is started by test_a_daemon_lives_without_its_streams.
 ENDS = {
     "scan": 0, "stats": 0, "histogram": 0, "blobs": 0, "history": 0, "check": 0, "health": 3, "config": 0, "report": 0,
-    "rebuild": 0, "images": 0, "freed": 2, "similar": 0, "diff": 2, "replay": 0,
+    "rebuild": 0, "images": 0, "freed": 2, "similar": 0, "diff": 2, "replay": 0, "updates": 0,
 }  # fmt: skip
 
 
@@ -118,6 +118,7 @@ def test_each_command_imports_what_it_needs(scanned: Home) -> None:
     log.write_text("junk")
     given = {
         "scan": (scanned.cache(),), "report": ("-o", scanned.root / "report.html"),
+        "updates": ("--all",),
         "freed": ("no-image",), "diff": ("no-image", "no-image"), "replay": (log,),
     }  # fmt: skip
     for command, code in ENDS.items():

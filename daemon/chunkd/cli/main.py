@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chunkd import __version__
-from chunkd.cli import diff, fail_if, images, lists, tables
+from chunkd.cli import diff, fail_if, images, lists, tables, updates
 from chunkd.cli.options import DEGRADED, DIFFERENT, as_json, asks, end_by, quietly, say_lines, settings, works
 from chunkd.cli.output import say
 from chunkd.cli.replay import replay
@@ -260,5 +260,5 @@ def _load(where: Resolved, *, serving: bool = True) -> Config:
     return effective(where, serving=serving)
 
 
-for command in (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, replay, report):
+for command in (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, replay, report):
     main.add_command(command)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from chunkd.report.data import Pulls
+
 Rows = Sequence[Mapping[str, Any]]
 
 WIDTH_INCHES = 4.8
@@ -211,6 +213,51 @@ def repositories(found: Rows, labels: Sequence[str]) -> Element:
         axes.grid(axis="x")
         _legend(figure, axes)
         return _finished(figure, "repositories", "Fair shares of repositories", "The table has the same figures.")
+
+
+def updates(found: Rows, labels: Sequence[str]) -> Element:
+    """What the median update of each of these repositories moves, as layers and as chunks."""
+    columns = (("median_layer_bytes", "as layers", SECOND, -0.19), ("median_chunk_bytes", "as chunks", FIRST, 0.19))
+    unit_bytes, unit = _unit(max(row[name] for row in found for name, *_ in columns))
+    with _drawing(1.1 + 1.3 * BAR_INCHES * len(found)) as (figure, axes):
+        for name, label, color, place in columns:
+            places = [row + place for row in range(len(found))]
+            axes.barh(places, [row[name] / unit_bytes for row in found], height=0.36, color=color, label=label)
+        axes.set_yticks(range(len(found)), labels=labels)
+        axes.set_ylim(len(found) - 0.4, -0.6)
+        axes.set_xlabel(f"moved by the median update, {unit}")
+        axes.grid(axis="x")
+        _legend(figure, axes)
+        return _finished(figure, "updates", "What updates of repositories move", "The table has the same figures.")
+
+
+def ranges(found: Rows) -> Element:
+    """The bytes of an update above how many requests it takes."""
+    unit_bytes, unit = _unit(max(row["bytes"] for row in found))
+    with _drawing(2.6) as (figure, axes):
+        requests, sizes = [row["ranges"] for row in found], [row["bytes"] / unit_bytes for row in found]
+        axes.plot(requests, sizes, color=FIRST, marker="o", markersize=4)
+        axes.set_ylim(0, 1.1 * max(sizes) or 1)
+        axes.set_xlabel("requests")
+        axes.set_ylabel(f"bytes of chunks, {unit}")
+        axes.grid()
+        return _finished(figure, "ranges", "Requests and bytes of an update", "The table has the same figures.")
+
+
+def pulls(days: Sequence[Pulls]) -> Element:
+    """What was served on each day, and what would have moved. Days without a pull are not drawn."""
+    dates = [dt.date.fromisoformat(day.name) for day in days]
+    unit_bytes, unit = _unit(max(max(day.served_bytes, day.layers_bytes, day.chunks_bytes or 0) for day in days))
+    chunks = [float("nan") if day.chunks_bytes is None else day.chunks_bytes / unit_bytes for day in days]
+    with _drawing(3.0) as (figure, axes):
+        look: dict[str, Any] = {"marker": "o", "markersize": 3}
+        axes.plot(dates, [day.served_bytes / unit_bytes for day in days], color=THIRD, label="served", **look)  # type: ignore[arg-type]
+        axes.plot(dates, [day.layers_bytes / unit_bytes for day in days], color=SECOND, label="as layers", **look)  # type: ignore[arg-type]
+        axes.plot(dates, chunks, color=FIRST, label="as chunks", **look)  # type: ignore[arg-type]
+        axes.set_ylabel(f"a day, {unit}")
+        axes.set_ylim(bottom=0)
+        _over_time(figure, axes)
+        return _finished(figure, "pulls", "What was pulled, by day", "The table has the same figures.")
 
 
 def _twice(first: float, second: float) -> tuple[tuple[str, str, str, float], ...]:

@@ -244,6 +244,7 @@ class ServedCache:
         before = self._root.stale, len(self._root.mounts), len(self._root.missing), len(self._layouts)
         found = self._observer.observe(hints)
         if before != (self._root.stale, len(self._root.mounts), len(self._root.missing), len(self._layouts)):
+            self._warnings = self._judge_root()
             self._publish()
         self.observations.extend(found)
         self._wake_writer()
@@ -375,9 +376,8 @@ class ServedCache:
                 entries = list(itertools.islice(view.list(""), ENTRIES_JUDGED))
         except OSError:
             return self._warnings
-        found_blobs = bool(self._layouts)
-        told = lookalikes.told(self._lister.lookalikes, found_blobs=found_blobs)
-        return told + warnings_of(entries, found_blobs=found_blobs or bool(told))
+        told = lookalikes.told(self._lister.lookalikes, found_blobs=bool(self._layouts))
+        return told + warnings_of(entries, found_blobs=bool(self._layouts or told))
 
     def _list_folder(self, folder: str, token: Token) -> Iterator[None]:
         if not self._root.stale and self._root.check() is not None:
