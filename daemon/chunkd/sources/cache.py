@@ -93,7 +93,7 @@ class ServedCache:
         self.opened: deque[Opened] = deque()
         self._source = source = NumberedSource(source, number, devices or Devices(), known)
         self._activity, self._wake_writer = activity, wake_writer
-        self._polled_s, self._clock_s, self._timing = polled_s, clock_s, timing
+        self.polled_s, self._clock_s, self._timing = polled_s, clock_s, timing
         self._root = Root(source, record, empty=empty, recognise=source.recognise)
         self._told_stale = ""
         self._layouts, self._warnings = set(record.layouts), record.warnings
@@ -302,7 +302,7 @@ class ServedCache:
         if requested is None:
             watching = self._watching
             unseen = watching.polled or watching.unwatched or self._root.stale or self._lister.problems
-            if not unseen or not watching.wanted or now_s < self._listed_s + self._polled_s:
+            if not unseen or not watching.wanted or now_s < self._listed_s + self.polled_s:
                 return None
             requested = Request("polled"), self._activity.take(self.number)
         return self._list_all(*requested)
