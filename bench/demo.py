@@ -28,7 +28,7 @@ from typing import IO
 
 from demo_images import VERSIONS, land_images
 
-# So that the figure can be followed by eye: 20 blobs land in about half a minute.
+# So that the figure can be followed by eye: 20 blobs land in one to two minutes.
 LANDING_PAUSE_S = 1.0
 READY_TIMEOUT_S = 60.0
 # A daemon ends within seconds: 5 s for blobs in hand, then it commits.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
+from array import array
 
 import pytest
 
@@ -92,6 +93,12 @@ def test_an_unknown_reference_names_near_ones(shop: Shop, reference: str, near: 
         resolve(shop.graph, [reference])
     for name in near:
         assert name in str(refused.value)
+
+
+@pytest.mark.parametrize("reference", ["shop/api:v1", "shop/*"])
+def test_where_no_image_is_known_that_is_said(reference: str) -> None:
+    with pytest.raises(UsageError, match="no images"):
+        resolve(Graph((), (), array("Q"), ()), [reference])
 
 
 def test_a_part_of_an_image_is_no_image(shop: Shop) -> None:

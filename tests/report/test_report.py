@@ -243,7 +243,7 @@ def test_one_layer_of_a_few_chunks_of_which_none_was_measured_and_no_history(hom
     assert done.returncode == 0
     found = Page(made(home))
     assert "Not known yet" in found.words
-    assert "A chunk store nets storage only if" in found.words
+    assert "A chunk store saves storage only if" in found.words
     assert found.figures["net"] == ""
     assert "1 of 1 layers has no chunk that another layer has too" in found.words
     assert "No layer has a chunk that another layer has too." in found.words
@@ -621,6 +621,16 @@ def test_a_plot_has_axes_with_units_and_no_colour_of_its_own() -> None:
         assert plot.get("aria-label")
         assert plot[0].tag == "desc"
         assert plot[0].text
+
+
+@pytest.mark.parametrize("span", [{"seconds": 170}, {"minutes": 170}, {"hours": 70}, {"days": 88}, {"days": 1080}])
+def test_a_step_is_found_for_the_axis_of_any_span(span: dict[str, int]) -> None:
+    """The longest spans that are still in one unit: matplotlib warns when none of its steps fits, and that is an error
+    here.
+    """
+    made_of = made_up()
+    plot = plots.sizes_over_time(made_of.moments[:2], [NOW - dt.timedelta(**span), NOW - dt.timedelta(0), NOW])
+    assert "time, UTC" in [found.text for found in plot.iter("text")]
 
 
 # --- in a browser -------------------------------------------------------------------------------------------------

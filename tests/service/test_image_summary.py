@@ -200,6 +200,6 @@ def test_the_daemon_says_how_many_images_there_are_and_without_one_nobody_knows(
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert b'chunkd_repository_fair_share_bytes{repository="shop/api"}' in exchange(daemon.socket, request)
     said = home.command("stats").stdout
-    assert "reached by no name" in said
+    assert "in no named image" in said
     assert daemon.stop() == 0
     assert json.loads(home.command("stats", "--json").stdout)["images"] is None

@@ -15,8 +15,8 @@ DIGEST_CHARACTERS = 19
 MEASURED_BY = {
     "set": "",
     "decoded": "Exact: the layers were decoded.",
-    "image": "Compressed as the image's measured chunks are: too few of the missing were measured; --measure is exact.",
-    "cache": "Compressed as all measured chunks are: too few of the image's were measured; --measure is exact.",
+    "image": "Estimated from the image's measured chunks (too few of the missing are); --measure is exact.",
+    "cache": "Estimated from all measured chunks (too few of the image's are); --measure is exact.",
 }
 
 

@@ -78,7 +78,7 @@ def image_lines(rows: Sequence[Row], reply: Row, source: str, *, untagged: bool 
         yield _line(f"chunks of {partial[what]:,} partial", "", _sums(None, partial))
     if unheld["blobs"] or unheld["unique_bytes"]:
         sums = ["", "", bytes_text(unheld["stored_bytes"]), "", *[bytes_text(unheld["unique_bytes"])] * 2]
-        yield _line(f"unheld ({_count(unheld['blobs'], 'blob')})", "", sums)
+        yield _line(f"in no image ({_count(unheld['blobs'], 'blob')})", "", sums)
     yield from _total(reply[what], partial, unheld)
     yield ""
     yield "Shared bytes are in other rows too: only fair share and new add up."
@@ -93,10 +93,13 @@ def _heading(reply: Row, source: str) -> Iterator[str]:
     else:
         said = f"{_count(len(reply['repositories']), 'repository')}, {partial['repositories']:,} partial; fair shares"
         said += " are among repositories"
-    said += f"; new = in the order of {reply['order']}; chunks before compression; {_names_as_of(reply)}"
+    said += f"; {_names_as_of(reply)}; chunks before compression"
     if reply["names_without_blob"]:
         said += f"; {_count(reply['names_without_blob'], 'name')} of images that are not here"
     yield from _wrapped(said)
+    yield from _wrapped(f"new: what no earlier one holds, by {reply['order']}")
+    if not reply.get("images", reply.get("repositories")):
+        yield "There are no images, as no manifest is among the blobs that were counted."
 
 
 def _names_as_of(reply: Row) -> str:
@@ -208,7 +211,7 @@ def _collection(found: Row, freed_bytes: int) -> Iterator[str]:
     """What the owner of the blobs does by itself, and how to ask it for the rest. Nothing is deleted by chunkd."""
     yield from _wrapped("chunkd deletes nothing. What the owner of these blobs does:")
     said = {
-        "layout": "An OCI layout has no collection of its own. zot frees what nothing has named for its `gcDelay`.",
+        "layout": "An OCI layout has no garbage collection. zot has: it frees what had no name for its `gcDelay`.",
         "containerd": "containerd frees by itself what no image, container or lease holds.",
         "names file": "The program that gave the names knows how images are removed.",
     }

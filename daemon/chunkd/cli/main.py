@@ -145,10 +145,11 @@ def scan(
     f" '{GATED[0]}<0.2'. May be repeated.",
 )
 def stats(where: Resolved, json: bool, watch: bool, explain: bool, conditions: tuple[str, ...]) -> None:
-    """Print the figures: from the daemon, or from the index if no daemon answers.
+    """Print the current figures.
 
-    With --fail-if they are printed too, and a line on stderr names the condition that holds. A figure that is null,
-    such as the redundancy of no layers, can't be compared: that is an error, and exits 1.
+    They come from the daemon, or from the index if no daemon answers. With --fail-if they are printed too, and a line
+    on stderr names the condition that holds. A figure that is null, such as the redundancy of no layers, can't be
+    compared: that is an error, and exits 1.
     """
     gates = [fail_if.Condition(condition) for condition in conditions]
     if watch and (gates or explain):

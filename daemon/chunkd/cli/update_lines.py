@@ -17,13 +17,13 @@ WIDTHS, ALL_WIDTHS = (11, 11, 11, 11, 11), (6, 12, 12, 12, 13)
 ORDERS = {
     "versions": "in the order of their tags as versions",
     "pushes": "in the order in which they were pushed",
-    None: "no two of them in a known order: neither two tags that are versions nor two times of a push",
+    None: "in no known order (two versions as tags, or two times of a push, would give one)",
 }
 LEFT_OUT = {
-    "absent": "are not here",
-    "not_images": "are no images",
-    "without_platform": "have not that platform",
-    "earlier": "are earlier than what is compared",
+    "absent": "not here",
+    "not_images": "not an image",
+    "without_platform": "not for that platform",
+    "earlier": "earlier than what is compared",
 }
 
 
@@ -60,12 +60,12 @@ def _heading(reply: Row) -> Iterator[str]:
     said = f"{called}: {_count(reply['versions'], 'image')}, {ORDERS[reply['order']]}{platform}; {_names_as_of(reply)}"
     yield from _wrapped(said)
     if left_out["unordered"]:
-        reason = "are not versions" if reply["order"] == "versions" else "have neither a version nor a time"
+        reason = "not a version" if reply["order"] == "versions" else "no time of a push is known"
         tags = _some(left_out["tags"], left_out["unordered"] - len(left_out["tags"]))
-        yield from _wrapped(f"{_count(left_out['unordered'], 'tag')} left out, which {reason}: {tags}")
+        yield from _wrapped(f"{_count(left_out['unordered'], 'tag')} left out ({reason}): {tags}")
     for name, reason in LEFT_OUT.items():
         if left_out[name]:
-            yield from _wrapped(f"{_count(left_out[name], 'image')} left out, which {reason}")
+            yield from _wrapped(f"{_count(left_out[name], 'image')} left out ({reason})")
     if reply["same_time"]:
         yield from _wrapped(f"{reply['same_time']:,} pushed at the time of another, so that their order is not known")
     if reply["series"] > 1:

@@ -27,12 +27,12 @@ def index_source(path: str, as_of: str | None) -> str:
 def caution_sentence(stats: Mapping[str, Any]) -> str:
     """The condition under which a chunk store saves anything. There must be at least one chunk."""
     unique_bytes, layer_stored_bytes = stats["unique_bytes"], stats["layer_stored_bytes"]
-    caution = "A chunk store nets storage only if its unique chunks, recompressed, stay below what the layers take now"
+    caution = "A chunk store saves storage only if its unique chunks, recompressed, take less than the layers do now"
     if unique_bytes <= layer_stored_bytes:
         return f"{caution}: here they do even without compression."
-    # Rounded down, so that at the printed percentage the chunks do stay below.
+    # Rounded down, so that at the printed percentage the chunks do take less.
     permille = 1000 * layer_stored_bytes // unique_bytes
-    return f"{caution}: here, compressed to at most {permille / 10:.1f} % of their size."
+    return f"{caution}: here, if they compress to at most {permille / 10:.1f} % of their size."
 
 
 def saving_sentence(stats: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ MOST_HOLDS = 1 << 23
 # enough for some 40,000 images.
 MOST_HOLDERS_BYTES = 256 << 20
 
-ORDER = "the source's time of push, else created, else last; ties by digest"
+ORDER = "time of push if the source has it, else of creation, else last; ties by digest"
 UNKNOWN_PLATFORM = "unknown"
 
 _REFERRERS_TAG = re.compile(r"(?:sha256-[0-9a-f]{64}|sha512-[0-9a-f]{128})")

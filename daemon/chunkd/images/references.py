@@ -77,7 +77,9 @@ def one(graph: Graph, reference: str) -> int:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UsageError(f"no image is {shown(repr(reference))}{_holders(graph, reference) or _near(graph, reference)}")
+        raise UsageError(
+            f"no image is called {shown(repr(reference))}{_holders(graph, reference) or _near(graph, reference)}"
+        )
     some = ", ".join(_called(graph, number) for number in found[:NEAR])
     more = f" and {len(found) - NEAR} more" if len(found) > NEAR else ""
     raise UsageError(f"{shown(repr(reference))} may be any of {len(found)} images: {some}{more}")
@@ -135,6 +137,8 @@ def _called(graph: Graph, number: int) -> str:
 
 
 def _near(graph: Graph, reference: str) -> str:
+    if not graph.roots:
+        return "; there are no images, as no manifest is among the blobs that were counted"
     names = [name for root in graph.roots for name in root.names]
     if _BEGINNING.fullmatch(reference):
         return ""

@@ -60,8 +60,8 @@ SHARES = (("exclusive", FIRST), ("shared", SECOND), ("repeated", THIRD))
 class MatplotlibMissing(ChunkdError):
     def __init__(self) -> None:
         super().__init__(
-            "plots: matplotlib is not installed beside chunkd; `pip install 'matplotlib>=3.8'` into its environment,"
-            " where pipx made that `pipx inject chunkd matplotlib`, or install it as `chunkd[report]`"
+            "plots: matplotlib is not installed beside chunkd; add it with `pip install 'matplotlib>=3.8'` in chunkd's"
+            " virtual environment, or with `pipx inject chunkd matplotlib` if pipx installed chunkd"
         )
 
 
@@ -287,7 +287,8 @@ def _steps(
 def _over_time(figure: Figure, axes: Axes) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-    locator = AutoDateLocator(minticks=3, maxticks=6)
+    # With 6 ticks at most there is no step for some spans, such as 170 minutes, and matplotlib warns.
+    locator = AutoDateLocator(minticks=3, maxticks=7)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     axes.set_xlabel("time, UTC")
