@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from chunkd.images import atoms
 from chunkd.images.atoms import Atoms, Chunks, Parts, Weight, members, regrouped
-from chunkd.images.columns import Column, freed, moved, overlap
+from chunkd.images.columns import Column, freed
 from chunkd.images.figures import Images
 from chunkd.images.graph import BlobFacts, build
 from chunkd.model import Digest
 from chunkd.names.name import Name
 from image_oracle import Oracle, World
-from worlds import Maker, chunks_of, images_of, worlds
+from worlds import Maker, chunks_of, images_of, moved, overlap, worlds
 
 WORLDS = settings(max_examples=120, deadline=None)
 

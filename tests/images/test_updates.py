@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,16 +15,10 @@ from chunkd.images import answers, moves
 from chunkd.images import updates as updates_module
 from counts import counted
 from image_oracle import World
-from indexed import measured, put_world
+from indexed import measured, put, put_world
 from indexing import Bench, recounted, small_bounds
-from test_pulls import diff, put
+from test_pulls import diff
 from worlds import Maker, worlds
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    with recounted(tmp_path / "state") as found:
-        yield found
 
 
 def updates(bench: Bench, reference: str, platform: str = "") -> dict[str, Any]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from chunkd.figures.replay_words import count_text, own_caches, remarks, shared_cache
-from chunkd.figures.words import _wrapped, bytes_text, shown
+from chunkd.figures.replay_words import own_caches, remarks, shared_cache
+from chunkd.figures.words import _wrapped, bytes_text, count_text, shown
 
 Row = Mapping[str, Any]
 

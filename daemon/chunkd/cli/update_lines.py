@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from chunkd.cli.diff_lines import _than
-from chunkd.cli.image_tables import _count, _names_as_of, _some
-from chunkd.figures.words import _wrapped, bytes_text, shown, signed_bytes_text
+from chunkd.cli.image_tables import _names_as_of, _some
+from chunkd.figures.words import _wrapped, bytes_text, count_text, shown, signed_bytes_text
 
 Row = Mapping[str, Any]
 
@@ -40,7 +40,7 @@ def update_lines(reply: Row, source: str) -> Iterator[str]:
     names = f"{'FROM':<{NAME_COLUMNS}} {'TO':<{NAME_COLUMNS}}"
     yield _line(names, ("AS LAYERS", "AS CHUNKS", "+/-", "CHEAPER", "RUNS"))
     if len(pairs) > PAIRS_SHOWN:
-        yield f"{_count(len(pairs) - PAIRS_SHOWN, 'pair')} before these: see `pairs` with --json"
+        yield f"{count_text(len(pairs) - PAIRS_SHOWN, 'pair')} before these: see `pairs` with --json"
     for pair in pairs[-PAIRS_SHOWN:]:
         yield from _pair(pair, reply["repository"])
     yield ""
@@ -48,7 +48,7 @@ def update_lines(reply: Row, source: str) -> Iterator[str]:
     yield _line(names, ("AS LAYERS", "AS CHUNKS", "", "CHEAPER", "RUNS"))
     for row in reply["distances"]:
         if row["pairs"]:
-            apart = f"{_count(row['distance'], 'version')} on"
+            apart = f"{count_text(row['distance'], 'version')} on"
             yield _medians(f"{apart:<{NAME_COLUMNS}} {row['pairs'] - row['unknown']:<{NAME_COLUMNS},}", row)
     yield from _remarks(reply["distances"])
 
@@ -57,15 +57,17 @@ def _heading(reply: Row) -> Iterator[str]:
     tag, left_out = reply["tag"], reply["left_out"]
     called = shown(reply["repository"] + (f":{tag}" if tag else ""))
     platform = f", for {shown(reply['platform'])}" if reply["platform"] else ", all platforms"
-    said = f"{called}: {_count(reply['versions'], 'image')}, {ORDERS[reply['order']]}{platform}; {_names_as_of(reply)}"
+    said = (
+        f"{called}: {count_text(reply['versions'], 'image')}, {ORDERS[reply['order']]}{platform}; {_names_as_of(reply)}"
+    )
     yield from _wrapped(said)
     if left_out["unordered"]:
         reason = "not a version" if reply["order"] == "versions" else "no time of a push is known"
         tags = _some(left_out["tags"], left_out["unordered"] - len(left_out["tags"]))
-        yield from _wrapped(f"{_count(left_out['unordered'], 'tag')} left out ({reason}): {tags}")
+        yield from _wrapped(f"{count_text(left_out['unordered'], 'tag')} left out ({reason}): {tags}")
     for name, reason in LEFT_OUT.items():
         if left_out[name]:
-            yield from _wrapped(f"{_count(left_out[name], 'image')} left out ({reason})")
+            yield from _wrapped(f"{count_text(left_out[name], 'image')} left out ({reason})")
     if reply["same_time"]:
         yield from _wrapped(f"{reply['same_time']:,} pushed at the time of another, so that their order is not known")
     if reply["series"] > 1:
@@ -137,18 +139,24 @@ def _median_sizes(row: Row) -> Iterator[str]:
 def _remarks(distances: Sequence[Row]) -> Iterator[str]:
     consecutive, left_out = distances[0], sum(row["left_out"] for row in distances)
     if consecutive["dearer"]:
-        yield from _wrapped(f"{_count(consecutive['dearer'], 'consecutive pair')} cost MORE as chunks than as layers")
+        yield from _wrapped(
+            f"{count_text(consecutive['dearer'], 'consecutive pair')} cost MORE as chunks than as layers"
+        )
     if unknown := consecutive["unknown"]:
-        yield from _wrapped(f"{_count(unknown, 'pair')} with a partial or unmeasured image, of unknown cost")
+        yield from _wrapped(f"{count_text(unknown, 'pair')} with a partial or unmeasured image, of unknown cost")
     yield from _uncertain(consecutive["without_error"], left_out)
 
 
 def _uncertain(without_error: int, left_out: int) -> Iterator[str]:
     if without_error:
-        said = f"{_count(without_error, 'pair')} of unknown error, with few measured chunks: compressed as others are;"
+        said = (
+            f"{count_text(without_error, 'pair')} of unknown error, with few measured chunks: compressed as others are;"
+        )
         yield from _wrapped(f"{said} `chunkd diff --measure` is exact")
     if left_out:
-        yield from _wrapped(f"{_count(left_out, 'earlier pair')} left out, as there are too many chunks to go through")
+        yield from _wrapped(
+            f"{count_text(left_out, 'earlier pair')} left out, as there are too many chunks to go through"
+        )
 
 
 def all_lines(reply: Row, source: str) -> Iterator[str]:
@@ -157,8 +165,8 @@ def all_lines(reply: Row, source: str) -> Iterator[str]:
     rows, median = reply["repositories"], reply["median"]
     known = [row for row in rows if row["pairs"] > row["unknown"]]
     platform = f"for {shown(reply['platform'])}" if reply["platform"] else "all platforms"
-    said = f"{_count(len(rows), 'repository')}, {platform}: what moves from each version to the next one, as the median"
-    said += f" of the latest {reply['most_pairs']:,} pairs at most; saved = by chunks, over these pairs"
+    said = f"{count_text(len(rows), 'repository')}, {platform}: what moves from each version to the next one, as the"
+    said += f" median of the latest {reply['most_pairs']:,} pairs at most; saved = by chunks, over these pairs"
     yield from _wrapped(f"{said}; {_names_as_of(reply)}")
     yield ""
     if known:
@@ -173,13 +181,13 @@ def all_lines(reply: Row, source: str) -> Iterator[str]:
     if known:
         saved = median["median_saved"]
         than = "" if saved is None else f"{abs(100 * saved):.0f} % {'less' if saved >= 0 else 'MORE'}"
-        label = f"median of {_count(median['repositories'], 'repository')}"
+        label = f"median of {count_text(median['repositories'], 'repository')}"
         yield _all_line(label, ("", *_median_sizes(median)), than)
     if unordered := [row for row in rows if not row["pairs"]]:
         some = _some([row["repository"] for row in unordered])
-        yield from _wrapped(f"{_count(len(unordered), 'repository')} without two images in a known order: {some}")
+        yield from _wrapped(f"{count_text(len(unordered), 'repository')} without two images in a known order: {some}")
     if unknown := sum(row["unknown"] for row in rows):
-        yield from _wrapped(f"{_count(unknown, 'pair')} with a partial or unmeasured image, of unknown cost")
+        yield from _wrapped(f"{count_text(unknown, 'pair')} with a partial or unmeasured image, of unknown cost")
     yield from _uncertain(sum(row["without_error"] for row in rows), reply["left_out"]["pairs"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from chunkd.figures.words import bytes_text
+from chunkd.figures.words import bytes_text, count_text
 
 Row = Mapping[str, Any]
 
@@ -52,12 +52,8 @@ def remarks(reply: Row) -> Iterator[str]:
             " count as layers that share nothing."
         )
     if reply["served"]["redirected"]:
-        count = count_text(reply["served"]["redirected"], "reply", "replies")
+        count = count_text(reply["served"]["redirected"], "reply")
         yield f"{count} sent the client elsewhere; the log does not have the bytes that were served there."
     if reply["forgotten_clients"]:
         count = count_text(reply["forgotten_clients"], "client")
         yield f"{count} had to be forgotten for lack of memory; what they pulled later counts as new, as do they."
-
-
-def count_text(count: int, what: str, many: str = "") -> str:
-    return f"{count:,} {what if count == 1 else many or what + 's'}"

@@ -14,6 +14,7 @@ COLUMNS = 100
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 LABEL_COLUMNS = 20
 PROBLEMS_SHOWN = 20
+NO_IMAGES = "there are no images, as no manifest is among the blobs that were counted"
 
 
 def daemon_source(socket: str, as_of: str | None) -> str:
@@ -125,6 +126,12 @@ def _problems(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def range_text(least: int, most: int) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def count_text(count: int, what: str) -> str:
+    """So many of these: `1 reply`, `2 replies`, `1,000 layers`."""
+    many = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{count:,} {what if count == 1 else many}"
 
 
 def bytes_text(size_bytes: int) -> str:

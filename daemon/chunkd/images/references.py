@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from chunkd.errors import UsageError
-from chunkd.figures.words import shown
+from chunkd.figures.words import NO_IMAGES, shown
 from chunkd.images.graph import Graph
 from chunkd.names.name import split_reference
 
@@ -138,7 +138,7 @@ def _called(graph: Graph, number: int) -> str:
 
 def _near(graph: Graph, reference: str) -> str:
     if not graph.roots:
-        return "; there are no images, as no manifest is among the blobs that were counted"
+        return f"; {NO_IMAGES}"
     names = [name for root in graph.roots for name in root.names]
     if _BEGINNING.fullmatch(reference):
         return ""

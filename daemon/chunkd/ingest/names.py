@@ -22,7 +22,7 @@ from chunkd.sources.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
-# The number under which the index keeps the names of the names file, which is no cache's.
+# The index keeps the names of the names file under this number. Caches are numbered from 1.
 NAMES_FILE = 0
 # So long after a manifest landed or went, or an event told of names, they are read. A push writes its tag a moment
 # after its manifest.

@@ -151,12 +151,8 @@ def copies(rows: Rows, labels: Sequence[str]) -> Element:
                 [place + shift for place in places], [row[name] / unit_bytes for row in rows],
                 height=0.4, color=colour, label=label,
             )  # fmt: skip
-        axes.set_yticks(places, labels=labels)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_ylabel("copies of a chunk")
-        axes.set_xlabel(f"uncompressed, {unit}")
-        axes.grid(axis="x")
-        _legend(figure, axes)
+        _by_rows(figure, axes, labels, f"uncompressed, {unit}")
         return _finished(figure, "copies", "Bytes by how often their chunk occurs", "The table has the same figures.")
 
 
@@ -189,11 +185,7 @@ def layers(found: Rows, labels: Sequence[str], name: str) -> Element:
             widths = [layer[f"{part}_bytes"] / unit_bytes for layer in found]
             axes.barh(places, widths, height=0.7, left=ends, color=colour, label=part)
             ends = [end + width for end, width in zip(ends, widths, strict=True)]
-        axes.set_yticks(places, labels=labels)
-        axes.set_ylim(len(found) - 0.4, -0.6)
-        axes.set_xlabel(f"uncompressed, {unit}")
-        axes.grid(axis="x")
-        _legend(figure, axes)
+        _by_rows(figure, axes, labels, f"uncompressed, {unit}")
         title = "What these layers have alone, share with others, and repeat"
         return _finished(figure, name, title, "The table has the same figures.")
 
@@ -207,11 +199,7 @@ def repositories(found: Rows, labels: Sequence[str]) -> Element:
     with _drawing(1.1 + BAR_INCHES * len(found)) as (figure, axes):
         axes.barh(places, alone, height=0.7, color=FIRST, label="only here")
         axes.barh(places, shared, height=0.7, left=alone, color=SECOND, label="part of what is shared")
-        axes.set_yticks(places, labels=labels)
-        axes.set_ylim(len(found) - 0.4, -0.6)
-        axes.set_xlabel(f"fair share on disk, {unit}")
-        axes.grid(axis="x")
-        _legend(figure, axes)
+        _by_rows(figure, axes, labels, f"fair share on disk, {unit}")
         return _finished(figure, "repositories", "Fair shares of repositories", "The table has the same figures.")
 
 
@@ -223,11 +211,7 @@ def updates(found: Rows, labels: Sequence[str]) -> Element:
         for name, label, color, place in columns:
             places = [row + place for row in range(len(found))]
             axes.barh(places, [row[name] / unit_bytes for row in found], height=0.36, color=color, label=label)
-        axes.set_yticks(range(len(found)), labels=labels)
-        axes.set_ylim(len(found) - 0.4, -0.6)
-        axes.set_xlabel(f"moved by the median update, {unit}")
-        axes.grid(axis="x")
-        _legend(figure, axes)
+        _by_rows(figure, axes, labels, f"moved by the median update, {unit}")
         return _finished(figure, "updates", "What updates of repositories move", "The table has the same figures.")
 
 
@@ -294,6 +278,15 @@ def _over_time(figure: Figure, axes: Axes) -> None:
     axes.set_xlabel("time, UTC")
     axes.margins(x=0)
     axes.grid(axis="y")
+    _legend(figure, axes)
+
+
+def _by_rows(figure: Figure, axes: Axes, labels: Sequence[str], what: str) -> None:
+    """Bars to the right, the first row on top, and what their lengths are."""
+    axes.set_yticks(range(len(labels)), labels=labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlabel(what)
+    axes.grid(axis="x")
     _legend(figure, axes)
 
 
