@@ -22,7 +22,8 @@ from chunkd.sweep.causes import CAUSES, Attribution, Layers, TooMuchToTrace
 from chunkd.sweep.trace import pack, unpack
 from chunkd.sweep.tracing import Tracer
 from daemon import npm_layers
-from tars import END, cuts, entry, header
+from tars import END, cuts, entry, header, record
+from test_tar_stream import BROKEN
 
 PARAMS = ChunkParams()
 
@@ -223,3 +224,33 @@ def test_paths_are_no_text_that_anybody_may_trust(tmp_path: Path) -> None:
     rows, _ = groups.rows(found, groups.FILE, 0, {})
     assert rows[0]["name"] == "/\x1b[2J\udcff/" + "n" * 80
     assert not list(tmp_path.iterdir())
+
+
+def test_no_layers_have_no_copies() -> None:
+    found = attribution({})
+    assert found.by_cause() == dict.fromkeys(CAUSES, 0)
+    for by in groups.GROUPS:
+        assert groups.rows(found, by, 3, {}) == ([], {"rows": 0, "copied_bytes": 0})
+
+
+HOSTILE = BROKEN | {
+    "links in cycles": header(b"a", 9, b"1") + header(b"b", 9, b"2") + END,
+    "name of 1 MB": entry(b"././@LongLink", b"n" * 1_000_000, b"L") + entry(b"a", noise(5000)) + END,
+    "PAX bomb": entry(b"x", record(b"a", b"") * 100_000, b"x") + entry(b"a", noise(5000)) + END,
+    "no file": b"",
+    "one byte": b"\1",
+    "zeros": bytes(3000),
+    "paths that climb": entry(b"../../etc/passwd", noise(5000)) + entry(b"/etc/shadow", b"x") + END,
+}
+
+
+def test_hostile_tars_cost_their_own_attribution_and_nothing_else() -> None:
+    """Beside all of them the good layers have the rows that they have alone."""
+    good = {"00": entry(b"f", noise(90_000)) + END, "01": entry(b"f", noise(90_000)) + entry(b"own") + END}
+    alone, _ = groups.rows(attribution(good), groups.FILE, 0, {})
+    layers = good | {f"{at:04}": entry(b"h", b"h") + data for at, data in enumerate(HOSTILE.values(), 1000)}
+    found = attribution(layers, random.Random(1))
+    assert sum(found.by_cause().values()) == found.uncompressed_bytes - found.unique_bytes
+    rows, _ = groups.rows(found, groups.FILE, 0, {})
+    assert [row for row in rows if row["name"] == "/f"] == [row for row in alone if row["name"] == "/f"]
+    assert len(found.layers) == len(layers)
