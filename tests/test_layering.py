@@ -22,6 +22,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
     ("service", "report"),
+    ("__init__",),
     ("client",),
     ("pulls",),
     ("images",),
@@ -29,9 +30,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("index", "worker", "names"),
     ("settings", "figures", "sources", "chunkers"),
     ("api",),
-    ("model", "untrusted_json"),
+    ("model", "parameters", "replies", "untrusted_json"),
     ("errors",),
-    ("__init__",),
 )
 LEVEL_OF = {wing: level for level, wings in enumerate(LEVELS) for wing in wings}
 
