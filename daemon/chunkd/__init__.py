@@ -7,9 +7,10 @@ The path of a blob, wing by wing:
     worker     a confined process reads the open file: decompresses (decode), cuts and hashes (chunkers, cgear.c),
                verifies the name, and compresses 1 chunk in 16 (recompress)
     index      recipe, copies, totals, histogram and history change in one transaction (index, chunks)
-    queries    the figures are read; figures says what they mean
+    queries    the figures are read; figures says what they mean, replies which types they have
     pulls      what a registry served, by its logs, is replayed against what the index has
-    api        they are asked for over a Unix socket; client asks, or reads the index where no daemon runs
+    api        they are asked for over a Unix socket; client asks, or reads the index where no daemon runs, for commands
+               and for programs (connect)
     cli        and prints them; report draws them
     check      counts everything again without trusting a counter
     service    puts the parts together, as the daemon or for one scan

@@ -210,6 +210,10 @@ class Client:
                 return self._from_index(offline)
             except IndexMissing:
                 raise NothingThere(nobody.tried, [given.value for given in where.states]) from None
+        except RequestRefused as refused:
+            if refused.status == 400:
+                raise UsageError(refused.reason) from None
+            raise
         except SocketDenied:
             if where.place_was_given or where.own_state_dir is None:
                 raise
@@ -250,12 +254,7 @@ class Client:
 
         def page(after: str) -> Any:
             target = f"/v1/{question}?{urlencode({'limit': PAGE_ROWS, 'after': after} | query)}"
-            try:
-                return self._ask(target, offline, IMAGES_TIMEOUT_S)
-            except RequestRefused as refused:
-                if refused.status == 400:
-                    raise UsageError(refused.reason) from None
-                raise
+            return self._ask(target, offline, IMAGES_TIMEOUT_S)
 
         for _ in range(IMAGES_TRIES):
             first = following = page("")
