@@ -60,7 +60,7 @@ def schema_of(kind: Any, named: dict[str, Schema]) -> Schema:
 def object_of(kind: Any, named: dict[str, Schema]) -> Schema:
     hints = typing.get_type_hints(kind)
     assert kind.__required_keys__ == hints.keys()
-    has_figures = Kept.__annotations__.keys() <= hints.keys()
+    has_figures = Kept.__required_keys__ <= hints.keys()
     properties = {}
     for name, hint in hints.items():
         meaning = FIGURES[name].meaning if has_figures and name in FIGURES else ""
