@@ -22,24 +22,23 @@ left. DESIGN.md has the reasons.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from os import PathLike
-
     from chunkd.client.ask import Client
 
 __version__ = "0.1.0"
 
 
-def connect(*, socket: str | PathLike[str] | None = None, state_dir: str | PathLike[str] | None = None) -> Client:
-    """Whom to ask: the daemon at `socket` or of the index in `state_dir`, and that index where no daemon answers.
+def connect(*, socket: str | os.PathLike[str] | None = None, state_dir: str | os.PathLike[str] | None = None) -> Client:
+    """A client of the daemon at `socket`, or of the index in `state_dir` and the daemon that writes it.
 
-    Without both they are found as the commands find them. Nothing is asked yet. Raises SettingInvalid for a path that
-    can't be one.
+    Without both, a daemon and an index are found as the commands find them. Nothing is asked yet. Raises SettingInvalid
+    for a path that can't be one.
     """
     from chunkd.client.ask import Client  # late: whoever imports a part of chunkd imports this module
     from chunkd.settings.resolve import Resolved
 
     given = {"socket": socket, "state_dir": state_dir}
-    return Client(Resolved({name: value if value is None else str(value) for name, value in given.items()}))
+    return Client(Resolved({name: os.fspath(path) for name, path in given.items() if path is not None}))

@@ -48,7 +48,7 @@ class Client:
     """Asks a daemon, or reads the index where none answers. Each call asks anew; nothing stays open in between.
 
     `socket` and `state_dir` say who gave the last answer; the other one is "". Replies are those of the HTTP API, whole
-    and not in pages: plain dicts, of the types in `chunkd.replies`.
+    and not in pages: plain dicts, of the types in `chunkd.replies`. Each thread needs a client of its own.
 
     A daemon that does not answer within 10 s, or 300 s about images, raises SocketUnusable. Each call raises another
     ChunkdError too: UsageError for what can't be asked, NothingThere where there is neither a daemon nor an index,
