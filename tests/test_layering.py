@@ -100,7 +100,8 @@ HEAVY = {
 }
 # What is imported where speed or safety counts, and what must not come with it.
 LIGHT: dict[str, set[str]] = {
-    "cli.main": HEAVY | {"http.client"},  # `chunkd --help`, and `chunkd stats` where a daemon answers
+    # `chunkd --help`, and `chunkd stats` where a daemon answers; types of replies are for the daemon and for checkers
+    "cli.main": HEAVY | {"http.client", "chunkd.replies.figures"},
     "cli.scan": {"http.client", "multiprocessing", "numpy", "watchdog"},  # `chunkd scan` where none does
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one

@@ -10,20 +10,14 @@ from chunkd.errors import UsageError
 
 
 class Parameter(NamedTuple):
-    """The printable texts that match `pattern` wholly are those that it takes, in words `must_be`. `value` makes its
-    value of one.
+    """It takes the printable texts that `pattern` matches as a whole, and `must_be` says so in words. `value` makes the
+    value of such a text.
     """
 
     default: str
     must_be: str
     pattern: str
     value: Callable[[str], Any] = str
-
-    def read(self, name: str, text: str) -> Any:
-        """The value of a text that comes from anybody. Raises UsageError."""
-        if not (text.isprintable() and re.fullmatch(self.pattern, text)):
-            raise UsageError(f"`{name}` must be {self.must_be}")
-        return self.value(text)
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -59,5 +53,8 @@ PARAMETERS = {
 
 
 def value_of(name: str, text: str) -> Any:
-    """The value of a parameter. Raises UsageError for a text that it does not take."""
-    return PARAMETERS[name].read(name, text)
+    """The value of a parameter, of a text that comes from anybody. Raises UsageError if it does not take that."""
+    parameter = PARAMETERS[name]
+    if not (text.isprintable() and re.fullmatch(parameter.pattern, text)):
+        raise UsageError(f"`{name}` must be {parameter.must_be}")
+    return parameter.value(text)
