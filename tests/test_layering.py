@@ -51,7 +51,7 @@ FORBIDDEN: dict[str, set[str]] = {
 DOORS: dict[str, set[str]] = {
     "_cgear": {"chunkers.gear"},
     "backports": {"pulls.log_files", "worker.decode", "worker.recompress"},
-    "blake3": {"chunkers.gear"},
+    "blake3": {"chunkers.chunker", "chunkers.gear"},
     "click": {
         *("cli.diff", "cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.replay", "cli.report"),
         "cli.updates",
