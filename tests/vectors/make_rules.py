@@ -5,9 +5,9 @@
     pip install pyfastcdc hf_xet typing_extensions
     PYTHONPATH=tests:/usr/lib/python3/dist-packages python3 tests/vectors/make_rules.py
 
-The program or library of each vector is its `made_by`. Some of xet's are the numbers in the tests of xet-core
-(github.com/huggingface/xet-core: xet_data/src/deduplication/chunking.rs, at 34c0d1e4c49f). For the others hf_xet tells the
-hash of the file, which is made of its chunks' hashes and lengths.
+The program or library of each vector is its `made_by`. Some of xet's are the numbers in the tests of xet-core (in its
+repository xet_data/src/deduplication/chunking.rs, at 34c0d1e4c49f). For the others hf_xet tells the hash of the file,
+which is made of its chunks' hashes and lengths.
 """
 
 from __future__ import annotations
