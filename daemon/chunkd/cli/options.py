@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -21,8 +21,17 @@ DEGRADED = 6
 INCOMPLETE = 7
 
 
-def settings(*names: str) -> Callable[[Command], Callable[..., Any]]:
-    """Flags for these settings. The command gets them `Resolved` as its first argument. Warns of ignored variables."""
+class _FlagNotListed(click.Option):
+    """Works and completes as any flag does, and is not in the command's help."""
+
+    def get_help_record(self, _context: click.Context) -> None:
+        return None
+
+
+def settings(*names: str, listed: Collection[str] = SETTINGS) -> Callable[[Command], Callable[..., Any]]:
+    """Flags for these settings, of which the help has those `listed`. The command gets them `Resolved` as its first
+    argument. Warns of ignored variables.
+    """
 
     def add(command: Command) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -40,14 +49,15 @@ def settings(*names: str) -> Callable[[Command], Callable[..., Any]]:
                 continue
             metavar = "|".join(setting.choices) or setting.kind.upper()
             shown = setting.help if setting.default is None else f"{setting.help} (default {setting.default})"
-            found = click.option(setting.flag, name, metavar=metavar, help=shown)(found)
+            kind = click.Option if name in listed else _FlagNotListed
+            found = click.option(setting.flag, name, cls=kind, metavar=metavar, help=shown)(found)
         return found
 
     return add
 
 
 asks = settings("state_dir", "socket")
-works = settings(*SETTINGS)
+works = settings(*SETTINGS, listed=("state_dir", "socket", "names_file", "workers"))
 quietly = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 as_json = click.option("--json", "json", is_flag=True, help="Print JSON, for programs.")
 

@@ -22,13 +22,13 @@ from chunkd.settings.resolve import Resolved
 def replay(where: Resolved, json: bool, quiet: bool, files: tuple[str, ...]) -> None:
     """Read a registry's logs, and say what chunks would have moved.
 
-    A FILE is a log of distribution (its access log, or the fields that it logs as text or JSON) or of nginx (combined,
-    and X-Forwarded-For as the last column), or a trace in JSON as IBM published them; plain, gzip or zstd; - for
-    standard input. Clients are told apart by their addresses, which are in no output.
+    A FILE is a log of distribution (its access log, or the fields that it logs as text or JSON), a log of nginx
+    (combined, with X-Forwarded-For as the last column), or a trace in JSON as IBM published them. It may be compressed
+    with gzip or zstd; - is standard input. Clients are told apart by their addresses. No output has an address.
 
-    What a client has is what it pulled before in these logs. As layers: each blob moves once to each client. As chunks:
-    of a layer move its list of chunks and the chunks that the client has in no other layer, each compressed; what is
-    not a layer of the index moves whole. One cache for all: the same, for a cache that all clients share.
+    A client is taken to have what it pulled before in these logs. As layers: each blob moves once to each client. As
+    chunks: for each layer, its list of chunks and the chunks that the client lacks move, each compressed. A blob that
+    is not a layer of the index moves whole. One cache for all: the same, for one cache that all clients share.
     """
     from chunkd.cli.progress import progress, silent
     from chunkd.pulls.log_files import LogFiles
