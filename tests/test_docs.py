@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 import struct
-import tomllib
 from pathlib import Path
 
 import click
@@ -170,11 +169,6 @@ def test_the_picture_is_a_small_png() -> None:
     width, height = struct.unpack(">II", content[16:24])
     assert 600 <= width <= 1200
     assert 300 <= height <= 900
-
-
-def test_the_two_versions_are_one() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    assert f'__version__ = "{project["version"]}"' in (REPOSITORY / "daemon/chunkd/__init__.py").read_text()
 
 
 def test_the_files_and_tests_that_the_page_of_the_tests_names_are_there() -> None:

@@ -19,4 +19,4 @@ index/records, blocks, chunks, index; ingest/reconcile, places, writer; check/re
 left. DESIGN.md has the reasons.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

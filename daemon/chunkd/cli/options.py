@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,12 +13,22 @@ from chunkd.cli.output import say
 from chunkd.settings.resolve import Resolved
 from chunkd.settings.table import SETTINGS
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # An error has its own code: 1, 2 for usage, 3 where there is neither a daemon nor an index, 5 for `--fail-if`.
 DIFFERENT = 4
 DEGRADED = 6
 INCOMPLETE = 7
+
+
+def complete_path(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Leaves it to the shell."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(begun, type="file")]
 
 
 class _FlagNotListed(click.Option):
@@ -45,12 +55,17 @@ def settings(*names: str, listed: Collection[str] = SETTINGS) -> Callable[[Comma
         for name in reversed(names):
             setting = SETTINGS[name]
             if setting.kind == "paths":
-                found = click.argument(name, nargs=-1, type=click.UNPROCESSED, metavar="[CACHE]...")(found)
+                found = click.argument(
+                    name, nargs=-1, type=click.UNPROCESSED, metavar="[CACHE]...", shell_complete=complete_path
+                )(found)
                 continue
             metavar = "|".join(setting.choices) or setting.kind.upper()
             shown = setting.help if setting.default is None else f"{setting.help} (default {setting.default})"
             kind = click.Option if name in listed else _FlagNotListed
-            found = click.option(setting.flag, name, cls=kind, metavar=metavar, help=shown)(found)
+            completion = complete_path if setting.kind == "path" else None
+            found = click.option(setting.flag, name, cls=kind, metavar=metavar, help=shown, shell_complete=completion)(
+                found
+            )
         return found
 
     return add

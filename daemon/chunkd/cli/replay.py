@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from chunkd.cli import replay_tables
-from chunkd.cli.options import as_json, asks, end_by, quietly, say_lines
+from chunkd.cli.options import as_json, asks, complete_path, end_by, quietly, say_lines
 from chunkd.cli.output import say
 from chunkd.client import ask
 from chunkd.settings.resolve import Resolved
@@ -18,7 +18,7 @@ from chunkd.settings.resolve import Resolved
 @asks
 @as_json
 @quietly
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=complete_path)
 def replay(where: Resolved, json: bool, quiet: bool, files: tuple[str, ...]) -> None:
     """Read a registry's logs, and say what chunks would have moved.
 
