@@ -54,12 +54,13 @@ def test_the_readme_is_short() -> None:
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 def test_every_setting_has_its_row(setting: Setting) -> None:
     default = "" if setting.default is None else str(setting.default)
-    assert [f"`{setting.name}`", f"`{setting.env}`", f"`{setting.flag}`", default, setting.help] in SETTING_ROWS
+    assert [f"`{setting.name}`", f"`{setting.flag}`", default, setting.help] in SETTING_ROWS
+    assert setting.env == f"CHUNKD_{setting.name.upper()}"
 
 
 def test_no_row_is_of_a_setting_that_is_no_more() -> None:
-    named = {name for row in SETTING_ROWS for name in re.findall(r"`CHUNKD_([A-Z_]+)`", row[1])}
-    assert named == {name.upper() for name in SETTINGS}
+    named = {row[0].strip("`") for row in SETTING_ROWS if re.fullmatch("`[a-z_]+`", row[0])}
+    assert named == set(SETTINGS)
 
 
 @pytest.mark.parametrize("command", main.commands)
