@@ -89,6 +89,8 @@ STUBS = {
         case "$1 $2" in
         "run -d") [[ "$*" == *:/cache:ro* && "$*" == *:/var/lib/chunkd* && "${@: -1}" == chunkd ]]
                   CHUNKD_CACHES="$ROOT/var/lib/registry" chunkd run;;
+        "run --rm") [[ "$*" == *:/cache:ro* && "$*" == *"/var/lib/chunkd chunkd scan" ]]
+                  CHUNKD_CACHES="$ROOT/var/lib/registry" chunkd scan;;
         "exec watcher") shift 2; "$@";;
         "build --tag") [ "$3 $4" = "chunkd ." ] && test -f Containerfile;;
         *) exit 64;;
