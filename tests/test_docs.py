@@ -30,6 +30,8 @@ DOCUMENTS = MANUAL | {
     for name in ("CHANGELOG.md", "CONTRIBUTING.md", "DESIGN.md", "SECURITY.md", "bench/README.md", "tests/README.md")
 }
 MOST_README_LINES = 150
+# Of each page in docs/stores.
+PARTS = ("The path", "The rights", "Names", "Caveats")
 # What a name of a file may begin with. Others in code are commands, routes, or paths of other machines.
 TOP_FOLDERS = ("bench", "cffi_build", "contrib", "daemon", "docs", "launchd", "systemd", "tests", r"\.ci")
 
@@ -179,3 +181,10 @@ def test_the_files_and_tests_that_the_page_of_the_tests_names_are_there() -> Non
     assert [name for name in named if not [*tests.rglob(name), *REPOSITORY.glob(name)]] == []
     modules = {path.stem for path in tests.rglob("test_*.py")}
     assert set(re.findall(r"-k (test_\w+)", page)) - modules == set()
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if re.fullmatch(r"docs/stores/(?!index).+", name)])
+def test_a_page_of_a_store_has_its_four_parts_and_a_row(name: str) -> None:
+    headings = re.findall(r"^## (.+)$", PAGES[name], re.MULTILINE)
+    assert [heading for heading in headings if heading in PARTS] == list(PARTS)
+    assert [row for row in rows_of(PAGES["docs/stores/index.md"]) if f"({Path(name).name})" in row[0]]
