@@ -192,6 +192,17 @@ class KernelMissing(UsageError):
         self.kernel, self.present = kernel, present
 
 
+class RuleUnknown(UsageError):
+    """No rule has that name, nor are it sizes that go together."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(
+            f"rule {name[:80]!r}: unknown; use sizes in KiB, least/mean/most, such as 2/16/64, of which the mean is a"
+            f" power of two and the most below 16384, or one of {', '.join(known)}"
+        )
+        self.name, self.known = name, known
+
+
 class CacheUnusable(ChunkdError):
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"cache {path}: {problem}")
