@@ -107,6 +107,7 @@ def test_help_of_every_command(home: Home) -> None:
 ENDS = {
     "scan": 0, "stats": 0, "histogram": 0, "blobs": 0, "history": 0, "check": 0, "health": 3, "config": 0, "report": 0,
     "rebuild": 0, "images": 0, "freed": 2, "similar": 0, "diff": 2, "replay": 0, "updates": 0,
+    "where": 0,
 }  # fmt: skip
 
 
