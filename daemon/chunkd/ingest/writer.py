@@ -155,16 +155,16 @@ class Writer:
             task = self.tasks.running(result.job.digest)
             if result.finding is not None:
                 self._await_observation(task, result.finding)
-            elif result.refused or task.tries + 1 < TRIES:
+            elif not result.begun or task.tries + 1 < TRIES:
                 log.warning("%s: %s; it is tried once more", task.digest, result.died)
-                self.tasks.try_again(task, died=not result.refused)
+                self.tasks.try_again(task, died=result.begun)
             else:
                 self._await_observation(task, Finding("unreadable", reason=result.died))
         self.wakeup.drain()
 
     def _await_observation(self, task: Task, finding: Finding) -> None:
         """A finding is applied only with an observation made after the worker was done."""
-        task.was_read = True
+        self.tasks.note_read(task)
         self._found[task.place] = Found(task, finding, time.monotonic_ns())
         self.caches[task.place.cache].hints.put(Hint(task.place, Cause.READ), first=True)
 

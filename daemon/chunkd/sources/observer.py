@@ -28,24 +28,34 @@ def _by_path(view: View, path: str, before: FileMark, opened: FileMark) -> FileM
     return opened
 
 
+def _opened(view: View, number: int, path: str) -> Opened:
+    try:
+        before = view.look(path).mark
+        descriptor, seen = view.open(path)
+    except OSError as error:
+        return _not_opened(number, error)
+    return Opened(number, descriptor, _by_path(view, path, before, seen.mark), kind=seen.kind)
+
+
+def _not_opened(number: int, error: OSError) -> Opened:
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return Opened(number, gone=True)
+    return Opened(number, problem=error.strerror or str(error))
+
+
 class Observer:
     """`layouts` has the layouts of all blobs seen."""
 
     def __init__(self, source: Source, root: Root, layouts_seen: set[str]) -> None:
         self._source, self._root, self.layouts = source, root, layouts_seen
 
-    def open(self, number: int, path: str) -> Opened:
-        """The blob at a path, opened for reading, or why it could not be."""
+    def open(self, wanted: list[tuple[int, str]]) -> list[Opened]:
+        """The blobs at these paths, by their numbers, opened for reading; or why they could not be."""
         try:
             with self._source.view() as view:
-                before = view.look(path).mark
-                descriptor, seen = view.open(path)
-                mark = _by_path(view, path, before, seen.mark)
-        except (FileNotFoundError, NotADirectoryError):
-            return Opened(number, gone=True)
+                return [_opened(view, number, path) for number, path in wanted]
         except OSError as error:
-            return Opened(number, problem=error.strerror or str(error))
-        return Opened(number, descriptor, mark, kind=seen.kind)
+            return [_not_opened(number, error) for number, _ in wanted]
 
     def observe(self, hints: list[tuple[Hint, Token]]) -> list[Observation]:
         """What is at each of these places now. If the root is not the recorded one, the places are unknown."""
@@ -68,17 +78,17 @@ class Observer:
             return self._observe_absence(Observation(hint, Presence.UNKNOWN, at_ns, token))
         except OSError as error:
             return Observation(hint, Presence.UNKNOWN, at_ns, token, problem=error.strerror or str(error))
-        return self._observe_presence(view, Observation(hint, Presence.PRESENT, at_ns, token, seen), seen)
+        return self._observe_presence(view, hint, at_ns, token, seen)
 
-    def _observe_presence(self, view: View, observed: Observation, seen: Seen) -> Observation:
-        path = observed.hint.place.path
+    def _observe_presence(self, view: View, hint: Hint, at_ns: int, token: Token, seen: Seen) -> Observation:
+        path = hint.place.path
         away = self._root.away(view, path)
         found = layouts.identify(self._source.path, path)
         if found is not None and not seen.kind and not away:
             self.layouts.add(found[1])
             self._root.note_mount(view, path, seen.mark)
             self._root.empty = False
-        return replace(observed, presence=Presence.PRESENT, seen=seen, hidden=bool(away))
+        return Observation(hint, Presence.PRESENT, at_ns, token, seen, hidden=bool(away))
 
     def _observe_absence(self, unknown: Observation) -> Observation:
         """Absent, then its root and mount there as recorded, and absent again in the root that is there now."""
@@ -90,7 +100,7 @@ class Observer:
                 if now.root.device != (self._root.device or now.root.device) or self._root.away(now, path):
                     return unknown
                 try:
-                    return self._observe_presence(now, unknown, now.look(path))
+                    return self._observe_presence(now, unknown.hint, unknown.at_ns, unknown.token, now.look(path))
                 except (FileNotFoundError, NotADirectoryError):
                     folder = unknown.hint.folder and is_young(now, os.path.dirname(path))
                     return replace(unknown, presence=Presence.GONE, folder_is_there=folder)
