@@ -114,16 +114,18 @@ class Opened:
     gone: bool = False
 
 
+_KINDS = {
+    stat.S_IFREG: "",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
+
+
 def kind_of_file(mode: int) -> str:
     """What lies where a blob should, in words for people; `""` for a regular file."""
-    kinds = {
-        stat.S_IFREG: "",
-        stat.S_IFLNK: "a symbolic link",
-        stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a FIFO",
-        stat.S_IFSOCK: "a socket",
-    }
-    return kinds.get(stat.S_IFMT(mode), "a device")
+    return _KINDS.get(stat.S_IFMT(mode), "a device")
 
 
 def seen_of(status: os.stat_result) -> Seen:
