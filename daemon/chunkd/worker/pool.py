@@ -113,8 +113,9 @@ class Pool:
     @property
     def idle(self) -> int:
         """How many jobs can be given out now to workers that have none."""
-        stalled = sum(map(self._is_stalled, self._workers))
-        busy = sum(bool(worker.jobs) for worker in self._workers) - stalled + len(self._leaving)
+        at_work = [worker for worker in self._workers if worker.jobs]
+        stalled = sum(map(self._is_stalled, at_work))
+        busy = len(at_work) - stalled + len(self._leaving)
         return max(0, min(self.count - busy, 2 * self.count - busy - stalled - len(self._killed)))
 
     def takes(self, stored_bytes: int, cache: int) -> bool:
