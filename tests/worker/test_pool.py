@@ -149,7 +149,7 @@ def pool(start: Start, clock: Clock) -> Iterator[Pool]:
 
 
 def job(told: str) -> Job:
-    return Job(Digest("sha256", hashlib.sha256(told.encode()).hexdigest()), FileMark(1, 2, 5000, 4))
+    return Job(Digest("sha256", hashlib.sha256(told.encode()).hexdigest()), FileMark(1, 2, 4000, 4))
 
 
 def give(pool: Pool, told: str, cache: int = 0) -> None:
@@ -592,7 +592,7 @@ def test_closing_ends_every_worker(pool: Pool, start: Start) -> None:
 def test_small_jobs_wait_at_busy_workers_and_are_found_in_their_order(pool: Pool, start: Start, pause: Pause) -> None:
     ends = [pause("1", 0), pause("2", 0)]
     for told in "abcd":
-        assert (pool.idle, pool.takes(5000, 0)) == (0, True)
+        assert (pool.idle, pool.takes(4000, 0)) == (0, True)
         give(pool, told)
     assert [job.digest for job in pool.jobs()] == [
         job(told).digest for told in ("pause 1", "a", "c", "pause 2", "b", "d")
@@ -610,16 +610,16 @@ def test_as_many_small_jobs_wait_as_are_said_and_fewer_where_there_are_many_work
     give(pool, "hang")
     give(pool, "hang 2")
     for number in range(2 * (module.JOBS_AT_ONCE - 1)):
-        assert pool.takes(5000, 0)
+        assert pool.takes(4000, 0)
         give(pool, f"fine {number}")
-    assert not pool.takes(5000, 0)
+    assert not pool.takes(4000, 0)
     many = Pool(start, module.MOST_AHEAD // 2, Clock())
     for number in range(many.count):
         many._workers.append(Worker(start.started[0], None, deque([job(str(number))])))  # type: ignore[arg-type] # noqa: SLF001
-    assert many.takes(5000, 0)
+    assert many.takes(4000, 0)
     for worker in many._workers:  # noqa: SLF001
         worker.jobs.append(job("more"))
-    assert not many.takes(5000, 0)
+    assert not many.takes(4000, 0)
 
 
 def test_a_job_waits_only_at_a_worker_with_small_ones_of_its_own_cache(pool: Pool, clock: Clock, pause: Pause) -> None:
@@ -628,8 +628,8 @@ def test_a_job_waits_only_at_a_worker_with_small_ones_of_its_own_cache(pool: Poo
     reading, writing = os.pipe()
     give_large(reading, 8)
     os.close(reading)
-    assert pool.takes(module.SMALL_BYTES, 7)
-    assert not pool.takes(module.SMALL_BYTES + 1, 7), "a large one"
+    assert pool.takes(module.SMALL_BYTES - 4000, 7)
+    assert not pool.takes(module.SMALL_BYTES - 3999, 7), "together they are too large"
     assert not pool.takes(1, 8), "it would wait for a large one"
     assert not pool.takes(1, 9), "it would wait for another cache's file system"
     clock.now_s = module.STALLED_S + 0.1

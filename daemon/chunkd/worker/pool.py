@@ -16,9 +16,9 @@ from chunkd.errors import StarterGone
 from chunkd.model import Finding, Job
 from chunkd.worker import protocol
 
-# A worker that is busy with blobs of at most this size may be given more of them, so many in all. They wait in its
-# connection, and it needs no turn of the daemon between two. Many workers have fewer each, MOST_AHEAD in all, as the
-# kernel bounds how many descriptors are under way.
+# A busy worker may be given further blobs while all that it has are at most so many, of so many bytes together. They
+# wait in its connection, and it needs no turn of the daemon between two. Many workers have fewer each, MOST_AHEAD in
+# all, as the kernel bounds how many descriptors are under way.
 SMALL_BYTES = 64 << 10
 JOBS_AT_ONCE, MOST_AHEAD = 16, 256
 # A worker without a message for this long is stalled: it seems to wait for a file system that does not answer.
@@ -123,8 +123,8 @@ class Pool:
         return self.idle > 0 or self._with_room(stored_bytes, cache) is not None
 
     def _with_room(self, stored_bytes: int, cache: int) -> Worker | None:
-        """The worker with the fewest jobs that can take another one. Its jobs are small and of one cache, so that none
-        waits for a large blob, or for the file system of another cache.
+        """The worker with the fewest jobs that can take another one. All together are small, so that none waits
+        long, and of one cache, so that none waits for the file system of another.
         """
         most = min(JOBS_AT_ONCE, MOST_AHEAD // self.count) if stored_bytes <= SMALL_BYTES else 0
         able = [
@@ -132,7 +132,7 @@ class Pool:
             for worker in self._workers
             if 0 < len(worker.jobs) < most
             and worker.cache == cache
-            and worker.jobs[-1].mark.stored_bytes <= SMALL_BYTES
+            and sum(job.mark.stored_bytes for job in worker.jobs) + stored_bytes <= SMALL_BYTES
             and not self._is_stalled(worker)
         ]
         return min(able, key=lambda worker: len(worker.jobs), default=None)
