@@ -14,7 +14,7 @@ PARALLEL := -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test torture lint c bench dist clean needed npm_small
+.PHONY: help run test torture lint docs c bench dist clean needed npm_small
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ lint: .venv/dev ## check format, style and types
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m mypy
+
+docs: .venv/docs ## build the pages in docs/ to build/docs, and check their links
+	$(VENV_PYTHON) -m properdocs build --strict --quiet
 
 c: ## compile the C core with every warning an error
 	@for compiler in gcc clang; do \
@@ -87,6 +90,10 @@ npm_small: .venv/package
 .venv/dev: .venv/package
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(VENV_PYTHON) -m pip install --quiet --group dev
+	@touch $@
+
+.venv/docs: .venv/dev
+	$(VENV_PYTHON) -m pip install --quiet --group docs
 	@touch $@
 
 .venv/bench: .venv/dev

@@ -1,4 +1,5 @@
-"""`make run`: the daemon on CACHE, or on a demo cache into which images land while the live figure is on screen.
+"""`make run`: the daemon on CACHE, or on a demo cache into which images land while the live figure is on screen,
+and `chunkd images` each time that one has got its name.
 
     python bench/demo.py RUN_DIR [CACHE]
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -24,13 +26,17 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from demo_images import land_images
+from demo_images import VERSIONS, land_images
 
-# So that the figure can be followed by eye: 20 blobs land in about half a minute.
+# So that the figure can be followed by eye: 20 blobs land in one to two minutes.
 LANDING_PAUSE_S = 1.0
 READY_TIMEOUT_S = 60.0
 # A daemon ends within seconds: 5 s for blobs in hand, then it commits.
 STOP_TIMEOUT_S = 30.0
+# Names are read 2 s after a manifest has landed.
+NAMED_S = 20.0
+# The name of a layout's folder is that of its repository.
+REPOSITORY = "demo"
 # A socket's path takes 103 bytes on macOS, 107 on Linux; the daemon first binds one with 12 more in the same folder.
 MOST_PATH_BYTES = 90
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -62,21 +68,57 @@ def _serve(run_dir: Path, cache: str, stack: contextlib.ExitStack) -> int:
 
 
 def _demonstrate(demo: Path, stack: contextlib.ExitStack) -> int:
+    """The live figure, and each time that an image has got its name all images; after the last what would be freed."""
     shutil.rmtree(demo, ignore_errors=True)
-    layout = demo / "cache"
+    layout = demo / REPOSITORY
     layout.mkdir(parents=True)
     with (demo / "log").open("wb") as log:
         daemon, asking = _start_daemon(demo, str(layout), log, stack)
     print(f"log     {demo / 'log'}", flush=True)
-    watch = stack.enter_context(_running([*_chunkd("stats"), *asking, "--watch"]))
-    landing = land_images(layout, Path(sysconfig.get_path("stdlib")))
+    landing, named = land_images(layout, Path(sysconfig.get_path("stdlib"))), 0
     while daemon.poll() is None:
-        if watch.poll() is not None:  # nobody looks any more: a closed pipe or terminal
-            return _exit_code(watch)
-        next(landing, None)
-        time.sleep(LANDING_PAUSE_S)
+        with _running([*_chunkd("stats"), *asking, "--watch"]) as watch:
+            while daemon.poll() is None and _named(layout) == named:
+                if watch.poll() is not None:  # nobody looks any more: a closed pipe or terminal
+                    return _exit_code(watch)
+                next(landing, None)
+                time.sleep(LANDING_PAUSE_S)
+        named = _named(layout)
+        if _wait_until_named(daemon, asking, named):
+            _show(asking, "images")
+            if named == len(VERSIONS):
+                _show(asking, "freed", f"{REPOSITORY}:{VERSIONS[0]}")
     print((demo / "log").read_text(), file=sys.stderr)
     return _exit_code(daemon)
+
+
+def _named(layout: Path) -> int:
+    """How many images have a name in the layout."""
+    index = layout / "index.json"
+    return len(json.loads(index.read_text())["manifests"]) if index.exists() else 0
+
+
+def _wait_until_named(daemon: subprocess.Popen[bytes], asking: list[str], named: int) -> bool:
+    """Whether the daemon still runs. Waits until it has counted all blobs and read so many names, or for NAMED_S."""
+    end = time.monotonic() + NAMED_S
+    while daemon.poll() is None and time.monotonic() < end:
+        replies = [_ask(command, "--json", *asking) for command in ("stats", "images")]
+        if all(replies):
+            stats, images = map(json.loads, replies)
+            if stats["settled"] and sum(len(image["names"]) for image in images["images"]) == named:
+                break
+    return daemon.poll() is None
+
+
+def _ask(command: str, *words: str) -> bytes:
+    """What a command prints, while Ctrl-C reaches it through this program only."""
+    return subprocess.run(
+        [*_chunkd(command), *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0, check=False
+    ).stdout
+
+
+def _show(asking: list[str], *words: str) -> None:
+    print(f"\n$ chunkd {' '.join(words)}\n{_ask(*words, *asking).decode()}", flush=True)
 
 
 def _start_daemon(

@@ -26,6 +26,8 @@ else:
     from backports import zstd as zstd
 
 VERSIONS = ("v1", "v2", "v3")
+# When they say that they were made, since a layout does not tell in which order its images came.
+CREATED = ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z")
 LAYERS = 6
 # A base image, from which all versions are built.
 SHARED_LAYERS = 2
@@ -80,7 +82,7 @@ def land_images(layout: Path, source: Path) -> Iterator[str]:
             layers.append(land_layer(layout, contents(source, group, version)))
             yield layers[-1][0]["digest"]
         shared = layers[:SHARED_LAYERS]
-        yield from land_image(layout, VERSIONS[version], layers, manifests)
+        yield from land_image(layout, VERSIONS[version], layers, manifests, CREATED[version])
 
 
 def begin_layout(layout: Path) -> None:
@@ -89,9 +91,11 @@ def begin_layout(layout: Path) -> None:
     _replace(layout / "oci-layout", {"imageLayoutVersion": "1.0.0"})
 
 
-def land_image(layout: Path, name: str, layers: list[Layer], manifests: list[Descriptor]) -> Iterator[str]:
+def land_image(
+    layout: Path, name: str, layers: list[Layer], manifests: list[Descriptor], created: str = ""
+) -> Iterator[str]:
     """Write what names these layers as an image, yielding digests as they land; `manifests` grows by its own."""
-    config = _land_json(layout, "config.v1+json", _config(layers))
+    config = _land_json(layout, "config.v1+json", _config(layers) | ({"created": created} if created else {}))
     yield config["digest"]
     manifest = _land_json(layout, "manifest.v1+json", _manifest(config, [layer for layer, _ in layers]))
     manifests.append(manifest | {"annotations": {"org.opencontainers.image.ref.name": name}})

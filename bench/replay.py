@@ -65,7 +65,7 @@ def replayed(place: Path, lines: int, images: int) -> tuple[dict[str, object], l
     process.returncode = os.waitstatus_to_exitcode(status)
     told = Written(reply["lines"]["pulls"], sum(reply["lines"]["unread"].values()), reply["served"]["bytes"])
     if process.returncode or told != written:
-        sys.exit(f"replay exited {process.returncode} and told of {told}; {written} was written")
+        sys.exit(f"replay exited {process.returncode} and counted {told}; the log has {written}")
     print(
         f"{lines:,} lines, {log.stat().st_size / 1e6:,.0f} MB, {reply['clients']:,} clients, {images:,} images of"
         f" {found.count:,} chunks: {taken_s:.1f} s ({usage.ru_utime + usage.ru_stime:.1f} s of a processor),"

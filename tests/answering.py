@@ -65,6 +65,10 @@ class FakeAnswers:
         self._note("diff", after, limit, client, to, platform)
         return {"by_layer": [], "next": None, "commit": 1}
 
+    def updates(self, after: str, limit: int, repository: str, platform: str) -> dict[str, Any]:
+        self._note("updates", after, limit, repository, platform)
+        return {"pairs": [], "next": None, "commit": 1}
+
     def history(self, since: str, limit: int) -> dict[str, Any]:
         self._note("history", since, limit)
         return {"history": [], "next": None}

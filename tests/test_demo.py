@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,44 @@ def test_make_run_serves_a_cache_and_ends_cleanly(source: Path, tmp_path: Path) 
     socket = next(line.split()[1] for line in said.splitlines() if line.startswith("socket"))
     assert not Path(socket).exists()
     assert running(process.pid) == []
+
+
+# The program on a small folder, and no pause between two blobs.
+QUICK = """
+import sys, sysconfig
+sys.path.insert(0, sys.argv.pop(1))
+source = sys.argv.pop(1)
+sysconfig.get_path = lambda name: source
+import demo
+demo.LANDING_PAUSE_S = 0.01
+sys.exit(demo.main())
+"""
+
+
+def test_make_run_shows_the_images_as_they_get_their_names(source: Path, tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("CHUNKD_")}
+    env |= {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", QUICK, str(BENCH), str(source), str(tmp_path / "run")],
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout
+    said, patience = "", threading.Timer(TIMEOUT_S, process.terminate)
+    patience.start()
+    for line in process.stdout:  # which ends with the program
+        said += line
+        if "$ chunkd freed demo:v1" in said and line.startswith("layers "):  # the live figures go on
+            break
+    patience.cancel()
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, said + rest
+    assert rest.endswith("stopped\n")
+    assert running(process.pid) == []
+    tables = [part.partition("\n$ ")[0] for part in said.split("$ chunkd images\n")[1:]]
+    # An image may get its name while the one before is shown.
+    assert [tables[-1].count(f"\ndemo:{name} ") for name in ("v1", "v2", "v3")] == [1, 1, 1]
+    assert "\ndemo:v1 " in tables[0]
+    freed = said.partition("$ chunkd freed demo:v1\n")[2]
+    assert "1 image (demo:v1)\n" in freed
+    assert "warning" not in said

@@ -197,6 +197,17 @@ class CacheUnusable(ChunkdError):
         super().__init__(f"cache {path}: {problem}")
 
 
+class NoCacheNamed(UsageError):
+    """No flag, variable or file names a cache, and the default folder is not there."""
+
+    def __init__(self, default: str) -> None:
+        super().__init__(
+            f"no cache is named, and the default {default} does not exist; name a cache: an argument"
+            " (`chunkd scan /var/lib/registry`), CHUNKD_CACHES=/var/lib/registry, or"
+            ' caches = ["/var/lib/registry"] in a settings file'
+        )
+
+
 class CachesDropped(UsageError):
     def __init__(self, state: str, dropped: list[str]) -> None:
         super().__init__(

@@ -116,6 +116,8 @@ def test_the_routes_of_images(path: Path, answers: FakeAnswers) -> None:
     assert say(path, "GET", "/v1/similar")[0] == say(path, "GET", "/v1/similar?threshold=1.0")[0] == 200
     assert say(path, "GET", "/v1/diff?to=b:2&from=a:1%20a:2&platform=linux/arm64")[0] == 200
     assert say(path, "GET", "/v1/diff?to=b:2&limit=7")[0] == 200
+    assert say(path, "GET", "/v1/updates?repository=a/b:latest&platform=linux/arm64&limit=7")[0] == 200
+    assert say(path, "GET", "/v1/updates")[0] == 200
     assert answers.asked == [
         ("images", "3-100", 100, "repository"),
         ("freed", "", 7, "shop/api:v3* b\u00fc:1", 5),
@@ -123,6 +125,8 @@ def test_the_routes_of_images(path: Path, answers: FakeAnswers) -> None:
         ("similar", "", 100, 1000),
         ("diff", "", 100, "a:1 a:2", "b:2", "linux/arm64"),
         ("diff", "", 7, "", "b:2", ""),
+        ("updates", "", 7, "a/b:latest", "linux/arm64"),
+        ("updates", "", 100, "", ""),
     ]
 
 
@@ -169,6 +173,9 @@ def test_head_says_what_get_says(path: Path) -> None:
         ("GET", "/v1/diff", b"", 400),
         ("GET", "/v1/diff?from=a", b"", 400),
         ("GET", "/v1/diff?to=a%20b", b"", 400),
+        ("GET", "/v1/updates?repository=a%20b", b"", 400),
+        ("GET", "/v1/updates?repository=%07", b"", 400),
+        ("GET", "/v1/updates?platform=linux/", b"", 400),
         ("GET", "/v1/diff?to=a&from=%20", b"", 400),
         ("GET", "/v1/diff?to=a&platform=linux/", b"", 400),
         ("GET", "/v1/diff?to=a&platform=a/b/c/d", b"", 400),

@@ -11,6 +11,8 @@ import errno
 import fcntl
 import json
 import os
+import platform
+import pty
 import re
 import signal
 import socket
@@ -19,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 
 import lmdb
@@ -104,7 +107,7 @@ def test_help_of_every_command(home: Home) -> None:
 # The exit code of each, with an index and no daemon; `run` is started by test_a_daemon_lives_without_its_streams.
 ENDS = {
     "scan": 0, "stats": 0, "histogram": 0, "blobs": 0, "history": 0, "check": 0, "health": 3, "config": 0, "report": 0,
-    "rebuild": 0, "images": 0, "freed": 2, "similar": 0, "diff": 2, "replay": 0,
+    "rebuild": 0, "images": 0, "freed": 2, "similar": 0, "diff": 2, "replay": 0, "updates": 0,
 }  # fmt: skip
 
 
@@ -115,6 +118,7 @@ def test_each_command_imports_what_it_needs(scanned: Home) -> None:
     log.write_text("junk")
     given = {
         "scan": (scanned.cache(),), "report": ("-o", scanned.root / "report.html"),
+        "updates": ("--all",),
         "freed": ("no-image",), "diff": ("no-image", "no-image"), "replay": (log,),
     }  # fmt: skip
     for command, code in ENDS.items():
@@ -126,7 +130,49 @@ def test_version_and_the_installed_script() -> None:
     script = Path(sys.executable).parent / "chunkd"
     command = [str(script)] if script.exists() else [sys.executable, "-m", "chunkd"]
     done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
-    assert __version__ in done.stdout
+    first, python, *libraries = done.stdout.splitlines()
+    assert (first, python) == (f"chunkd, version {__version__}", f"Python {platform.python_version()}")
+    assert f"lmdb {metadata.version('lmdb')}" in libraries
+    assert len(libraries) >= 10
+
+
+@pytest.mark.parametrize("command", ["run", "scan", "rebuild"])
+def test_without_a_cache_and_without_the_default_folder(scanned: Home, command: str) -> None:
+    state = scanned.state if command == "rebuild" else scanned.root / "other"
+    if command == "rebuild":  # an index that tells no caches
+        (state / "index" / "data.mdb").write_bytes(b"")
+    done = scanned.command(command, state=state)
+    refused(done, 2, "no cache is named", "chunkd scan /var/lib/registry", "CHUNKD_CACHES", "settings file")
+    assert not (scanned.root / "other").exists()
+    # Whoever names it is told what is wrong with it.
+    named = scanned.root / ".local/supermachine-layer-cache/registry/blobs/sha256"
+    refused(scanned.command("scan", named, state=scanned.root / "other"), 1, str(named), "does not exist")
+
+
+def on_a_terminal(home: Home, *words: object, **environ: str) -> bytes:
+    """What a command writes to stderr where that is a terminal."""
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "chunkd", *map(str, words), "--state", str(home.state)]
+    with os.fdopen(terminal, "rb", buffering=0) as written, os.fdopen(end, "wb") as stderr:
+        taken = {name: value for name, value in home.environ.items() if name != "NO_COLOR"}
+        done = subprocess.run(
+            command, env=taken | {"TERM": "xterm-256color"} | environ, stdout=subprocess.PIPE, stderr=stderr, check=True
+        )
+        assert b"layers" in done.stdout
+        os.set_blocking(written.fileno(), False)
+        return written.read(65536) or b""
+
+
+def test_quiet_shows_no_progress_and_no_color_no_colours(home: Home) -> None:
+    write_blob(home.cache(), gz(layer()))
+    colours = re.compile(rb"\x1b\[[0-9;]*3[0-9](;[0-9;]*)?m")
+    shown = on_a_terminal(home, "scan", home.cache())
+    assert colours.search(shown)
+    plain = on_a_terminal(home, "rebuild", NO_COLOR="1")
+    assert b"\x1b[" in plain
+    assert not colours.search(plain)
+    assert on_a_terminal(home, "scan", "--quiet", home.cache()) == b""
+    assert b"\x1b[" not in on_a_terminal(home, "rebuild", "-q")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -562,15 +608,19 @@ def test_what_is_no_utf_8_is_shown_escaped(home: Home) -> None:
 @pytest.mark.parametrize("flags", [(), ("--json",)])
 def test_health_says_how_it_is_by_its_exit_code(scanned: Home, flags: tuple[str, ...]) -> None:
     assert scanned.command("health", *flags).returncode == 3
+    assert scanned.command("health", "--live", *flags).returncode == 3
     assert scanned.command("health", *flags, state=Path("~/state")).returncode == 2
     daemon = scanned.start(scanned.cache())
     daemon.until(lambda stats: stats["settled"] and stats["scans"], "scanned")
     assert scanned.command("health", *flags).returncode == 0
+    assert scanned.command("health", "--live", *flags).returncode == 0
     assert json.loads(scanned.command("stats", "--json").stdout) == daemon.stats()
     scanned.cache().rename(scanned.root / "away")
     daemon.settled_after_scan()
     degraded = scanned.command("health", *flags)
     assert (degraded.returncode, "stale" in degraded.stdout) == (6, True)
+    live = scanned.command("health", "--live", *flags)
+    assert (live.returncode, live.stdout) == (0, degraded.stdout)
     assert scanned.command("stats", *flags).returncode == 7
     assert scanned.command("scan", *flags, scanned.root / "cache").returncode == 7
 

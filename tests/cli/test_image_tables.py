@@ -61,6 +61,12 @@ def line_of(lines: list[str], name: str) -> list[str]:
     return found.removeprefix(name).replace(" MiB", "").split()
 
 
+def test_a_cache_without_images_says_so() -> None:
+    none, some = "\n".join(lines_of(reply())), "\n".join(lines_of(FOUND))
+    assert "no images" in none
+    assert "no images" not in some
+
+
 def test_the_rows_and_sums_of_the_table() -> None:
     lines = lines_of(FOUND)
     assert line_of(lines, "shop/api:v1") == ["1", "40.0", "10.0", "20.0", "1.0", "20.0", "5.0"]
@@ -68,7 +74,7 @@ def test_the_rows_and_sums_of_the_table() -> None:
     assert line_of(lines, "untagged (2)") == ["40.0", "40.0", "10.0"]
     assert line_of(lines, "attestation (1)") == ["20.0", "20.0", "5.0"]
     assert line_of(lines, "chunks of 1 partial") == ["20.0", "5.0"]
-    assert line_of(lines, "unheld (2 blobs)") == ["3.0", "4.0", "4.0"]
+    assert line_of(lines, "in no image (2 blobs)") == ["3.0", "4.0", "4.0"]
     assert line_of(lines, "total") == ["143.0", "144.0", "144.0"]
     text = "\n".join(lines)
     assert "shop/api:latest (+v2)" in text

@@ -53,8 +53,8 @@ def test_the_figures() -> None:
         "unique chunk bytes  180.2 MiB     188,953,395 bytes",
         "redundancy          15.0 %",
         "",
-        "A chunk store nets storage only if its unique chunks, recompressed, stay below what the layers take",
-        "now: here, compressed to at most 33.9 % of their size.",
+        "A chunk store saves storage only if its unique chunks, recompressed, take less than the layers do",
+        "now: here, if they compress to at most 33.9 % of their size.",
     ]
 
 
@@ -136,7 +136,7 @@ def test_layers_that_are_not_compressed_need_no_recompression() -> None:
     totals = Totals(1, 0, 2048, 2048, 2048, 2, 1, 1024)
     found = list(tables.stats_lines(stats(totals)))
     assert found[-2:] == [
-        "A chunk store nets storage only if its unique chunks, recompressed, stay below what the layers take",
+        "A chunk store saves storage only if its unique chunks, recompressed, take less than the layers do",
         "now: here they do even without compression.",
     ]
     assert "redundancy          50.0 %" in found

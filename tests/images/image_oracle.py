@@ -6,6 +6,7 @@ It has the blobs as bytes and parses their JSON itself. Every figure is a sum ov
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ class Oracle:
         document = self.world.documents.get(digest, {})
         if "manifests" in document:
             return {"manifests": document["manifests"], "config": [], "layers": []}
-        if "layers" in document:
+        if "layers" in document and "config" in document:
             return {"manifests": [], "config": [document["config"]], "layers": document["layers"] or []}
         if "fsLayers" in document:
             layers = [{"digest": row["blobSum"]} for row in document["fsLayers"]]
@@ -87,9 +88,12 @@ class Oracle:
             return "index"
         if "fsLayers" in document:
             return "image"
-        if "layers" not in document:
+        if "layers" not in document or "config" not in document:  # such as the config of BuildKit's cache
             return "unknown"
         if document.get("artifactType") == "application/vnd.docker.attestation.manifest.v1+json":
+            return "attestation"
+        layers = document["layers"] or []
+        if layers and all(row.get("mediaType") == "application/vnd.in-toto+json" for row in layers):
             return "attestation"
         config = document["config"].get("mediaType", "")
         if config == "application/vnd.buildkit.cacheconfig.v0":
@@ -155,19 +159,32 @@ class Oracle:
     def all_chunks(self) -> dict[int, int]:
         return dict(chunk for layer in self.world.layers.values() for chunk in layer)
 
+    def common_chunks(self) -> dict[int, int]:
+        """Those that more than half of all roots hold, from 20 roots on: they make no two of them alike."""
+        sets = [self.chunks_of(root) for root in self.roots]
+        every = self.all_chunks() if len(sets) >= 20 else {}
+        return {chunk: size for chunk, size in every.items() if 2 * sum(chunk in one for one in sets) > len(sets)}
+
     def stored_of(self, root: str) -> dict[str, int]:
         return {digest: self.world.size(digest) for digest in self.holds[root]}
 
     def recompressed(self, chunks: dict[int, int]) -> dict[str, int | None]:
-        """By the ratio of those that were measured; with fewer than 31 of them there is no error."""
+        """By the ratio of those that were measured (Cochran, "Sampling Techniques", sections 6.2 to 6.4); with fewer
+        than 31 of them there is no error.
+        """
         sample = {chunk: self.world.measured[chunk] for chunk in chunks if chunk in self.world.measured}
         x, y = sum(chunks[chunk] for chunk in sample), sum(sample.values())
         if len(sample) == len(chunks):
             return {"recompressed_bytes": y, "recompressed_error_bytes": 0}
-        assert len(sample) < 31
-        ratio = Fraction(sum(chunks.values()) * y, x) + Fraction(1, 2) if x else None
-        value = None if ratio is None else ratio.numerator // ratio.denominator
-        return {"recompressed_bytes": value, "recompressed_error_bytes": None}
+        if not sample:
+            return {"recompressed_bytes": None, "recompressed_error_bytes": None}
+        ratio, every, number = Fraction(y, x), sum(chunks.values()), len(sample)
+        value = math.floor(every * ratio + Fraction(1, 2))
+        if number < 31:
+            return {"recompressed_bytes": value, "recompressed_error_bytes": None}
+        squares = sum((size - ratio * chunks[chunk]) ** 2 for chunk, size in sample.items()) / (number - 1)
+        variance = Fraction(every, x) ** 2 * number * (1 - Fraction(number, len(chunks))) * squares
+        return {"recompressed_bytes": value, "recompressed_error_bytes": math.ceil(1.96 * math.sqrt(int(variance)))}
 
     def column(self, held: dict[Holder, dict[Any, int]]) -> dict[Holder, dict[str, int]]:
         """The figures of each holder, which stand in their order, from what each holds with its bytes."""

@@ -14,8 +14,8 @@ from chunkd.model import Blob, FileMark, Place, Recipe
 from chunkd.names import record
 from chunkd.names.name import Name, Part, Standing
 from chunkd.worker import manifest, manifest_record
-from image_oracle import World
-from indexing import CACHE, NOW_NS
+from image_oracle import Oracle, World
+from indexing import CACHE, NOW_NS, Bench
 from worlds import real
 
 
@@ -64,3 +64,11 @@ def put_names(change: Change, base: str, parts: Iterable[Part], cache: int = CAC
         if part.names is not None:
             value = record.encode(record.Kept(base, part, NOW_NS))
             change.put_names(records.names_key(cache, record.key_of(base, part)), value)
+
+
+def put(bench: Bench, world: World) -> Oracle:
+    """The oracle of a world whose blobs and names are all that the index has."""
+    world = measured(world)
+    with bench.index.transaction() as change:
+        put_world(change, world)
+    return Oracle(world)

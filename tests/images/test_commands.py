@@ -4,9 +4,9 @@ the oracle, which reads the same trees.
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-import oracle
 from answering import short_directory
 from blobs import gz, layer, noise, tar, write_blob
 from chunkd.client import ask as asking
@@ -26,10 +25,12 @@ from chunkd.names import record
 from chunkd.names.name import Name, Part, Standing
 from chunkd.names.name import digest_of as digest_in
 from daemon import NPM_FIGURES, Daemon, Home, npm_layers, opened
-from image_oracle import Oracle, World
+from image_oracle import Oracle
 from indexed import put_names
+from invariants import assert_invariants, assert_sums, printed
 from test_registry import Tree
 from test_registry_collection import CONFIG, IMAGE, LAYER, Layout
+from trees import world_of
 
 HOSTILE = "evil\x1b[2J`touch x`$(y)'\"\n:1"
 
@@ -38,31 +39,6 @@ HOSTILE = "evil\x1b[2J`touch x`$(y)'\"\n:1"
 def home() -> Iterator[Home]:
     with short_directory() as root, opened(root) as found:
         yield found
-
-
-def world_of(blobs: list[Path], parts: list[Part]) -> World:
-    """What lies in a tree. Each blob's path has its digest: as its own name, or as that of its folder."""
-    world, numbers = World(), dict[bytes, int]()
-    for path in blobs:
-        digest = f"sha256:{(path.parent if path.name == 'data' else path).name}"
-        data = path.read_bytes()
-        world.sizes[digest] = len(data)
-        if data.startswith(b"{"):
-            world.documents[digest] = json.loads(data)
-        elif data.startswith(b"\x1f\x8b"):
-            chunks = oracle.chunks(gzip.decompress(data))
-            hashes = [oracle.chunk_hash(chunk) for chunk in chunks]
-            world.layers[digest] = [
-                (numbers.setdefault(one, len(numbers)), len(chunk)) for one, chunk in zip(hashes, chunks, strict=True)
-            ]
-            for one, chunk in zip(hashes, chunks, strict=True):
-                if oracle.is_picked(one):
-                    world.measured[numbers[one]] = oracle.recompressed_bytes(chunk)
-    for part in parts:
-        for name in part.names or ():
-            row = (name.standing.value, name.text, name.repository, name.tag, str(name.digest), name.at_ns)
-            world.names.append(row)
-    return world
 
 
 def keep_names(home: Home, parts: list[Part]) -> None:
@@ -148,12 +124,6 @@ def filled_registry(home: Home) -> Path:
     return base
 
 
-def printed(home: Home, *words: object) -> Any:
-    done = home.command(*words, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    return json.loads(done.stdout)
-
-
 def compare(home: Home, expected: Oracle) -> dict[str, Any]:
     """Each command's JSON against the oracle's; what was asked, to be asked of a daemon again."""
     found = printed(home, "images")
@@ -176,16 +146,6 @@ def compare(home: Home, expected: Oracle) -> dict[str, Any]:
     return everything
 
 
-def assert_sums(home: Home, reply: dict[str, Any]) -> None:
-    """The figures of `stats` are those that fair shares and new bytes add up to."""
-    stats, partial, unheld = printed(home, "stats"), reply["partial"], reply["unheld"]
-    for name in ("fair_share_bytes", "new_bytes"):
-        stored = sum(row["stored"][name] for row in reply["images"])
-        chunks = sum(row["chunks"][name] for row in reply["images"] if row["chunks"])
-        assert stored + unheld["stored_bytes"] == stats["stored_bytes"]
-        assert chunks + partial[name] + unheld["unique_bytes"] == stats["unique_bytes"]
-
-
 def settled(home: Home, cache: Path) -> Daemon:
     daemon = home.start(cache)
     daemon.until(lambda stats: stats["settled"] and stats["scans"], "scanned")
@@ -201,11 +161,9 @@ def without_moment(replies: dict[str, Any]) -> dict[str, Any]:
 def test_the_figures_are_those_of_the_oracle_from_the_index_and_from_a_daemon(home: Home, kind: str) -> None:
     base = filled_layout(home).path if kind == "layout" else filled_registry(home)
     home.scan(base)
-    parts = names_of(home)
-    blobs = [path for path in (base / "blobs" / "sha256").rglob("*") if path.is_file()]
-    expected = Oracle(world_of(blobs, parts))
+    expected = Oracle(world_of(base, called="cache"))
     offline = compare(home, expected)
-    assert_sums(home, offline["images"])
+    assert_invariants(home, expected, offline, random.Random(1))
     reply = offline["images"]
     assert reply["names_as_of"] is not None
     assert reply["partial"]["images"] == 1

@@ -16,9 +16,11 @@ from blobs import gz, noise, tar
 from chunkd.cli.diff_lines import Link, diff_lines, with_seconds
 from daemon import Home, opened
 from image_oracle import Oracle
-from test_commands import HOSTILE, filled_layout, names_of, printed, settled, without_moment, world_of
+from invariants import printed
+from test_commands import HOSTILE, filled_layout, settled, without_moment
 from test_pulls import expected
 from test_registry_collection import CONFIG, IMAGE, LAYER, Layout
+from trees import world_of
 
 MIB = 1 << 20
 
@@ -46,8 +48,7 @@ PULLS: tuple[tuple[list[str], list[str], str, str], ...] = (
 
 
 def test_it_is_what_the_oracle_says_from_the_index_and_from_a_daemon(home: Home, base: Path) -> None:
-    parts = names_of(home)
-    known = Oracle(world_of(list((base / "blobs" / "sha256").iterdir()), parts))
+    known = Oracle(world_of(base))
     digests = {name[1]: name[4] for name in known.world.names}
     offline = [printed(home, "diff", *words) for words, *_ in PULLS]
     for reply, (_, client, to, platform) in zip(offline, PULLS, strict=True):
@@ -125,7 +126,7 @@ def test_decoded_it_is_exact(home: Home, with_daemon: bool) -> None:
     if with_daemon:
         settled(home, base)
     pull, blobs = ("diff", "app:v1", "app:v2"), base / "blobs" / "sha256"
-    world = world_of(list(blobs.iterdir()), names_of(home))
+    world = world_of(blobs.parent.parent)
     for path in blobs.iterdir():
         data = path.read_bytes()
         if data.startswith(b"\x1f\x8b"):

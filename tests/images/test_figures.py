@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -11,11 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chunkd.images import atoms
-from chunkd.images.atoms import Atoms, Parts, Weight, members, regrouped
-from chunkd.images.columns import Column, freed, moved, overlap
+from chunkd.images.atoms import Atoms, Chunks, Parts, Weight, members, regrouped
+from chunkd.images.columns import Column, freed
 from chunkd.images.figures import Images
+from chunkd.images.graph import BlobFacts, build
+from chunkd.model import Digest
+from chunkd.names.name import Name
 from image_oracle import Oracle, World
-from worlds import Maker, chunks_of, images_of, worlds
+from worlds import Maker, chunks_of, images_of, moved, overlap, worlds
 
 WORLDS = settings(max_examples=120, deadline=None)
 
@@ -252,6 +256,20 @@ def test_sums_of_products_are_exact() -> None:
 @pytest.mark.parametrize("holders", [1, 2, 0b1011, 1 << 70, (1 << 100) - 1])
 def test_members(holders: int) -> None:
     assert members(holders).tolist() == [at for at in range(101) if holders >> at & 1]
+
+
+def test_a_repository_for_each_image_takes_no_longer_than_images() -> None:
+    """As where each service has one. Each image's place among all repositories is not searched for."""
+    digests = [Digest("sha256", f"{number:064x}") for number in range(16_000)]
+    blobs = {digest: BlobFacts(10) for digest in digests}
+    graph = build(blobs, [Name(f"app{digest.hex}:v1", f"app{digest.hex}", "v1", digest) for digest in digests])
+    empty = np.empty(0, np.int64)
+    images = Images.of(graph, blobs, {}, Chunks(0, lambda _: empty, lambda _low, _high: empty))
+    began_s = time.process_time()
+    found = images.by_repository()["repositories"]
+    assert time.process_time() - began_s < 6
+    assert [row["repository"] for row in found] == [f"app{root.digest.hex}" for root in graph.roots]
+    assert {row["images"] for row in found} == {1}
 
 
 def test_no_image_at_all() -> None:

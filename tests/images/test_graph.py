@@ -353,6 +353,20 @@ def test_indexes_of_the_same_children_are_bounded(monkeypatch: pytest.MonkeyPatc
     assert time.process_time() - begun < 10
 
 
+@pytest.mark.parametrize(("kind", "role"), [(Kind.INDEX, Role.MANIFEST), (Kind.IMAGE, Role.LAYER)])
+def test_what_images_lack_is_bounded(monkeypatch: pytest.MonkeyPatch, kind: Kind, role: Role) -> None:
+    """100 indexes of one that lacks 2,000 platforms, or of an image that lacks as many layers: each lacks them."""
+    monkeypatch.setattr(graph, "MOST_HOLDS", 100_000)
+    child = real(digest(5))
+    lacking = Contents(kind, tuple(Edge(role, real(digest(number))) for number in range(10, 2010)))
+    blobs = {child: BlobFacts(1, lacking)}
+    index = BlobFacts(1, Contents(Kind.INDEX, (Edge(Role.MANIFEST, child),)))
+    few = blobs | {real(digest(10_000 + at)): index for at in range(40)}
+    assert len(build(few, []).roots) == 40
+    with pytest.raises(TooManyImages):
+        build(few | {real(digest(20_000 + at)): index for at in range(60)}, [])
+
+
 def test_sets_of_images_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """100 images with a blob of their own each: 101 sets of 13 bytes."""
     blobs = {

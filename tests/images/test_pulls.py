@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,23 +18,10 @@ from chunkd.images.diff import planned
 from chunkd.images.read import read
 from counts import counted
 from image_oracle import Oracle, World
-from indexed import measured, put_world
+from indexed import put
 from indexing import Bench, recounted, small_bounds
 from moves_oracle import Pull, pulled
 from worlds import Maker, worlds
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    with recounted(tmp_path / "state") as found:
-        yield found
-
-
-def put(bench: Bench, world: World) -> Oracle:
-    world = measured(world)
-    with bench.index.transaction() as change:
-        put_world(change, world)
-    return Oracle(world)
 
 
 def diff(bench: Bench, client: list[str], to: str, platform: str = "") -> dict[str, Any]:

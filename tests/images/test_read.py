@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,25 +15,12 @@ from chunkd.index import records
 from chunkd.names import record
 from chunkd.queries.read import moment
 from counts import counted
-from image_oracle import Oracle, World
-from indexed import measured, put_world
+from image_oracle import World
+from indexed import put
 from indexing import CACHE, NOW_NS, Bench, recounted, small_bounds
 from worlds import Maker, real, worlds
 
 ADDED = {"as_of", "names_as_of", "commit", "next", "order", "names_without_blob"}
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    with recounted(tmp_path / "state") as found:
-        yield found
-
-
-def put(bench: Bench, world: World) -> Oracle:
-    world = measured(world)
-    with bench.index.transaction() as change:
-        put_world(change, world)
-    return Oracle(world)
 
 
 def ask(bench: Bench, function: Any, *arguments: Any) -> dict[str, Any]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import time
+from array import array
+
 import pytest
 
 from chunkd.errors import UsageError
 from chunkd.images.graph import Graph
-from chunkd.images.references import latest, one, resolve
+from chunkd.images.references import alike, latest, one, resolve
 from worlds import Maker, graph_of
 
 
@@ -91,6 +95,12 @@ def test_an_unknown_reference_names_near_ones(shop: Shop, reference: str, near: 
         assert name in str(refused.value)
 
 
+@pytest.mark.parametrize("reference", ["shop/api:v1", "shop/*"])
+def test_where_no_image_is_known_that_is_said(reference: str) -> None:
+    with pytest.raises(UsageError, match="no images"):
+        resolve(Graph((), (), array("Q"), ()), [reference])
+
+
 def test_a_part_of_an_image_is_no_image(shop: Shop) -> None:
     layer = next(iter(shop.make.world.layers))
     with pytest.raises(UsageError) as refused:
@@ -115,6 +125,32 @@ def test_a_glob_takes_images_all_of_whose_names_match(shop: Shop) -> None:
     every = resolve(graph, ["*"])
     assert digests(graph, every.images) == {shop.v1, shop.v2, shop.v3}  # not the one without a name
     assert every.kept == {}
+
+
+def test_a_name_with_brackets_is_a_name(shop: Shop) -> None:
+    """Containerd's names have the registry's address, which may be one of IPv6."""
+    name = "[fd00::1]:5000/shop/api:v1"
+    shop.make.name(name, shop.v1)
+    graph = shop.graph
+    assert digests(graph, resolve(graph, [name]).images) == {shop.v1}
+    assert digests(graph, resolve(graph, [name, "shop/[aw]*:*"]).images) == {shop.v1, shop.v2, shop.v3}
+    shop.make.name("*", shop.v1)  # does not make the glob mean one image
+    assert digests(shop.graph, resolve(shop.graph, ["*"]).images) == {shop.v1, shop.v2, shop.v3}
+
+
+def test_a_digest_is_not_compared_with_names(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With names that have digests, as signatures have, that takes a millisecond a name."""
+    monkeypatch.setattr(difflib, "get_close_matches", None)
+    for reference in ("sha256:" + 64 * "0", "sha512:12345", 40 * "0"):
+        with pytest.raises(UsageError):
+            resolve(shop.graph, [reference])
+
+
+def test_names_as_hostile_as_can_be_are_compared_in_bounded_time() -> None:
+    names = [("ab" * 100)[: 199 - number % 50] + f"{number:06}" for number in range(20_000)]
+    begin = time.process_time()
+    alike(("ab" * 100)[:199], names)
+    assert time.process_time() - begin < 6.0
 
 
 def test_several_references_together(shop: Shop) -> None:

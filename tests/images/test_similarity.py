@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from chunkd.errors import TooManyImages
 from chunkd.images import similarity
 from chunkd.images.atoms import Weight
-from chunkd.images.columns import overlap
 from chunkd.images.similarity import COMMON_FROM_ROOTS, Pair, Similarities
 from image_oracle import Oracle, World
-from worlds import Maker, images_of, worlds
+from worlds import Maker, images_of, overlap, worlds
 
 
 @given(worlds(), st.integers(1, 1000))

@@ -4,13 +4,13 @@ also have cycles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-from chunkd.images.atoms import Chunks, Numbers
+from chunkd.images.atoms import Chunks, Numbers, Parts, Weight
 from chunkd.images.figures import Images
 from chunkd.images.graph import BlobFacts, Graph, build
 from chunkd.model import Digest
@@ -212,3 +212,21 @@ def worlds(draw: st.DrawFn) -> World:
         world.names.append((standing, text, repository, "" if standing == "held" else tag, draw(to), at_ns))
     world.measured = {chunk: draw(st.integers(1, 60)) for chunk in draw(st.sets(st.integers(0, 11)))}
     return world
+
+
+def moved(parts: Parts, client: int, to: int) -> Weight:
+    """What the holders in `to` hold, and none of those in `client`."""
+    return _sum(parts, lambda holders: bool(holders & to) and not holders & client)
+
+
+def overlap(parts: Parts, one: int, other: int) -> Weight:
+    """What two sets of holders both hold."""
+    return _sum(parts, lambda holders: bool(holders & one and holders & other))
+
+
+def _sum(parts: Parts, counts: Callable[[int], bool]) -> Weight:
+    found = Weight()
+    for atoms in parts:
+        for holders, weight in atoms.items():
+            found = found.plus(weight) if counts(holders) else found
+    return found

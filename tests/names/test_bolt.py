@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import struct
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -190,6 +191,29 @@ HOSTILE = {
         leaf(3, (1, b"a", bytes(16) + struct.pack("<QHHI", 0, 2, 9, 0)))
     ),
 }
+
+
+def overlapping(count: int) -> bytes:
+    """A page of so many values, each of which is the rest of the page."""
+    total_bytes = 16 + count * 20
+    keys = b"".join(struct.pack(">I", at) for at in range(count))
+    elements = [(16 * (count - at) + 4 * at, 4, total_bytes - 16 - 16 * count - 4 * at - 4) for at in range(count)]
+    return bolts.page(3, bolts.LEAF, count, b"".join(struct.pack("<4I", 0, *one) for one in elements) + keys)
+
+
+HOSTILE["elements that overlap"] = raw(overlapping(40))
+
+
+def test_values_that_overlap_take_bounded_memory() -> None:
+    """All values of a small bucket are in memory at once: here 800,000,000 bytes from a page of 400,000."""
+    data = raw(overlapping(20_000).ljust(400 << 10, b"\0"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadBolt):
+            read(data)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("which", HOSTILE)

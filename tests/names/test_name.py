@@ -90,7 +90,18 @@ def test_a_names_file(tmp_path: Path) -> None:
         Name("caf\udce9:v1", "caf\udce9", "v1", SHA512),
     )
     assert (part.source, part.where, part.at_ns) == ("names file", str(path), 7)
-    assert part.problem.startswith("6 left out")  # the long line is three
+    assert part.problem.startswith("4 left out")
+
+
+@pytest.mark.parametrize("before_bytes", [4000, 4096, 8192, 9000])
+def test_the_end_of_a_long_line_is_no_line(tmp_path: Path, before_bytes: int) -> None:
+    """It would be a name that nobody wrote."""
+    path = tmp_path / "names"
+    row = f"shop/api:v1\tsha256:{'a' * 64}\n"
+    path.write_text(f"{'x' * before_bytes}{row}shop/web:v1\tsha256:{'b' * 64}\n")
+    part = read_names_file(str(path))
+    assert [name.text for name in part.names or ()] == ["shop/web:v1"]
+    assert part.problem.startswith("1 left out")
 
 
 def test_a_names_file_that_can_not_be_read(tmp_path: Path) -> None:

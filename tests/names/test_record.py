@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -72,8 +73,17 @@ def test_what_is_said_of_unread_places_is_bounded() -> None:
 )  # fmt: skip
 def test_what_still_holds_when_a_place_could_not_be_read(source: str, where: str, held: bool) -> None:
     kept = Kept("/base", Part("registry", "a/b", ()), 1)
-    assert still_holds(kept, NamesRead("/base", source, where)) == held
-    assert not still_holds(kept, NamesRead("/other", source, where))
+    assert still_holds(kept, {("/base", source, where)}) == held
+    assert not still_holds(kept, {("/other", source, where)})
+
+
+def test_many_unread_places_take_no_longer() -> None:
+    """The writer asks for each part that was not read, of which there may be 131,072."""
+    unread = {("/base", "registry", f"org/app{number}") for number in range(4096)}
+    parts = [Kept("/base", Part("registry", f"org/app{number}/deep", ()), 1) for number in range(2048, 6144)]
+    began_s = time.process_time()
+    assert sum(still_holds(kept, unread) for kept in parts) == 2048
+    assert time.process_time() - began_s < 1
 
 
 def test_the_key_is_of_the_place_and_not_of_what_was_read_there() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -63,6 +64,17 @@ def test_an_array_with_other_things_in_it(tmp_path: Path) -> None:
     found = lines_of(path)
     assert [line for line in found if isinstance(log_lines.read(line), Pull)] == good
     assert len(found) < len(good) + 10
+
+
+@pytest.mark.parametrize("hostile", [rb"{\"", rb'"{\""', rb'{"{', b"{", rb'{"a":"{\\x'])
+def test_lines_that_look_like_objects_take_linear_time(tmp_path: Path, hostile: bytes) -> None:
+    """Each may begin an object that never ends, and no one is read to where another one was read already."""
+    path = tmp_path / "trace.json"
+    path.write_bytes(b"[\n{" + (hostile + b"\n") * 10_000 + line_of(GETS[0], "trace"))
+    began_s = time.process_time()
+    read = [log_lines.read(line) for line in lines_of(path)]
+    assert time.process_time() - began_s < 5
+    assert [found for found in read if isinstance(found, Pull)] == [log_lines.read(line_of(GETS[0], "trace"))]
 
 
 @pytest.mark.parametrize("pack", [bytes, gz])

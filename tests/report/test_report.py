@@ -11,6 +11,7 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -29,6 +30,7 @@ from browser import chromium
 from chunkd.cli import report
 from chunkd.client import ask
 from chunkd.client.ask import Answer
+from chunkd.errors import UsageError
 from chunkd.figures import words as text
 from chunkd.figures.histogram import COPIES_ROWS, ROWS, to_json
 from chunkd.figures.stats import Stats
@@ -46,12 +48,14 @@ from chunkd.report.data import (
     ImagesSeen,
     Layers,
     Material,
+    Replayed,
     chosen,
     gathered,
     known_until,
     thinned,
 )
 from chunkd.report.html import document, element
+from chunkd.report.replay import read as read_replay
 from chunkd.settings.resolve import Resolved
 from daemon import Home, opened
 
@@ -239,7 +243,7 @@ def test_one_layer_of_a_few_chunks_of_which_none_was_measured_and_no_history(hom
     assert done.returncode == 0
     found = Page(made(home))
     assert "Not known yet" in found.words
-    assert "A chunk store nets storage only if" in found.words
+    assert "A chunk store saves storage only if" in found.words
     assert found.figures["net"] == ""
     assert "1 of 1 layers has no chunk that another layer has too" in found.words
     assert "No layer has a chunk that another layer has too." in found.words
@@ -276,12 +280,85 @@ def test_repositories_with_the_largest_fair_shares_and_what_no_name_reaches() ->
     assert "shop/api:v1 " + "…" + ("ab" * 32)[-39:] + " (partial) 3.0 MiB 25.0 %" in found.words
 
 
+def test_the_updates_that_move_most_and_the_requests_of_the_first() -> None:
+    found = Page(page.page(made_up()))
+    assert "The median over 12 repositories: 98.0 MiB as layers, 32.0 MiB as chunks. Below are the 10" in found.words
+    row = "7 99.0 MiB 33.0 MiB 22.0 MiB"
+    assert f"shop/api/dear {row} -3.0 GiB, -30 % shop/api/up11 {row} +4.0 GiB, 40 % shop/api/up10" in found.words
+    assert f"shop/api/up2 {row}" not in found.words
+    assert "8.0 KiB 148 6.0 MiB 128.0 KiB 61 7.0 MiB 1.0 MiB 19 8.0 MiB any 1 9.0 MiB" in found.words
+
+
+def test_updates_that_are_too_many_and_none() -> None:
+    seen = images_made_up()
+    plots = Page(page.page(made_up())).plots
+    for updates, problem in ((None, "too long"), ({"repositories": [], "median": {}}, "")):
+        found = Page(page.page(made_up(images=seen._replace(updates=updates, updates_problem=problem))))
+        assert ("Not known: too long." in found.words) == bool(problem)
+        assert found.plots == plots - 2
+    reply = updates_made_up()
+    for row in reply["repositories"]:
+        row["last"] = {"chunks": None}
+    found = Page(page.page(made_up(images=seen._replace(updates=reply))))
+    assert found.plots == plots - 1
+
+
 def test_images_that_are_too_many_and_none() -> None:
     assert "Not known: too many." in Page(page.page(made_up(images=ImagesSeen(problem="too many")))).words
     none = ImagesSeen({"repositories": [], "unheld": {}})
     found = Page(page.page(made_up(images=none)))
     assert "Images" not in found.words
-    assert found.plots == Page(page.page(made_up())).plots - 1
+    assert found.plots == Page(page.page(made_up())).plots - 3
+
+
+def replay_made_up(days: int = 3, name: str = "shop/api", chunks_bytes: int | None = 1 << 30) -> dict[str, Any]:
+    """As `chunkd replay --json` prints it."""
+    own = {
+        "layers": {"bytes": 3 << 30, "requests": 50},
+        "chunks": {"bytes": chunks_bytes, "error_bytes": 1 << 20, "ranges": 1234},
+    }  # fmt: skip
+    row = {"served": {"bytes": 5 << 30, "requests": 90, "redirected": 0}, "own_caches": own, "shared_cache": own}
+    return {
+        "from": "2026-03-01T00:00:00Z", "to": "2026-03-03T00:00:00Z", "clients": 3, "forgotten_clients": 0,
+        "not_indexed_bytes": 1 << 29, **row,
+        "days": [{"day": str(dt.date(2026, 3, 1) + dt.timedelta(days=day))} | row for day in range(days)],
+        "repositories": [{"repository": f"{name}{number}"} | row for number in range(12)],
+    }  # fmt: skip
+
+
+def replayed(path: Path, reply: object) -> Replayed:
+    path.write_text(json.dumps(reply))
+    return read_replay(str(path))
+
+
+def test_what_was_really_pulled(tmp_path: Path) -> None:
+    found = Page(page.page(made_up()._replace(replayed=replayed(tmp_path / "r", replay_made_up(40)))))
+    assert "From 2026-03-01 to 2026-03-03 (UTC) 3 clients pulled 5.0 GiB in 90 requests." in found.words
+    assert "512.0 MiB (10.0 %) of what was served are blobs that are not in the index" in found.words
+    assert "2026-04-09 5.0 GiB 3.0 GiB 1.0 GiB 1,234 repository served" in found.words
+    assert "2026-03-09 5.0" not in found.words, "only the last days are in the table"
+    assert "shop/api9 5.0 GiB" in found.words
+    assert "shop/api10" not in found.words
+    assert found.plots == Page(page.page(made_up())).plots + 1
+    one = Page(page.page(made_up()._replace(replayed=replayed(tmp_path / "r", replay_made_up(1, chunks_bytes=None)))))
+    assert "2026-03-01 5.0 GiB 3.0 GiB unknown 1,234" in one.words
+    assert one.plots == Page(page.page(made_up())).plots
+    nothing = replay_made_up() | {"served": {"bytes": 0, "requests": 0, "redirected": 0}}
+    assert "No pull was read." in Page(page.page(made_up()._replace(replayed=replayed(tmp_path / "r", nothing)))).words
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"[1]", b"7", b"\xff", b"[" * 99, json.dumps(replay_made_up() | {"days": [{"day": "x"}]}).encode(),
+     json.dumps(replay_made_up() | {"clients": None}).encode(), b"0" * (17 << 20)],
+)  # fmt: skip
+def test_a_file_that_no_replay_made_is_a_usage_error(home: Home, content: bytes) -> None:
+    path = home.root / "replay.json"
+    path.write_bytes(content)
+    with pytest.raises(UsageError):
+        read_replay(str(path))
+    with pytest.raises(UsageError):
+        read_replay(str(home.root / "none"))
 
 
 # --- what others wrote --------------------------------------------------------------------------------------------
@@ -305,7 +382,26 @@ def images_made_up(name: str = "shop/api") -> ImagesSeen:
     one = {"digest": LAYER["digest"], "names": [f"{name}:v1"], "partial": False}
     other = {"digest": LAYER["digest"], "names": [], "partial": True}
     pair = {"images": [one, other], "overlap_bytes": 3 << 20, "similarity": 0.25, "contained": [0.5, 0.4]}
-    return ImagesSeen(reply, [pair] * PAIRS_SHOWN)
+    return ImagesSeen(reply, [pair] * PAIRS_SHOWN, updates=updates_made_up(name))
+
+
+def updates_made_up(name: str = "shop/api") -> dict[str, Any]:
+    """More repositories than are shown; the first two are those in which chunks save most, not those that move most."""
+    ranges = [(0, 231, 5), (8192, 148, 6), (131_072, 61, 7), (1 << 20, 19, 8), (None, 1, 9)]
+    last = {
+        "from": LAYER["digest"], "to": LAYER["digest"], "from_names": [], "to_names": [f"{name}:v2"],
+        "chunks": {"ranges": [{"gap_bytes": gap, "ranges": count, "bytes": size << 20} for gap, count, size in ranges]},
+    }  # fmt: skip
+    rows = [
+        {"repository": f"{name}/up{row}", "pairs": 9, "unknown": 2, "layer_bytes": row << 30, "saved_bytes": 4 << 30,
+         "saved": 0.4, "median_layer_bytes": 99 << 20, "median_chunk_bytes": 33 << 20,
+         "median_cheaper_bytes": 22 << 20, "last": last}
+        for row in range(1, REPOSITORIES_SHOWN + 3)
+    ]  # fmt: skip
+    dear = rows[-1] | {"saved_bytes": -(3 << 30), "saved": -0.3, "repository": f"{name}/dear"}
+    unknown = dict.fromkeys(rows[0]) | {"repository": f"{name}/none", "pairs": 0, "unknown": 0}
+    median = {"repositories": 12, "median_layer_bytes": 98 << 20, "median_chunk_bytes": 32 << 20}
+    return {"repositories": [*rows[:-1], dear, unknown], "median": median}
 
 
 def made_up(
@@ -337,7 +433,9 @@ def hostile_page() -> str:
     hostile = LAYER | {"digest": f"sha256:{HOSTILE}", "codec": HOSTILE}
     caches = (CacheState(HOSTILE, (), "stale", HOSTILE, (HOSTILE,)), CacheState("/caf\u00e9\udc80"))
     material = made_up(layers=Layers([hostile], [hostile], 1, 1), caches=caches, images=images_made_up(HOSTILE))
-    return page.page(material._replace(source=HOSTILE))
+    with tempfile.NamedTemporaryFile() as file:
+        pulls = replayed(Path(file.name), replay_made_up(name=HOSTILE))
+    return page.page(material._replace(source=HOSTILE, replayed=pulls))
 
 
 def test_what_others_wrote_is_no_markup() -> None:
@@ -373,7 +471,7 @@ def test_the_largest_page_is_small() -> None:
     asks_for_nothing(content)
     found = Page(content)
     assert found.words.count("ab" * 6) >= 2 * LAYERS_SHOWN
-    assert len([tag for tag, _ in found.tags if tag == "tr"]) == ROWS + 2 * LAYERS_SHOWN + 10 + 10 + 6 + 5
+    assert len([tag for tag, _ in found.tags if tag == "tr"]) == ROWS + 2 * LAYERS_SHOWN + 10 + 10 + 6 + 5 + 11 + 6
 
 
 def rows_at(*minutes: int) -> list[dict[str, Any]]:
@@ -414,6 +512,7 @@ def test_a_commit_between_two_questions_is_found(moved: bool, monkeypatch: pytes
     monkeypatch.setattr(ask, "layers", lambda _: [{"layers": [LAYER]}, {"layers": []}])
     monkeypatch.setattr(ask, "images", lambda _, by: Answer({"repositories": [], "by": by}, socket="/s"))
     monkeypatch.setattr(ask, "similar", lambda *_: Answer({"pairs": []}, socket="/s"))
+    monkeypatch.setattr(ask, "updates", lambda *_: Answer({"repositories": []}, socket="/s"))
     found = gathered(Resolved({}, {}), "31d")
     assert found.moved == moved
     assert (found.moments, found.layers.alone) == (rows_at(0), 1)
@@ -522,6 +621,16 @@ def test_a_plot_has_axes_with_units_and_no_colour_of_its_own() -> None:
         assert plot.get("aria-label")
         assert plot[0].tag == "desc"
         assert plot[0].text
+
+
+@pytest.mark.parametrize("span", [{"seconds": 170}, {"minutes": 170}, {"hours": 70}, {"days": 88}, {"days": 1080}])
+def test_a_step_is_found_for_the_axis_of_any_span(span: dict[str, int]) -> None:
+    """The longest spans that are still in one unit: matplotlib warns when none of its steps fits, and that is an error
+    here.
+    """
+    made_of = made_up()
+    plot = plots.sizes_over_time(made_of.moments[:2], [NOW - dt.timedelta(**span), NOW - dt.timedelta(0), NOW])
+    assert "time, UTC" in [found.text for found in plot.iter("text")]
 
 
 # --- in a browser -------------------------------------------------------------------------------------------------

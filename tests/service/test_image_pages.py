@@ -27,16 +27,10 @@ from chunkd.worker.spawn import Starter
 from daemon import children, until
 from image_oracle import World
 from indexed import measured, put_names, put_world
-from indexing import Bench, recounted
+from indexing import Bench
 from worlds import Maker, real
 
 PATIENCE_S = 20.0
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    with recounted(tmp_path / "state") as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +22,7 @@ from chunkd.service.live import DaemonAnswers
 from chunkd.worker import manifest_record
 from chunkd.worker.manifest import Contents, Edge, Kind, Role
 from daemon import Home, opened
-from indexing import Bench, digest_of, place_of, recipe_of, recounted
+from indexing import Bench, digest_of, place_of, recipe_of
 from test_registry_collection import LAYER, Layout
 
 INDEX = manifest_record.encode(Contents(Kind.INDEX, (Edge(Role.MANIFEST, digest_of(7), 1003),)))
@@ -46,12 +45,6 @@ class Pages:
             raise ImagesUnanswered(self.problem)
         summary = {"images": len(self.asked)}
         return {"as_of": "now", "names_as_of": None, "commit": self.commit, "summary": summary, "repositories": [{}]}
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    with recounted(tmp_path / "state") as found:
-        yield found
 
 
 def commit_of(bench: Bench) -> int:
@@ -200,6 +193,6 @@ def test_the_daemon_says_how_many_images_there_are_and_without_one_nobody_knows(
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert b'chunkd_repository_fair_share_bytes{repository="shop/api"}' in exchange(daemon.socket, request)
     said = home.command("stats").stdout
-    assert "reached by no name" in said
+    assert "in no named image" in said
     assert daemon.stop() == 0
     assert json.loads(home.command("stats", "--json").stdout)["images"] is None

@@ -159,7 +159,7 @@ def test_the_agent_of_macos() -> None:
     program, command = agent["ProgramArguments"]
     assert Path(program).name == "chunkd"
     assert command in main.main.commands
-    # Every path in it is one that README.md has replaced with the user's own.
+    # Every path in it is one that docs/service.md has replaced with the user's own.
     paths = re.findall(r"<string>(/.*)</string>", PLIST.read_text())
     assert len(paths) == 3
     assert all(path.startswith("/Users/YOU/") for path in paths)

@@ -454,6 +454,19 @@ def test_a_warning_comes_from_what_lies_in_the_root_and_is_recorded(world: World
     assert world.caches[1].status.warnings == ()
 
 
+def test_the_warning_about_a_root_without_blobs_goes_with_the_first_one(world: World) -> None:
+    (world.roots[0] / "repository").mkdir()
+    world.settle()
+    [warning] = world.caches[1].status.warnings
+    assert "no blob was recognised" in warning
+    world.event(land(oci(world.roots[0] / "repository", LAYER), LAYER.stored))
+    world.run()
+    assert world.caches[1].status.warnings == ()
+    world.rest()
+    with world.index.snapshot() as txn:
+        assert world.index.store.caches(txn)[1].warnings == ()
+
+
 def test_what_can_be_no_cache_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_usable(str(tmp_path))
     with pytest.raises(CacheUnusable, match="does not exist; name the folder"):

@@ -159,7 +159,7 @@ def test_a_thousand_bad_clients_at_once(home: Home, seed: int, tell: Tell) -> No
 def test_clients_that_go_half_way_leave_nothing(home: Home, seed: int, tell: Tell) -> None:
     chance = random.Random(seed)
     daemon = home.start(home.cache())
-    ask(daemon.socket)
+    daemon.until(lambda stats: stats["settled"], "all its threads have begun")
     before, bytes_before = held(daemon), resident_bytes(daemon)
     for _ in range(GONE_HALF_WAY):
         with connect(daemon.socket) as connection:

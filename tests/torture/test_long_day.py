@@ -37,8 +37,8 @@ DAY_S = float(os.environ.get("TORTURE_DAY_S", "0"))
 ROUNDS = (share_of(6, 4), share_of(22, 8), share_of(6, 4), share_of(6, 4))
 # Of a life's rounds these come first: until then caches fill and arenas grow.
 WARM_ROUNDS = 3
-# Main, writer, endpoint, and for each of the two caches its own and watchdog's.
-THREADS = 3 + 2 * 2
+# Main, writer, endpoint, the summary of images, and for each of the two caches its own and watchdog's.
+THREADS = 4 + 2 * 2
 PLACES = 300
 CONTENTS = 400
 # What a life's last round may hold above its first warm one.

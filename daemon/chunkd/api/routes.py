@@ -43,7 +43,7 @@ class Answers(Protocol):
     def images(self, after: str, limit: int, by: str) -> dict[str, Any]:
         """A page of `images.answers.images`, with `after` as for `blobs`; `by` is `image` or `repository`.
 
-        This and the next three compute for seconds; then `after` gives the pages that follow.
+        This and the next four compute for seconds; then `after` gives the pages that follow.
         """
 
     def freed(self, after: str, limit: int, references: str, keep_last: int) -> dict[str, Any]:
@@ -54,6 +54,9 @@ class Answers(Protocol):
 
     def diff(self, after: str, limit: int, client: str, to: str, platform: str) -> dict[str, Any]:
         """A page of `images.diff.diff`; `client` is none, or references as in `freed`, and `platform` may be empty."""
+
+    def updates(self, after: str, limit: int, repository: str, platform: str) -> dict[str, Any]:
+        """A page of `images.updates.updates`; `repository` comes from a client, and is "" for all of them."""
 
     def history(self, since: str, limit: int) -> dict[str, Any]:
         """The page of `queries.history.read_history`; `since` comes from a client, as `after` does."""
@@ -132,6 +135,10 @@ def _to(text: str) -> str:
     return text.strip()
 
 
+def _repository(text: str) -> str:
+    return _to(text) if text else ""
+
+
 def _platform(text: str) -> str:
     if text and not re.fullmatch(r"[A-Za-z0-9._-]{1,32}(/[A-Za-z0-9._-]{1,32}){0,2}", text):
         raise ValueError("an operating system, and its architecture and variant, such as linux/arm64")
@@ -166,6 +173,7 @@ PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "limit": ("100", _limit),
     "platform": ("", _platform),
     "references": ("", _references),
+    "repository": ("", _repository),
     "since": (HISTORY_SINCE, _after),
     "threshold": ("0.5", _threshold),
     "to": ("", _to),
@@ -192,6 +200,9 @@ ROUTES: Routes = {
     "/v1/diff": Route(
         READ, lambda answers, _, **asked: answers.diff(client=asked.pop("from"), **asked),
         ("after", "limit", "from", "to", "platform"),
+    ),
+    "/v1/updates": Route(
+        READ, lambda answers, _, **asked: answers.updates(**asked), ("after", "limit", "repository", "platform")
     ),
     "/v1/history": Route(READ, lambda answers, _, **asked: answers.history(**asked), ("since", "limit")),
     "/v1/health": Route(READ, lambda answers, _: answers.health()),

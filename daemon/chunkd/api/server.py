@@ -4,6 +4,7 @@
     POST /v1/scan     GET /v1/layers?after=&limit=     GET /v1/history?since=&limit=
     GET /v1/images?by=&after=&limit=     GET /v1/freed?references=&keep_last=     GET /v1/similar?threshold=
     GET /v1/diff?from=&to=&platform=&after=&limit=
+    GET /v1/updates?repository=&platform=&after=&limit=
     GET /metrics      also over TCP, and then nothing else
 
 Clients may be hostile: line, head, body, time and connections are bounded. When all connections are taken, a new one

@@ -57,9 +57,9 @@ def diff(
     where: Resolved, json: bool, references: tuple[str, ...], first: str | None, platform: str, measure: bool,
     both: bool, link: str | None, conditions: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Say what a client that has images A moves to pull image B: as layers, and as chunks.
+    """Say what a client that has images A moves to pull image B.
 
-    A and B are names or digests as `chunkd freed` takes them; an A may be a glob, for all
+    As layers, and as chunks. A and B are names or digests as `chunkd freed` takes them; an A may be a glob, for all
     images with a name that matches. As chunks: the missing chunks, each compressed, the recipes of the missing layers,
     and what is moved whole either way, such as manifests. A run is a stretch of missing chunks within a layer; ranges
     join runs across gaps, which are then moved too. Moving chunks may cost more than moving layers, as it mostly does

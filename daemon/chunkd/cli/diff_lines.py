@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from chunkd.cli.image_tables import _count, _some
-from chunkd.figures.words import _wrapped, bytes_text, shown
+from chunkd.cli.image_tables import _some
+from chunkd.figures.words import _wrapped, bytes_text, count_text, shown
 
 Row = Mapping[str, Any]
 
@@ -15,8 +15,8 @@ DIGEST_CHARACTERS = 19
 MEASURED_BY = {
     "set": "",
     "decoded": "Exact: the layers were decoded.",
-    "image": "Compressed as the image's measured chunks are: too few of the missing were measured; --measure is exact.",
-    "cache": "Compressed as all measured chunks are: too few of the image's were measured; --measure is exact.",
+    "image": "Estimated from the image's measured chunks (too few of the missing are); --measure is exact.",
+    "cache": "Estimated from all measured chunks (too few of the image's are); --measure is exact.",
 }
 
 
@@ -55,24 +55,26 @@ def diff_lines(reply: Row, source: str) -> Iterator[str]:
     yield from _wrapped(source)
     has = _some(reply["from_names"] or reply["from"]) if reply["from"] else "nothing"
     platform = f"for {shown(reply['platform'])}" if reply["platform"] else "all platforms"
-    size = f"{bytes_text(pulled['stored_bytes'])} in {_count(pulled['layers'], 'layer')}, {platform}"
+    size = f"{bytes_text(pulled['stored_bytes'])} in {count_text(pulled['layers'], 'layer')}, {platform}"
     yield from _wrapped(f"A client that has {has} and pulls {_some(reply['to_names'] or [reply['to']])} ({size})")
     yield _scheme(
-        "as layers today", layers["stored_bytes"], _count(layers["missing"], "layer"), _s(seconds, "layers_s")
+        "as layers today", layers["stored_bytes"], count_text(layers["missing"], "layer"), _s(seconds, "layers_s")
     )
     yield from _partial(reply["partial"])
     if chunks is None:
         return
     if chunks["total_bytes"] is None:
-        yield from _wrapped(f"  {_count(chunks['missing'], 'chunk')} before compression: {bytes_text(chunks['bytes'])}")
+        yield from _wrapped(
+            f"  {count_text(chunks['missing'], 'chunk')} before compression: {bytes_text(chunks['bytes'])}"
+        )
         yield from _wrapped("  Nothing was measured, so what they take compressed is unknown; --measure finds out.")
     else:
-        said = f"{_count(chunks['missing'], 'chunk')}, {_count(chunks['runs'], 'run')}"
+        said = f"{count_text(chunks['missing'], 'chunk')}, {count_text(chunks['runs'], 'run')}"
         error = _error(chunks["recompressed_error_bytes"])
         than = _than(chunks["total_bytes"], layers["stored_bytes"])
         yield _scheme("as chunks", chunks["total_bytes"], error, said, than)
         cheaper = reply["cheaper"]
-        whole = f"{cheaper['whole_layers']:,} of {_count(len(reply['by_layer']), 'layer')} whole"
+        whole = f"{cheaper['whole_layers']:,} of {count_text(len(reply['by_layer']), 'layer')} whole"
         yield _scheme("cheaper per layer", cheaper["bytes"], _error(cheaper["error_bytes"]), whole)
         yield from _requests(chunks, seconds)
         if MEASURED_BY[reply["measured_by"]]:
@@ -103,12 +105,13 @@ def _than(size_bytes: int, layers_bytes: int) -> str:
 def _partial(partial: Row) -> Iterator[str]:
     if partial["to"]:
         yield from _wrapped(
-            f"  {_count(partial['to'], 'blob')} of the image that the client lacks are not here"
+            f"  {count_text(partial['to'], 'blob')} of the image that the client lacks are not here"
             f" ({bytes_text(partial['to_bytes'])} as claimed), so its chunks are unknown."
         )
     if partial["from"]:
         yield from _wrapped(
-            f"  {_count(partial['from'], 'blob')} that the client has are not here: their chunks may count as missing."
+            f"  {count_text(partial['from'], 'blob')} that the client has are not here:"
+            " their chunks may count as missing."
         )
 
 
@@ -139,8 +142,10 @@ def _by_layer(reply: Row) -> Iterator[str]:
         counts = f"{row['missing']:>10,}{row['runs']:>8,}"
         yield f"{bytes_text(row['stored_bytes']):>11}{as_chunks:>13}{counts}  {row['digest'][:DIGEST_CHARACTERS]}"
     if len(rows) > LAYERS_SHOWN:
-        yield f"and {_count(len(rows) - LAYERS_SHOWN, 'layer')} more: see `by_layer` with --json"
+        yield f"and {count_text(len(rows) - LAYERS_SHOWN, 'layer')} more: see `by_layer` with --json"
     chunks = reply["chunks"]
     if chunks["whole_blobs"]:
-        what = f"{_count(chunks['whole_blobs'], 'blob')} moved whole either way (manifests, configs, what is not cut)"
+        what = (
+            f"{count_text(chunks['whole_blobs'], 'blob')} moved whole either way (manifests, configs, what is not cut)"
+        )
         yield f"{bytes_text(chunks['whole_bytes']):>11}  {what}"

@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from chunkd.figures.words import COLUMNS, _wrapped, bytes_text, shown
+from chunkd.figures.words import COLUMNS, NO_IMAGES, _wrapped, bytes_text, count_text, shown
 
 Row = Mapping[str, Any]
 
@@ -78,7 +78,7 @@ def image_lines(rows: Sequence[Row], reply: Row, source: str, *, untagged: bool 
         yield _line(f"chunks of {partial[what]:,} partial", "", _sums(None, partial))
     if unheld["blobs"] or unheld["unique_bytes"]:
         sums = ["", "", bytes_text(unheld["stored_bytes"]), "", *[bytes_text(unheld["unique_bytes"])] * 2]
-        yield _line(f"unheld ({_count(unheld['blobs'], 'blob')})", "", sums)
+        yield _line(f"in no image ({count_text(unheld['blobs'], 'blob')})", "", sums)
     yield from _total(reply[what], partial, unheld)
     yield ""
     yield "Shared bytes are in other rows too: only fair share and new add up."
@@ -89,14 +89,21 @@ def _heading(reply: Row, source: str) -> Iterator[str]:
     partial = reply["partial"]
     if "images" in reply:
         names = sum(len(row["names"]) for row in reply["images"])
-        said = f"{_count(len(reply['images']), 'image')} ({_count(names, 'name')}), {partial['images']:,} partial"
+        said = (
+            f"{count_text(len(reply['images']), 'image')} ({count_text(names, 'name')}), {partial['images']:,} partial"
+        )
     else:
-        said = f"{_count(len(reply['repositories']), 'repository')}, {partial['repositories']:,} partial; fair shares"
+        said = (
+            f"{count_text(len(reply['repositories']), 'repository')}, {partial['repositories']:,} partial; fair shares"
+        )
         said += " are among repositories"
-    said += f"; new = in the order of {reply['order']}; chunks before compression; {_names_as_of(reply)}"
+    said += f"; {_names_as_of(reply)}; chunks before compression"
     if reply["names_without_blob"]:
-        said += f"; {_count(reply['names_without_blob'], 'name')} of images that are not here"
+        said += f"; {count_text(reply['names_without_blob'], 'name')} of images that are not here"
     yield from _wrapped(said)
+    yield from _wrapped(f"new: what no earlier one holds, by {reply['order']}")
+    if not reply.get("images", reply.get("repositories")):
+        yield f"{NO_IMAGES.capitalize()}."
 
 
 def _names_as_of(reply: Row) -> str:
@@ -167,7 +174,7 @@ def partial_lines(rows: Sequence[Row], reply: Row, source: str) -> Iterator[str]
     yield f"{'lacks':>15}  {'as claimed':>11}  {'absent':>12}  image"
     for row in rows:
         absent = f"{len(row['absent_platforms']):,} platforms" if row["absent_platforms"] else ""
-        lacks = _count(row["missing_blobs"], "blob")
+        lacks = count_text(row["missing_blobs"], "blob")
         yield f"{lacks:>15}  {bytes_text(row['missing_bytes']):>11}  {absent:>12}  {_named(row)}"
 
 
@@ -175,16 +182,18 @@ def freed_lines(reply: Row, source: str) -> Iterator[str]:
     """What would be freed, what other images hold back, and what a collection would do."""
     stored, chunks = reply["stored"], reply["chunks"]
     yield from _wrapped(source)
-    yield from _wrapped(f"{_count(len(reply['images']), 'image')} ({_some(reply['names'], reply['names_left_out'])})")
-    yield f"  today         {bytes_text(stored['bytes']):>11}   {_count(len(stored['blobs']), 'blob')}"
+    yield from _wrapped(
+        f"{count_text(len(reply['images']), 'image')} ({_some(reply['names'], reply['names_left_out'])})"
+    )
+    yield f"  today         {bytes_text(stored['bytes']):>11}   {count_text(len(stored['blobs']), 'blob')}"
     yield f"  as chunks     {bytes_text(chunks['bytes']):>11}   before compression{_recompressed(chunks)}"
     yield f"  held back     {bytes_text(reply['held_by_others_bytes']):>11}   of today's bytes, by other images"
     if reply["kept_last"]:
-        yield f"  kept as the last of their repositories: {_count(reply['kept_last'], 'image')}"
+        yield f"  kept as the last of their repositories: {count_text(reply['kept_last'], 'image')}"
     for kept in reply["kept"][:COMMANDS_SHOWN]:
         yield f"  kept by its other names: {_some(kept['names'])}"
     if (more := len(reply["kept"]) + reply["kept_left_out"] - COMMANDS_SHOWN) > 0:
-        yield f"  and {_count(more, 'image')} more, kept by other names"
+        yield f"  and {count_text(more, 'image')} more, kept by other names"
     if reply["images"]:
         yield ""
         yield from _collection(reply["collection"], stored["bytes"])
@@ -208,7 +217,7 @@ def _collection(found: Row, freed_bytes: int) -> Iterator[str]:
     """What the owner of the blobs does by itself, and how to ask it for the rest. Nothing is deleted by chunkd."""
     yield from _wrapped("chunkd deletes nothing. What the owner of these blobs does:")
     said = {
-        "layout": "An OCI layout has no collection of its own. zot frees what nothing has named for its `gcDelay`.",
+        "layout": "An OCI layout has no garbage collection. zot has: it frees what had no name for its `gcDelay`.",
         "containerd": "containerd frees by itself what no image, container or lease holds.",
         "names file": "The program that gave the names knows how images are removed.",
     }
@@ -222,7 +231,7 @@ def _registry(found: Row, freed_bytes: int) -> Iterator[str]:
     now, waits = found["freed_now_bytes"], len(found["delete"]) + found["delete_left_out"]
     words = f"A distribution registry's garbage-collect would free {bytes_text(now)} of it now"
     if now < freed_bytes and waits:
-        words += f": it frees nothing that a revision link names, and {_count(waits, 'link')} must go first"
+        words += f": it frees nothing that a revision link names, and {count_text(waits, 'link')} must go first"
     yield from _wrapped(f"{words}. Harbor leaves what was pushed in the last 2 hours.")
     if found["has_index"]:
         yield from _wrapped("Its flag that also removes untagged manifests deletes the platforms of tagged images.")
@@ -252,9 +261,11 @@ def similar_lines(reply: Row, source: str) -> Iterator[str]:
     for row in reply["alike"]:
         clusters.setdefault(row["cluster"], []).append(row)
     yield ""
-    yield f"{_count(len(clusters), 'cluster')} of images that are alike by {100 * reply['threshold']:.4g} % or more"
+    yield f"{count_text(len(clusters), 'cluster')} of images that are alike by {100 * reply['threshold']:.4g} % or more"
     for cluster, rows in clusters.items():
-        yield from _wrapped(f"{_count(len(rows), 'image')}: {_some([_first(row) for row in rows])}", f"{cluster:>4}")
+        yield from _wrapped(
+            f"{count_text(len(rows), 'image')}: {_some([_first(row) for row in rows])}", f"{cluster:>4}"
+        )
     yield ""
     yield "Pairs of different repositories that share most" if reply["pairs"] else "No two repositories share a chunk."
     for pair in reply["pairs"]:
@@ -273,8 +284,3 @@ def similar_lines(reply: Row, source: str) -> Iterator[str]:
 
 def _first(row: Row) -> str:
     return str(row["names"][0] if row["names"] else row["digest"]) + (" (partial)" if row["partial"] else "")
-
-
-def _count(count: int, what: str) -> str:
-    plural = "repositories" if what == "repository" else f"{what}s"
-    return f"{count:,} {what if count == 1 else plural}"

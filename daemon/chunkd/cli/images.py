@@ -102,11 +102,11 @@ def check_references(references: tuple[str, ...]) -> None:
     help="How much of what two images hold together both must hold: above 0, at most 1.",
 )  # fmt: skip
 def similar(where: Resolved, json: bool, threshold: str) -> None:
-    """List images that are alike by their chunks, and what different repositories share.
+    """List images that are alike by their chunks.
 
-    A cluster is a group of images, each of which is alike to another one of it: the bytes of the chunks that both hold
-    are at least this part of the bytes of the chunks that either holds. From 20 images on, chunks that more than half
-    of all images hold are left out.
+    Then what different repositories share. A cluster is a group of images, each of which is alike to another one of it:
+    the bytes of the chunks that both hold are at least this part of the bytes of the chunks that either holds. From 20
+    images on, chunks that more than half of all images hold are left out.
     """
     try:
         permille = PARAMETERS["threshold"][1](threshold)

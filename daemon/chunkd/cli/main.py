@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from chunkd import __version__
-from chunkd.cli import diff, fail_if, images, lists, tables
-from chunkd.cli.options import DEGRADED, DIFFERENT, as_json, asks, end_by, say_lines, settings, works
+from chunkd.cli import diff, fail_if, images, lists, tables, updates
+from chunkd.cli.options import DEGRADED, DIFFERENT, as_json, asks, end_by, quietly, say_lines, settings, works
 from chunkd.cli.output import say
 from chunkd.cli.replay import replay
 from chunkd.cli.report import report
@@ -31,8 +31,31 @@ EPILOG = (
 )
 
 
+def _versions(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if not asked or context.resilient_parsing:
+        return
+    import platform
+    import re
+    from importlib import metadata
+
+    say(f"chunkd, version {__version__}")
+    say(f"Python {platform.python_version()}")
+    for requirement in metadata.requires("chunkd") or []:
+        name = re.split("[^A-Za-z0-9._-]", requirement)[0]
+        with contextlib.suppress(metadata.PackageNotFoundError):  # an option, or for another platform
+            say(f"{name} {metadata.version(name)}")
+    context.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
-@click.version_option(__version__, prog_name="chunkd")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_versions,
+    help="Show the versions of chunkd and of the libraries that it uses, and exit.",
+)
 def main() -> None:
     """Would storing and moving chunks instead of layers pay, for the images in this cache?
 
@@ -52,14 +75,15 @@ def main() -> None:
 def run(where: Resolved) -> None:
     """Watch caches and keep the figures current, in the foreground.
 
-    SIGHUP starts a scan. SIGTERM and Ctrl-C finish the blobs that are being read, commit and end.
+    SIGHUP reads the settings files again, and starts a scan. The log names what changed, and what a restart needs.
+    SIGTERM and Ctrl-C finish the blobs that are being read, commit and end.
     """
     from chunkd.service.daemon import run_daemon
     from chunkd.service.logs import log_to_stderr
 
     config = _load(where)
     log_to_stderr(config.log_level)
-    run_daemon(config)
+    run_daemon(config, lambda: _load(where.again()))
 
 
 @main.command()
@@ -69,9 +93,17 @@ def run(where: Resolved) -> None:
 @click.option("--retry-failed", is_flag=True, help="Read failed blobs again.")
 @click.option("--remeasure", is_flag=True, help="Read every layer by the measure_ settings, into a new index.")
 @click.option("--replace", is_flag=True, help="Drop caches from the index that are not named.")
+@quietly
 @works
 def scan(
-    where: Resolved, json: bool, verify: bool, accept: bool, retry_failed: bool, remeasure: bool, replace: bool
+    where: Resolved,
+    json: bool,
+    verify: bool,
+    accept: bool,
+    retry_failed: bool,
+    remeasure: bool,
+    replace: bool,
+    quiet: bool,
 ) -> None:
     """Index what is in the caches now, and print the figures.
 
@@ -80,20 +112,21 @@ def scan(
     With --remeasure the caches are those that the index serves. Its figures stay until every layer has been read; a
     daemon uses the new ones once it is restarted.
     """
-    from chunkd.cli.progress import progress
+    from chunkd.cli.progress import progress, silent
 
+    show = silent if quiet else progress
     if remeasure:
         if where.caches_named or verify or accept or retry_failed or replace:
             raise click.UsageError("--remeasure can't be combined with a CACHE or another flag of scan")
         from chunkd.service.remeasure import remeasure as remeasured
 
-        stats = remeasured(_load(where), progress)
+        stats = remeasured(_load(where), show)
     else:
         from chunkd.cli.scan import scan_once
 
         asked = {"verify": verify, "accept": accept, "retry_failed": retry_failed}
         sockets = [given.value for given in where.sockets]
-        stats = scan_once(_load(where), sockets, asked, replace, place_was_given=where.place_was_given)
+        stats = scan_once(_load(where), sockets, asked, replace, place_was_given=where.place_was_given, progress=show)
     say(tables.stats_text(stats, "", json))
     end_by(stats)
 
@@ -112,10 +145,11 @@ def scan(
     f" '{GATED[0]}<0.2'. May be repeated.",
 )
 def stats(where: Resolved, json: bool, watch: bool, explain: bool, conditions: tuple[str, ...]) -> None:
-    """Print the figures: from the daemon, or from the index if no daemon answers.
+    """Print the current figures.
 
-    With --fail-if they are printed too, and a line on stderr names the condition that holds. A figure that is null,
-    such as the redundancy of no layers, can't be compared: that is an error, and exits 1.
+    They come from the daemon, or from the index if no daemon answers. With --fail-if they are printed too, and a line
+    on stderr names the condition that holds. A figure that is null, such as the redundancy of no layers, can't be
+    compared: that is an error, and exits 1.
     """
     gates = [fail_if.Condition(condition) for condition in conditions]
     if watch and (gates or explain):
@@ -177,16 +211,17 @@ def check(where: Resolved, json: bool, repair: bool, read: bool) -> None:
 
 @main.command()
 @works
+@quietly
 @as_json
-def rebuild(where: Resolved, json: bool) -> None:
+def rebuild(where: Resolved, json: bool, quiet: bool) -> None:
     """Move the index aside, and read the caches anew.
 
     The caches are those named, or else those that the index served, if they can still be read from it.
     """
-    from chunkd.cli.progress import progress
+    from chunkd.cli.progress import progress, silent
     from chunkd.service.oneshot import rebuild_index
 
-    stats = rebuild_index(_load(where), where.caches_named, progress)
+    stats = rebuild_index(_load(where), where.caches_named, silent if quiet else progress)
     say(tables.stats_text(stats, "", json))
     end_by(stats)
 
@@ -194,14 +229,15 @@ def rebuild(where: Resolved, json: bool) -> None:
 @main.command()
 @asks
 @as_json
-def health(where: Resolved, json: bool) -> None:
+@click.option("--live", is_flag=True, help="Exit 0 when degraded too: for a probe that restarts a daemon.")
+def health(where: Resolved, json: bool, live: bool) -> None:
     """Print whether the daemon does its work.
 
     Exits 0 when it does, 6 when it is degraded, with reasons, and 3 when no daemon answers.
     """
     content = ask.health(where)
     say(tables.health_text(content, json))
-    sys.exit({"ok": 0, "degraded": DEGRADED}.get(content["state"], NoDaemon.exit_code))
+    sys.exit({"ok": 0, "degraded": 0 if live else DEGRADED}.get(content["state"], NoDaemon.exit_code))
 
 
 @main.command(name="config")
@@ -225,5 +261,5 @@ def _load(where: Resolved, *, serving: bool = True) -> Config:
     return effective(where, serving=serving)
 
 
-for command in (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, replay, report):
+for command in (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, replay, report):
     main.add_command(command)

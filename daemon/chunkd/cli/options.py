@@ -48,6 +48,7 @@ def settings(*names: str) -> Callable[[Command], Callable[..., Any]]:
 
 asks = settings("state_dir", "socket")
 works = settings(*SETTINGS)
+quietly = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 as_json = click.option("--json", "json", is_flag=True, help="Print JSON, for programs.")
 
 

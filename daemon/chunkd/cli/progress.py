@@ -14,6 +14,12 @@ PLAIN_LINE_EVERY_S = 5.0
 
 
 @contextmanager
+def silent(*_: str) -> Iterator[Show]:
+    """For `--quiet`: shows nothing."""
+    yield lambda *_: None
+
+
+@contextmanager
 def progress(done: str = "scanned", counted: str = "blobs to go") -> Iterator[Show]:
     """A bar with bytes, rate and time left on a terminal, and a plain line now and then elsewhere; on stderr. `done` is
     the word for what happens, and `counted` for what the third number counts.

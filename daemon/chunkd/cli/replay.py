@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from chunkd.cli import replay_tables
-from chunkd.cli.options import as_json, asks, end_by, say_lines
+from chunkd.cli.options import as_json, asks, end_by, quietly, say_lines
 from chunkd.cli.output import say
 from chunkd.client import ask
 from chunkd.settings.resolve import Resolved
@@ -17,8 +17,9 @@ from chunkd.settings.resolve import Resolved
 @click.command()
 @asks
 @as_json
+@quietly
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-def replay(where: Resolved, json: bool, files: tuple[str, ...]) -> None:
+def replay(where: Resolved, json: bool, quiet: bool, files: tuple[str, ...]) -> None:
     """Read a registry's logs, and say what chunks would have moved.
 
     A FILE is a log of distribution (its access log, or the fields that it logs as text or JSON) or of nginx (combined,
@@ -29,7 +30,7 @@ def replay(where: Resolved, json: bool, files: tuple[str, ...]) -> None:
     of a layer move its list of chunks and the chunks that the client has in no other layer, each compressed; what is
     not a layer of the index moves whole. One cache for all: the same, for a cache that all clients share.
     """
-    from chunkd.cli.progress import progress
+    from chunkd.cli.progress import progress, silent
     from chunkd.pulls.log_files import LogFiles
 
     def read(store: Any) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def replay(where: Resolved, json: bool, files: tuple[str, ...]) -> None:
     from chunkd.pulls.replay import Replay
 
     replayed = Replay(answer.content.pop("indexed"))
-    with progress("read", "pulls") as show:
+    with (silent if quiet else progress)("read", "pulls") as show:
         for path in logs.paths:
             for pulls in replayed.file(logs.lines(path)):
                 show(logs.done_bytes, logs.known_bytes, pulls)

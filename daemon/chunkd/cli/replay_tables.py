@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from chunkd.figures.words import _wrapped, bytes_text, shown
+from chunkd.figures.replay_words import own_caches, remarks, shared_cache
+from chunkd.figures.words import _wrapped, bytes_text, count_text, shown
 
 Row = Mapping[str, Any]
 
@@ -41,9 +42,7 @@ def lines(reply: Row, state_dir: str) -> Iterator[str]:
         yield "No pull was read."
         return
     yield ""
-    yield from _wrapped(_own(reply))
-    yield from _wrapped(_shared(reply))
-    for sentence in _remarks(reply):
+    for sentence in (own_caches(reply), shared_cache(reply), *remarks(reply)):
         yield from _wrapped(sentence)
     yield ""
     yield from _table("DAY", [(row["day"], row) for row in reply["days"]], ("other days", reply["other_days"]), reply)
@@ -55,59 +54,13 @@ def lines(reply: Row, state_dir: str) -> Iterator[str]:
 def _lines_read(reply: Row) -> Iterator[str]:
     found = reply["lines"]
     unread = {why: count for why, count in found["unread"].items() if count}
-    said = f"{_count(found['pulls'], 'pull')}, {_count(found['others'], 'other line')}"
+    said = f"{count_text(found['pulls'], 'pull')}, {count_text(found['others'], 'other line')}"
     if found["twice"]:
-        said += f", {_count(found['twice'], 'line')} of requests that have another one"
-    said += f", {_count(sum(unread.values()), 'line')} not read"
+        said += f", {count_text(found['twice'], 'line')} of requests that have another one"
+    said += f", {count_text(sum(unread.values()), 'line')} not read"
     if unread:
         said += f" ({', '.join(UNREAD[why].format(count=count) for why, count in unread.items())})"
     yield from _wrapped(said)
-
-
-def _own(reply: Row) -> str:
-    layers, chunks = reply["own_caches"]["layers"], reply["own_caches"]["chunks"]
-    said = f"From {reply['from'][:10]} to {reply['to'][:10]} (UTC) {_count(reply['clients'], 'client')} pulled"
-    said += f" {bytes_text(reply['served']['bytes'])} in {_count(reply['served']['requests'], 'request')}."
-    said += f" With all that each had pulled before, layers would have moved {bytes_text(layers['bytes'])} in"
-    said += f" {_count(layers['requests'], 'request')}; chunks would have moved {_moved(layers, chunks)}."
-    return said
-
-
-def _shared(reply: Row) -> str:
-    layers, chunks = reply["shared_cache"]["layers"], reply["shared_cache"]["chunks"]
-    said = f"To one cache for all clients layers would have moved {bytes_text(layers['bytes'])}, and chunks"
-    return f"{said} {_moved(layers, chunks)}."
-
-
-def _moved(layers: Row, chunks: Row) -> str:
-    ranges = f"in {_count(chunks['ranges'], 'range')}"
-    if chunks["bytes"] is None:
-        return f"what is not known, as no chunk was measured, {ranges}"
-    said = f"{bytes_text(chunks['bytes'])} {ranges}"
-    if layers["bytes"]:
-        percent = 100 * (1 - chunks["bytes"] / layers["bytes"])
-        said += f", {abs(percent):.1f} % {'less' if percent >= 0 else 'MORE'} than the layers"
-        if chunks["error_bytes"] is None:
-            said += ", as far as the few measured chunks tell"
-        elif chunks["error_bytes"]:
-            said += f", give or take {100 * chunks['error_bytes'] / layers['bytes']:.1f} %"
-    return said
-
-
-def _remarks(reply: Row) -> Iterator[str]:
-    served_bytes, unknown_bytes = reply["served"]["bytes"], reply["not_indexed_bytes"]
-    if unknown_bytes:
-        share = 100 * unknown_bytes / served_bytes
-        yield (
-            f"{bytes_text(unknown_bytes)} ({share:.1f} %) of what was served are blobs that are not in the index; they"
-            " count as layers that share nothing."
-        )
-    if reply["served"]["redirected"]:
-        count = _count(reply["served"]["redirected"], "reply", "replies")
-        yield f"{count} sent the client elsewhere; the log does not have the bytes that were served there."
-    if reply["forgotten_clients"]:
-        count = _count(reply["forgotten_clients"], "client")
-        yield f"{count} had to be forgotten for lack of memory; what they pulled later counts as new, as do they."
 
 
 def _table(heading: str, rows: list[tuple[str, Row]], rest: tuple[str, Row], whole: Row) -> Iterator[str]:
@@ -130,7 +83,3 @@ def _cell(row: Row, at: tuple[str, ...]) -> str:
     if value is None:
         return "unknown"
     return f"{value:,}" if at[-1] == "ranges" else bytes_text(value)
-
-
-def _count(count: int, what: str, many: str = "") -> str:
-    return f"{count:,} {what if count == 1 else many or what + 's'}"

@@ -27,19 +27,22 @@ class ReportUnwritable(ChunkdError):
 @asks
 @click.option("-o", "--output", required=True, metavar="FILE", help="The file to write; - for standard output.")
 @click.option("--since", default=SINCE, show_default=True, help="Where its history begins, as for `chunkd history`.")
-def report(where: Resolved, output: str, since: str) -> None:
+@click.option("--replay", metavar="FILE", help="What `chunkd replay --json` printed, for a section on pulls.")
+def report(where: Resolved, output: str, since: str, replay: str | None) -> None:
     """Write one HTML page with the figures and plots.
 
     It shows the figures over time, chunks by copies and by size, the layers that share most and those that share
-    nothing. The page is one file: it can be mailed, opened on a phone, and printed. Needs matplotlib.
+    nothing, and the repositories with the largest fair shares. The page is one file: it can be mailed, opened on a
+    phone, and printed. Needs matplotlib.
     """
     from chunkd.report import plots
 
     plots.needed()  # before anything is asked
     from chunkd.report.data import gathered
     from chunkd.report.page import page
+    from chunkd.report.replay import read
 
-    material = gathered(where, since)
+    material = gathered(where, since, None if replay is None else read(replay))
     content = page(material).encode("utf-8", "backslashreplace")
     if output == STDOUT:
         say(content, nl=False)

@@ -8,7 +8,7 @@ from typing import Any
 from chunkd.cli.progress import progress
 from chunkd.client import http
 from chunkd.errors import IndexBusy, NoDaemon, ServesOthers, SocketDenied
-from chunkd.service.oneshot import POLL_S, scan_here
+from chunkd.service.oneshot import POLL_S, Progress, scan_here
 from chunkd.settings.config import Config
 
 # Blobs land on a busy cache all the time; nothing pending for so long is enough.
@@ -16,9 +16,16 @@ SETTLED_S = 2.0
 
 
 def scan_once(
-    config: Config, sockets: list[str], asked: dict[str, bool], replace: bool, *, place_was_given: bool = True
+    config: Config,
+    sockets: list[str],
+    asked: dict[str, bool],
+    replace: bool,
+    *,
+    place_was_given: bool = True,
+    progress: Progress = progress,
 ) -> dict[str, Any]:
-    """The figures after a scan: the daemon's where one serves these caches, else this process's own.
+    """The figures after a scan that `progress` shows: the daemon's where one serves these caches, else this process's
+    own.
 
     A daemon that this user may not ask is another's, unless its place was given. Raises ServesOthers when a daemon
     serves other caches from this index, SocketDenied, and what `Service` raises.
@@ -37,7 +44,7 @@ def scan_once(
         if replace and set(config.caches) < set(served):
             raise ServesOthers(socket, served)
         if set(config.caches) <= set(served):
-            return _ask_daemon(socket, asked)
+            return _ask_daemon(socket, asked, progress)
         others = others or (socket, served)
     try:
         return scan_here(config, asked, replace, progress)
@@ -47,7 +54,7 @@ def scan_once(
         raise
 
 
-def _ask_daemon(socket: str, asked: dict[str, bool]) -> dict[str, Any]:
+def _ask_daemon(socket: str, asked: dict[str, bool], progress: Progress) -> dict[str, Any]:
     number = http.ask(socket, "POST", "/v1/scan", asked)["scan"]
     with progress() as show:
         most, idle_since = 0, time.monotonic()

@@ -63,7 +63,7 @@ def _images(images: Mapping[str, Any]) -> Iterator[str]:
     partial = f", {images['partial_images']:,} partial" if images["partial_images"] else ""
     yield _row("images", f"{images['images']:,}", f"{images['names']:,} names{partial}; as of {shown(images['as_of'])}")
     size, exact = _sizes(images["unreached_bytes"])
-    yield _row("reached by no name", size, f"{exact} on disk")
+    yield _row("in no named image", size, f"{exact} on disk")
 
 
 def _figures(stats: Mapping[str, Any]) -> Iterator[str]:

@@ -177,6 +177,11 @@ def diff(where: Resolved, client: Sequence[str], to: str, platform: str) -> Answ
     return _images(where, "diff", (tuple(client), to, platform), query)
 
 
+def updates(where: Resolved, repository: str, platform: str) -> Answer:
+    """The whole reply of `images.updates.updates`; "" is all repositories. Raises UsageError."""
+    return _images(where, "updates", (repository, platform), {"repository": repository, "platform": platform})
+
+
 def _images(where: Resolved, question: str, arguments: tuple[Any, ...], query: dict[str, str]) -> Answer:
     """The pages of one commit, put together. Raises IndexMoves when there are none in IMAGES_TRIES."""
     from chunkd.images import pages

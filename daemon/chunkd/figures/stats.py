@@ -38,7 +38,7 @@ class Stats:
     problems: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The one object of `stats --json`, `GET /v1/stats` and `scan --json`. README.md explains its names."""
+        """The one object of `stats --json`, `GET /v1/stats` and `scan --json`. docs/figures.md explains its names."""
         own = {
             "pending_blobs": self.pending_blobs, "pending_bytes": self.pending_bytes, "index_bytes": self.index_bytes,
             "unlisted_folders": self.unlisted_folders,

@@ -14,6 +14,7 @@ COLUMNS = 100
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 LABEL_COLUMNS = 20
 PROBLEMS_SHOWN = 20
+NO_IMAGES = "there are no images, as no manifest is among the blobs that were counted"
 
 
 def daemon_source(socket: str, as_of: str | None) -> str:
@@ -27,12 +28,12 @@ def index_source(path: str, as_of: str | None) -> str:
 def caution_sentence(stats: Mapping[str, Any]) -> str:
     """The condition under which a chunk store saves anything. There must be at least one chunk."""
     unique_bytes, layer_stored_bytes = stats["unique_bytes"], stats["layer_stored_bytes"]
-    caution = "A chunk store nets storage only if its unique chunks, recompressed, stay below what the layers take now"
+    caution = "A chunk store saves storage only if its unique chunks, recompressed, take less than the layers do now"
     if unique_bytes <= layer_stored_bytes:
         return f"{caution}: here they do even without compression."
-    # Rounded down, so that at the printed percentage the chunks do stay below.
+    # Rounded down, so that at the printed percentage the chunks do take less.
     permille = 1000 * layer_stored_bytes // unique_bytes
-    return f"{caution}: here, compressed to at most {permille / 10:.1f} % of their size."
+    return f"{caution}: here, if they compress to at most {permille / 10:.1f} % of their size."
 
 
 def saving_sentence(stats: Mapping[str, Any]) -> str:
@@ -125,6 +126,12 @@ def _problems(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def range_text(least: int, most: int) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def count_text(count: int, what: str) -> str:
+    """So many of these: `1 reply`, `2 replies`, `1,000 layers`."""
+    many = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{count:,} {what if count == 1 else many}"
 
 
 def bytes_text(size_bytes: int) -> str:

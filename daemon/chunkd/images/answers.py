@@ -1,4 +1,4 @@
-"""The replies of `images`, `freed`, `similar` and `diff`: read at one moment of the index."""
+"""The replies of `images`, `freed`, `similar`, `diff` and `updates`: read at one moment of the index."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from chunkd.images import references
 from chunkd.images.atoms import members
 from chunkd.images.collection import MOST_SHOWN, collection
-from chunkd.images.diff import diff as diff  # a question like those below
+from chunkd.images.diff import diff as diff  # a question like those below, as is `updates`
 from chunkd.images.pages import Reply
 from chunkd.images.read import Reading, names_as_of, read
 from chunkd.images.similarity import Similarities
+from chunkd.images.updates import updates as updates
 from chunkd.index.storage.environment import Store
 from chunkd.queries.read import moment
 

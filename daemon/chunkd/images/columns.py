@@ -78,16 +78,6 @@ def held_back(parts: Parts, some: int) -> Weight:
     return _sum(parts, lambda holders: bool(holders & some and holders & ~some))
 
 
-def moved(parts: Parts, client: int, to: int) -> Weight:
-    """What the holders in `to` hold, and none of those in `client`."""
-    return _sum(parts, lambda holders: bool(holders & to) and not holders & client)
-
-
-def overlap(parts: Parts, one: int, other: int) -> Weight:
-    """What two sets of holders both hold."""
-    return _sum(parts, lambda holders: bool(holders & one and holders & other))
-
-
 def _sum(parts: Parts, counts: Callable[[int], bool]) -> Weight:
     found = Weight()
     for atoms in parts:

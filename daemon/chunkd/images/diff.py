@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from chunkd.errors import UsageError
 from chunkd.figures.words import shown
 from chunkd.images import references
-from chunkd.images.atoms import Numbers, members
+from chunkd.images.atoms import members
 from chunkd.images.collection import MOST_SHOWN
-from chunkd.images.graph import Graph, Root
+from chunkd.images.graph import Graph
 from chunkd.images.moves import Layer, Moves, Recipes, moves
 from chunkd.images.pages import Reply
 from chunkd.images.pull import Pulled, pulled
@@ -26,16 +26,24 @@ def diff(reading: Reading, client: Sequence[str], to: str, platform: str) -> Rep
     return planned(reading, client, to, platform).reply()
 
 
+class Side(NamedTuple):
+    """An image that a client has or pulls, and what it pulls of it."""
+
+    digest: Digest
+    names: tuple[str, ...]
+    pulled: Pulled
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A pull, as far as it is known without the chunks of the layers that the client lacks.
+    """A pull, as far as it is known without the chunks of any layer.
 
-    `layers` are those of them that are cut, with their stored bytes, and `image` all cut layers of the image, both in
-    the order of the pull. `is_whole`: all that the client lacks is here.
+    `client` are the cut layers that the client has. `layers` are those that it lacks, with their stored bytes, and
+    `image` all cut layers of the image, both in the order of the pull. `is_whole`: all that the client lacks is here.
     """
 
     head: Reply
-    client: Numbers
+    client: tuple[Digest, ...]
     layers: dict[Digest, int]
     image: tuple[Digest, ...]
     recipes: Recipes
@@ -46,11 +54,12 @@ class Plan:
 
         `chunks` and `cheaper` are null when a blob is not here that the client lacks. The `total_bytes` of `chunks` are
         recompressed chunks, recipes, and what is moved whole either way: manifests, configs, and layers that are not
-        cut. `cheaper` has these too. `by_layer` are the cut layers that the client lacks.
+        cut. `cheaper` has these too. `by_layer` are the cut layers that the client lacks. Raises TooManyChunks.
         """
         if not self.is_whole:
             return self.head | {"chunks": None, "cheaper": None, "measured_by": None, "by_layer": []}
-        found = moves(self.client, self.layers, recipes or self.recipes, self.image)
+        client = self.recipes.along(self.client if self.layers else ())
+        found = moves(client, self.layers, recipes or self.recipes, self.image)
         if recipes is not None:
             found = replace(found, measured_by=DECODED)
         lacking = self.head["layers"]
@@ -73,32 +82,35 @@ class Plan:
 
 def planned(reading: Reading, client: Sequence[str], to: str, platform: str) -> Plan:
     """Raises UsageError for a reference that means nothing, and for a platform that an image does not have."""
-    graph, blobs, recipes = reading.images.graph, reading.blobs, reading.recipes
-    numbers = _meant(graph, client)
-    target = graph.roots[references.one(graph, to)]
+    graph = reading.images.graph
 
-    def pull(root: Root) -> Pulled:
-        found = pulled(blobs, root.digest, platform)
-        if platform and not found.platforms:
+    def side(number: int) -> Side:
+        root = graph.roots[number]
+        found = Side(root.digest, root.names, pulled(reading.blobs, root.digest, platform))
+        if platform and not found.pulled.platforms:
             there = f"; there are {', '.join(root.platforms)}" if root.platforms else ""
             raise UsageError(f"{root.digest} has no {shown(platform)} here{there}")
         return found
 
+    numbers, target = _meant(graph, client), references.one(graph, to)
+    return between(reading, [side(number) for number in numbers], side(target), platform)
+
+
+def between(reading: Reading, client: Sequence[Side], to: Side, platform: str) -> Plan:
+    """What a client with these images pulls of another one, each for `platform`."""
+    blobs, recipes, image = reading.blobs, reading.recipes, to.pulled
     has: dict[Digest, bool] = {}
     absent: set[Digest] = set()
-    for number in numbers:
-        one = pull(graph.roots[number])
-        has |= one.blobs
-        absent |= one.missing.keys()
-    image = pull(target)
+    for side in client:
+        has |= side.pulled.blobs
+        absent |= side.pulled.missing.keys()
     lacking = [digest for digest in image.blobs if digest not in has]
     missing = {digest: size for digest, size in image.missing.items() if digest not in absent}
-    names = [name for number in numbers for name in graph.roots[number].names]
     head = {
-        "from": [str(graph.roots[number].digest) for number in numbers],
-        "from_names": names[:MOST_SHOWN],
-        "to": str(target.digest),
-        "to_names": list(target.names[:MOST_SHOWN]),
+        "from": [str(side.digest) for side in client],
+        "from_names": [name for side in client for name in side.names][:MOST_SHOWN],
+        "to": str(to.digest),
+        "to_names": list(to.names[:MOST_SHOWN]),
         "platform": platform or None,
         "partial": {"from": len(absent), "to": len(missing), "to_bytes": sum(missing.values())},
         "pulled": {
@@ -113,7 +125,7 @@ def planned(reading: Reading, client: Sequence[str], to: str, platform: str) -> 
     }
     return Plan(
         head,
-        recipes.along([digest for digest in has if digest in recipes.counts]),
+        tuple(digest for digest in has if digest in recipes.counts),
         {digest: blobs[digest].stored_bytes for digest in lacking if digest in recipes.counts},
         tuple(digest for digest in image.blobs if digest in recipes.counts),
         recipes,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chunkd.figures.net_saving import estimate
-from chunkd.images.atoms import Atoms, Chunks, Parts, Weight, chunk_atoms, layer_atoms, regrouped, stored_atoms
+from chunkd.images.atoms import Atoms, Chunks, Parts, Weight, chunk_atoms, layer_atoms, members, regrouped, stored_atoms
 from chunkd.images.columns import Column, freed, held_back, unreached
 from chunkd.images.graph import ORDER, BlobFacts, Graph
 from chunkd.model import Digest
@@ -125,10 +125,9 @@ class Images:
             groups_of.append(found)
         images, partial = [0] * len(groups), [False] * len(groups)
         for root, found in zip(self.graph.roots, groups_of, strict=True):
-            for number in range(found.bit_length()):
-                if found >> number & 1:
-                    images[number] += 1
-                    partial[number] |= root.is_partial
+            for number in members(found).tolist():
+                images[number] += 1
+                partial[number] |= root.is_partial
         heads = ({"repository": name, "images": images[number]} for name, number in groups.items())
         columns = _Columns(*(Column(regrouped(parts, groups_of), len(groups)) for parts in self._parts()))
         return columns.rows(heads, partial, "repositories")

@@ -18,14 +18,14 @@ from chunkd.model import Digest
 from chunkd.names.name import Name, Standing
 from chunkd.worker.manifest import Contents, Edge, Kind, Role
 
-# So many pairs of a root and a blob that it holds: 10,000 images of 12 blobs have 120,000. More come from indexes made
-# to contain one another's children.
+# So many pairs of a root and a blob that it holds or lacks: 10,000 images of 12 blobs have 120,000. More come from
+# indexes made to contain one another's children.
 MOST_HOLDS = 1 << 23
 # For the sets of roots that hold something, each with a bit a root: 10,000 images have 12,000 sets, 15 MiB. This is
 # enough for some 40,000 images.
 MOST_HOLDERS_BYTES = 256 << 20
 
-ORDER = "the source's time of push, else created, else last; ties by digest"
+ORDER = "time of push if the source has it, else of creation, else last; ties by digest"
 UNKNOWN_PLATFORM = "unknown"
 
 _REFERRERS_TAG = re.compile(r"(?:sha256-[0-9a-f]{64}|sha512-[0-9a-f]{128})")
@@ -119,9 +119,9 @@ def build(blobs: Mapping[Digest, BlobFacts], names: Iterable[Name]) -> Graph:
     roots = builder.root_numbers(named)
     for number in roots:
         reached = builder.reach(number, left)
-        left -= len(reached.blobs)
+        left -= len(reached.blobs) + len(reached.absent) + len(reached.missing)
         if left <= 0:
-            raise TooManyImages(f"{len(roots)} hold more than {MOST_HOLDS} blobs, each as often as it is held")
+            raise TooManyImages(f"{len(roots)} hold or lack more than {MOST_HOLDS} blobs, each as often as it is held")
         root = builder.root(number, reached, named.get(digests[number], _Named()))
         found.append((root, array("I", reached.blobs)))
     found.sort(key=lambda one: (one[0].at_ns == 0, one[0].at_ns, one[0].digest))
@@ -154,14 +154,16 @@ class _Builder:
     def __init__(self, digests: tuple[Digest, ...], contents: list[Contents | None]) -> None:
         self._digests, self._contents = digests, contents
         self._numbers = {digest: number for number, digest in enumerate(digests)}
-        # Of each blob that contains others: those that are present and those that are not.
+        # Of each blob that contains others: those that are present; and those that are not, with what an absent
+        # platform is called.
         self._present: dict[int, list[tuple[Edge, int]]] = {}
-        self._absent: dict[int, list[Edge]] = {}
+        self._absent: dict[int, list[tuple[Edge, str]]] = {}
         for number, of in enumerate(contents):
             if of is not None and of.kind in _CONTAINERS:
                 hard = {edge: self._numbers.get(edge.digest, -1) for edge in of.edges if edge.role is not Role.SUBJECT}
                 self._present[number] = [(edge, child) for edge, child in hard.items() if child >= 0]
-                self._absent[number] = [edge for edge, child in hard.items() if child < 0]
+                absent = (edge for edge, child in hard.items() if child < 0)
+                self._absent[number] = [(edge, edge.platform or str(edge.digest)) for edge in absent]
 
     def root_numbers(self, named: Mapping[Digest, _Named]) -> list[int]:
         contained = {child for edges in self._present.values() for _, child in edges}
@@ -186,13 +188,13 @@ class _Builder:
                     pending.append(child)
                 if edge.role is Role.MANIFEST and not edge.attestation and self._kind(child) in _RUNNABLE:
                     found.platforms.add(edge.platform or self._platform(child))
-            for edge in self._absent.get(number, ()):
+            for edge, called in self._absent.get(number, ()):
                 if edge.role is not Role.MANIFEST:
                     if not edge.foreign:
                         claimed_bytes = max(found.missing.get(edge.digest, 0), edge.claimed_bytes)
                         found.missing[edge.digest] = claimed_bytes
                 elif not edge.attestation:
-                    found.absent.add(edge.platform or str(edge.digest))
+                    found.absent.add(called)
         if self._kind(root) in _RUNNABLE:
             found.platforms.add(self._platform(root))
         return found

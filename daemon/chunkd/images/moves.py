@@ -55,7 +55,8 @@ class Recipes:
 
     def sample(self, layers: Sequence[Digest]) -> Sample:
         """The sums over the measured chunks of some layers, each once."""
-        distinct = np.unique(self.along(layers))
+        distinct = np.sort(self.along(layers))
+        distinct = distinct[np.diff(distinct, prepend=-1) > 0]  # np.unique hashes, which takes five times as long
         return _sample(self.lengths(distinct), self.measured(distinct))
 
 
@@ -148,7 +149,8 @@ def moves(client: Numbers, layers: Mapping[Digest, int], recipes: Recipes, image
     numbers = recipes.along(list(layers))
     distinct, first, which = np.unique(numbers, return_index=True, return_inverse=True)
     lengths, recompressed = recipes.lengths(distinct), recipes.measured(distinct)
-    is_missing = ~np.isin(distinct, client)
+    client = np.append(np.sort(client), -1)  # searched, as np.isin hashes too
+    is_missing = client[np.searchsorted(client[:-1], distinct)] != distinct
     path = _Path([recipes.counts[layer] for layer in layers], first[is_missing])
     size_bytes = int(lengths[is_missing].sum())
     own = _sample(lengths[is_missing], recompressed[is_missing])

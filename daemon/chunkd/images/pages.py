@@ -10,7 +10,7 @@ from chunkd.errors import UsageError
 Reply = dict[str, Any]
 
 # Where the rows are of which a page has a part; the first that is there. Of `freed` these are the blobs.
-_PATHS = (("stored", "blobs"), ("images",), ("repositories",), ("alike",), ("by_layer",))
+_PATHS = (("stored", "blobs"), ("images",), ("repositories",), ("alike",), ("by_layer",), ("pairs",))
 
 
 def position(after: str) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,15 +35,17 @@ class Reading:
     """The images, and where their names come from. Images and recipes read chunk records while the transaction of the
     reading is open, and not after it.
 
-    `sources` has for each named digest the sources of its names (`registry`, `layout`, ...). `linked` has for each
-    digest the repositories of a registry that have a revision of it. `has_index`: some manifest is a list of others.
+    `names` are those of all sources. `sources` has for each named digest the sources of its names (`registry`,
+    `layout`, ...). `linked` has for each digest the repositories of a registry that have a revision of it. `has_index`:
+    some manifest is a list of others.
     """
 
     images: Images
     blobs: Mapping[Digest, BlobFacts]
     recipes: Recipes
+    names: Sequence[Name]
     sources: Mapping[Digest, frozenset[str]]
-    linked: Mapping[Digest, tuple[str, ...]]
+    linked: Mapping[Digest, list[str]]
     has_index: bool
 
 
@@ -69,18 +71,18 @@ def read(store: Store, txn: lmdb.Transaction) -> Reading:
             layers[blob.digest], chunk_counts[blob.digest] = blob.uncompressed_bytes, blob.chunks
     names: list[Name] = []
     sources: dict[Digest, frozenset[str]] = {}
-    linked: dict[Digest, tuple[str, ...]] = {}
+    linked: dict[Digest, list[str]] = {}
     for source, name in _names(store, txn):
         _bound(len(names) + 1, MOST_NAMES, "names")
         names.append(name)
         if name.standing is Standing.NAMED:
             sources[name.digest] = sources.get(name.digest, frozenset()) | {source}
         elif name.standing is Standing.HELD and source == "registry":
-            linked[name.digest] = (*linked.get(name.digest, ()), name.repository)
+            linked.setdefault(name.digest, []).append(name.repository)
     recipes = recipes_of(store, txn, chunk_counts)
     images = Images.of(build(blobs, names), blobs, layers, chunks_of(store, txn, recipes))
     has_index = any(said.kind is Kind.INDEX for said in contents.values())
-    return Reading(images, blobs, recipes, sources, linked, has_index)
+    return Reading(images, blobs, recipes, names, sources, linked, has_index)
 
 
 def _bound(count: int, most: int, what: str) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from chunkd.errors import UsageError
-from chunkd.figures.words import shown
+from chunkd.figures.words import NO_IMAGES, shown
 from chunkd.images.graph import Graph
 from chunkd.names.name import split_reference
 
 NEAR = 5
 # The names that are compared with one that nothing has.
-MOST_COMPARED = 20_000
+MOST_COMPARED = 2000
+# Of each only so many characters: names may be hostile, and comparing takes the square of their length.
+COMPARED_CHARACTERS = 64
 _BEGINNING = re.compile(r"(?:(sha256|sha512):)?([0-9a-f]{4,128})")
 _GLOB = re.compile(r"[*?\[]")
 
@@ -30,19 +33,16 @@ class Meant:
     kept: dict[int, tuple[str, ...]]
 
 
-def is_glob(reference: str) -> bool:
-    return _GLOB.search(reference) is not None
-
-
 def resolve(graph: Graph, references: Iterable[str]) -> Meant:
     """What references mean. `*`, `?` and `[...]` make a glob, in which `*` also stands for `/` and `:`; an image is
     meant by globs when all of its names match one of them. Any other reference means one image, by whichever of its
-    names. Raises UsageError when it is none's or more than one's, and when a glob matches no name.
+    names, and so does a name that has brackets. Raises UsageError when it is none's or more than one's, and when a glob
+    matches no name.
     """
     wanted, images = list(references), 0
-    globs = [reference for reference in wanted if is_glob(reference)]
+    globs = [reference for reference in wanted if _GLOB.search(reference) and not _is_name(graph, reference)]
     for reference in wanted:
-        if not is_glob(reference):
+        if reference not in globs:
             images |= 1 << one(graph, reference)
     patterns = [re.compile(fnmatch.translate(glob)) for glob in globs]
     matched = [False] * len(globs)
@@ -65,6 +65,11 @@ def resolve(graph: Graph, references: Iterable[str]) -> Meant:
     return Meant(images, kept)
 
 
+def _is_name(graph: Graph, reference: str) -> bool:
+    """A name that is `*`, which anybody may give to an image, is not to hide the others."""
+    return not {"*", "?"} & set(reference) and any(reference in root.names for root in graph.roots)
+
+
 def one(graph: Graph, reference: str) -> int:
     """The number of the one image that a reference means. Raises UsageError."""
     named = [number for number, root in enumerate(graph.roots) if reference in root.names]
@@ -72,7 +77,9 @@ def one(graph: Graph, reference: str) -> int:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise UsageError(f"no image is {shown(repr(reference))}{_holders(graph, reference) or _near(graph, reference)}")
+        raise UsageError(
+            f"no image is called {shown(repr(reference))}{_holders(graph, reference) or _near(graph, reference)}"
+        )
     some = ", ".join(_called(graph, number) for number in found[:NEAR])
     more = f" and {len(found) - NEAR} more" if len(found) > NEAR else ""
     raise UsageError(f"{shown(repr(reference))} may be any of {len(found)} images: {some}{more}")
@@ -130,12 +137,23 @@ def _called(graph: Graph, number: int) -> str:
 
 
 def _near(graph: Graph, reference: str) -> str:
+    if not graph.roots:
+        return f"; {NO_IMAGES}"
     names = [name for root in graph.roots for name in root.names]
+    if _BEGINNING.fullmatch(reference):
+        return ""
     repository = split_reference(reference)[0]
     found = [name for name in names if repository and split_reference(name)[0] == repository]
     if not found:
-        found = difflib.get_close_matches(reference[:200], [name[:200] for name in names[:MOST_COMPARED]], NEAR, 0.5)
+        found = alike(reference, names)
     return f"; there are {_listed(found)}" if found else ""
+
+
+def alike(wanted: str, names: Iterable[str]) -> list[str]:
+    """Those of the first MOST_COMPARED names that look most like one that nothing has, by their beginnings."""
+    by_beginning = {name[:COMPARED_CHARACTERS]: name for name in itertools.islice(names, MOST_COMPARED)}
+    near = difflib.get_close_matches(wanted[:COMPARED_CHARACTERS], list(by_beginning), NEAR, 0.5)
+    return [by_beginning[beginning] for beginning in near]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class CacheRecords:
-    """`left` are the caches that are no longer served, until nothing of them is in the index. `layerless` says of a
+    """`left` are the caches that are no longer served and still have blobs in the index. `layerless` says of a
     cache that has blobs but no layer what these are; any thread may read it.
     """
 

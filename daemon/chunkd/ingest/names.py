@@ -22,7 +22,7 @@ from chunkd.sources.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
-# The number under which the index keeps the names of the names file, which is no cache's.
+# The index keeps the names of the names file under this number. Caches are numbered from 1.
 NAMES_FILE = 0
 # So long after a manifest landed or went, or an event told of names, they are read. A push writes its tag a moment
 # after its manifest.
@@ -231,8 +231,9 @@ class Names:
     def _complete(self, change: Change, number: int, state: _State, end: NamesEnd) -> None:
         """Drop the parts that are no longer there, and record when the reading was begun."""
         if len(state.unread) <= MOST_UNREAD:
+            unread = {(place.base, place.source, place.where) for place in state.unread}
             kept = change.store.names(change.txn, number)
-            for key in [key for key, value in kept if key not in state.came and not _holds(value, state.unread)]:
+            for key in [key for key, value in kept if key not in state.came and not _holds(value, unread)]:
                 change.drop_names(key)
         reading = record.reading_of(end.begun_at_ns, state.unread)
         change.put_names(records.names_key(number, b""), record.encode_reading(reading))
@@ -269,12 +270,11 @@ class Names:
                     change.drop_names(key)
 
 
-def _holds(value: bytes, unread: list[NamesRead]) -> bool:
+def _holds(value: bytes, unread: set[tuple[str, str, str]]) -> bool:
     """Whether names that were not read now still hold, because nobody could read their place."""
     if not unread:
         return False
     try:
-        kept = record.decode(value)
+        return record.still_holds(record.decode(value), unread)
     except record.BadNames as error:
         raise records.Damaged(str(error)) from error
-    return any(record.still_holds(kept, place) for place in unread)

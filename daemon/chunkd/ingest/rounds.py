@@ -37,7 +37,7 @@ class VerifyRound:
     def __init__(
         self, index: Index, caches: Mapping[int, ServedCache], interval_s: float, clock_s: Callable[[], float]
     ) -> None:
-        self._index, self._caches, self._interval_s, self._clock_s = index, caches, interval_s, clock_s
+        self._index, self._caches, self.interval_s, self._clock_s = index, caches, interval_s, clock_s
         with index.snapshot() as txn:
             last_s = index.store.verified_s(txn)
         self._begins_s = (clock_s() if last_s is None else last_s) + interval_s
@@ -49,14 +49,14 @@ class VerifyRound:
     def late_s(self) -> float:
         """For how long the round under way has taken, when that is longer than the interval; else 0."""
         took_s = 0.0 if self._given is None else self._clock_s() - self._begun_s
-        return took_s if took_s > self._interval_s else 0.0
+        return took_s if took_s > self.interval_s else 0.0
 
     def turn(self) -> None:
         """Do the next slice, if a round is under way or due. Raises IndexUnwritable and BadIndex."""
         now_s = self._clock_s()
         # When the clock was set back, it would be too far away.
-        if self._given is None and not 0 < self._begins_s - now_s <= self._interval_s:
-            self._begun_s, self._begins_s, self._given = now_s, now_s + self._interval_s, b""
+        if self._given is None and not 0 < self._begins_s - now_s <= self.interval_s:
+            self._begun_s, self._begins_s, self._given = now_s, now_s + self.interval_s, b""
         if self._given is None or not room(self._caches):
             return
         with self._index.snapshot() as txn:

@@ -200,9 +200,12 @@ def _branch(page: bytes) -> list[int]:
 
 
 def _leaf(page: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+    """No more bytes in all than the page has: in a database no two elements overlap."""
+    left_bytes = len(page)
     for element, (flags, position, key_bytes, value_bytes) in _elements(page, LEAF_ELEMENT):
         at = element + position
-        if at + key_bytes + value_bytes > len(page):
-            raise BadBolt("an element outside its page")
+        left_bytes -= key_bytes + value_bytes
+        if at + key_bytes + value_bytes > len(page) or left_bytes < 0:
+            raise BadBolt("an element outside its page, or elements that overlap")
         key_end = at + key_bytes
         yield page[at:key_end], page[key_end : key_end + value_bytes], bool(flags & IS_BUCKET)

@@ -21,10 +21,12 @@ def read_names_file(path: str) -> Part:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
                 return Part("names file", path, None, f"not a regular file, or larger than {MOST_BYTES} bytes")
-            rows, read_bytes = Rows(), 0
+            rows, read_bytes, is_rest = Rows(), 0, False
             while (line := file.readline(_LINE_BYTES)) and read_bytes < MOST_BYTES:
                 read_bytes += len(line)
-                _add(line, rows)
+                if not is_rest:
+                    _add(line, rows)
+                is_rest = not line.endswith(b"\n")
     except OSError as error:
         return Part("names file", path, None, str(error.strerror))
     return rows.part("names file", path, max(0, status.st_mtime_ns))

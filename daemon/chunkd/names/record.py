@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -80,12 +81,14 @@ def _shortened(part: Part, most: int, why: str) -> Part:
     return replace(part, names=(part.names or ())[:most], problem="; ".join(filter(None, (part.problem, why))))
 
 
-def still_holds(kept: Kept, unread: NamesRead) -> bool:
-    """Whether a part is at a place that could not be read, or below it."""
-    if unread.base != kept.base or unread.source not in ("", kept.part.source):
-        return False
-    above = unread.where.rstrip("/") + "/"
-    return unread.where in ("", kept.part.where) or kept.part.where.startswith(above)
+def still_holds(kept: Kept, unread: Set[tuple[str, str, str]]) -> bool:
+    """Whether a part is at a place that could not be read, or below it. `unread` has the base, the source and the path
+    of each. It takes as long whether these are few or many.
+    """
+    where = kept.part.where
+    above = list(itertools.accumulate(where.split("/")[:-1], "{}/{}".format))
+    wheres = ["", where, *above, *(f"{one}/" for one in above)]
+    return any((kept.base, source, one) in unread for source in ("", kept.part.source) for one in wheres)
 
 
 def reading_of(at_ns: int, unread: Iterable[NamesRead]) -> Reading:

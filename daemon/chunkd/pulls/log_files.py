@@ -32,8 +32,10 @@ HEAD_BYTES = 4
 _PIECE_BYTES = 256 << 10
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _DECODER_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError)
-# An object without objects in it. No two branches begin alike, so a match takes linear time.
-_OBJECT = re.compile(rb'\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*+\}', re.DOTALL)
+# An object without objects in it. No two branches begin alike, so a match takes linear time. As in JSON, a string has
+# no line end, and a backslash stands in a string only: so of two objects of which one would begin in a string of the
+# other, one ends with its line, and all matches together take linear time as well.
+_OBJECT = re.compile(rb'\{(?:[^{}"\\]|"(?:[^"\\\n]|\\[^\n])*+")*+\}')
 
 
 class LogUnreadable(ChunkdError):
@@ -138,7 +140,7 @@ def _plain_lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 def _objects(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """After what is not an object without objects in it, the next one begins behind the end of that line, or behind as
-    many bytes as a line may have.
+    many bytes as a line may have. In its place comes its first byte.
     """
     text = b""
     ended = False
@@ -156,7 +158,7 @@ def _objects(pieces: Iterator[bytes]) -> Iterator[bytes]:
                 yield found[0]
                 at = found.end()
             else:
-                yield text[at:end]
+                yield text[at : at + 1]
                 line_end = text.find(b"\n", at, end)
                 at = end if line_end < 0 else line_end
             at = text.find(b"{", at)

@@ -38,11 +38,34 @@ class Layers(NamedTuple):
 
 
 class ImagesSeen(NamedTuple):
-    """The reply of `images` by repository and the pairs of `similar`; without the first, the `problem` why not."""
+    """The reply of `images` by repository and the pairs of `similar`; without the first, the `problem` why not. And the
+    reply of `updates` for all repositories, or the `updates_problem`.
+    """
 
     repositories: Row | None = None
     pairs: Sequence[Row] = ()
     problem: str = ""
+    updates: Row | None = None
+    updates_problem: str = ""
+
+
+class Pulls(NamedTuple):
+    """What was pulled on a day or of a repository: `bytes` as served, as layers, and as chunks if that is known."""
+
+    name: str
+    served_bytes: int
+    layers_bytes: int
+    chunks_bytes: int | None
+    ranges: int
+
+
+class Replayed(NamedTuple):
+    """A replay: its sentences, what makes it less than the truth, its days, and the repositories pulled most."""
+
+    sentences: tuple[str, ...]
+    remarks: tuple[str, ...]
+    days: tuple[Pulls, ...]
+    repositories: tuple[Pulls, ...]
 
 
 class Material(NamedTuple):
@@ -60,9 +83,10 @@ class Material(NamedTuple):
     images: ImagesSeen
     made_at: dt.datetime
     moved: bool
+    replayed: Replayed | None = None
 
 
-def gathered(where: Resolved, since: str) -> Material:
+def gathered(where: Resolved, since: str, replayed: Replayed | None = None) -> Material:
     """From the daemon, or from the index if none answers. Raises as `ask.ask`; UsageError for a bad `since`."""
     now = dt.datetime.fromtimestamp(int(time.time()), dt.UTC)
     start = _time(shown_minute(since_minute(since, minute_of(int(now.timestamp()) * 10**9))))
@@ -74,18 +98,23 @@ def gathered(where: Resolved, since: str) -> Material:
     answer = ask.stats(where)
     return Material(
         answer.content, answer.source, histogram, history, _times(history, start, known_until(answer, now)), layers,
-        images, now, moved=before.content["as_of"] != answer.content["as_of"],
+        images, now, moved=before.content["as_of"] != answer.content["as_of"], replayed=replayed,
     )  # fmt: skip
 
 
 def images_seen(where: Resolved) -> ImagesSeen:
     """The other parts of a report do not depend on the images: there may be too many of them, or too many changes."""
+    refusals = (ask.IndexMoves, RequestRefused, TooManyImages)
     try:
         repositories = ask.images(where, "repository").content
         pairs = ask.similar(where, 500).content["pairs"]
-    except (ask.IndexMoves, RequestRefused, TooManyImages) as error:
+    except refusals as error:
         return ImagesSeen(problem=str(error))
-    return ImagesSeen(repositories, pairs[:PAIRS_SHOWN])
+    found = ImagesSeen(repositories, pairs[:PAIRS_SHOWN])
+    try:
+        return found._replace(updates=ask.updates(where, "", "").content)
+    except refusals as error:
+        return found._replace(updates_problem=str(error))
 
 
 def thinned(rows: Iterable[Row], start: dt.datetime, end: dt.datetime) -> Iterator[Row]:

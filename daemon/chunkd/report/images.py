@@ -1,4 +1,6 @@
-"""The report's sections about images: the repositories with the largest fair shares, and which images share most."""
+"""The report's sections about images: the repositories with the largest fair shares, what their updates move, and which
+images share most.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +43,7 @@ def sections(seen: ImagesSeen) -> Iterator[Element]:
             [_of_repository(label, row) for label, row in zip(labels, shown, strict=True)],
         )),
     )  # fmt: skip
+    yield from _updates(seen)
     yield _alike(seen.pairs)
 
 
@@ -62,6 +65,70 @@ def _of_repository(label: str, row: Mapping[str, Any]) -> list[Child]:
     as_chunks = "unknown" if chunks is None else words.bytes_text(chunks["fair_share_bytes"])
     name = element("span", label, title=row["repository"] or WITHOUT_NAME)
     return [name, f"{row['images']:,}", *map(words.bytes_text, sizes), as_chunks]
+
+
+def _updates(seen: ImagesSeen) -> Iterator[Element]:
+    """The repositories whose updates move most as layers; then one update with fewer and larger requests."""
+    title = element("h2", "What updates move")
+    if seen.updates is None:
+        if seen.updates_problem:
+            yield element("section", title, element("p", f"Not known: {seen.updates_problem}."))
+        return
+    reply = seen.updates
+    known = [row for row in reply["repositories"] if row["pairs"] > row["unknown"]]
+    rows = sorted(known, key=lambda row: row["layer_bytes"], reverse=True)[:REPOSITORIES_SHOWN]
+    if not rows:
+        return
+    labels = [_short(row["repository"]) for row in rows]
+    more = f" Below are the {len(rows)} whose updates move most." if len(known) > len(rows) else ""
+    yield element(
+        "section", title, element(
+            "p", f"From each version of a repository to the next one. {_median(reply['median'])}{more} All of them: ",
+            element("code", "chunkd updates --all"),
+        ),
+        pair(plots.updates(rows, labels), table(
+            ("repository", "updates", "median as layers", "as chunks", "cheaper for each layer", "less moved in all"),
+            [_of_updates(label, row) for label, row in zip(labels, rows, strict=True)],
+        )),
+    )  # fmt: skip
+    last = rows[0]["last"]
+    if last["chunks"] is not None and last["chunks"]["ranges"]:
+        yield _requests(last)
+
+
+def _median(median: Mapping[str, Any]) -> str:
+    as_layers, as_chunks = (words.bytes_text(median[f"median_{one}_bytes"]) for one in ("layer", "chunk"))
+    count = median["repositories"]
+    said = "1 repository" if count == 1 else f"{count:,} repositories"
+    return f"The median over {said}: {as_layers} as layers, {as_chunks} as chunks."
+
+
+def _of_updates(label: str, row: Mapping[str, Any]) -> list[Child]:
+    medians = [words.bytes_text(row[f"median_{one}_bytes"]) for one in ("layer", "chunk", "cheaper")]
+    saved = "" if row["saved"] is None else f", {100 * row['saved']:.0f} %"
+    name = element("span", label, title=row["repository"])
+    updates = f"{row['pairs'] - row['unknown']:,}"
+    return [name, updates, *medians, f"{words.signed_bytes_text(row['saved_bytes'])}{saved}"]
+
+
+def _requests(last: Mapping[str, Any]) -> Element:
+    """The curve of ranges of one update."""
+    ranges = last["chunks"]["ranges"]
+    names = (last[f"{side}_names"] or [last[side]] for side in ("from", "to"))
+    client, to = (_short(some[0]) for some in names)
+    said = f"From {client} to {to}, the latest update of the first of these repositories. Whoever asks for a range may"
+    said += " join stretches of missing chunks across gaps, which are then moved too: fewer requests, more bytes."
+    rows: list[list[Child]] = [
+        [_gap(one["gap_bytes"]), f"{one['ranges']:,}", words.bytes_text(one["bytes"])] for one in ranges
+    ]
+    return element(
+        "section", element("h2", "Requests of an update"), element("p", said),
+        pair(plots.ranges(ranges), table(("gaps up to", "requests", "bytes of chunks"), rows)),
+    )  # fmt: skip
+
+
+def _gap(gap_bytes: int | None) -> str:
+    return "any" if gap_bytes is None else words.bytes_text(gap_bytes)
 
 
 def _alike(pairs: Sequence[Mapping[str, Any]]) -> Element:

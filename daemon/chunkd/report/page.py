@@ -15,7 +15,7 @@ from chunkd import __version__
 from chunkd.figures import net_saving
 from chunkd.figures import words as text
 from chunkd.model import MeasureRule
-from chunkd.report import images, plots
+from chunkd.report import images, plots, replay
 from chunkd.report.data import LAYERS_SHOWN, Material
 from chunkd.report.html import Child, document, element, pair, table
 
@@ -54,6 +54,8 @@ def _parts(material: Material) -> Iterator[Element]:
     yield _sharing(material)
     yield _alone(material)
     yield from images.sections(material.images)
+    if material.replayed is not None:
+        yield from replay.section(material.replayed)
     yield _fine_print(material)
 
 

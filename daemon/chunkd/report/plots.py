@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from chunkd.report.data import Pulls
+
 Rows = Sequence[Mapping[str, Any]]
 
 WIDTH_INCHES = 4.8
@@ -58,8 +60,8 @@ SHARES = (("exclusive", FIRST), ("shared", SECOND), ("repeated", THIRD))
 class MatplotlibMissing(ChunkdError):
     def __init__(self) -> None:
         super().__init__(
-            "plots: matplotlib is not installed beside chunkd; `pip install 'matplotlib>=3.8'` into its environment,"
-            " where pipx made that `pipx inject chunkd matplotlib`, or install it as `chunkd[report]`"
+            "plots: matplotlib is not installed beside chunkd; add it with `pip install 'matplotlib>=3.8'` in chunkd's"
+            " virtual environment, or with `pipx inject chunkd matplotlib` if pipx installed chunkd"
         )
 
 
@@ -149,12 +151,8 @@ def copies(rows: Rows, labels: Sequence[str]) -> Element:
                 [place + shift for place in places], [row[name] / unit_bytes for row in rows],
                 height=0.4, color=colour, label=label,
             )  # fmt: skip
-        axes.set_yticks(places, labels=labels)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_ylabel("copies of a chunk")
-        axes.set_xlabel(f"uncompressed, {unit}")
-        axes.grid(axis="x")
-        _legend(figure, axes)
+        _by_rows(figure, axes, labels, f"uncompressed, {unit}")
         return _finished(figure, "copies", "Bytes by how often their chunk occurs", "The table has the same figures.")
 
 
@@ -187,11 +185,7 @@ def layers(found: Rows, labels: Sequence[str], name: str) -> Element:
             widths = [layer[f"{part}_bytes"] / unit_bytes for layer in found]
             axes.barh(places, widths, height=0.7, left=ends, color=colour, label=part)
             ends = [end + width for end, width in zip(ends, widths, strict=True)]
-        axes.set_yticks(places, labels=labels)
-        axes.set_ylim(len(found) - 0.4, -0.6)
-        axes.set_xlabel(f"uncompressed, {unit}")
-        axes.grid(axis="x")
-        _legend(figure, axes)
+        _by_rows(figure, axes, labels, f"uncompressed, {unit}")
         title = "What these layers have alone, share with others, and repeat"
         return _finished(figure, name, title, "The table has the same figures.")
 
@@ -205,12 +199,49 @@ def repositories(found: Rows, labels: Sequence[str]) -> Element:
     with _drawing(1.1 + BAR_INCHES * len(found)) as (figure, axes):
         axes.barh(places, alone, height=0.7, color=FIRST, label="only here")
         axes.barh(places, shared, height=0.7, left=alone, color=SECOND, label="part of what is shared")
-        axes.set_yticks(places, labels=labels)
-        axes.set_ylim(len(found) - 0.4, -0.6)
-        axes.set_xlabel(f"fair share on disk, {unit}")
-        axes.grid(axis="x")
-        _legend(figure, axes)
+        _by_rows(figure, axes, labels, f"fair share on disk, {unit}")
         return _finished(figure, "repositories", "Fair shares of repositories", "The table has the same figures.")
+
+
+def updates(found: Rows, labels: Sequence[str]) -> Element:
+    """What the median update of each of these repositories moves, as layers and as chunks."""
+    columns = (("median_layer_bytes", "as layers", SECOND, -0.19), ("median_chunk_bytes", "as chunks", FIRST, 0.19))
+    unit_bytes, unit = _unit(max(row[name] for row in found for name, *_ in columns))
+    with _drawing(1.1 + 1.3 * BAR_INCHES * len(found)) as (figure, axes):
+        for name, label, color, place in columns:
+            places = [row + place for row in range(len(found))]
+            axes.barh(places, [row[name] / unit_bytes for row in found], height=0.36, color=color, label=label)
+        _by_rows(figure, axes, labels, f"moved by the median update, {unit}")
+        return _finished(figure, "updates", "What updates of repositories move", "The table has the same figures.")
+
+
+def ranges(found: Rows) -> Element:
+    """The bytes of an update above how many requests it takes."""
+    unit_bytes, unit = _unit(max(row["bytes"] for row in found))
+    with _drawing(2.6) as (figure, axes):
+        requests, sizes = [row["ranges"] for row in found], [row["bytes"] / unit_bytes for row in found]
+        axes.plot(requests, sizes, color=FIRST, marker="o", markersize=4)
+        axes.set_ylim(0, 1.1 * max(sizes) or 1)
+        axes.set_xlabel("requests")
+        axes.set_ylabel(f"bytes of chunks, {unit}")
+        axes.grid()
+        return _finished(figure, "ranges", "Requests and bytes of an update", "The table has the same figures.")
+
+
+def pulls(days: Sequence[Pulls]) -> Element:
+    """What was served on each day, and what would have moved. Days without a pull are not drawn."""
+    dates = [dt.date.fromisoformat(day.name) for day in days]
+    unit_bytes, unit = _unit(max(max(day.served_bytes, day.layers_bytes, day.chunks_bytes or 0) for day in days))
+    chunks = [float("nan") if day.chunks_bytes is None else day.chunks_bytes / unit_bytes for day in days]
+    with _drawing(3.0) as (figure, axes):
+        look: dict[str, Any] = {"marker": "o", "markersize": 3}
+        axes.plot(dates, [day.served_bytes / unit_bytes for day in days], color=THIRD, label="served", **look)  # type: ignore[arg-type]
+        axes.plot(dates, [day.layers_bytes / unit_bytes for day in days], color=SECOND, label="as layers", **look)  # type: ignore[arg-type]
+        axes.plot(dates, chunks, color=FIRST, label="as chunks", **look)  # type: ignore[arg-type]
+        axes.set_ylabel(f"a day, {unit}")
+        axes.set_ylim(bottom=0)
+        _over_time(figure, axes)
+        return _finished(figure, "pulls", "What was pulled, by day", "The table has the same figures.")
 
 
 def _twice(first: float, second: float) -> tuple[tuple[str, str, str, float], ...]:
@@ -240,12 +271,22 @@ def _steps(
 def _over_time(figure: Figure, axes: Axes) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-    locator = AutoDateLocator(minticks=3, maxticks=6)
+    # With 6 ticks at most there is no step for some spans, such as 170 minutes, and matplotlib warns.
+    locator = AutoDateLocator(minticks=3, maxticks=7)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     axes.set_xlabel("time, UTC")
     axes.margins(x=0)
     axes.grid(axis="y")
+    _legend(figure, axes)
+
+
+def _by_rows(figure: Figure, axes: Axes, labels: Sequence[str], what: str) -> None:
+    """Bars to the right, the first row on top, and what their lengths are."""
+    axes.set_yticks(range(len(labels)), labels=labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlabel(what)
+    axes.grid(axis="x")
     _legend(figure, axes)
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from chunkd.errors import CachesDropped, IndexUnwritable
+from chunkd.errors import CachesDropped, IndexUnwritable, NoCacheNamed
 from chunkd.index import records
 from chunkd.index.index import Index
 from chunkd.index.replacement import take_over_at_start
@@ -25,6 +25,7 @@ from chunkd.model import ChunkParams, Timing
 from chunkd.names.beside import reading_beside, reading_file
 from chunkd.service.live import DaemonAnswers
 from chunkd.service.notify import Notifier
+from chunkd.service.reload import reload
 from chunkd.settings.config import Config
 from chunkd.settings.resolve import timing_of
 from chunkd.sources.activity import Activity
@@ -78,7 +79,7 @@ class Service:
         config = self.config
         rules = rules_of(config)
         checked = () if os.path.exists(os.path.join(config.index_dir, "data.mdb")) else config.caches
-        check_caches(checked)  # before an index is made for nothing
+        check_caches(checked, config.caches_named)  # before an index is made for nothing
         take_over_at_start(config.state_dir)
         self.index = Index(config.state_dir, rules, holder)
         self._stack.callback(self.index.close)
@@ -119,7 +120,8 @@ class Service:
         """The caches that the index has and that the settings do not name; None without any. Raises CachesDropped."""
         with self.index.snapshot() as txn:
             known = {cache.path for cache in self.index.store.caches(txn).values()}
-        check_caches(path for path in self.config.caches if path not in known and path not in checked)
+        new = [path for path in self.config.caches if path not in known and path not in checked]
+        check_caches(new, self.config.caches_named)
         dropped = sorted(known - set(self.config.caches))
         if dropped and not replace:
             raise CachesDropped(self.config.state_dir, dropped)
@@ -248,9 +250,9 @@ def rules_of(config: Config) -> records.Rules:
     return records.Rules(ChunkParams(), config.caps, decode.decoder_rule(), measure)
 
 
-def check_caches(paths: Iterable[str]) -> None:
-    """Raises CacheUnusable if one of these is not a folder, or can't be listed. Does not wait for a file system that
-    does not answer: health will name its cache.
+def check_caches(paths: Iterable[str], named: bool = True) -> None:
+    """Raises CacheUnusable if one of these is not a folder, or can't be listed, and NoCacheNamed if it is not there and
+    nobody `named` it. Does not wait for a file system that does not answer: health will name its cache.
     """
     found: dict[str, Exception] = {}
 
@@ -266,12 +268,16 @@ def check_caches(paths: Iterable[str]) -> None:
     deadline = time.monotonic() + Timing().hung_s
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    for error in found.copy().values():
-        raise error
+    for path, error in found.copy().items():
+        raise error if named or os.path.lexists(path) else NoCacheNamed(path)
 
 
-def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises what stopped it otherwise."""
+def run_daemon(
+    config: Config, read_again: Callable[[], Config], ready: Callable[[Service], None] = lambda _: None
+) -> None:
+    """Serve until SIGTERM or SIGINT; on SIGHUP take over the settings that are `read_again`, and scan. Raises what
+    stopped it otherwise.
+    """
     with signals() as came, Service(config, "chunkd run", watch=True, replace=True) as service:
         notify = Notifier()
         service.start()
@@ -286,6 +292,7 @@ def run_daemon(config: Config, ready: Callable[[Service], None] = lambda _: None
                 if number != signal.SIGHUP:
                     log.info("stopping: %s", signal.Signals(number).name)
                     break
+                service.config = reload(service.config, read_again, service.scanner, service.writer)
                 service.scanner.request("SIGHUP")
             service.index.check_there()
             now = time.monotonic()

@@ -102,6 +102,9 @@ class DaemonAnswers:
                 time.sleep(NAMES_CHECK_S)
         return self._image_pages.page(question, after, limit)
 
+    def updates(self, after: str, limit: int, repository: str, platform: str) -> dict[str, Any]:
+        return self._image_pages.page(("updates", (repository, platform)), after, limit)
+
     def history(self, since: str, limit: int) -> dict[str, Any]:
         return read_history(self._writer.index.store, since, limit, time.time_ns())
 

@@ -81,8 +81,9 @@ def rebuild_index(config: Config, named: bool, progress: Progress) -> dict[str, 
     with IndexLock(config.state_dir, exclusive=True, holder="chunkd rebuild"):
         if not old.exists():
             raise IndexMissing(str(old))
-        caches = config.caches if named else served_by(config.state_dir) or config.caches
-        check_caches(caches)
+        served = () if named else served_by(config.state_dir)
+        caches = served or config.caches
+        check_caches(caches, bool(served) or config.caches_named)
         aside = Path(f"{old}.bad-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}")
         # An unfinished remeasuring belongs to the index that is moved aside.
         discard(config.state_dir)

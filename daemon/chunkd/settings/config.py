@@ -50,6 +50,11 @@ class Config:
         return MeasureRule(self.measure_one_in, self.measure_level)
 
     @property
+    def caches_named(self) -> bool:
+        """Whether an argument, a variable or a file names caches."""
+        return self.sources["caches"] != "default"
+
+    @property
     def index_dir(self) -> str:
         return index_dir(self.state_dir)
 

@@ -44,7 +44,7 @@ class Resolved:
     """
 
     def __init__(self, flags: Mapping[str, object], environ: Mapping[str, str] = os.environ) -> None:
-        self._environ = environ
+        self._flags, self._environ = flags, environ
         self.warnings: list[str] = []
         self.call: dict[str, Given] = {}
         for variable, text in sorted(environ.items()):
@@ -61,6 +61,10 @@ class Resolved:
             setting = SETTINGS[name]
             value = from_text(setting, value) if isinstance(value, str) and setting.kind != "paths" else value
             self.call[name] = Given(checked(setting, value, setting.flag), setting.flag)
+
+    def again(self) -> Resolved:
+        """The same flags and variables, over the files as they are now."""
+        return Resolved(self._flags, self._environ)
 
     @cached_property
     def files(self) -> dict[str, Given]:

@@ -93,7 +93,7 @@ class ServedCache:
         self.opened: deque[Opened] = deque()
         self._source = source = NumberedSource(source, number, devices or Devices(), known)
         self._activity, self._wake_writer = activity, wake_writer
-        self._polled_s, self._clock_s, self._timing = polled_s, clock_s, timing
+        self.polled_s, self._clock_s, self._timing = polled_s, clock_s, timing
         self._root = Root(source, record, empty=empty, recognise=source.recognise)
         self._told_stale = ""
         self._layouts, self._warnings = set(record.layouts), record.warnings
@@ -244,6 +244,7 @@ class ServedCache:
         before = self._root.stale, len(self._root.mounts), len(self._root.missing), len(self._layouts)
         found = self._observer.observe(hints)
         if before != (self._root.stale, len(self._root.mounts), len(self._root.missing), len(self._layouts)):
+            self._warnings = self._judge_root()
             self._publish()
         self.observations.extend(found)
         self._wake_writer()
@@ -301,7 +302,7 @@ class ServedCache:
         if requested is None:
             watching = self._watching
             unseen = watching.polled or watching.unwatched or self._root.stale or self._lister.problems
-            if not unseen or not watching.wanted or now_s < self._listed_s + self._polled_s:
+            if not unseen or not watching.wanted or now_s < self._listed_s + self.polled_s:
                 return None
             requested = Request("polled"), self._activity.take(self.number)
         return self._list_all(*requested)
@@ -375,9 +376,8 @@ class ServedCache:
                 entries = list(itertools.islice(view.list(""), ENTRIES_JUDGED))
         except OSError:
             return self._warnings
-        found_blobs = bool(self._layouts)
-        told = lookalikes.told(self._lister.lookalikes, found_blobs=found_blobs)
-        return told + warnings_of(entries, found_blobs=found_blobs or bool(told))
+        told = lookalikes.told(self._lister.lookalikes, found_blobs=bool(self._layouts))
+        return told + warnings_of(entries, found_blobs=bool(self._layouts or told))
 
     def _list_folder(self, folder: str, token: Token) -> Iterator[None]:
         if not self._root.stale and self._root.check() is not None:

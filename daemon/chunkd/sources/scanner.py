@@ -18,7 +18,7 @@ class Scanner:
     def __init__(
         self, caches: Mapping[int, ServedCache], scan_s: float, clock_s: Callable[[], float] = time.monotonic
     ) -> None:
-        self._caches, self._scan_s, self._clock_s = caches, scan_s, clock_s
+        self._caches, self.scan_s, self._clock_s = caches, scan_s, clock_s
         self._lock = threading.Lock()
         self._number = 0
         self._ended_s: float | None = None
@@ -44,5 +44,5 @@ class Scanner:
             self._ended_s = None
         elif self._ended_s is None:
             self._ended_s = now_s
-        elif now_s >= self._ended_s + self._scan_s:
+        elif now_s >= self._ended_s + self.scan_s:
             self.request("the timer")
