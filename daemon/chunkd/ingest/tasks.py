@@ -8,7 +8,8 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 
 from chunkd.ingest.actions import Task
-from chunkd.model import Cause, Digest, Finding, Hint, Job
+from chunkd.model import Cause, Digest, Finding, Hint, Job, Place
+from chunkd.sources import layouts
 from chunkd.sources.activity import Activity
 from chunkd.sources.cache import ServedCache
 from chunkd.sources.source import Opened
@@ -96,6 +97,25 @@ class Tasks:
             order = (not task.counted, -task.stored_bytes, self._sequence, task.digest)
             heapq.heappush(self._order[task.place.cache], order)
 
+    def offer(self, place: Place, opened: Opened) -> None:
+        """Take a blob that was opened unasked, if a task waits for it at this place; else have it closed."""
+        found = layouts.identify(self._caches[place.cache].path, place.path)
+        task = None if found is None else self._waiting.get(found[0])
+        if task is None or task.place != place:
+            self._caches[place.cache].close_descriptor(opened.descriptor)
+            return
+        self._begin(task)
+        self._take(task, opened)
+
+    def _begin(self, task: Task) -> None:
+        self._running[task.digest] = task  # in both for a moment, and never in none
+        del self._waiting[task.digest]
+        task.given = True
+
+    def _take(self, task: Task, opened: Opened) -> None:
+        task.mark, task.descriptor = opened.mark, opened.descriptor
+        self._opened.append(task)
+
     def note_read(self, task: Task) -> None:
         """No worker has the task any longer. What was found is still to be committed."""
         task.was_read = True
@@ -139,8 +159,7 @@ class Tasks:
                 if finding is not None:
                     yield task, finding
                     continue
-                task.mark, task.descriptor = opened.mark, opened.descriptor
-                self._opened.append(task)
+                self._take(task, opened)
 
     def give(self) -> None:
         """Hand opened blobs to idle workers, and have more opened. Raises OSError when no worker can be started."""
@@ -174,9 +193,7 @@ class Tasks:
             task = self._waiting.get(digest)
             if task is None or task.place.cache != number:
                 continue  # dropped
-            self._running[digest] = task  # in both for a moment, and never in none
-            del self._waiting[digest]
-            task.given = True
+            self._begin(task)
             self._sequence += 1
             self._opening[self._sequence] = task
             self._caches[number].open(self._sequence, task.place.path)

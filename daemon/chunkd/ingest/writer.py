@@ -132,12 +132,15 @@ class Writer:
             self._sight, self._retry_at = sight, 0.0  # what is in sight again may take over
         self._gather()
         try:
-            if self._due() or not self._waits(self._retry_at, RETRY_EVERY_S):
+            due, scan = self._due() or not self._waits(self._retry_at, RETRY_EVERY_S), self.scans.finished
+            if due:
                 self._commit()
             if self.failed_round.turn():
                 self.wakeup.wake()
             self._end_scans()
-            if not self.activity.working() or not self._waits(self._tidy_at, TIDY_EVERY_S):
+            # Not in a turn that commits, but for a scan's last: who waits for the new figures would wait for this too.
+            idle = (not due or self.scans.finished != scan) and not self.activity.working()
+            if idle or not self._waits(self._tidy_at, TIDY_EVERY_S):
                 self._tidy()
             self.tasks.give()
             self.names.turn()  # last: no blob's job waits for it
@@ -308,6 +311,8 @@ class Writer:
     def _give_back(self) -> None:
         for observed in self._observed:
             self.listings.unseen.discard(observed.hint.place)
+            if observed.opened is not None:
+                self.tasks.offer(observed.hint.place, observed.opened)
         for token in [observed.token for observed in self._observed] + self.listings.ignored_tokens:
             self.activity.give_back(token)
         self._observed = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -161,7 +160,7 @@ class ServedCache:
             while not self._stopping and self.step():
                 pass
         while self._to_close:
-            os.close(self._to_close.popleft())
+            self._observer.close(self._to_close.popleft())
         self._watching.close()
 
     def _wait_s(self) -> float:
@@ -176,7 +175,7 @@ class ServedCache:
                 return True
             while self._to_close:
                 self._asking_since_s = time.monotonic()
-                os.close(self._to_close.popleft())
+                self._observer.close(self._to_close.popleft())
             if self._to_open:
                 some = [self._to_open.popleft() for _ in range(min(len(self._to_open), OPENED_A_STEP))]
                 self.opened.extend(self._observer.open(some))

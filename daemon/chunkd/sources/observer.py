@@ -14,6 +14,10 @@ from chunkd.sources.listing import is_young
 from chunkd.sources.root import Root
 from chunkd.sources.source import Observation, Opened, Presence, Seen, Source, View
 
+# A single blob that an event names is opened as it is observed, while fewer than this are open: most likely it is new,
+# and a worker is idle.
+OPENED_UNASKED = 2
+
 
 def _by_path(view: View, path: str, before: FileMark, opened: FileMark) -> FileMark:
     """The mark of an opened file as its path has it.
@@ -28,15 +32,6 @@ def _by_path(view: View, path: str, before: FileMark, opened: FileMark) -> FileM
     return opened
 
 
-def _opened(view: View, number: int, path: str) -> Opened:
-    try:
-        before = view.look(path).mark
-        descriptor, seen = view.open(path)
-    except OSError as error:
-        return _not_opened(number, error)
-    return Opened(number, descriptor, _by_path(view, path, before, seen.mark), kind=seen.kind)
-
-
 def _not_opened(number: int, error: OSError) -> Opened:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return Opened(number, gone=True)
@@ -48,14 +43,28 @@ class Observer:
 
     def __init__(self, source: Source, root: Root, layouts_seen: set[str]) -> None:
         self._source, self._root, self.layouts = source, root, layouts_seen
+        self._open = 0  # descriptors that have not been closed yet
 
     def open(self, wanted: list[tuple[int, str]]) -> list[Opened]:
         """The blobs at these paths, by their numbers, opened for reading; or why they could not be."""
         try:
             with self._source.view() as view:
-                return [_opened(view, number, path) for number, path in wanted]
+                return [self._opened(view, number, path) for number, path in wanted]
         except OSError as error:
             return [_not_opened(number, error) for number, _ in wanted]
+
+    def _opened(self, view: View, number: int, path: str, before: FileMark | None = None) -> Opened:
+        try:
+            before = before or view.look(path).mark
+            descriptor, seen = view.open(path)
+        except OSError as error:
+            return _not_opened(number, error)
+        self._open += descriptor >= 0
+        return Opened(number, descriptor, _by_path(view, path, before, seen.mark), kind=seen.kind)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+        self._open -= 1
 
     def observe(self, hints: list[tuple[Hint, Token]]) -> list[Observation]:
         """What is at each of these places now. If the root is not the recorded one, the places are unknown."""
@@ -63,7 +72,8 @@ class Observer:
         try:
             with self._source.view() as view:
                 if self._root.check() is not None and view.root.device in (0, self._root.device or view.root.device):
-                    return [self._observe_place(view, *hint) for hint in hints]
+                    found = [self._observe_place(view, *hint) for hint in hints]
+                    return [self._with_blob(view, found[0])] if len(found) == 1 else found
         except OSError as error:
             if self._root.check() is not None:  # it is there, and can't be opened
                 problem = error.strerror or str(error)
@@ -79,6 +89,15 @@ class Observer:
         except OSError as error:
             return Observation(hint, Presence.UNKNOWN, at_ns, token, problem=error.strerror or str(error))
         return self._observe_presence(view, hint, at_ns, token, seen)
+
+    def _with_blob(self, view: View, observed: Observation) -> Observation:
+        hint, seen = observed.hint, observed.seen
+        if not hint.by_event or seen is None or seen.kind or observed.hidden or self._open >= OPENED_UNASKED:
+            return observed
+        if layouts.identify(self._source.path, hint.place.path) is None:
+            return observed
+        opened = self._opened(view, 0, hint.place.path, seen.mark)
+        return replace(observed, opened=opened) if opened.descriptor >= 0 else observed
 
     def _observe_presence(self, view: View, hint: Hint, at_ns: int, token: Token, seen: Seen) -> Observation:
         path = hint.place.path
