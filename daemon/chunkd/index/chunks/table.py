@@ -192,8 +192,10 @@ def batches(txn: lmdb.Transaction, table: lmdb._Database, numbers: Numbers) -> I
     Yields (the rows of `numbers` in this batch, a writable copy of their blocks' slots, the blocks' numbers, and each
     row's position in the slots). A missing block reads as zeros.
     """
+    if not len(numbers):
+        return
     block_of = numbers // blocks.SLOTS
-    begins = np.concatenate(([True], block_of[1:] != block_of[:-1]))[: len(numbers)]
+    begins = np.concatenate(([True], block_of[1:] != block_of[:-1]))
     starts = np.flatnonzero(begins)
     # Where each row's slot would be if all blocks stood side by side.
     within = numbers - (block_of - (np.cumsum(begins) - 1)) * blocks.SLOTS
