@@ -24,8 +24,8 @@ OPEN_AHEAD, SMALL_AHEAD = 2, 32
 class Tasks:
     """One task for each digest. A task waits; then its cache's thread opens its place; then a worker reads it.
 
-    A task holds a token of its cache from `add` to `finish`. `stored_bytes` counts the tasks whose blobs are in no
-    figure yet; any thread may read it.
+    A task holds a token of its cache from `add` to `finish`. `blobs` and `stored_bytes` count the tasks whose blobs are
+    in no figure yet; any thread may read them.
     """
 
     def __init__(self, pool: Pool, caches: Mapping[int, ServedCache], activity: Activity) -> None:
@@ -37,7 +37,7 @@ class Tasks:
         self._opening: dict[int, Task] = {}
         self._opened: deque[Task] = deque()
         self._sequence = 0
-        self.stored_bytes = self._read_bytes = 0
+        self.blobs = self.stored_bytes = self._read_bytes = 0
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
@@ -92,10 +92,15 @@ class Tasks:
             task.token = self._activity.take(task.place.cache, task.inherit)
             self._waiting[task.digest] = task
             self._sequence += 1
-            self.stored_bytes += 0 if task.counted else task.stored_bytes
+            self._note(task, +1)
             # What only has to be hashed again first, then the largest, so that no core ends idle.
             order = (not task.counted, -task.stored_bytes, self._sequence, task.digest)
             heapq.heappush(self._order[task.place.cache], order)
+
+    def _note(self, task: Task, sign: int) -> None:
+        if not task.counted:
+            self.blobs += sign
+            self.stored_bytes += sign * task.stored_bytes
 
     def offer(self, place: Place, opened: Opened) -> None:
         """Take a blob that was opened unasked, if a task waits for it at this place; else have it closed."""
@@ -125,7 +130,7 @@ class Tasks:
         """The task is done, and what follows from it is committed."""
         self._read_bytes -= task.stored_bytes if task.was_read and not task.counted else 0
         self._running.pop(task.digest, None)
-        self.stored_bytes -= 0 if task.counted else task.stored_bytes
+        self._note(task, -1)
         self._close(task)
         assert task.token is not None
         self._activity.give_back(task.token)
@@ -134,7 +139,7 @@ class Tasks:
         """Its worker died, which may have been another's fault, or could not be started."""
         self._close(task)
         self._running.pop(task.digest, None)
-        self.stored_bytes -= 0 if task.counted else task.stored_bytes
+        self._note(task, -1)
         token = task.inherit = task.token
         task.tries, task.given, task.mark = task.tries + died, False, None
         self.add(task)

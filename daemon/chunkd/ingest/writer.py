@@ -113,7 +113,12 @@ class Writer:
 
     def pending(self) -> tuple[int, int]:
         """How many blobs, of how many stored bytes, are known but in no figure. Includes one that changes hands."""
-        unseen, waits, tasks = len(self.listings.unseen), self.remembered.unsettled.copy(), self.tasks.uncounted()
+        unseen, waits = len(self.listings.unseen), self.remembered.unsettled.copy()
+        if not waits:
+            blobs, stored_bytes = self.tasks.blobs, self.tasks.stored_bytes
+            if not self.remembered.unsettled:  # still: none was in either, and none in both
+                return blobs + unseen, stored_bytes
+        tasks = self.tasks.uncounted()
         waits |= self.remembered.unsettled.copy()
         sizes_bytes = {one.digest: one.seen.stored_bytes for one in waits.values()} | tasks
         return len(sizes_bytes) + unseen, sum(sizes_bytes.values())

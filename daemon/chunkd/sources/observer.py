@@ -7,15 +7,15 @@ import os
 import time
 from dataclasses import replace
 
-from chunkd.model import FileMark, Hint
+from chunkd.model import Cause, FileMark, Hint
 from chunkd.sources import layouts
 from chunkd.sources.activity import Token
 from chunkd.sources.listing import is_young
 from chunkd.sources.root import Root
 from chunkd.sources.source import Observation, Opened, Presence, Seen, Source, View
 
-# A single blob that an event names is opened as it is observed, while fewer than this are open: most likely it is new,
-# and a worker is idle.
+# A single blob that was moved or written into place is opened as it is observed, while fewer than this are open: most
+# likely it is new, and a worker is idle.
 OPENED_UNASKED = 2
 
 
@@ -92,7 +92,8 @@ class Observer:
 
     def _with_blob(self, view: View, observed: Observation) -> Observation:
         hint, seen = observed.hint, observed.seen
-        if not hint.by_event or seen is None or seen.kind or observed.hidden or self._open >= OPENED_UNASKED:
+        complete = hint.by_event and hint.cause in (Cause.MOVED_IN, Cause.WRITTEN)
+        if not complete or seen is None or seen.kind or observed.hidden or self._open >= OPENED_UNASKED:
             return observed
         if layouts.identify(self._source.path, hint.place.path) is None:
             return observed

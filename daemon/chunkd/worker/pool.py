@@ -57,6 +57,7 @@ class Worker:
     process: Process
     connection: protocol.DaemonsEnd
     jobs: deque[Job] = field(default_factory=deque)  # in the order of the findings; it is at work on the first
+    jobs_bytes: int = 0  # of all jobs together
     cache: int = 0
     read_bytes: int = 0
     given_at: float = 0.0
@@ -132,7 +133,7 @@ class Pool:
             for worker in self._workers
             if 0 < len(worker.jobs) < most
             and worker.cache == cache
-            and sum(job.mark.stored_bytes for job in worker.jobs) + stored_bytes <= SMALL_BYTES
+            and worker.jobs_bytes + stored_bytes <= SMALL_BYTES
             and not self._is_stalled(worker)
         ]
         return min(able, key=lambda worker: len(worker.jobs), default=None)
@@ -180,6 +181,7 @@ class Pool:
             worker.cache = cache
             self._begin(worker)
         worker.jobs.append(job)
+        worker.jobs_bytes += job.mark.stored_bytes
         try:
             worker.connection.send_job(job, descriptor)
         except ConnectionError:
@@ -251,6 +253,7 @@ class Pool:
                 worker.heard_at = self._clock()
                 if isinstance(said, Finding):
                     found.append(Result(worker.jobs.popleft(), said))
+                    worker.jobs_bytes -= found[-1].job.mark.stored_bytes
                     self._begin(worker)
                 else:
                     worker.read_bytes, worker.words = said, worker.words + 1
