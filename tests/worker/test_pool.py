@@ -658,6 +658,55 @@ def test_a_worker_that_dies_costs_the_job_it_was_at_and_no_other(
     assert len(start.started) <= 3
 
 
+@pytest.mark.parametrize("at", range(5))
+@pytest.mark.parametrize("told", ["die", "close", "half and hang", "talkative"])
+def test_wherever_in_a_batch_a_worker_fails_each_job_keeps_its_own_fate(
+    start: Start, clock: Clock, told: str, at: int
+) -> None:
+    """It is killed, closes its connection, takes too long, or says what none does."""
+    batch = [f"fine {number}" for number in range(4)]
+    batch.insert(at, told)
+    pool = Pool(start, 1, clock)
+    try:
+        hold = give_part(pool, "pause first")
+        for each in batch:
+            give(pool, each)
+        assert pool.jobs() == [job("pause first"), *map(job, batch)]
+        os.close(hold)
+        found: list[Result] = []
+        deadline = time.monotonic() + PATIENCE_S
+        while len(found) < 1 + len(batch):
+            assert time.monotonic() < deadline
+            if len(found) == 1 + at:  # all that it can find
+                clock.now_s += module.SILENCE_S + 1 if told == "half and hang" else module.LEAVE_S + 0.1
+            found += pool.collect(0.1)
+        assert [result.job for result in found] == [job("pause first"), *map(job, batch)]
+        assert [result.finding is not None for result in found] == [True] * (1 + at) + [False] * (5 - at)
+        assert [result.begun for result in found] == [True] * (2 + at) + [False] * (4 - at)
+        for each in batch[at + 1 :]:
+            give(pool, each)
+        again = results(pool, 4 - at)
+        assert [(result.job, result.finding is not None) for result in again] == [
+            (job(each), True) for each in batch[at + 1 :]
+        ]
+    finally:
+        pool.close()
+
+
+def test_a_worker_has_room_again_for_small_jobs_when_others_are_done(start: Start, clock: Clock) -> None:
+    pool = Pool(start, 1, clock)
+    try:
+        for number in range(module.SMALL_BYTES // 4000 // 2 + 2):
+            hold = give_part(pool, f"pause {number}")
+            assert pool.takes(4000, 0)
+            give(pool, "fine")
+            os.close(hold)
+            results(pool, 2)
+        assert len(start.started) == 1
+    finally:
+        pool.close()
+
+
 def test_a_silent_worker_costs_the_job_it_was_at_alone(pool: Pool, clock: Clock, pause: Pause) -> None:
     pause("2", 9)
     give(pool, "hang")
