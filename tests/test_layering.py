@@ -22,6 +22,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
     ("service", "report"),
+    ("__init__",),
     ("client",),
     ("pulls",),
     ("images",),
@@ -29,9 +30,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("index", "worker", "names"),
     ("settings", "figures", "sources", "chunkers"),
     ("api",),
-    ("model", "untrusted_json"),
+    ("model", "parameters", "replies", "untrusted_json"),
     ("errors",),
-    ("__init__",),
 )
 LEVEL_OF = {wing: level for level, wings in enumerate(LEVELS) for wing in wings}
 
@@ -50,8 +50,9 @@ FORBIDDEN: dict[str, set[str]] = {
 # Who may import what is not of the standard library. A dependency that is not named here is new: that is a decision.
 DOORS: dict[str, set[str]] = {
     "_cgear": {"chunkers.gear"},
+    "_crules": {"chunkers.rules"},
     "backports": {"pulls.log_files", "worker.decode", "worker.recompress"},
-    "blake3": {"chunkers.gear"},
+    "blake3": {"chunkers.chunker", "chunkers.gear"},
     "click": {
         *("cli.diff", "cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.replay", "cli.report"),
         "cli.updates",
@@ -89,6 +90,7 @@ FORKS = {"worker.starter"}  # which has one thread, and no LMDB
 HEAVY = {
     "blake3",
     "chunkd.chunkers._cgear",
+    "chunkd.chunkers._crules",
     "isal",
     "lmdb",
     "matplotlib",
@@ -100,7 +102,8 @@ HEAVY = {
 }
 # What is imported where speed or safety counts, and what must not come with it.
 LIGHT: dict[str, set[str]] = {
-    "cli.main": HEAVY | {"http.client"},  # `chunkd --help`, and `chunkd stats` where a daemon answers
+    # `chunkd --help`, and `chunkd stats` where a daemon answers; types of replies are for the daemon and for checkers
+    "cli.main": HEAVY | {"http.client", "chunkd.replies.figures"},
     "cli.scan": {"http.client", "multiprocessing", "numpy", "watchdog"},  # `chunkd scan` where none does
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one
@@ -152,8 +155,9 @@ def imports_of(source: str) -> Imports:
             names = [whole if whole.removeprefix("chunkd.") in PATHS else module for whole in wholes]
         for name in names:
             package, _, rest = name.partition(".")
-            if package == "chunkd" and rest.partition(".")[2].partition(".")[0] == "_cgear":
-                found.others.add("_cgear")
+            kernel = rest.partition(".")[2].partition(".")[0]
+            if package == "chunkd" and kernel in ("_cgear", "_crules"):
+                found.others.add(kernel)
             elif package == "chunkd":
                 found.own.add(rest or "__init__")
             elif not typing_only and (package not in sys.stdlib_module_names or package in DOORS):

@@ -192,6 +192,17 @@ class KernelMissing(UsageError):
         self.kernel, self.present = kernel, present
 
 
+class RuleUnknown(UsageError):
+    """No rule has that name, nor are it sizes that go together."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(
+            f"rule {name[:80]!r}: unknown; use sizes in KiB, least/mean/most, such as 2/16/64, of which the mean is a"
+            f" power of two and the most below 16384, or one of {', '.join(known)}"
+        )
+        self.name, self.known = name, known
+
+
 class CacheUnusable(ChunkdError):
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"cache {path}: {problem}")
@@ -258,6 +269,16 @@ class NoDaemon(ChunkdError):
         self.tried = tried
 
 
+class NothingThere(ChunkdError):
+    exit_code = 3
+
+    def __init__(self, sockets: list[str], states: list[str]) -> None:
+        super().__init__(
+            f"no daemon answers ({', '.join(sockets)}) and there is no index ({', '.join(states)});"
+            " start `chunkd run`, or run `chunkd scan CACHE`"
+        )
+
+
 class SocketDenied(ChunkdError):
     """A daemon may be there, but this user may not ask it. That differs from "no daemon"."""
 
@@ -280,3 +301,8 @@ class TooManyImages(ChunkdError):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"images: too many for figures of them: {why}")
+
+
+class IndexMoves(ChunkdError):
+    def __init__(self, tries: int) -> None:
+        super().__init__(f"the index changed while images were read from it, {tries} times; ask again")
