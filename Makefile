@@ -55,6 +55,7 @@ bench: .venv/bench npm_small ## run the benchmarks, on a machine with nothing el
 	$(VENV_PYTHON) bench/latency.py "$(LAYERS)/sizes"
 	$(VENV_PYTHON) bench/memory.py "$(LAYERS)/memory"
 	$(VENV_PYTHON) bench/start.py
+	$(VENV_PYTHON) bench/small.py
 	$(VENV_PYTHON) bench/stats.py
 	$(VENV_PYTHON) bench/courtesy.py "$(NPM_SMALL)"
 	$(VENV_PYTHON) bench/net.py "$(NPM_SMALL)"

@@ -200,7 +200,7 @@ class HerePool(Pool):
             if self.refusals:
                 self.refusals -= 1
                 os.close(descriptor)
-                self._read.append(Result(job, None, "the system started no worker", refused=True))
+                self._read.append(Result(job, None, "the system started no worker", begun=False))
             elif self.deaths.get(job.digest, 0):
                 self.deaths[job.digest] -= 1
                 os.close(descriptor)

@@ -24,6 +24,7 @@ import measure
 import memory
 import running
 import scan
+import small
 from daemon import ASK_EVERY_S
 from demo_images import zstd
 from parts import codec
@@ -58,7 +59,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "results"
     for module in (measure, bars):
         monkeypatch.setattr(module, "RESULTS", folder)
-    for module, name in ((scan, "ROUNDS_SMALL"), (latency, "ROUNDS")):
+    for module, name in ((scan, "ROUNDS_SMALL"), (latency, "ROUNDS"), (small, "ROUNDS")):
         monkeypatch.setattr(module, name, 1)
     monkeypatch.setattr(memory, "REST_S", 0.0)
     monkeypatch.setattr(running, "ASK_EVERY_S", ASK_EVERY_S)
@@ -249,6 +250,24 @@ def test_memory_stops_where_the_daemon_lost_chunks(made: Path, monkeypatch: pyte
     monkeypatch.setattr(running.Daemon, "stats", lambda self: stats(self) | {"unique_chunks": 999})
     with pytest.raises(SystemExit, match="and 1000 were put in"):
         memory.daemon_at_rest(made, 1000)
+
+
+def test_small_blobs_are_compared_with_a_plain_loop(results: Path, tmp_path: Path) -> None:
+    run(small, 30, tmp_path)
+    found = json.loads((results / "small.json").read_text())
+    assert set(found["table"]["rows"]) == {"plain loop", "chunkd scan"}
+    assert len(found["cpu_s"]) == len(found["bars"]) == 1
+    assert list(tmp_path.iterdir()) in ([], [results])
+
+
+def test_small_stops_at_a_wrong_figure_and_at_a_wrong_blob(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    small.make(cache, 3)
+    with pytest.raises(SystemExit, match="4 blobs were to be counted"):
+        small.scan(cache, 4)
+    next((cache / "blobs" / "sha256").iterdir()).write_bytes(b"another")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool, pytest.raises(SystemExit, match="does not match its name"):
+        small.plain_loop(cache, pool, 2)
 
 
 # --- what they share ----------------------------------------------------------------------------------------------

@@ -46,6 +46,8 @@ def _check_bounds(data: bytes) -> None:
         raise BadJson("too many values")
     shape = outside.translate(_SHAPE, _NOT_A_BRACKET)
     for _ in range(MOST_DEPTH):
+        if not shape:
+            return
         shape = shape.replace(b"[]", b"")
     if shape:
         raise BadJson(f"nested deeper than {MOST_DEPTH}, or not closed")

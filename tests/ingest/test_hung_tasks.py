@@ -11,7 +11,7 @@ import pytest
 
 from chunkd.ingest.tasks import OPEN_AHEAD
 from chunkd.ingest.writer import GROUP_S
-from chunkd.model import Cause, Timing
+from chunkd.model import Cause, Hint, Timing
 from chunkd.service.live import DaemonAnswers
 from chunkd.sources.source import Seen
 from faulty import faulty
@@ -146,7 +146,8 @@ def test_a_digest_that_another_cache_has_too_is_read_there(
     world: World, hang: Callable[[bool], None], asked_for: bool
 ) -> None:
     """Whether its cache's thread was asked to open it already, or not yet."""
-    world.event(land(oci(world.roots[1], LAYER), LAYER.stored))
+    path = land(oci(world.roots[1], LAYER), LAYER.stored)
+    world.caches[2].hints.put(Hint(world.place(path), Cause.LISTED))
     world.step()
     hang(True)
     if asked_for:

@@ -79,10 +79,10 @@ def test_a_round_in_time_is_followed_by_the_next_an_interval_after_it_began(
     turns = PLACES // 2 + 1
     assert len(compared(world, turns, INTERVAL_S)) == PLACES  # whatever was due
     world.ahead_s += INTERVAL_S
-    assert compared(world, turns + 1, 0.5) == Counter(
+    assert compared(world, 2 * turns, 0.5) == Counter(
         {world.place(oci(world.roots[0], content)).path: 1 for content in contents}
     )
-    assert compared(world, 1, INTERVAL_S - (turns + 1) * 0.5 - 1) == Counter()
+    assert compared(world, 1, INTERVAL_S - turns - 1) == Counter()
     assert len(compared(world, 3, 1)) > 0
 
 

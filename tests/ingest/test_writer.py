@@ -66,6 +66,76 @@ def full_disk(world: World, commits: int = 1_000_000) -> Iterator[list[int]]:
         yield failed
 
 
+# --- a blob that was opened as it was observed -----------------------------------------------------------------------
+
+
+def blobs_open() -> list[str]:
+    """The names of the blobs that this process has open."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(link.readlink().name)
+    return [name for name in found if name in {content.hex for content in CONTENTS}]
+
+
+@pytest.fixture
+def unasked(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Its caches can't be asked to open anything."""
+    for cache in world.caches.values():
+        monkeypatch.delattr(type(cache), "open", raising=False)
+    return world
+
+
+def test_it_is_read_without_being_asked_for(unasked: World) -> None:
+    unasked.heard(land(oci(unasked.roots[0], LAYER), LAYER.stored))
+    unasked.holds_exactly(LAYER)
+    assert blobs_open() == []
+
+
+def test_it_is_closed_if_nothing_is_to_be_read(world: World) -> None:
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.heard(path)
+    world.heard(path)
+    assert world.pool.decoded == [LAYER.digest]
+    assert blobs_open() == []
+
+
+def test_it_is_closed_if_its_digest_is_being_read_elsewhere(world: World) -> None:
+    world.pool.held = True
+    world.heard(land(oci(world.roots[0], LAYER), LAYER.stored))
+    given = blobs_open()
+    world.event(land(oci(world.roots[1], LAYER), LAYER.stored))
+    world.run_turns(4)
+    assert blobs_open() == given
+    world.pool.held = False
+    world.run()
+    world.holds_exactly(LAYER)
+    assert blobs_open() == []
+
+
+def test_it_waits_for_room_on_a_full_disk(unasked: World) -> None:
+    with full_disk(unasked, 1) as failed:
+        unasked.event(land(oci(unasked.roots[0], LAYER), LAYER.stored))
+        unasked.run_turns(3)
+        assert failed
+    assert blobs_open() == [LAYER.hex]
+    unasked.ahead_s += writer.PAUSE_S + 1
+    unasked.run()
+    unasked.holds_exactly(LAYER)
+    assert blobs_open() == []
+
+
+def test_it_may_be_replaced_before_it_is_read(world: World) -> None:
+    path = land(oci(world.roots[0], LAYER), wrong(LAYER))
+    world.event(path)
+    world.step()
+    path.unlink()
+    land(path, LAYER.stored)
+    world.heard(path)
+    world.holds_exactly(LAYER)
+    assert blobs_open() == []
+
+
 # --- a full disk ------------------------------------------------------------------------------------------------------
 
 

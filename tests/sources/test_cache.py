@@ -22,10 +22,64 @@ from chunkd.sources.cache import Request, ServedCache
 from chunkd.sources.folder import FolderSource, check_usable
 from chunkd.sources.listing import Listed, ScanEnd
 from chunkd.sources.root import Root
-from chunkd.sources.source import Entry, RootMark, Seen
+from chunkd.sources.source import Entry, Observation, RootMark, Seen
 from chunkd.sources.status import LAYERLESS, CacheStatus, idle_state, state_of, warnings, warnings_of
 from faulty import FaultySource, FaultyView, faulty, on_device
-from ingesting import LAYER, LIKE_IT, Deaf, World, land, messages, oci, world_in
+from ingesting import LAYER, LIKE_IT, OTHER, PLAIN, Deaf, World, land, messages, oci, world_in
+
+# --- what it opens unasked --------------------------------------------------------------------------------------------
+
+
+def put(world: World, *paths: Path, cause: Cause = Cause.MOVED_IN) -> list[Observation]:
+    """What is observed of an event of each of these places."""
+    cache = world.caches[1]
+    for path in paths:
+        cache.hints.put(Hint(world.place(path), cause, by_event=cause is not Cause.LISTED))
+    cache.observations.clear()
+    world.step()
+    return list(cache.observations)
+
+
+def test_a_blob_that_an_event_names_is_opened_as_it_is_observed(world: World) -> None:
+    path = land(oci(world.roots[0], LAYER), LAYER.stored)
+    [observed] = put(world, path)
+    assert observed.opened is not None
+    assert observed.seen is not None
+    assert observed.opened.mark == observed.seen.mark
+    with open(observed.opened.descriptor, "rb", closefd=False) as file:
+        assert file.read() == LAYER.stored
+    world.caches[1].close_descriptor(observed.opened.descriptor)
+    world.step()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(observed.opened.descriptor)
+
+
+def test_few_blobs_are_opened_unasked(world: World) -> None:
+    first, second = (land(oci(world.roots[0], content), content.stored) for content in (LAYER, LIKE_IT))
+    assert [observed.opened for observed in put(world, first, second)] == [None, None], "many land"
+    for cause in (Cause.LISTED, Cause.CREATED):  # the latter may still be written
+        assert [observed.opened for observed in put(world, first, cause=cause)] == [None]
+    opened = [observed.opened for _ in range(4) for observed in put(world, first)]
+    assert [one is not None for one in opened] == [True, True, False, False]
+    for one in opened:
+        if one is not None:
+            world.caches[1].close_descriptor(one.descriptor)
+    world.step()
+    [again] = put(world, second)
+    assert again.opened is not None
+    world.caches[1].close_descriptor(again.opened.descriptor)
+    world.step()
+
+
+def test_nothing_else_is_opened_unasked(world: World) -> None:
+    root = world.roots[0]
+    target = land(oci(root, LIKE_IT), LIKE_IT.stored)
+    oci(root, LAYER).symlink_to(target)
+    os.mkfifo(oci(root, PLAIN))
+    land(root / "no-blob", b"x")
+    for path in (oci(root, LAYER), oci(root, PLAIN), root / "no-blob", oci(root, OTHER)):
+        assert [observed.opened for observed in put(world, path)] == [None]
+
 
 # --- its root ---------------------------------------------------------------------------------------------------------
 
@@ -364,6 +418,7 @@ def test_what_a_container_sees_was_counted_once_and_is_no_longer(world: World, m
         before.setattr(layouts, "_FOREIGN", re.compile("(?!)"))
         world.settle()
         world.holds_exactly(LAYER, LIKE_IT)
+    layouts.identify.cache_clear()  # the next process judges by the real rule
     world.restart()
     world.settle()
     world.holds_exactly(LAYER)

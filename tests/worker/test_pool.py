@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -146,7 +149,7 @@ def pool(start: Start, clock: Clock) -> Iterator[Pool]:
 
 
 def job(told: str) -> Job:
-    return Job(Digest("sha256", hashlib.sha256(told.encode()).hexdigest()), FileMark(1, 2, 5000, 4))
+    return Job(Digest("sha256", hashlib.sha256(told.encode()).hexdigest()), FileMark(1, 2, 4000, 4))
 
 
 def give(pool: Pool, told: str, cache: int = 0) -> None:
@@ -453,13 +456,13 @@ def test_a_worker_that_the_system_refuses_costs_no_blob(
     give(pool, "exit")
     monkeypatch.setattr(start.started[0], "refused", OSError(11, "Resource temporarily unavailable"))
     [result] = results(pool)
-    assert (result.job, result.finding, result.refused) == (job("exit"), None, True)
+    assert (result.job, result.finding, result.begun) == (job("exit"), None, False)
     with pytest.raises(OSError, match="temporarily"):
         give(pool, "fine")
     assert (pool.idle, pool.jobs()) == (2, [])
     give(pool, "fine")
     [result] = results(pool)
-    assert (result.finding is None, result.refused) == (False, False)
+    assert (result.finding is None, result.begun) == (False, True)
 
 
 def test_a_worker_that_can_not_be_ended_holds_nobody_up_but_its_cache(
@@ -581,3 +584,150 @@ def test_closing_ends_every_worker(pool: Pool, start: Start) -> None:
     assert [process.returncode for process in start.started] != [None, None]
     assert pool.jobs() == []
     pool.close()
+
+
+# --- several small jobs at once -----------------------------------------------------------------------------------
+
+
+def test_small_jobs_wait_at_busy_workers_and_are_found_in_their_order(pool: Pool, start: Start, pause: Pause) -> None:
+    ends = [pause("1", 0), pause("2", 0)]
+    for told in "abcd":
+        assert (pool.idle, pool.takes(4000, 0)) == (0, True)
+        give(pool, told)
+    assert [job.digest for job in pool.jobs()] == [
+        job(told).digest for told in ("pause 1", "a", "c", "pause 2", "b", "d")
+    ]
+    ends[0]()
+    found = results(pool, 3)
+    assert [result.job for result in found] == [job("pause 1"), job("a"), job("c")]
+    assert {result.finding.reason for result in found if result.finding} == {str(start.started[0].pid)}
+    assert (pool.idle, len(start.started)) == (1, 2)
+    ends[1]()
+    assert [result.job for result in results(pool, 3)] == [job("pause 2"), job("b"), job("d")]
+
+
+def test_as_many_small_jobs_wait_as_are_said_and_fewer_where_there_are_many_workers(start: Start, pool: Pool) -> None:
+    give(pool, "hang")
+    give(pool, "hang 2")
+    for number in range(2 * (module.JOBS_AT_ONCE - 1)):
+        assert pool.takes(4000, 0)
+        give(pool, f"fine {number}")
+    assert not pool.takes(4000, 0)
+    many = Pool(start, module.MOST_AHEAD // 2, Clock())
+    for number in range(many.count):
+        many._workers.append(Worker(start.started[0], None, deque([job(str(number))])))  # type: ignore[arg-type] # noqa: SLF001
+    assert many.takes(4000, 0)
+    for worker in many._workers:  # noqa: SLF001
+        worker.jobs.append(job("more"))
+    assert not many.takes(4000, 0)
+
+
+def test_a_job_waits_only_at_a_worker_with_small_ones_of_its_own_cache(pool: Pool, clock: Clock, pause: Pause) -> None:
+    pause("1", 7)
+    give_large = functools.partial(pool.give, replace(job("hang"), mark=FileMark(1, 2, module.SMALL_BYTES + 1, 4)))
+    reading, writing = os.pipe()
+    give_large(reading, 8)
+    os.close(reading)
+    assert pool.takes(module.SMALL_BYTES - 4000, 7)
+    assert not pool.takes(module.SMALL_BYTES - 3999, 7), "together they are too large"
+    assert not pool.takes(1, 8), "it would wait for a large one"
+    assert not pool.takes(1, 9), "it would wait for another cache's file system"
+    clock.now_s = module.STALLED_S + 0.1
+    assert pool._with_room(1, 7) is None, "it is stalled"  # noqa: SLF001
+    os.close(writing)
+
+
+@pytest.mark.parametrize("told", ["die", "exit", "half", "endless"])
+def test_a_worker_that_dies_costs_the_job_it_was_at_and_no_other(
+    pool: Pool, start: Start, pause: Pause, told: str
+) -> None:
+    end, end_other = pause("1", 0), pause("2", 0)
+    for waiting in ("before", "x", told, "y", "after"):
+        give(pool, waiting)
+    mine = [job(waiting) for waiting in ("pause 1", "before", told, "after")]
+    assert pool.jobs()[:4] == mine
+    end()
+    found = results(pool, 4)
+    assert [result.job for result in found] == mine
+    assert [bool(result.finding) for result in found] == [True, True, False, False]
+    assert [result.begun for result in found] == [True, True, True, False]
+    end_other()
+    assert [result.finding is not None for result in results(pool, 3)] == [True] * 3
+    give(pool, "fine")
+    assert results(pool)[0].finding is not None
+    assert len(start.started) <= 3
+
+
+@pytest.mark.parametrize("at", range(5))
+@pytest.mark.parametrize("told", ["die", "close", "half and hang", "talkative"])
+def test_wherever_in_a_batch_a_worker_fails_each_job_keeps_its_own_fate(
+    start: Start, clock: Clock, told: str, at: int
+) -> None:
+    """It is killed, closes its connection, takes too long, or says what none does."""
+    batch = [f"fine {number}" for number in range(4)]
+    batch.insert(at, told)
+    pool = Pool(start, 1, clock)
+    try:
+        hold = give_part(pool, "pause first")
+        for each in batch:
+            give(pool, each)
+        assert pool.jobs() == [job("pause first"), *map(job, batch)]
+        os.close(hold)
+        found: list[Result] = []
+        deadline = time.monotonic() + PATIENCE_S
+        while len(found) < 1 + len(batch):
+            assert time.monotonic() < deadline
+            if len(found) == 1 + at:  # all that it can find
+                clock.now_s += module.SILENCE_S + 1 if told == "half and hang" else module.LEAVE_S + 0.1
+            found += pool.collect(0.1)
+        assert [result.job for result in found] == [job("pause first"), *map(job, batch)]
+        assert [result.finding is not None for result in found] == [True] * (1 + at) + [False] * (5 - at)
+        assert [result.begun for result in found] == [True] * (2 + at) + [False] * (4 - at)
+        for each in batch[at + 1 :]:
+            give(pool, each)
+        again = results(pool, 4 - at)
+        assert [(result.job, result.finding is not None) for result in again] == [
+            (job(each), True) for each in batch[at + 1 :]
+        ]
+    finally:
+        pool.close()
+
+
+def test_a_worker_has_room_again_for_small_jobs_when_others_are_done(start: Start, clock: Clock) -> None:
+    pool = Pool(start, 1, clock)
+    try:
+        for number in range(module.SMALL_BYTES // 4000 // 2 + 2):
+            hold = give_part(pool, f"pause {number}")
+            assert pool.takes(4000, 0)
+            give(pool, "fine")
+            os.close(hold)
+            results(pool, 2)
+        assert len(start.started) == 1
+    finally:
+        pool.close()
+
+
+def test_a_silent_worker_costs_the_job_it_was_at_alone(pool: Pool, clock: Clock, pause: Pause) -> None:
+    pause("2", 9)
+    give(pool, "hang")
+    give(pool, "after")
+    clock.now_s = module.SILENCE_S + 1
+    found = [result for result in pool.collect(0) if result.job.digest != job("pause 2").digest]
+    assert [(result.job, result.begun) for result in found] == [(job("hang"), True), (job("after"), False)]
+
+
+def test_what_was_found_before_a_worker_died_is_kept_though_it_was_given_more(
+    pool: Pool, start: Start, pause: Pause
+) -> None:
+    pause("2", 9)
+    end = pause("1", 0)
+    give(pool, "exit")
+    end()
+    start.started[1].wait(PATIENCE_S)
+    give(pool, "late")  # before anybody noticed
+    found = results(pool, 3)
+    assert [(result.job, result.finding is not None, result.begun) for result in found] == [
+        (job("pause 1"), True, True),
+        (job("exit"), False, True),
+        (job("late"), False, False),
+    ]

@@ -72,6 +72,20 @@ def blob(tmp_path: Path) -> Iterator[int]:
     assert set(os.listdir("/dev/fd")) == before
 
 
+def test_jobs_that_wait_are_received_one_by_one_each_with_its_own_blob(pair: Pair, tmp_path: Path) -> None:
+    jobs = [dataclasses.replace(JOB, digest=Digest("sha256", f"{number:064x}")) for number in range(16)]
+    for number, job in enumerate(jobs):
+        path = tmp_path / str(number)
+        path.write_text(str(number))
+        with path.open("rb") as file:
+            pair.daemon.send_job(job, file.fileno())
+    for number, job in enumerate(jobs):
+        received, descriptor = pair.worker.receive_job()
+        assert received.digest == job.digest
+        assert os.read(descriptor, 100) == str(number).encode()
+        os.close(descriptor)
+
+
 @pytest.mark.parametrize("stored_bytes", [0, 1 << 40])
 @pytest.mark.parametrize("decode", [True, False])
 def test_a_job_arrives_with_its_blob_and_without_a_path(pair: Pair, blob: int, stored_bytes: int, decode: bool) -> None:

@@ -16,6 +16,8 @@ from chunkd.model import CHUNK_HASH_BYTES, ChunkParams, MeasureRule, Recipe
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from chunkd.chunkers._cgear import Array
+
 GEAR_VALUES = 256
 CUTS_PER_CALL = 4096
 PIECE_BYTES = 16 << 20
@@ -59,6 +61,12 @@ class Measure(Protocol):
     def length(self, name: bytes, chunk: Buffer, /) -> int: ...
 
 
+@lru_cache(maxsize=2)
+def _gear(seed: int) -> Array:
+    """The table as the kernel takes it, which does not write to it."""
+    return ffi.new("uint64_t[]", gear_table(seed))
+
+
 class Chunker:
     """The chunks of one stream, fed as buffers and returned as a `Recipe` that does not depend on where buffers end.
 
@@ -76,7 +84,7 @@ class Chunker:
         if kernel is not None and kernel not in kernels():
             raise KernelMissing(kernel, kernels())
         self._cut = KERNELS[kernel or kernels()[0]]
-        self._gear = ffi.new("uint64_t[]", gear_table(params.gear_seed))
+        self._gear = _gear(params.gear_seed)
         self._params = (params.min_bytes, params.mask_bits, params.max_bytes)
         self._hash = ffi.new("uint64_t *")
         self._length = ffi.new("size_t *")

@@ -92,13 +92,14 @@ class Totals:
 
 
 TOTALS = tuple(total.name for total in fields(Totals))
+_OF_KIND: dict[str, dict[str, Callable[..., int]]] = {}
+for _total in fields(Totals):
+    _OF_KIND.setdefault(_total.metadata["kind"], {})[_total.name] = _total.metadata["of"]
 
 
 def sums(kind: str, *things: Any) -> dict[str, int]:
     """The totals of a kind, by name, over these things alone."""
-    return {
-        total.name: int(total.metadata["of"](*things)) for total in fields(Totals) if total.metadata["kind"] == kind
-    }
+    return {name: int(of(*things)) for name, of in _OF_KIND[kind].items()}
 
 
 class Sample(NamedTuple):

@@ -57,8 +57,10 @@ def unzigzag(folded: NDArray[np.uint64]) -> Numbers:
 def pack_varints(values: NDArray[np.uint64]) -> bytes:
     """LEB128: 7 bits a byte, low ones first, the top bit set on all but the last."""
     widths = np.ones(len(values), np.int64)
-    for bits in range(7, 64, 7):
-        widths += values >> np.uint64(bits) != 0
+    rest = values >> np.uint64(7)
+    while rest.any():
+        widths += rest != 0
+        rest >>= np.uint64(7)
     ends = np.cumsum(widths)
     packed = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
     for place in range(int(widths.max(initial=0))):

@@ -7,7 +7,8 @@ import functools
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -166,7 +167,8 @@ class Change:
         self.rules = index.rules
         self.head = self._head = self.store.head(txn)
         self._touched = False
-        # By how much the histogram grows. Its record is written once, with the head.
+        # By how much the totals and the histogram grow. Their records are written once.
+        self._steps: Counter[str] = Counter()
         self._grown: Numbers | None = None
 
     @functools.cached_property
@@ -267,14 +269,14 @@ class Change:
         """Record a failed blob, replacing its record."""
         self.clear_failure(blob.digest)
         self._put("failed", records.digest_key(blob.digest), records.pack_blob(blob))
-        self._add_totals(1, sums("failed", blob))
+        self._steps.update(sums("failed", blob))
 
     def clear_failure(self, digest: Digest) -> None:
         """Remove the record of a failure, if it exists."""
         old = self.failed(digest)
         if old is not None:
             self._delete("failed", records.digest_key(digest))
-            self._add_totals(-1, sums("failed", old))
+            self._steps.subtract(sums("failed", old))
 
     # --- blobs: the rule of truth ---------------------------------------------------------------------------------
 
@@ -336,33 +338,29 @@ class Change:
         key = records.digest_key(blob.digest)
         if (self.blob(blob.digest) is None) != (sign > 0):
             raise records.Damaged(f"{blob.digest} can't be counted {'in' if sign > 0 else 'out'} twice")
-        if not blob.counted or len(numbers) != blob.chunks or (blob.state == "layer") != (blob.chunks > 0):
+        is_layer = {blob.state == "layer", blob.chunks > 0, blob.uncompressed_bytes > 0}
+        if not blob.counted or len(numbers) != blob.chunks or len(is_layer) > 1:
             raise records.Damaged(
                 f"{blob.digest} is a {blob.state} of {blob.chunks} chunks, its recipe has {len(numbers)}"
             )
-        growth = self.chunks.count(numbers, sign, recompressed)
-        if growth.totals["uncompressed_bytes"] != sign * blob.uncompressed_bytes:
-            raise records.Damaged(f"the chunks of {blob.digest} do not add up to {blob.uncompressed_bytes} bytes")
+        if blob.chunks:
+            growth = self.chunks.count(numbers, sign, recompressed)
+            if growth.totals["uncompressed_bytes"] != sign * blob.uncompressed_bytes:
+                raise records.Damaged(f"the chunks of {blob.digest} do not add up to {blob.uncompressed_bytes} bytes")
+            self._steps.update(growth.totals)
+            self.head = replace(self.head, dead_chunks=self.head.dead_chunks - growth.totals["unique_chunks"])
+            self._grown = growth.table if self._grown is None else self._grown + growth.table
         if sign > 0:
             self._put("blobs", key, records.pack_blob(blob))
-            if blob.state == "layer":
+            if blob.chunks:
                 self._put("recipes", key, pack_recipe(numbers))
         else:
             self._delete("blobs", key)
-            if blob.state == "layer":
+            if blob.chunks:
                 self._delete("recipes", key)
-        self._add_totals(sign, sums("blobs", blob))
-        self._add_totals(1, growth.totals)
-        self.head = replace(self.head, dead_chunks=self.head.dead_chunks - growth.totals["unique_chunks"])
-        self._grown = growth.table if self._grown is None else self._grown + growth.table
+        (self._steps.update if sign > 0 else self._steps.subtract)(sums("blobs", blob))
 
     # --- writing --------------------------------------------------------------------------------------------------
-
-    def _add_totals(self, sign: int, steps: Mapping[str, int]) -> None:
-        totals = self.head.totals.plus({name: sign * step for name, step in steps.items()})
-        if short := [name for name, value in vars(totals).items() if value < 0]:
-            raise records.Damaged(f"the totals {', '.join(short)} would be negative")
-        self.head = replace(self.head, totals=totals)
 
     def set_histogram(self, rows: list[list[int]]) -> None:
         self._put("meta", HISTOGRAM_KEY, records.seal(histogram.pack(rows)))
@@ -389,6 +387,11 @@ class Change:
                 raise records.Damaged("a row of the histogram would be negative")
             self.set_histogram(rows.tolist())
             self._grown = None
+        if any(self._steps.values()):
+            totals, self._steps = self.head.totals.plus(self._steps), Counter()
+            if short := [name for name, value in vars(totals).items() if value < 0]:
+                raise records.Damaged(f"the totals {', '.join(short)} would be negative")
+            self.head = replace(self.head, totals=totals)
         if self.head != self._head:
             self.head = replace(self.head, as_of_ns=max(now_ns, 1))
             self._put("meta", HEAD_KEY, records.pack_head(self.head))

@@ -58,7 +58,7 @@ class Scans:
 
     def give_back(self) -> None:
         """The end of the scan is committed: give its tokens back."""
-        if self.listed() <= self.finished:
+        if self._tokens and self.listed() <= self.finished:
             for token in self._tokens:
                 self._activity.give_back(token)
             self._tokens = []

@@ -113,7 +113,12 @@ class Writer:
 
     def pending(self) -> tuple[int, int]:
         """How many blobs, of how many stored bytes, are known but in no figure. Includes one that changes hands."""
-        unseen, waits, tasks = len(self.listings.unseen), self.remembered.unsettled.copy(), self.tasks.uncounted()
+        unseen, waits = len(self.listings.unseen), self.remembered.unsettled.copy()
+        if not waits:
+            blobs, stored_bytes = self.tasks.blobs, self.tasks.stored_bytes
+            if not self.remembered.unsettled:  # still: none was in either, and none in both
+                return blobs + unseen, stored_bytes
+        tasks = self.tasks.uncounted()
         waits |= self.remembered.unsettled.copy()
         sizes_bytes = {one.digest: one.seen.stored_bytes for one in waits.values()} | tasks
         return len(sizes_bytes) + unseen, sum(sizes_bytes.values())
@@ -132,12 +137,15 @@ class Writer:
             self._sight, self._retry_at = sight, 0.0  # what is in sight again may take over
         self._gather()
         try:
-            if self._due() or not self._waits(self._retry_at, RETRY_EVERY_S):
+            due, scan = self._due() or not self._waits(self._retry_at, RETRY_EVERY_S), self.scans.finished
+            if due:
                 self._commit()
             if self.failed_round.turn():
                 self.wakeup.wake()
             self._end_scans()
-            if not self.activity.working() or not self._waits(self._tidy_at, TIDY_EVERY_S):
+            # Not in a turn that commits, but for a scan's last: who waits for the new figures would wait for this too.
+            idle = (not due or self.scans.finished != scan) and not self.activity.working()
+            if idle or not self._waits(self._tidy_at, TIDY_EVERY_S):
                 self._tidy()
             self.tasks.give()
             self.names.turn()  # last: no blob's job waits for it
@@ -155,16 +163,16 @@ class Writer:
             task = self.tasks.running(result.job.digest)
             if result.finding is not None:
                 self._await_observation(task, result.finding)
-            elif result.refused or task.tries + 1 < TRIES:
+            elif not result.begun or task.tries + 1 < TRIES:
                 log.warning("%s: %s; it is tried once more", task.digest, result.died)
-                self.tasks.try_again(task, died=not result.refused)
+                self.tasks.try_again(task, died=result.begun)
             else:
                 self._await_observation(task, Finding("unreadable", reason=result.died))
         self.wakeup.drain()
 
     def _await_observation(self, task: Task, finding: Finding) -> None:
         """A finding is applied only with an observation made after the worker was done."""
-        task.was_read = True
+        self.tasks.note_read(task)
         self._found[task.place] = Found(task, finding, time.monotonic_ns())
         self.caches[task.place.cache].hints.put(Hint(task.place, Cause.READ), first=True)
 
@@ -308,6 +316,8 @@ class Writer:
     def _give_back(self) -> None:
         for observed in self._observed:
             self.listings.unseen.discard(observed.hint.place)
+            if observed.opened is not None:
+                self.tasks.offer(observed.hint.place, observed.opened)
         for token in [observed.token for observed in self._observed] + self.listings.ignored_tokens:
             self.activity.give_back(token)
         self._observed = []

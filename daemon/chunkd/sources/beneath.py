@@ -13,7 +13,6 @@ import functools
 import os
 import struct
 import sys
-from collections.abc import Iterator
 from types import TracebackType
 
 # openat2(2), as <linux/openat2.h> has it. The number is the same on every architecture that Python runs on.
@@ -40,12 +39,14 @@ class Beneath:
     def __init__(self, root: str, below: str = "") -> None:
         """The folder `below` the root, if that is not empty: then no symbolic link on the way to it is followed."""
         self._root = os.open(root, _PATH_ONLY | _FOLDER)
+        self._parent = "", -1  # the folder in which the last path ended, if not the root: the next one often does too
         if below:
             above = self._root
             try:
                 self._root = self.folder(below)
             finally:
                 os.close(above)
+                self._leave_parent()  # which is one below the root above
 
     def __enter__(self) -> Beneath:
         return self
@@ -54,23 +55,17 @@ class Beneath:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._root)
+        self._leave_parent()
+
+    def _leave_parent(self) -> None:
+        if self._parent[1] >= 0:
+            os.close(self._parent[1])
+        self._parent = "", -1
 
     def status(self, path: str) -> os.stat_result:
         """As lstat: if the path ends in a symbolic link, the status of the link itself."""
-        _check(path)
-        if not has_openat2():
-            with self._parent(path) as (folder, name):
-                return os.stat(name, dir_fd=folder, follow_symlinks=False)
-        try:
-            descriptor = _openat2(self._root, path, _PATH_ONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
-            if error.errno == errno.ELOOP:  # a link at the end would have been opened itself
-                raise _no_folder(path) from error
-            raise
-        try:
-            return os.fstat(descriptor)
-        finally:
-            os.close(descriptor)
+        folder, name = self._split(path)
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
 
     def open(self, path: str, flags: int) -> int:
         """A new descriptor, for reading without waiting and, where the kernel allows that, without a new access time.
@@ -95,7 +90,6 @@ class Beneath:
             raise
 
     def _open(self, path: str, flags: int) -> int:
-        _check(path)
         if _NO_ATIME:
             # Only the file's owner and root may leave its access time alone.
             with contextlib.suppress(PermissionError):
@@ -103,35 +97,51 @@ class Beneath:
         return self._open_once(path, flags)
 
     def _open_once(self, path: str, flags: int) -> int:
-        if has_openat2():
-            return _openat2(self._root, path, flags)
-        with self._parent(path) as (folder, name):
-            return os.open(name, flags, dir_fd=folder)
+        folder, name = self._split(path)
+        return os.open(name, flags, dir_fd=folder)
 
-    @contextlib.contextmanager
-    def _parent(self, path: str) -> Iterator[tuple[int, str]]:
-        """The folder in which a path ends, opened name by name, and the last name."""
-        *folders, last = path.split("/")
-        at = os.dup(self._root)
+    def _split(self, path: str) -> tuple[int, str]:
+        """The descriptor of the folder in which a path ends, which is ours, and the last name: the kernel follows no
+        link to get there if the name's own is not followed.
+        """
+        parent, _, name = path.rpartition("/")
+        if parent != self._parent[0] or name in _NO_NAMES or "\0" in name or 4 * len(path) > MAX_PATH_BYTES:
+            _check(path)  # else there is nothing more to find: the parent was checked
+        if not parent:
+            return self._root, name or "."
+        if self._parent[0] != parent:
+            descriptor = self._opened_parent(parent)
+            self._leave_parent()
+            self._parent = parent, descriptor
+        return self._parent[1], name
+
+    def _opened_parent(self, path: str) -> int:
+        """A folder below the root, by openat2 or name by name."""
+        flags = _PATH_ONLY | os.O_NOFOLLOW | _FOLDER
+        at = -1
         try:
-            for name in folders:
-                try:
-                    below = os.open(name, _PATH_ONLY | os.O_NOFOLLOW | _FOLDER, dir_fd=at)
-                except OSError as error:
-                    if error.errno == errno.ELOOP:  # macOS: Linux has ENOTDIR for a link
-                        raise _no_folder(path) from error
-                    raise
+            if has_openat2():
+                return _openat2(self._root, path, flags)
+            for name in path.split("/"):
+                above, at = at, os.open(name, flags, dir_fd=self._root if at < 0 else at)
+                if above >= 0:
+                    os.close(above)
+        except OSError as error:
+            if at >= 0:
                 os.close(at)
-                at = below
-            yield at, last or "."
-        finally:
-            os.close(at)
+            if error.errno == errno.ELOOP:  # macOS has this for a link: Linux has ENOTDIR, but for openat2
+                raise _no_folder(path) from error
+            raise
+        return at
+
+
+_NO_NAMES = frozenset(("", ".", ".."))
 
 
 def _check(path: str) -> None:
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
-    if "\0" in path or (path and not {"", ".", ".."}.isdisjoint(path.split("/"))):
+    if "\0" in path or (path and not _NO_NAMES.isdisjoint(path.split("/"))):
         raise OSError(errno.EINVAL, "not a path below the root", path)
 
 

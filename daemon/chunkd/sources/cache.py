@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 # How much the thread may be ahead of the writer.
 MAX_OBSERVATIONS = 2000
 MAX_LISTINGS = 16
-OBSERVATIONS_A_STEP = 100
+OBSERVATIONS_A_STEP, OPENED_A_STEP = 100, 16
 ENTRIES_JUDGED = 1000
 MAX_EARLY = 65536
 # A doubt asks for a whole comparison. When doubts keep coming, so long passes between two, up to the longer of these.
@@ -126,17 +125,17 @@ class ServedCache:
             if self._requested is None:
                 self._requested = Request(request.why), self._activity.take(self.number)
             self._requested[0].merge(request)
-        self.hints.news.set()
+        self.hints.wake()
 
     def open(self, number: int, path: str) -> None:
         """Ask for the blob at `path` to be opened: the answer is an `Opened` of this number."""
         self._to_open.append((number, path))
-        self.hints.news.set()
+        self.hints.wake()
 
     def close_descriptor(self, descriptor: int) -> None:
         """Close a descriptor in this thread, because closing a file may wait for its file system too."""
         self._to_close.append(descriptor)
-        self.hints.news.set()
+        self.hints.wake()
 
     def remember(self, known: Known) -> None:
         """Use these places when a file system must be recognised."""
@@ -150,7 +149,7 @@ class ServedCache:
 
     def stop(self) -> None:
         self._stopping = True
-        self.hints.news.set()
+        self.hints.wake()
 
     # --- the thread -----------------------------------------------------------------------------------------------
 
@@ -161,12 +160,11 @@ class ServedCache:
             while not self._stopping and self.step():
                 pass
         while self._to_close:
-            os.close(self._to_close.popleft())
+            self._observer.close(self._to_close.popleft())
         self._watching.close()
 
     def _wait_s(self) -> float:
-        wait_s = 1.0 if len(self.observations) >= MAX_OBSERVATIONS else min(1.0, self.hints.wait_s())
-        return max(wait_s, 0.0)
+        return 1.0 if len(self.observations) >= MAX_OBSERVATIONS else min(1.0, self.hints.wait_s())
 
     def step(self) -> bool:
         """Do the most urgent piece of work. Returns whether there was one."""
@@ -175,11 +173,12 @@ class ServedCache:
             if not self._begun:
                 self._begin()
                 return True
-            if self._to_close:
-                os.close(self._to_close.popleft())
-                return True
+            while self._to_close:
+                self._asking_since_s = time.monotonic()
+                self._observer.close(self._to_close.popleft())
             if self._to_open:
-                self.opened.append(self._observer.open(*self._to_open.popleft()))
+                some = [self._to_open.popleft() for _ in range(min(len(self._to_open), OPENED_A_STEP))]
+                self.opened.extend(self._observer.open(some))
                 self._wake_writer()
                 return True
             return self._look_at_root() or self._observe() or self.names.step() or self._list()

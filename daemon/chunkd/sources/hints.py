@@ -50,8 +50,13 @@ class HintQueue:
             there = hint.place in self._hints
             if first and there:
                 self._hints.move_to_end(hint.place, last=False)
-        self.news.set()
+        self.wake()
         return there
+
+    def wake(self) -> None:
+        """Have the cache's thread look for news. It clears `news` before it looks, so one that is set will do."""
+        if not self.news.is_set():
+            self.news.set()
 
     def _put(self, hint: Hint, inherit: Token | None = None) -> None:
         waiting = self._hints.get(hint.place)
@@ -87,7 +92,7 @@ class HintQueue:
             heapq.heappush(self._heap, (due_s, hint.place))
             if len(self._heap) > 2 * len(self._later) + 1000:
                 self._heap = sorted((due, place) for place, (due, _, _) in self._later.items())
-        self.news.set()
+        self.wake()
 
     def put_folder(self, folder: str) -> None:
         """List this folder and what is below it soon: it appeared or was renamed."""
@@ -96,7 +101,7 @@ class HintQueue:
                 self._note_doubt("the queue of folders was full")
             elif folder not in self._folders:
                 self._folders[folder] = self._activity.take(self.cache)
-        self.news.set()
+        self.wake()
 
     def note_names(self) -> None:
         """The names that lie beside blobs have changed."""
@@ -113,7 +118,7 @@ class HintQueue:
         """Events may have been lost: the whole cache must be listed, and every place compared."""
         with self._lock:
             self._note_doubt(why)
-        self.news.set()
+        self.wake()
 
     def _note_doubt(self, why: str) -> None:
         self._activity.wait(self.cache, int(not self._doubt))

@@ -11,6 +11,7 @@ blobs. So a path is judged with its root before it.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -71,6 +72,7 @@ def _leads_nowhere(root: str, folder: str) -> bool:
     return _REPOSITORIES.search(f"{root[-len(_REGISTRY) - 1 :]}/{folder}") is not None
 
 
+@functools.lru_cache(4096)  # a place is judged some five times on its way into the index
 def identify(root: str, path: str) -> tuple[Digest, str] | None:
     """The digest and the layout of the blob at `path` below `root`, None for a path that names no blob."""
     if _leads_nowhere(root, path.rpartition("/")[0]):

@@ -82,6 +82,8 @@ class Root:
 
     def mount_of(self, path: str) -> str:
         """The recorded mount below the root to which a path belongs, `""` for the root's own."""
+        if not self.mounts:
+            return ""
         return max((mount for mount in self.mounts if f"{path}/".startswith(f"{mount}/")), key=len, default="")
 
     def away(self, view: View, path: str) -> str:

@@ -86,7 +86,8 @@ class Observation:
     GONE: the place was absent, its root and mount were there as recorded, and it was absent again. UNKNOWN: the root or
     the mount is away, or the place could not be looked at, for the `problem`. `seen` is what is PRESENT. `hidden`: the
     mount that the place lay on is away, so what is there now is another file. `folder_is_there`: of a place that is
-    GONE, its folder still is. `at_ns` is the monotonic time before the look.
+    GONE, its folder still is. `at_ns` is the monotonic time before the look. `opened` is the blob that is PRESENT, if
+    it was opened at once; whoever takes the observation has its descriptor closed.
     """
 
     hint: Hint
@@ -97,6 +98,7 @@ class Observation:
     problem: str = ""
     hidden: bool = False
     folder_is_there: bool = False
+    opened: Opened | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +116,18 @@ class Opened:
     gone: bool = False
 
 
+_KINDS = {
+    stat.S_IFREG: "",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
+
+
 def kind_of_file(mode: int) -> str:
     """What lies where a blob should, in words for people; `""` for a regular file."""
-    kinds = {
-        stat.S_IFREG: "",
-        stat.S_IFLNK: "a symbolic link",
-        stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a FIFO",
-        stat.S_IFSOCK: "a socket",
-    }
-    return kinds.get(stat.S_IFMT(mode), "a device")
+    return _KINDS.get(stat.S_IFMT(mode), "a device")
 
 
 def seen_of(status: os.stat_result) -> Seen:

@@ -157,7 +157,7 @@ def _read(
         most = f"more than {most_chunks} chunks, the most for max_uncompressed_bytes = {caps.uncompressed_bytes}"
         return Finding("undecodable", codec=codec, reason=most, read_until_ns=until_ns)
     if source.codec == "other":
-        said = manifest.parse(document)
+        said = manifest.parse(document) if document else manifest.UNKNOWN
         reason = magic.describe(source.head) if said.kind is manifest.Kind.UNKNOWN else said.kind.value
         return Finding("other", reason=reason, read_until_ns=until_ns, manifest=manifest_record.encode(said))
     if not uncompressed_bytes:

@@ -92,10 +92,13 @@ def decode(value: bytes) -> Contents:
     return contents
 
 
+_KIND_OF = {kind.value: kind for kind in Kind}
+
+
 def check(value: bytes, reason: str) -> None:
     """Raises BadRecord unless the kind in a record is the blob's `reason`; without a record that is another text."""
     kind = decode(value).kind
-    said = next((one for one in Kind if one.value == reason), Kind.UNKNOWN)
+    said = _KIND_OF.get(reason, Kind.UNKNOWN)
     if kind is not said:
         raise BadRecord(f"the record is of kind {kind.value!r}, and the blob of {reason!r}")
 

@@ -7,14 +7,20 @@ import select
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from chunkd.errors import StarterGone
 from chunkd.model import Finding, Job
 from chunkd.worker import protocol
 
+# A busy worker may be given further blobs while all that it has are at most so many, of so many bytes together. They
+# wait in its connection, and it needs no turn of the daemon between two. Many workers have fewer each, MOST_AHEAD in
+# all, as the kernel bounds how many descriptors are under way.
+SMALL_BYTES = 64 << 10
+JOBS_AT_ONCE, MOST_AHEAD = 16, 256
 # A worker without a message for this long is stalled: it seems to wait for a file system that does not answer.
 STALLED_S = 5.0
 # And after this long it is killed.
@@ -50,7 +56,8 @@ class Process(Protocol):
 class Worker:
     process: Process
     connection: protocol.DaemonsEnd
-    job: Job | None = None
+    jobs: deque[Job] = field(default_factory=deque)  # in the order of the findings; it is at work on the first
+    jobs_bytes: int = 0  # of all jobs together
     cache: int = 0
     read_bytes: int = 0
     given_at: float = 0.0
@@ -78,12 +85,15 @@ class Starter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of a job: a finding, or the reason why its worker died, or why the system refused to start one."""
+    """The result of a job: a finding, or the reason why its worker died, or why the system refused to start one.
+
+    `begun` is false of a job that no worker had begun.
+    """
 
     job: Job
     finding: Finding | None
     died: str = ""
-    refused: bool = False
+    begun: bool = True
 
 
 class Pool:
@@ -103,10 +113,30 @@ class Pool:
 
     @property
     def idle(self) -> int:
-        """How many jobs can be given out now."""
-        stalled = sum(map(self._is_stalled, self._workers))
-        busy = sum(worker.job is not None for worker in self._workers) - stalled + len(self._leaving)
+        """How many jobs can be given out now to workers that have none."""
+        at_work = [worker for worker in self._workers if worker.jobs]
+        stalled = sum(map(self._is_stalled, at_work))
+        busy = len(at_work) - stalled + len(self._leaving)
         return max(0, min(self.count - busy, 2 * self.count - busy - stalled - len(self._killed)))
+
+    def takes(self, stored_bytes: int, cache: int) -> bool:
+        """Whether a job of this size can be given out now, because a worker is idle or has room for a small one."""
+        return self.idle > 0 or self._with_room(stored_bytes, cache) is not None
+
+    def _with_room(self, stored_bytes: int, cache: int) -> Worker | None:
+        """The worker with the fewest jobs that can take another one. All together are small, so that none waits
+        long, and of one cache, so that none waits for the file system of another.
+        """
+        most = min(JOBS_AT_ONCE, MOST_AHEAD // self.count) if stored_bytes <= SMALL_BYTES else 0
+        able = [
+            worker
+            for worker in self._workers
+            if 0 < len(worker.jobs) < most
+            and worker.cache == cache
+            and worker.jobs_bytes + stored_bytes <= SMALL_BYTES
+            and not self._is_stalled(worker)
+        ]
+        return min(able, key=lambda worker: len(worker.jobs), default=None)
 
     @property
     def stalled(self) -> set[int]:
@@ -117,7 +147,7 @@ class Pool:
         return stalled | {killed.cache for killed in self._killed}
 
     def _is_stalled(self, worker: Worker) -> bool:
-        return worker.job is not None and self._clock() - worker.heard_at > STALLED_S
+        return bool(worker.jobs) and self._clock() - worker.heard_at > STALLED_S
 
     @property
     def stuck(self) -> list[Killed]:
@@ -128,7 +158,7 @@ class Pool:
 
     def jobs(self) -> list[Job]:
         """The jobs in hand: those without a collected result."""
-        in_hand = [worker.job for worker in (*self._workers, *self._leaving) if worker.job]
+        in_hand = [job for worker in (*self._workers, *self._leaving) for job in worker.jobs]
         return in_hand + [result.job for result in self._lost]
 
     @property
@@ -137,30 +167,42 @@ class Pool:
         return sum(worker.read_bytes for worker in self._workers.copy())
 
     def give(self, job: Job, descriptor: int, cache: int = 0) -> None:
-        """Hand a job to an idle worker, starting one if necessary. Raises OSError when none can be started, or when the
-        last one could not be.
+        """Hand a job to a worker that `takes` it, starting one if necessary. Raises OSError when none can be started,
+        or when the last one could not be.
 
         The worker gets a copy of the blob's descriptor. The caller closes its own, at once if it likes.
         """
         if self._refused:
             refused, self._refused = self._refused, None
             raise refused
-        for worker in [worker for worker in self._workers if worker.job is None]:
-            if worker.process.poll() is None:
-                break
-            self._part(worker)
-            self._reap(worker)
-        else:
-            worker = self._starter.start()
-            self._workers.append(worker)
-        worker.job, worker.cache, worker.read_bytes, worker.words = job, cache, 0, 0
-        worker.given_at = worker.heard_at = self._clock()
+        worker = None if self.idle else self._with_room(job.mark.stored_bytes, cache)
+        if worker is None:
+            worker = self._idle_worker()
+            worker.cache = cache
+            self._begin(worker)
+        worker.jobs.append(job)
+        worker.jobs_bytes += job.mark.stored_bytes
         try:
             worker.connection.send_job(job, descriptor)
         except ConnectionError:
-            self._part(worker)
+            pass  # `collect` will read what it had found, and then that it has gone
         except OSError as error:
             self._lost += self._kill(worker, f"its worker did not take the job: {error.strerror}")
+
+    def _idle_worker(self) -> Worker:
+        for worker in [worker for worker in self._workers if not worker.jobs]:
+            if worker.process.poll() is None:
+                return worker
+            self._part(worker)
+            self._reap(worker)
+        worker = self._starter.start()
+        self._workers.append(worker)
+        return worker
+
+    def _begin(self, worker: Worker) -> None:
+        """It begins a job now."""
+        worker.read_bytes = worker.words = 0
+        worker.given_at = worker.heard_at = self._clock()
 
     def run(self, module: str, asked: dict[str, Any]) -> socket.socket:
         """The connection of a new process that is no worker, as `spawn.Starter.run` has it. Safe to call from any
@@ -185,7 +227,7 @@ class Pool:
             if worker.connection.fileno() in ready:
                 results += self._hear(worker)
             # A worker is silent until it has sent a whole message, whatever bytes come in.
-            if worker in self._workers and worker.job and self._clock() - worker.heard_at > SILENCE_S:
+            if worker in self._workers and worker.jobs and self._clock() - worker.heard_at > SILENCE_S:
                 results += self._kill(worker, f"no progress in {SILENCE_S:.0f} s")
         self._let_go()
         return results
@@ -200,18 +242,19 @@ class Pool:
     def _let_go(self) -> None:
         """End idle workers that were needed only while others were stalled."""
         at_hand = [worker for worker in self._workers if not self._is_stalled(worker)]
-        for worker in [worker for worker in at_hand if worker.job is None][: max(0, len(at_hand) - self.count)]:
+        for worker in [worker for worker in at_hand if not worker.jobs][: max(0, len(at_hand) - self.count)]:
             self._part(worker)
 
     def _hear(self, worker: Worker) -> list[Result]:
         found: list[Result] = []
         try:
             worker.connection.read()
-            while (said := worker.connection.word(worker.job)) is not None:
+            while (said := worker.connection.word(worker.jobs[0] if worker.jobs else None)) is not None:
                 worker.heard_at = self._clock()
                 if isinstance(said, Finding):
-                    job, worker.job, worker.read_bytes = worker.job, None, 0
-                    found += [Result(job, said)] if job else []
+                    found.append(Result(worker.jobs.popleft(), said))
+                    worker.jobs_bytes -= found[-1].job.mark.stored_bytes
+                    self._begin(worker)
                 else:
                     worker.read_bytes, worker.words = said, worker.words + 1
                     if worker.words > WORDS_AT_ONCE + WORDS_PER_S * (worker.heard_at - worker.given_at):
@@ -231,7 +274,7 @@ class Pool:
         worker.heard_at = self._clock()
 
     def _reap(self, worker: Worker) -> list[Result]:
-        """The result of a worker that is leaving; nothing yet while its process may be about to end."""
+        """The results of a worker that is leaving; nothing yet while its process may be about to end."""
         code = worker.process.poll()
         if code is None and self._clock() - worker.heard_at <= LEAVE_S:
             return []
@@ -241,7 +284,7 @@ class Pool:
         if refused := worker.process.refused:
             self._refused = refused
         died = f"the system started no worker: {refused.strerror}" if refused else f"its worker {how_it_ended(code)}"
-        return [Result(worker.job, None, died, refused=bool(refused))] if worker.job else []
+        return _lost(worker, died, begun=not refused)
 
     def _kill(self, worker: Worker, reason: str) -> list[Result]:
         self._workers.remove(worker)
@@ -252,7 +295,7 @@ class Pool:
         worker.process.kill()
         worker.connection.close()
         self._killed.append(Killed(worker.process, worker.cache, self._clock()))
-        return [Result(worker.job, None, reason)] if worker.job else []
+        return _lost(worker, reason)
 
     def close(self) -> None:
         """End every worker at once, and the starter. The next scan finds the blobs that they had in hand."""
@@ -268,6 +311,11 @@ class Pool:
         for workers in (self._workers, self._leaving, self._killed, self._lost):
             workers.clear()
         self._starter.close()
+
+
+def _lost(worker: Worker, died: str, *, begun: bool = True) -> list[Result]:
+    """The results of the jobs of a worker that is gone. Its end is charged to the one that it was at work on."""
+    return [Result(job, None, died, begun and not place) for place, job in enumerate(worker.jobs)]
 
 
 def how_it_ended(code: int) -> str:

@@ -152,6 +152,8 @@ class DaemonsEnd:
         finding, self._finding = self._finding, None
         hashes, lengths, recompressed, manifest = map(self._take, self._wanted_bytes)
         manifest_record.check(manifest, finding.reason if finding.kind == "other" else "")
+        if not any(self._wanted_bytes):
+            return finding
         return replace(finding, recipe=Recipe(hashes, lengths, recompressed), manifest=manifest)
 
     def _take(self, count: int) -> bytes:

@@ -54,6 +54,8 @@ class Lookup:
         # The slices of `young` are small, and in a row they are sorted: one search covers all.
         young = self._matches([self._gathered(txn, self._young, slices)], [0, len(prefixes)], prefixes)
         bounds = self.bounds(txn)
+        if not len(bounds):
+            return young
         values, starts = _runs(bounds.searchsorted(prefixes, "right") - 1)
         # There is no value below the lowest bound.
         skipped = int(bool(values) and values[0] < 0)

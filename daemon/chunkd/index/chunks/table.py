@@ -35,6 +35,9 @@ class Numbered(NamedTuple):
     new: int
 
 
+NOTHING = Numbered(np.empty(0, np.int64), np.empty(0, np.int64), 0)
+
+
 class ChunkContradicted(Exception):
     """A recipe gives a chunk another length than the chunk's record, and that chunk has copies."""
 
@@ -69,14 +72,14 @@ class ChunkRecords:
         are gone. Raises RecipeImpossible when no chunker makes such a recipe or it does not fit the blob, and
         ChunkContradicted when a chunk that has copies has another length; nothing is changed then.
         """
+        if not (recipe.hashes or recipe.lengths or blob.chunks or blob.uncompressed_bytes):
+            return NOTHING
         hashes = np.frombuffer(recipe.hashes, "<u8").reshape(-1, 2)
         lengths = np.frombuffer(recipe.lengths, "<u4").astype(np.uint64)
         if len(hashes) != len(lengths):
             raise RecipeImpossible(f"{len(hashes)} hashes and {len(lengths)} lengths")
         if (len(lengths), int(lengths.sum())) != (blob.chunks, blob.uncompressed_bytes):
             raise RecipeImpossible(f"{len(lengths)} chunks of {lengths.sum()} bytes in all")
-        if not len(lengths):
-            return Numbered(np.empty(0, np.int64), np.empty(0, np.int64), 0)
         if not 0 < lengths.min() <= lengths.max() <= self._max_bytes:
             raise RecipeImpossible(f"chunks of {lengths.min()} to {lengths.max()} bytes")
         first, which = _distinct(hashes)
@@ -189,8 +192,10 @@ def batches(txn: lmdb.Transaction, table: lmdb._Database, numbers: Numbers) -> I
     Yields (the rows of `numbers` in this batch, a writable copy of their blocks' slots, the blocks' numbers, and each
     row's position in the slots). A missing block reads as zeros.
     """
+    if not len(numbers):
+        return
     block_of = numbers // blocks.SLOTS
-    begins = np.concatenate(([True], block_of[1:] != block_of[:-1]))[: len(numbers)]
+    begins = np.concatenate(([True], block_of[1:] != block_of[:-1]))
     starts = np.flatnonzero(begins)
     # Where each row's slot would be if all blocks stood side by side.
     within = numbers - (block_of - (np.cumsum(begins) - 1)) * blocks.SLOTS
