@@ -23,7 +23,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("service", "report"),
     ("client",),
-    ("pulls",),
+    ("pulls", "sweep"),
     ("images",),
     ("check", "queries", "ingest"),
     ("index", "worker", "names"),
@@ -44,6 +44,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "names": {"index", "lmdb"},
     "pulls": {"ingest", "lmdb", "service", "sources"},
     "report": {"worker", "sources", "ingest", "service"},
+    "sweep": {"ingest", "service"},
     "worker": {"sources", "settings", "lmdb"},
 }
 

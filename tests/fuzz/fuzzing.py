@@ -20,12 +20,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 SOURCE = REPOSITORY / "cgear.c"
-TARGETS = ("bolt", "cgear", "decode", "manifest", "records")
+TARGETS = ("bolt", "cgear", "decode", "manifest", "records", "tar")
 # A step of libFuzzer that takes longer than this is a finding, and so is a process that grows beyond this. atheris
 # itself keeps some 300 bytes of each execution.
 TIMEOUT_S = 30
 MOST_MIB = 4096
-MOST_INPUT_BYTES = {"bolt": 16384, "cgear": 512, "decode": 4096, "manifest": 2048, "records": 1024}
+MOST_INPUT_BYTES = {"bolt": 16384, "cgear": 512, "decode": 4096, "manifest": 2048, "records": 1024, "tar": 4096}
 
 Mutate = Callable[[bytes, int, int], bytes]
 
@@ -68,7 +68,7 @@ def command(target: str, folder: Path, corpus: Path, *flags: str, source: Path =
 
 def environ() -> dict[str, str]:
     """For a command: the tests' own modules are found."""
-    path = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(HERE.parent), str(HERE.parent / "sweep"), os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path}
 
 

@@ -19,6 +19,7 @@ from counts import share_of
 EXECUTIONS = {
     "bolt": share_of(20_000, 4000), "cgear": share_of(5000, 1000), "decode": share_of(15_000, 3000),
     "manifest": share_of(50_000, 10_000), "records": share_of(100_000, 20_000),
+    "tar": share_of(10_000, 2000),
 }  # fmt: skip
 SOURCE = fuzzing.SOURCE.read_text()
 

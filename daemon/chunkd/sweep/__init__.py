@@ -1,0 +1,3 @@
+"""Layers read again, beside the index: where their copies come from. It must not know the writer (`ingest`) or the
+daemon, and changes no figure.
+"""
