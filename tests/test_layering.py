@@ -55,7 +55,7 @@ DOORS: dict[str, set[str]] = {
     "blake3": {"chunkers.chunker", "chunkers.gear"},
     "click": {
         *("cli.diff", "cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.replay", "cli.report"),
-        "cli.updates",
+        *("cli.sweep", "cli.updates"),
     },
     # Of the standard library from Python 3.14 on.
     "compression": {"pulls.log_files", "worker.decode", "worker.recompress"},
@@ -75,6 +75,7 @@ DOORS: dict[str, set[str]] = {
         "service.decoded_diff",
         *("images.atoms", "images.columns", "images.moves", "images.read", "images.similarity"),
         *("pulls.clients", "pulls.layer_classes", "pulls.replay"),
+        *("sweep.sums", "sweep.updates"),
     },
     "prometheus_client": {"service.openmetrics"},
     "psutil": {"worker.priority"},

@@ -15,6 +15,7 @@ from chunkd.cli.options import DEGRADED, DIFFERENT, as_json, asks, end_by, quiet
 from chunkd.cli.output import say
 from chunkd.cli.replay import replay
 from chunkd.cli.report import report
+from chunkd.cli.sweep import sweep
 from chunkd.client import ask
 from chunkd.errors import NoDaemon, UsageError
 from chunkd.figures.names import GATED
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Exit codes: 0 fine, 1 error, 2 usage, 3 no daemon and no index, 4 differences found,"
-    " 5 a --fail-if condition holds, 6 degraded, 7 figures printed but incomplete: a folder could not be listed, or a"
-    " cache is stale or hung."
+    " 5 a --fail-if condition holds, 6 degraded, 7 figures printed but incomplete: a folder could not be listed, a"
+    " cache is stale or hung, or a sweep did not read every layer."
 )
 
 
@@ -261,5 +262,5 @@ def _load(where: Resolved, *, serving: bool = True) -> Config:
     return effective(where, serving=serving)
 
 
-for command in (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, replay, report):
+for command in (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, replay, report, sweep):
     main.add_command(command)

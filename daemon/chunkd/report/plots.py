@@ -244,6 +244,36 @@ def pulls(days: Sequence[Pulls]) -> Element:
         return _finished(figure, "pulls", "What was pulled, by day", "The table has the same figures.")
 
 
+def over_mean_size(found: Rows, name: str, label: str, title: str, *, most_is_best: bool) -> Element:
+    """A figure of rules over the mean size of their chunks. Those that cut each file by itself have another mark."""
+    known = [row for row in found if row[name] is not None]
+    is_share = name == "net"
+    unit_bytes, unit = (0.01, "") if is_share else (1, "")
+    if name.endswith("_bytes"):
+        unit_bytes, unit = _unit(max(row[name] for row in known))
+    best = (max if most_is_best else min)(known, key=lambda row: row[name])
+    with _drawing(3.0) as (figure, axes):
+        for per_file, what, colour, marker in ((False, "streams", FIRST, "o"), (True, "each file", SECOND, "s")):
+            rows = sorted(
+                (row for row in known if row["per_file"] == per_file), key=lambda row: row["mean_chunk_bytes"]
+            )
+            if rows:
+                means = [row["mean_chunk_bytes"] / 1024 for row in rows]
+                values = [row[name] / unit_bytes for row in rows]
+                axes.plot(means, values, color=colour, marker=marker, markersize=4, linewidth=0, label=what)
+        place = best["mean_chunk_bytes"] / 1024, best[name] / unit_bytes
+        axes.plot(*place, color=THIRD, marker="o", markersize=11, fillstyle="none", linewidth=0, label="best")
+        axes.annotate(best["name"], place, xytext=(0, 8), textcoords="offset points", ha="center")
+        axes.margins(y=0.15)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("mean size of a chunk, KiB")
+        axes.set_ylabel(f"{label}, {unit}" if unit else label)
+        axes.grid()
+        _legend(figure, axes)
+        return _finished(figure, f"sweep-{name.replace('_', '-')}", title, "The table has the same figures.")
+
+
 def _twice(first: float, second: float) -> tuple[tuple[str, str, str, float], ...]:
     return ("uncompressed_bytes", "in all layers", SECOND, first), ("unique_bytes", "unique", FIRST, second)
 

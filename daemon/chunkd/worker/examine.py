@@ -15,10 +15,11 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from chunkd.chunkers.gear import Chunker
 from chunkd.errors import BlobUndecodable
-from chunkd.model import Caps, ChunkParams, Finding, Job, MeasureRule
+from chunkd.model import Caps, ChunkParams, Finding, Job, MeasureRule, Recipe
 from chunkd.worker import magic, manifest, manifest_record, protocol, sandbox
 from chunkd.worker.decode import BUFFER_BYTES, Source, buffers
 from chunkd.worker.page_cache import CacheNeutralFile
@@ -34,6 +35,15 @@ _CHANGED = "changed while it was read"
 RELAYED_FROM_BYTES = 1 << 20
 
 
+class Cutter(Protocol):
+    """What takes a layer's bytes and makes a recipe of them, as `Chunker` does."""
+
+    @property
+    def chunks(self) -> int: ...
+    def feed(self, buffer: memoryview, /) -> None: ...
+    def finish(self) -> Recipe: ...
+
+
 class _Longer(Exception):
     """The file has more bytes than its opener saw, so this reading can't count: a reader does not chase a writer."""
 
@@ -47,14 +57,15 @@ def examine(
     pace: Pace | None = None,
     *,
     measure: Recompressor | None = None,
+    cutter: Cutter | None = None,
 ) -> Finding:
     """The finding about the bytes behind the descriptor, read in one pass. Closes the descriptor, which may be that of
     a blocking pipe.
 
     The finding is the same whether or not the job is `relayed`, and at whatever `pace` the file is read. Chunks are
-    measured by the default rule unless `measure` has another. `progress` is called with the stored bytes read so far,
-    about twice a second at most; an exception from it is passed on unless it is an OSError. Raises MemoryError when a
-    decoder gets no memory.
+    measured by the default rule unless `measure` has another, and `cutter` takes the place of the chunker. `progress`
+    is called with the stored bytes read so far, about twice a second at most; an exception from it is passed on unless
+    it is an OSError. Raises MemoryError when a decoder gets no memory.
     """
     try:
         with CacheNeutralFile(descriptor, job.mark.stored_bytes) as file:
@@ -72,7 +83,8 @@ def examine(
                 progress(read_bytes)
 
             report = pace.paced(_seldom(live)) if pace else _seldom(live)
-            return _read(file, job, params, measure, caps, check)
+            chunker = cutter or Chunker(params, measure=measure or Recompressor(MeasureRule()))
+            return _read(file, job, params, chunker, caps, check)
     except _Longer:
         return Finding("mismatched", reason=_CHANGED, read_until_ns=time.time_ns())
     except FileNotFoundError:
@@ -100,13 +112,12 @@ def _read(
     file: io.FileIO,
     job: Job,
     params: ChunkParams,
-    measure: Recompressor | None,
+    chunker: Cutter,
     caps: Caps,
     report: Callable[[int], None],
 ) -> Finding:
     source = Source(file, job.digest.algorithm, report)
     codec = source.codec
-    chunker = Chunker(params, measure=measure or Recompressor(MeasureRule()))
     buffer = bytearray(BUFFER_BYTES)
     uncompressed_bytes = 0
     failure: BlobUndecodable | None = None

@@ -54,8 +54,11 @@ def main(argv: list[str]) -> None:
 
 def _run(connection: socket.socket) -> None:
     with connection:
-        with connection.makefile("rb") as stream:
-            asked = json.loads(stream.readline())
+        line = b""
+        # Byte by byte: what follows the line is for `main`, with the descriptors that come with it.
+        while not line.endswith(b"\n") and (part := connection.recv(1)):
+            line += part
+        asked = json.loads(line)
         importlib.import_module(asked["module"]).main(connection, asked)
 
 
