@@ -20,7 +20,7 @@ def lines(reply: Mapping[str, Any]) -> Iterator[str]:
         f" {bytes_text(reply['uncompressed_bytes'])} uncompressed"
     )
     yield ""
-    rows = [*_baselines(reply), *map(_row, reply["rules"])]
+    rows = [*_baselines(reply), *(_row(row, reply["layer_stored_bytes"]) for row in reply["rules"])]
     yield from table((f"{_HEAD[0]}{part}", *_HEAD[1:]), rows)
     yield ""
     split = [
@@ -52,14 +52,16 @@ def _baselines(reply: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     )
     for zstd in reply["baselines"]["zstd"]:
         label = f"layers, as zstd {zstd['level']}"
-        yield label, UNKNOWN, f"{now['layers']:,}", UNKNOWN, _size(zstd["bytes"]), UNKNOWN, _net(zstd), UNKNOWN, UNKNOWN
+        net = _net(zstd, zstd["error_bytes"], now["stored_bytes"])
+        yield label, UNKNOWN, f"{now['layers']:,}", UNKNOWN, _size(zstd["bytes"]), UNKNOWN, net, UNKNOWN, UNKNOWN
 
 
-def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(row: Mapping[str, Any], stored_bytes: int) -> tuple[str, ...]:
+    net = _net(row, row["recompressed_error_bytes"], stored_bytes)
     mean = row["mean_chunk_bytes"]
     return (
         shown(row["name"]), UNKNOWN if mean is None else bytes_text(round(mean)), f"{row['chunks']:,}",
-        _size(row["unique_bytes"]), _size(row["recompressed_bytes"]), _size(row["index_overhead_bytes"]), _net(row),
+        _size(row["unique_bytes"]), _size(row["recompressed_bytes"]), _size(row["index_overhead_bytes"]), net,
         _size(row["median_update_bytes"]), _count(row["median_update_ranges"]),
     )  # fmt: skip
 
@@ -82,17 +84,9 @@ def _remarks(reply: Mapping[str, Any]) -> Iterator[str]:
         yield f"updates are unknown: {shown(reply['updates_unknown'])}"
     measure = reply["measure"]
     which = "every chunk" if measure["one_in"] == 1 else f"1 chunk in {measure['one_in']}"
-    errors = [row["recompressed_error_bytes"] for row in reply["rules"]]
-    known = [error for error in errors if error is not None]
-    yield (
-        f"recompressed: {which}, at level {measure['level']} of zstd; half of a 95 % interval:"
-        f" {_size(max(known)) if known else 'unknown'} at most"
-    )
+    yield f"recompressed: {which}, at level {measure['level']} of zstd; ± is half of a 95 % interval"
     level_19 = reply["baselines"]["zstd"][-1]
-    if level_19["layers_measured"]:
-        of = count_text(level_19["layers_measured"], "layer")
-        error = UNKNOWN if level_19["error_bytes"] is None else bytes_text(level_19["error_bytes"])
-        yield f"zstd {level_19['level']}: from {of}; half of a 95 % interval: {error}"
+    yield f"zstd {level_19['level']}: told by {count_text(level_19['layers_measured'], 'layer')}"
     for row in reply["rules"]:
         if row["unique_one_in"] > 1:
             yield (
@@ -123,5 +117,11 @@ def _count(count: int | None) -> str:
     return UNKNOWN if count is None else f"{count:,}"
 
 
-def _net(row: Mapping[str, Any]) -> str:
-    return UNKNOWN if row["net"] is None else f"{100 * row['net']:.1f} %"
+def _net(row: Mapping[str, Any], error_bytes: int | None, stored_bytes: int) -> str:
+    """With half of its 95 % interval, which is that of the recompressed bytes; `?` where that is not known."""
+    if row["net"] is None:
+        return UNKNOWN
+    if error_bytes == 0:
+        return f"{100 * row['net']:.1f} %"
+    error = "?" if error_bytes is None else f"{100 * error_bytes / stored_bytes:.1f}"
+    return f"{100 * row['net']:.1f} ± {error} %"

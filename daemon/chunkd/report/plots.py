@@ -245,7 +245,9 @@ def pulls(days: Sequence[Pulls]) -> Element:
 
 
 def over_mean_size(found: Rows, name: str, label: str, title: str, *, most_is_best: bool) -> Element:
-    """A figure of rules over the mean size of their chunks. Those that cut each file by itself have another mark."""
+    """A figure of rules over the mean size of their chunks, with its error where a row has one, such as `net_error`.
+    Rules that cut each file by itself have another mark.
+    """
     known = [row for row in found if row[name] is not None]
     is_share = name == "net"
     unit_bytes, unit = (0.01, "") if is_share else (1, "")
@@ -260,7 +262,11 @@ def over_mean_size(found: Rows, name: str, label: str, title: str, *, most_is_be
             if rows:
                 means = [row["mean_chunk_bytes"] / 1024 for row in rows]
                 values = [row[name] / unit_bytes for row in rows]
-                axes.plot(means, values, color=colour, marker=marker, markersize=4, linewidth=0, label=what)
+                errors = [row.get(f"{name}_error", 0) / unit_bytes for row in rows]
+                axes.errorbar(
+                    means, values, yerr=errors if any(errors) else None, color=colour, marker=marker, markersize=4,
+                    linewidth=0, elinewidth=0.8, label=what,
+                )  # fmt: skip
         place = best["mean_chunk_bytes"] / 1024, best[name] / unit_bytes
         axes.plot(*place, color=THIRD, marker="o", markersize=11, fillstyle="none", linewidth=0, label="best")
         axes.annotate(best["name"], place, xytext=(0, 8), textcoords="offset points", ha="center")

@@ -62,8 +62,16 @@ def _answer(reply: Mapping[str, Any]) -> str:
 
 
 def _curves(reply: Mapping[str, Any], part: str) -> Iterator[Element]:
-    rows = [row for row in reply["rules"] if row["mean_chunk_bytes"]]
-    said = "Each point is a rule, at the mean size of its chunks; the table has its name. The best is marked."
+    stored_bytes = max(1, reply["layer_stored_bytes"])
+    rows = [
+        row | {f"{NET}_error": (row["recompressed_error_bytes"] or 0) / stored_bytes}
+        for row in reply["rules"]
+        if row["mean_chunk_bytes"]
+    ]
+    said = (
+        "Each point is a rule, at the mean size of its chunks; the table has its name. The best is marked. Bars are 95"
+        " % intervals."
+    )
     drawn = [
         plots.over_mean_size(rows, name, label, what, most_is_best=most_is_best)
         for name, label, what, most_is_best in (

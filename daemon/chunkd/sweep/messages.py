@@ -52,12 +52,14 @@ class Totals(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class LayerFinding(Finding):
     """What a worker found, with the totals of each rule. `zstd_3_bytes` and `zstd_19_bytes` are the whole layer as one
-    frame, None where that was not tried or took too long. `damaged` says why its tar can't be read on.
+    frame, None where that was not tried or took too long. `level_19_ms` is the processor's time for the latter.
+    `damaged` says why its tar can't be read on.
     """
 
     totals: tuple[Totals, ...] = ()
     zstd_3_bytes: int | None = None
     zstd_19_bytes: int | None = None
+    level_19_ms: int = 0
     damaged: str = ""
 
 
@@ -102,7 +104,7 @@ def finding_json(found: LayerFinding) -> dict[str, Any]:
     return {
         "kind": found.kind, "codec": found.codec, "reason": found.reason, "damaged": found.damaged,
         "uncompressed_bytes": found.uncompressed_bytes, "totals": found.totals,
-        "zstd_3_bytes": found.zstd_3_bytes, "zstd_19_bytes": found.zstd_19_bytes,
+        "zstd_3_bytes": found.zstd_3_bytes, "zstd_19_bytes": found.zstd_19_bytes, "level_19_ms": found.level_19_ms,
     }  # fmt: skip
 
 
@@ -126,7 +128,8 @@ def finding_of(said: Any, rules: int) -> LayerFinding:
     sizes = [None if said[name] is None else _number(said[name]) for name in ("zstd_3_bytes", "zstd_19_bytes")]
     return LayerFinding(
         said["kind"], said["codec"], _number(said["uncompressed_bytes"]), said["reason"], totals=rows,
-        zstd_3_bytes=sizes[0], zstd_19_bytes=sizes[1], damaged=said["damaged"],
+        zstd_3_bytes=sizes[0], zstd_19_bytes=sizes[1], level_19_ms=_number(said["level_19_ms"]),
+        damaged=said["damaged"],
     )  # fmt: skip
 
 

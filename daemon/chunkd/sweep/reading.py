@@ -12,7 +12,7 @@ from chunkd.model import ChunkParams, Digest
 from chunkd.settings.config import Config
 from chunkd.sources.folder import FolderSource
 from chunkd.sweep.layers import Layer, Layers
-from chunkd.sweep.messages import SweepJob, Totals
+from chunkd.sweep.messages import LayerFinding, SweepJob, Totals
 from chunkd.sweep.question import Question
 from chunkd.sweep.results import Result, Results
 from chunkd.sweep.sweeps_end import SweepsEnd
@@ -25,7 +25,7 @@ WORKER = "chunkd.sweep.worker"
 # A rule's figures are exact up to so many chunks, copies included. Of more those are kept whose hash is below a
 # threshold.
 EXACT_CHUNKS = 1 << 24
-# At level 19 so many seconds of the processor for all picked layers, at least so fast.
+# At level 19 so many seconds of the processor for all picked layers. It is slower than this nowhere.
 LEVEL_19_S = 60.0
 LEVEL_19_BYTES_PER_S = 1_000_000
 _WAIT_S = 0.5
@@ -38,6 +38,14 @@ class Progress(NamedTuple):
     done_bytes: int
     known_bytes: int
     layers_left: int
+
+
+class _Task(NamedTuple):
+    """A layer to be read, for which time, and how long it may be compressed at level 19."""
+
+    layer: Layer
+    tries: int = 1
+    level_19_s: float = 0.0
 
 
 class SweepStarter(Starter):
@@ -74,7 +82,8 @@ class Reading:
             if result.digest in wanted:
                 self._add(result)
         self.from_disk, self.read = len(self.found), 0
-        self._picked = level_19_picks(layers.layers) if question.baselines else {}
+        self._level_19_left_s = LEVEL_19_S if question.baselines else 0.0
+        self._level_19_left_s -= sum(result.finding.level_19_ms for result in self.found.values()) / 1000
 
     @property
     def is_complete(self) -> bool:
@@ -110,26 +119,27 @@ class Reading:
             return
         settings = self._config.workers, self._config.nice, self._config.io_priority, self._config.read_bytes_per_s
         count, courtesy = courtesy_of(*settings)
-        # The largest first, so that no worker is left alone with one.
-        left.sort(key=lambda layer: (-layer.stored_bytes, layer.digest))
         pool = Pool(SweepStarter(self._question, courtesy, self._results), min(count, len(left)))
-        todo = iter([(layer, 1) for layer in left])
-        again: list[tuple[Layer, int]] = []
-        tries: dict[Digest, tuple[Layer, int]] = {}
+        todo = self._in_order(left)
+        again: list[_Task] = []
+        given: dict[Digest, _Task] = {}
         try:
             while True:
-                while pool.idle and (given := again.pop() if again else next(todo, None)):
-                    layer, number = given
-                    if self._give(pool, layer, number):
-                        tries[layer.digest] = given
+                while pool.idle and (task := again.pop() if again else next(todo, None)):
+                    if self._give(pool, task):
+                        given[task.layer.digest] = task
                     else:
-                        done_bytes += layer.stored_bytes
-                if not pool.jobs():
+                        self._level_19_left_s += task.level_19_s
+                        done_bytes += task.layer.stored_bytes
+                if pool.idle and not pool.jobs():
                     return
                 for result in pool.collect(_WAIT_S):
-                    layer, number = tries.pop(result.job.digest)
-                    if result.finding is None and number < _TRIES:
-                        again.append((layer, number + 1))
+                    layer, tries, level_19_s = given.pop(result.job.digest)
+                    if isinstance(result.finding, LayerFinding):
+                        self._level_19_left_s += level_19_s - result.finding.level_19_ms / 1000
+                    elif tries < _TRIES:
+                        # What ran out of memory may do without the largest compressor.
+                        again.append(_Task(layer, tries + 1))
                         continue
                     done_bytes += layer.stored_bytes
                     self._take(result)
@@ -137,7 +147,23 @@ class Reading:
         finally:
             pool.close()
 
-    def _give(self, pool: Pool, layer: Layer, number: int) -> bool:
+    def _in_order(self, left: list[Layer]) -> Iterator[_Task]:
+        """First those that are compressed at level 19, in the order of their digests, each that can be done in the time
+        that is left; then the largest first, so that no worker is left alone with one.
+        """
+        picked = set()
+        for layer in left:
+            needed_s = layer.uncompressed_bytes / LEVEL_19_BYTES_PER_S
+            if 0 < needed_s <= self._level_19_left_s:
+                self._level_19_left_s -= needed_s
+                picked.add(layer.digest)
+                yield _Task(layer, level_19_s=needed_s)
+        for layer in sorted(left, key=lambda layer: (-layer.stored_bytes, layer.digest)):
+            if layer.digest not in picked:
+                yield _Task(layer)
+
+    def _give(self, pool: Pool, task: _Task) -> bool:
+        layer = task.layer
         try:
             with FolderSource(self.layers.roots[layer.root]).view() as view:
                 descriptor, seen = view.open(layer.path)
@@ -147,9 +173,7 @@ class Reading:
         if descriptor < 0:
             self.bad[layer.digest] = f"it is {seen.kind}"
             return False
-        # What ran out of memory may do without the largest compressor.
-        level_19_s = self._picked.get(layer.digest, 0.0) if number == 1 else 0.0
-        job = SweepJob(layer.digest, seen.mark, level_19_s=level_19_s, shifts=self.shifts)
+        job = SweepJob(layer.digest, seen.mark, level_19_s=task.level_19_s, shifts=self.shifts)
         try:
             pool.give(job, descriptor, layer.root)
         finally:
@@ -165,17 +189,3 @@ class Reading:
             self._add(kept)
         else:
             self.bad[digest] = finding.reason or finding.kind
-
-
-def level_19_picks(layers: list[Layer]) -> dict[Digest, float]:
-    """The layers that are compressed at level 19, and for how long each may be: in the order of their digests, each
-    that can be done in the time that is left.
-    """
-    picked = {}
-    left_s = LEVEL_19_S
-    for layer in layers:
-        needed_s = layer.uncompressed_bytes / LEVEL_19_BYTES_PER_S
-        if 0 < needed_s <= left_s:
-            picked[layer.digest] = needed_s
-            left_s -= needed_s
-    return picked

@@ -155,6 +155,7 @@ def swept(
     return LayerFinding(
         "layer", found.codec, found.uncompressed_bytes, totals=tuple(cutters.totals), damaged=cutters.damaged,
         zstd_3_bytes=level_3.finish() if level_3 else None, zstd_19_bytes=level_19.finish() if level_19 else None,
+        level_19_ms=round(1000 * level_19.spent_s) if level_19 else 0,
     )  # fmt: skip
 
 
