@@ -52,10 +52,10 @@ FORBIDDEN: dict[str, set[str]] = {
 DOORS: dict[str, set[str]] = {
     "_cgear": {"chunkers.gear"},
     "backports": {"pulls.log_files", "worker.decode", "worker.recompress"},
-    "blake3": {"chunkers.chunker", "chunkers.gear"},
+    "blake3": {"chunkers.chunker", "chunkers.gear", "sweep.tracing"},
     "click": {
         *("cli.diff", "cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.replay", "cli.report"),
-        *("cli.sweep", "cli.updates"),
+        *("cli.sweep", "cli.updates", "cli.where"),
     },
     # Of the standard library from Python 3.14 on.
     "compression": {"pulls.log_files", "worker.decode", "worker.recompress"},
@@ -75,7 +75,7 @@ DOORS: dict[str, set[str]] = {
         "service.decoded_diff",
         *("images.atoms", "images.columns", "images.moves", "images.read", "images.similarity"),
         *("pulls.clients", "pulls.layer_classes", "pulls.replay"),
-        *("sweep.sums", "sweep.updates"),
+        *("sweep.causes", "sweep.groups", "sweep.sums", "sweep.updates"),
     },
     "prometheus_client": {"service.openmetrics"},
     "psutil": {"worker.priority"},
@@ -106,6 +106,7 @@ LIGHT: dict[str, set[str]] = {
     "cli.scan": {"http.client", "multiprocessing", "numpy", "watchdog"},  # `chunkd scan` where none does
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one
+    "sweep.tracing": HEAVY - {"blake3", "chunkd.chunkers._cgear", "isal", "psutil"},  # as that of a worker
     "worker.spawn": HEAVY,  # the daemon's part of starting workers
     "worker.examine": HEAVY - {"blake3", "chunkd.chunkers._cgear", "isal"},  # reads hostile bytes, has no index
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import lmdb
 
@@ -12,19 +12,29 @@ from chunkd.index.storage.environment import Store
 from chunkd.model import Digest, Finding, Job, MeasureRule
 from chunkd.settings.config import Config
 from chunkd.sources.folder import FolderSource
-from chunkd.worker.spawn import courtesy_of, make_pool
+from chunkd.worker.spawn import Starter, courtesy_of, make_pool
 
 
 def read_again(
-    store: Store, txn: lmdb.Transaction, config: Config, measure: MeasureRule, digests: Iterable[Digest]
+    store: Store,
+    txn: lmdb.Transaction,
+    config: Config,
+    measure: MeasureRule,
+    digests: Iterable[Digest],
+    *,
+    start: Callable[..., Starter] = Starter,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> Iterator[tuple[Digest, Finding | None]]:
     """What each blob is found to be, in any order; None for one that is gone or can't be read. Layers are decoded, cut
     and measured by these rules, and the index's for all else.
+
+    `start` makes the process that starts the workers. `progress` is called about once a second, with the stored bytes
+    read of those blobs that are not done.
     """
     rules = store.check_format(txn, None)
     roots = {number: cache.path for number, cache in store.caches(txn).items()}
     settings = config.workers, config.nice, config.io_priority, config.read_bytes_per_s
-    pool = make_pool(*courtesy_of(*settings), rules.params, rules.caps, measure)
+    pool = make_pool(*courtesy_of(*settings), rules.params, rules.caps, measure, start)
     todo = iter(digests)
     try:
         while True:
@@ -44,7 +54,9 @@ def read_again(
                     os.close(descriptor)
             if not pool.jobs():
                 return
-            for result in pool.collect(1.0):
+            results = pool.collect(1.0)
+            progress(pool.read_bytes)
+            for result in results:
                 found = result.finding
                 yield result.job.digest, None if found and found.kind in ("gone", "unreadable") else found
     finally:

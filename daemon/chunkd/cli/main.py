@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chunkd import __version__
-from chunkd.cli import diff, fail_if, images, lists, tables, updates
+from chunkd.cli import diff, fail_if, images, lists, tables, updates, where
 from chunkd.cli.options import DEGRADED, DIFFERENT, as_json, asks, end_by, quietly, say_lines, settings, works
 from chunkd.cli.output import say
 from chunkd.cli.replay import replay
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 EPILOG = (
     "Exit codes: 0 fine, 1 error, 2 usage, 3 no daemon and no index, 4 differences found,"
     " 5 a --fail-if condition holds, 6 degraded, 7 figures printed but incomplete: a folder could not be listed, a"
-    " cache is stale or hung, or a sweep did not read every layer."
+    " cache is stale or hung, or a layer could not be read."
 )
 
 
@@ -262,5 +262,6 @@ def _load(where: Resolved, *, serving: bool = True) -> Config:
     return effective(where, serving=serving)
 
 
-for command in (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, replay, report, sweep):
+_ALL = (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, *where.COMMANDS, replay, report, sweep)
+for command in _ALL:
     main.add_command(command)
