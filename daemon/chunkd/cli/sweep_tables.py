@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from chunkd.figures.words import bytes_text, count_text, shown, signed_bytes_text
+from chunkd.figures.words import bytes_text, count_text, net_text, shown, signed_bytes_text
 
 BAD_SHOWN = 20
 UNKNOWN = "-"
@@ -52,12 +52,12 @@ def _baselines(reply: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     )
     for zstd in reply["baselines"]["zstd"]:
         label = f"layers, as zstd {zstd['level']}"
-        net = _net(zstd, zstd["error_bytes"], now["stored_bytes"])
+        net = net_text(zstd["net"], zstd["error_bytes"], now["stored_bytes"])
         yield label, UNKNOWN, f"{now['layers']:,}", UNKNOWN, _size(zstd["bytes"]), UNKNOWN, net, UNKNOWN, UNKNOWN
 
 
 def _row(row: Mapping[str, Any], stored_bytes: int) -> tuple[str, ...]:
-    net = _net(row, row["recompressed_error_bytes"], stored_bytes)
+    net = net_text(row["net"], row["recompressed_error_bytes"], stored_bytes)
     mean = row["mean_chunk_bytes"]
     return (
         shown(row["name"]), UNKNOWN if mean is None else bytes_text(round(mean)), f"{row['chunks']:,}",
@@ -115,13 +115,3 @@ def _signed(size_bytes: int | None) -> str:
 
 def _count(count: int | None) -> str:
     return UNKNOWN if count is None else f"{count:,}"
-
-
-def _net(row: Mapping[str, Any], error_bytes: int | None, stored_bytes: int) -> str:
-    """With half of its 95 % interval, which is that of the recompressed bytes; `?` where that is not known."""
-    if row["net"] is None:
-        return UNKNOWN
-    if error_bytes == 0:
-        return f"{100 * row['net']:.1f} %"
-    error = "?" if error_bytes is None else f"{100 * error_bytes / stored_bytes:.1f}"
-    return f"{100 * row['net']:.1f} ± {error} %"

@@ -54,6 +54,8 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "timezone": "UTC",
 }
+# Of rules in the plots of a sweep.
+SERIES = ("chunkd's, other sizes", "others of streams", "each file")
 SHARES = (("exclusive", FIRST), ("shared", SECOND), ("repeated", THIRD))
 
 
@@ -246,7 +248,7 @@ def pulls(days: Sequence[Pulls]) -> Element:
 
 def over_mean_size(found: Rows, name: str, label: str, title: str, *, most_is_best: bool) -> Element:
     """A figure of rules over the mean size of their chunks, with its error where a row has one, such as `net_error`.
-    Rules that cut each file by itself have another mark.
+    What has the same `series` looks alike; those of the first one are joined.
     """
     known = [row for row in found if row[name] is not None]
     is_share = name == "net"
@@ -255,17 +257,16 @@ def over_mean_size(found: Rows, name: str, label: str, title: str, *, most_is_be
         unit_bytes, unit = _unit(max(row[name] for row in known))
     best = (max if most_is_best else min)(known, key=lambda row: row[name])
     with _drawing(3.0) as (figure, axes):
-        for per_file, what, colour, marker in ((False, "streams", FIRST, "o"), (True, "each file", SECOND, "s")):
-            rows = sorted(
-                (row for row in known if row["per_file"] == per_file), key=lambda row: row["mean_chunk_bytes"]
-            )
+        looks = ((FIRST, "o", 1.2), (INK, "^", 0.0), (SECOND, "s", 0.0))
+        for what, (colour, marker, line) in zip(SERIES, looks, strict=True):
+            rows = sorted((row for row in known if row["series"] == what), key=lambda row: row["mean_chunk_bytes"])
             if rows:
                 means = [row["mean_chunk_bytes"] / 1024 for row in rows]
                 values = [row[name] / unit_bytes for row in rows]
                 errors = [row.get(f"{name}_error", 0) / unit_bytes for row in rows]
                 axes.errorbar(
                     means, values, yerr=errors if any(errors) else None, color=colour, marker=marker, markersize=4,
-                    linewidth=0, elinewidth=0.8, label=what,
+                    linewidth=line, elinewidth=0.8, label=what,
                 )  # fmt: skip
         place = best["mean_chunk_bytes"] / 1024, best[name] / unit_bytes
         axes.plot(*place, color=THIRD, marker="o", markersize=11, fillstyle="none", linewidth=0, label="best")

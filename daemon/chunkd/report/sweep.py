@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -64,7 +65,7 @@ def _answer(reply: Mapping[str, Any]) -> str:
 def _curves(reply: Mapping[str, Any], part: str) -> Iterator[Element]:
     stored_bytes = max(1, reply["layer_stored_bytes"])
     rows = [
-        row | {f"{NET}_error": (row["recompressed_error_bytes"] or 0) / stored_bytes}
+        row | {f"{NET}_error": (row["recompressed_error_bytes"] or 0) / stored_bytes, "series": _series(row)}
         for row in reply["rules"]
         if row["mean_chunk_bytes"]
     ]
@@ -89,6 +90,11 @@ def _curves(reply: Mapping[str, Any], part: str) -> Iterator[Element]:
         )  # fmt: skip
 
 
+def _series(row: Mapping[str, Any]) -> str:
+    is_own = re.fullmatch("[0-9]+/[0-9]+/[0-9]+", row["name"]) is not None
+    return plots.SERIES[2 if row["per_file"] else 0 if is_own else 1]
+
+
 def _rules(reply: Mapping[str, Any]) -> Element:
     baselines = reply["baselines"]
     now = baselines["layers"]
@@ -98,16 +104,16 @@ def _rules(reply: Mapping[str, Any]) -> Element:
         ("layers, as now", UNKNOWN, layers, UNKNOWN, _size(now["stored_bytes"]), UNKNOWN, UNKNOWN, *update)
     ]
     for zstd in baselines["zstd"]:
-        size, net = _give_or_take(zstd, "bytes"), _net(zstd)
+        size = _give_or_take(zstd, "bytes")
+        net = text.net_text(zstd["net"], zstd["error_bytes"], now["stored_bytes"])
         rows.append(
             (f"layers, as zstd {zstd['level']}", UNKNOWN, layers, UNKNOWN, size, UNKNOWN, net, UNKNOWN, UNKNOWN)
         )
     for row in reply["rules"]:
         sizes = (_give_or_take(row, name) for name in ("unique_bytes", "recompressed_bytes"))
+        net = text.net_text(row["net"], row["recompressed_error_bytes"], now["stored_bytes"])
         index, update = _size(row["index_overhead_bytes"]), (_size(row[UPDATE]), _count(row[RANGES]))
-        rows.append(
-            (row["name"], _size(row["mean_chunk_bytes"]), f"{row['chunks']:,}", *sizes, index, _net(row), *update)
-        )
+        rows.append((row["name"], _size(row["mean_chunk_bytes"]), f"{row['chunks']:,}", *sizes, index, net, *update))
     names = ("rule", "mean", "chunks", "unique", "recompressed", "index", "net", "median update", "requests")
     return table(names, rows)
 
@@ -155,7 +161,3 @@ def _give_or_take(row: Mapping[str, Any], name: str) -> str:
 
 def _count(count: int | None) -> str:
     return UNKNOWN if count is None else f"{count:,}"
-
-
-def _net(row: Mapping[str, Any]) -> str:
-    return UNKNOWN if row["net"] is None else f"{100 * row['net']:.1f} %"
