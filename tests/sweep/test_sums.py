@@ -15,7 +15,7 @@ from chunkd.sweep import reading, sums
 from chunkd.sweep.messages import LayerFinding, SweepJob, Totals
 from chunkd.sweep.question import Question
 from chunkd.sweep.results import Result, Results
-from indexing import Chunk, chunks_of, digest_of, picked, recipe_of, recompressed
+from indexing import Chunk, chunk, chunks_of, digest_of, picked, recipe_of, recompressed
 
 THRESHOLD = MeasureRule().threshold
 
@@ -82,6 +82,13 @@ def test_the_sums_are_exact_in_any_number_of_passes(
     assert sums.figures(found)["recompressed_bytes"] == net_figures(found)["recompressed_bytes"]
 
 
+def test_chunks_whose_hashes_share_eight_bytes_are_two(results: Results) -> None:
+    chunks = [chunk(number, b"8 bytes.") for number in (1, 2, 1)]
+    layer = kept_of(results, 1, chunks)
+    found = sums.summed(results, [layer], 0, Totals(3, 1), 0, THRESHOLD)
+    assert found.unique_chunks == 2
+
+
 def test_an_estimate_is_within_its_error_in_19_of_20_cases(results: Results) -> None:
     """Layers that were read before the bound was met have all their chunks, the others a quarter, and it is an eighth
     that counts in the end.
@@ -108,7 +115,11 @@ def test_the_threshold_is_the_same_for_all_rules_and_a_function_of_the_totals(mo
         ((8001, 1001), (4, 4)),
     ):  # fmt: skip
         found.totals = [Totals(count + 5, 0, 5, 0) for count in counts]
+        found._least_shifts = [0, 0]
         assert found.shifts == expected
+    # What an earlier run with more layers left out does not come back.
+    found.totals, found._least_shifts = [Totals(), Totals(1001)], [3, 0]
+    assert found.shifts == (3, 3)
 
 
 def test_lengths_beyond_16_mib_are_squared_exactly() -> None:

@@ -273,6 +273,13 @@ def test_without_an_index_and_without_a_cache_there_is_nothing_to_sweep(home: Ho
     assert home.command("sweep").returncode == 3
 
 
+def test_an_empty_cache_has_rows_of_nothing(home: Home) -> None:
+    reply = swept(home, home.cache(), "--rules", "2/16/64,files")
+    assert [one["chunks"] for one in reply["rules"]] == [0, 0]
+    assert reply["best"] == {"net": None, "update_bytes": None}
+    assert home.command("sweep", home.cache(), "-q").returncode == 0
+
+
 def test_a_plain_and_a_zstd_layer_of_the_same_tar_are_the_same_chunks(home: Home) -> None:
     cache = home.cache()
     data = layer(3)

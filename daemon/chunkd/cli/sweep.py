@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json as jsonlib
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from chunkd.sweep.sweep import Sweep
 
 WHOLE = "1/1"
+PLAIN_LINE_EVERY_S = 5.0
 
 
 @click.command()
@@ -91,7 +93,7 @@ def _swept(
     states = [given.value for given in where.states]
     with opened(config, states, caches, question, Share.parse(layers or WHOLE)) as begun:
         is_interrupted = _read(begun, quiet)
-        reply = begun.reply()
+        reply = begun.reply((lambda *_: None) if quiet else _seldom())
         if json:
             say(jsonlib.dumps(reply, indent=1))
         else:
@@ -108,6 +110,19 @@ def _swept(
         if not is_interrupted and begun.is_complete:
             begun.done()
     return reply, is_interrupted
+
+
+def _seldom() -> Callable[[int, int], None]:
+    """Says now and then how many rules are summed up."""
+    told_at = time.monotonic()
+
+    def tell(done: int, known: int) -> None:
+        nonlocal told_at
+        if time.monotonic() >= told_at + PLAIN_LINE_EVERY_S:
+            told_at = time.monotonic()
+            say(f"summed up {done} of {known} rules", err=True)
+
+    return tell
 
 
 def _read(begun: Sweep, quiet: bool) -> bool:

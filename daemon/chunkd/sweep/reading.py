@@ -78,6 +78,7 @@ class Reading:
         self.found: dict[Digest, Result] = {}
         self.bad: dict[Digest, str] = {}
         self.totals = [Totals()] * len(question.rules)
+        self._least_shifts = [0] * len(question.rules)
         for result in results.kept():
             if result.digest in wanted:
                 self._add(result)
@@ -94,16 +95,22 @@ class Reading:
     def shifts(self) -> tuple[int, ...]:
         """For each rule how many bits of a chunk's hash must be 0 if it is kept; the same for all that can't keep all.
 
-        A function of the exact totals, whatever the order in which layers were read.
+        A function of the exact totals, whatever the order in which layers were read; but no chunk comes back that an
+        earlier run with more layers has left out.
         """
         counts = [totals.chunks - totals.holes for totals in self.totals]
-        shift = max(0, *(-(-count // EXACT_CHUNKS) - 1 for count in counts)).bit_length()
-        return tuple(shift if count > EXACT_CHUNKS else 0 for count in counts)
+        most = max(EXACT_CHUNKS, *counts)
+        shift = max((-(-most // EXACT_CHUNKS) - 1).bit_length(), *self._least_shifts)
+        return tuple(
+            shift if count > EXACT_CHUNKS or least else 0
+            for count, least in zip(counts, self._least_shifts, strict=True)
+        )
 
     def _add(self, result: Result) -> None:
         self.found[result.digest] = result
         if result.finding.totals:
             self.totals = [one.plus(more) for one, more in zip(self.totals, result.finding.totals, strict=True)]
+            self._least_shifts = [*map(max, self._least_shifts, result.shifts)]
 
     def layer_results(self) -> list[Result]:
         """Those that are layers, in the order of their digests."""

@@ -49,11 +49,14 @@ class NothingToResume(ChunkdError):
 
 
 class Result(NamedTuple):
-    """The result of one layer, without its chunks."""
+    """The result of one layer, without its chunks. `shifts` say of each rule how many zero bits the hashes of the kept
+    chunks begin with.
+    """
 
     digest: Digest
     stored_bytes: int
     finding: LayerFinding
+    shifts: tuple[int, ...]
 
 
 class Block(NamedTuple):
@@ -174,7 +177,7 @@ class Results:
                     return None
                 said = _said(file)
             finding = finding_of(said["finding"], self._rules)
-            return Result(digest, said["stored_bytes"], finding)
+            return Result(digest, said["stored_bytes"], finding, tuple(said["shifts"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

@@ -79,8 +79,8 @@ class SweepsEnd(DaemonsEnd):
                 return None
             self._take(FRAME.size)
             found = self._found(json.loads(self._take(count)), job)
-            draft, self._draft = self._draft, None
-            draft.end(job, found)
+            self._draft.end(job, found)
+            self._draft = None
             return found
         return None
 
