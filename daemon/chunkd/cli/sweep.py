@@ -6,7 +6,7 @@ import contextlib
 import json as jsonlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -129,8 +129,8 @@ def _read(begun: Sweep, quiet: bool) -> bool:
     """Read the layers with progress. Returns whether Ctrl-C came before the end."""
     from chunkd.cli.progress import progress, silent
 
-    with contextlib.suppress(KeyboardInterrupt), (silent if quiet else progress)("swept", "layers to go") as show:
-        steps: Iterator[Any] = begun.read()
+    shows = (silent if quiet else progress)("swept", "layers to go")
+    with contextlib.suppress(KeyboardInterrupt), shows as show, contextlib.closing(begun.read()) as steps:
         for step in steps:
             show(*step)
         return False

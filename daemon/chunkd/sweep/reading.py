@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 from chunkd.model import ChunkParams, Digest
@@ -116,7 +116,7 @@ class Reading:
         """Those that are layers, in the order of their digests."""
         return [self.found[digest] for digest in sorted(self.found) if self.found[digest].finding.kind == "layer"]
 
-    def run(self) -> Iterator[Progress]:
+    def run(self) -> Generator[Progress, None, None]:
         """Read what has no result yet. Raises SystemRefused, StarterGone, SweepUnwritable."""
         left = [layer for layer in self.layers.layers if layer.digest not in self.found]
         known_bytes = sum(layer.stored_bytes for layer in self.layers.layers)

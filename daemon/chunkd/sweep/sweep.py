@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from chunkd.errors import IndexMissing
@@ -22,7 +22,7 @@ class Sweep:
         self._results, self._question, self._share = results, question, share
         self._reading = Reading(config, question, layers, results)
 
-    def read(self) -> Iterator[Progress]:
+    def read(self) -> Generator[Progress, None, None]:
         """Read what has no result yet."""
         return self._reading.run()
 
