@@ -145,7 +145,7 @@ def test_the_order_of_chunks_is_kept(results: Results) -> None:
     layer = kept_of(results, 1, chunks)
     found = [
         (int(high).to_bytes(8, "big") + int(low).to_bytes(8, "big"), int(length), int(taken))
-        for _, block in sums.read(results, layer, 0, THRESHOLD)
+        for block in sums.read(results, layer, 0, THRESHOLD)
         for high, low, length, taken in zip(*block, strict=True)
     ]
     assert found == [(*one, recompressed(one) if picked(one) else 0) for one in chunks]

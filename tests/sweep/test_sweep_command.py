@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -18,7 +19,8 @@ import pytest
 import oracle
 from answering import short_directory
 from blobs import digest_of, gz, layer, noise, tar, text, write_blob, zst
-from daemon import Home, npm_layers, opened
+from chunkd.worker import sandbox
+from daemon import Home, children, npm_layers, opened, state_of, until
 from invariants import printed
 from sweeping import Reply, cache_of, kept, row, swept, whole_files
 from test_commands import settled
@@ -221,6 +223,29 @@ def test_ctrl_c_prints_what_is_known_and_the_next_run_goes_on(home: Home) -> Non
     assert again["layers"]["from_earlier_runs"] == len(before)
     assert figures_of(again) == figures_of(whole)
     assert home.command("sweep", "--resume").returncode == 1
+
+
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        return state_of(pid) not in "ZX"
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_its_workers_are_confined_and_their_memory_is_bounded(home: Home) -> None:
+    process = started(home, slow_cache(home), "--quiet", "--workers", "1")
+    until_kept(home, 1, process)
+    [starter] = children(process.pid)
+    [worker] = children(starter)
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{worker}/status").read_text().splitlines())
+    limits = Path(f"/proc/{worker}/limits").read_text().splitlines()
+    process.kill()
+    process.communicate()
+    assert (status["NoNewPrivs"], int(status["CapEff"], 16)) == ("1", 0)
+    assert status["Seccomp"] == "2" or not sandbox.described().startswith("each can open no file")
+    [data] = [line.split() for line in limits if line.startswith("Max data size")]
+    assert data[3] == str(256 << 20)
+    until(lambda: [pid for pid in (starter, worker) if is_alive(pid)], lambda left: not left, "they end")
 
 
 def test_only_one_sweep_at_a_time(home: Home) -> None:

@@ -60,11 +60,11 @@ def test_a_job_its_progress_its_chunks_and_its_finding_come_through(ends: Ends) 
     assert ends.said() == GOOD
     kept = ends.results.result(JOB.digest, verify=True)
     assert kept is not None
-    assert (kept.finding, kept.stored_bytes) == (GOOD, 100_000)
+    assert (kept.finding, kept.stored_bytes, kept.shifts) == (GOOD, 100_000, JOB.shifts)
     with ends.results.blocks(JOB.digest, 0) as (file, [block]):
         file.seek(block.offset)
         assert file.read(len(CHUNKS.hashes)) == CHUNKS.hashes
-        assert (block.chunks, block.shift) == (40, 0)
+        assert (block.chunks, block.measured) == (40, len(CHUNKS.measured) // 4)
     with ends.results.blocks(JOB.digest, 1) as (_, blocks):
         assert blocks == []
 

@@ -34,7 +34,7 @@ def test_killed_twenty_times_it_ends_as_if_nothing_had_been(home: Home, seed: in
     cache = home.cache()
     for at in range(60):
         if at % 3:
-            write_blob(cache, gz(layer(at, rng.choice((20_000, 400_000, 2_000_000)))))
+            write_blob(cache, gz(layer(at, rng.choice((20_000, 200_000, 700_000)))))
         else:
             write_blob(cache, gz(tar({str(name): text(3000, name) + noise(900, at) for name in range(200)})))
     whole = swept(home, cache)

@@ -60,14 +60,11 @@ class Result(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Where in its file the chunks of one rule are, how many, how many of them measured, and how many zero bits the
-    hashes of those begin with that were kept.
-    """
+    """Where in its file some chunks of a rule are, how many, and how many of them measured."""
 
     offset: int
     chunks: int
     measured: int
-    shift: int
 
 
 class Draft:
@@ -195,10 +192,8 @@ class Results:
     def blocks(self, digest: Digest, rule: int) -> Iterator[tuple[BinaryIO, list[Block]]]:
         """The open file of a layer, and the blocks of a rule in it."""
         with self.guarded(), self.path(digest).open("rb") as file:
-            said = _said(file)
-            shift = said["shifts"][rule] if said["shifts"] else 0
-            rows = said["blocks"][rule] if said["blocks"] else []
-            yield file, [Block(offset, chunks, measured, shift) for offset, chunks, measured in rows]
+            rows = _said(file)["blocks"]
+            yield file, [Block(*row) for row in rows[rule]] if rows else []
 
     def done(self) -> None:
         """The sweep is done: remove all results."""

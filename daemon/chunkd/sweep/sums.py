@@ -17,7 +17,7 @@ from chunkd.figures import net_saving
 from chunkd.figures.totals import Sample, dot
 from chunkd.model import CHUNK_HASH_BYTES
 from chunkd.sweep.messages import Totals
-from chunkd.sweep.results import Block, Result, Results
+from chunkd.sweep.results import Result, Results
 
 # In one pass; it takes some 100 bytes for each.
 PASS_CHUNKS = 1 << 19
@@ -54,7 +54,7 @@ class RuleSums(NamedTuple):
     unique_error_bytes: int
 
 
-def read(results: Results, result: Result, rule: int, threshold: int) -> list[tuple[Block, Chunks]]:
+def read(results: Results, result: Result, rule: int, threshold: int) -> list[Chunks]:
     """The chunks of a rule in one layer, block by block. `threshold` is that of the measuring rule."""
     with results.blocks(result.digest, rule) as (file, blocks):
         found = []
@@ -65,7 +65,7 @@ def read(results: Results, result: Result, rule: int, threshold: int) -> list[tu
             measured = np.frombuffer(file.read(block.measured * _LENGTH_BYTES), "<u4")
             recompressed = np.zeros(block.chunks, np.int64)
             recompressed[_is_measured(hashes[:, 1], threshold)] = measured
-            found.append((block, Chunks(hashes[:, 0], hashes[:, 1], lengths, recompressed)))
+            found.append(Chunks(hashes[:, 0], hashes[:, 1], lengths, recompressed))
     return found
 
 
@@ -79,7 +79,7 @@ def summed(
     results: Results, layers: Sequence[Result], rule: int, totals: Totals, shift: int, threshold: int
 ) -> RuleSums:
     """The sums of one rule over some layers, whose `totals` these are."""
-    kept = sum(block.chunks >> (shift - block.shift) for layer in layers for block in _blocks(results, layer, rule))
+    kept = totals.chunks - totals.holes >> shift
     passes = (max(0, -(-kept // PASS_CHUNKS) - 1)).bit_length()
     unique = unique_bytes = squares = 0
     sample = Sample()
@@ -88,7 +88,7 @@ def summed(
         pieces = [
             chunks.only(_in_range(chunks.high, shift, passes, number))
             for layer in layers
-            for _, chunks in read(results, layer, rule, threshold)
+            for chunks in read(results, layer, rule, threshold)
         ]
         if not pieces:
             continue
@@ -127,11 +127,6 @@ def figures(sums: RuleSums) -> dict[str, Any]:
         ratio = found["recompressed_bytes"] / max(1, sums.unique_bytes)
         found["recompressed_error_bytes"] = math.ceil(math.hypot(error_bytes, ratio * sums.unique_error_bytes))
     return found
-
-
-def _blocks(results: Results, layer: Result, rule: int) -> list[Block]:
-    with results.blocks(layer.digest, rule) as (_, blocks):
-        return blocks
 
 
 def _in_range(high: NDArray[np.uint64], shift: int, passes: int, number: int) -> NDArray[np.bool_]:
