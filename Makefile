@@ -43,8 +43,9 @@ docs: .venv/docs ## build the pages in docs/ to build/docs, and check their link
 c: ## compile the C core with every warning an error
 	@for compiler in gcc clang; do \
 	  command -v $$compiler >/dev/null || { echo "$$compiler is not there"; continue; }; \
-	  echo $$compiler -std=c11 -Wall -Wextra -Werror cgear.c; \
-	  $$compiler -std=c11 -Wall -Wextra -Werror -O3 -c -o /dev/null cgear.c || exit 1; done
+	  for file in cgear.c crules.c; do \
+	    echo $$compiler -std=c11 -Wall -Wextra -Werror $$file; \
+	    $$compiler -std=c11 -Wall -Wextra -Werror -O3 -c -o /dev/null $$file || exit 1; done; done
 
 bench: .venv/bench npm_small ## run the benchmarks, on a machine with nothing else to do
 	$(VENV_PYTHON) bench/layers.py "$(LAYERS)"
@@ -70,7 +71,7 @@ dist: .venv/dev ## build the sdist, and from it the wheel
 	$(VENV_PYTHON) -m build
 
 clean: ## remove whatever was made here
-	rm -rf .venv .run .cache build dist daemon/*.egg-info daemon/chunkd/chunkers/_cgear*.so daemon/chunkd/chunkers/_cgear.c
+	rm -rf .venv .run .cache build dist daemon/*.egg-info daemon/chunkd/chunkers/_c*.so daemon/chunkd/chunkers/_c*.c
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -81,7 +82,7 @@ npm_small: .venv/package
 	@if command -v npm >/dev/null; then $(VENV_PYTHON) tests/fetch_npm_small.py "$(NPM_SMALL)" || true; \
 	else echo "npm is missing (Debian: apt install npm): what needs the 90 npm layers is left out"; fi
 
-.venv/package: pyproject.toml setup.py cgear.c $(wildcard cffi_build/*.py cffi_build/*.cdef)
+.venv/package: pyproject.toml setup.py cgear.c crules.c $(wildcard cffi_build/*.py cffi_build/*.cdef)
 	@$(MAKE) --no-print-directory needed
 	$(PYTHON) -m venv .venv
 	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --editable .

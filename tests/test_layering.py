@@ -51,6 +51,7 @@ FORBIDDEN: dict[str, set[str]] = {
 # Who may import what is not of the standard library. A dependency that is not named here is new: that is a decision.
 DOORS: dict[str, set[str]] = {
     "_cgear": {"chunkers.gear"},
+    "_crules": {"chunkers.rules"},
     "backports": {"pulls.log_files", "worker.decode", "worker.recompress"},
     "blake3": {"chunkers.chunker", "chunkers.gear", "sweep.tracing"},
     "click": {
@@ -91,6 +92,7 @@ FORKS = {"worker.starter"}  # which has one thread, and no LMDB
 HEAVY = {
     "blake3",
     "chunkd.chunkers._cgear",
+    "chunkd.chunkers._crules",
     "isal",
     "lmdb",
     "matplotlib",
@@ -155,8 +157,9 @@ def imports_of(source: str) -> Imports:
             names = [whole if whole.removeprefix("chunkd.") in PATHS else module for whole in wholes]
         for name in names:
             package, _, rest = name.partition(".")
-            if package == "chunkd" and rest.partition(".")[2].partition(".")[0] == "_cgear":
-                found.others.add("_cgear")
+            kernel = rest.partition(".")[2].partition(".")[0]
+            if package == "chunkd" and kernel in ("_cgear", "_crules"):
+                found.others.add(kernel)
             elif package == "chunkd":
                 found.own.add(rest or "__init__")
             elif not typing_only and (package not in sys.stdlib_module_names or package in DOORS):

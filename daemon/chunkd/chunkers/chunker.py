@@ -96,7 +96,13 @@ class RuleChunker(ABC):
         self._end_chunk()
 
     def _add(self, piece: memoryview) -> None:
-        """The open chunk goes on with these bytes."""
+        """The open chunk goes on with these bytes. Where a length can't hold it, it ends."""
+        room = MOST_CHUNK_BYTES - self._length
+        if len(piece) > room:
+            self._add(piece[:room])
+            self._end_chunk()
+            self._add(piece[room:])
+            return
         self._hash.update(piece)
         self._length += len(piece)
         if self._measure is None:
@@ -123,14 +129,24 @@ class RuleChunker(ABC):
 
     def _hole(self, length: int) -> None:
         """After the last chunk, which has ended, so many zeros are stored nowhere."""
-        self._hashes += HOLE
-        self._lengths.append(length)
+        for begin in range(0, length, MOST_CHUNK_BYTES):
+            self._hashes += HOLE
+            self._lengths.append(min(length - begin, MOST_CHUNK_BYTES))
+            if self._measure is not None and self._measure.rule.picks(HOLE):
+                self._measured.append(0)
 
     def _measure_first(self, length: int) -> None:
         assert self._measure is not None
         piece = self._bytes[:length]
         self._measured_length += self._measure.length(blake3(piece).digest(CHUNK_HASH_BYTES), piece)
         del self._bytes[:length]
+
+
+class WholeChunker(RuleChunker):
+    """A file is one chunk, or as few as lengths can hold."""
+
+    def _cut(self, data: memoryview) -> None:
+        self._add(data)
 
 
 class FixedChunker(RuleChunker):

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from chunkd.chunkers import gear
-from chunkd.chunkers.chunker import MOST_CHUNK_BYTES, FixedChunker, RuleChunker
+from chunkd.chunkers import gear, rules, tables
+from chunkd.chunkers.chunker import FixedChunker, RuleChunker, WholeChunker
 from chunkd.errors import RuleUnknown
 from chunkd.model import ChunkParams, Recipe
 
@@ -23,6 +23,7 @@ KIB = 1024
 # The steps of a curve over the chunk size, around the index's own.
 GEAR_SIZES = ("1/8/32", "2/16/64", "4/32/128", "8/64/256", "16/128/512", "32/256/1024")
 FIXED_KIB = (4, 16, 64, 128, 256, 1024, 4096)
+RESTIC_POLYNOMIAL = 0x3DA3358B4DC173  # of degree 53, from the tests of restic's chunker
 
 
 class Chunker(Protocol):
@@ -93,13 +94,67 @@ def _fixed(kib: int, *, per_file: bool) -> Profile:
     )
 
 
+def _products() -> tuple[Profile, ...]:
+    mib = KIB * KIB
+    fastcdc_64k = (16 * KIB, 64 * KIB, 256 * KIB), (rules.FASTCDC_MASKS[17], rules.FASTCDC_MASKS[15])
+    fastcdc_2m = (mib // 2, 2 * mib, 8 * mib), (rules.FASTCDC_MASKS[22], rules.FASTCDC_MASKS[20])
+    return (
+        Profile(
+            "casync",
+            False,
+            "buzhash of 48 bytes, 16 KiB to 256 KiB, remainder 49534 of 49535",
+            lambda measure: rules.buzhash(tables.CASYNC, 48, (16 * KIB, 256 * KIB), 49535, measure),
+        ),
+        Profile(
+            "borg-1",
+            True,
+            "buzhash of the next 4095 bytes, seed 0, 512 KiB to 8 MiB, low 21 bits 0",
+            lambda measure: rules.buzhash_ahead(tables.BORG, 4095, (mib // 2, 8 * mib), 21, measure),
+        ),
+        Profile(
+            "xet",
+            True,
+            "gear of the crate gearhash, 8 KiB to 128 KiB, high 16 bits 0",
+            lambda measure: rules.gear64(tables.GEARHASH, 0xFFFF << 48, (8 * KIB, 128 * KIB), measure),
+        ),
+        Profile(
+            "zstd:chunked",
+            True,
+            "bup's sum of 64 bytes, low 16 bits 1, no least or most; zeros from 1 KiB on are holes",
+            lambda measure: rules.rolling_sum(16, KIB, measure),
+        ),
+        Profile(
+            "estargz", True, "4 MiB each, but for the last of a file", lambda measure: FixedChunker(4 * mib, measure)
+        ),
+        Profile(
+            "fastcdc-16/64/256",
+            True,
+            "FastCDC of 2020, normalization 1: the sizes of puzzlefs, which cuts all files as one",
+            lambda measure: rules.fastcdc(fastcdc_64k[1], fastcdc_64k[0], measure),
+        ),
+        Profile(
+            "fastcdc-512/2048/8192",
+            True,
+            "FastCDC of 2020, normalization 1: the sizes of borg 2",
+            lambda measure: rules.fastcdc(fastcdc_2m[1], fastcdc_2m[0], measure),
+        ),
+        Profile(
+            "like-restic",
+            True,
+            "Rabin of 64 bytes, 512 KiB to 8 MiB, low 20 bits 0: each repository has a polynomial of its own",
+            lambda measure: rules.rabin(RESTIC_POLYNOMIAL, 20, (mib // 2, 8 * mib), measure),
+        ),
+    )
+
+
 def _all() -> tuple[Profile, ...]:
     gears = [profile for sizes in GEAR_SIZES if (profile := gear_profile(sizes))]
     return (
         *gears,
+        *_products(),
         *(_fixed(kib, per_file=False) for kib in FIXED_KIB),
-        *(_fixed(kib, per_file=True) for kib in FIXED_KIB),
-        Profile("files", True, "each file is one chunk", lambda measure: FixedChunker(MOST_CHUNK_BYTES, measure)),
+        *(_fixed(kib, per_file=True) for kib in FIXED_KIB if kib != 4096),  # that is estargz
+        Profile("files", True, "each file is one chunk", WholeChunker),
     )
 
 
