@@ -150,6 +150,21 @@ def test_damage_costs_the_attribution_of_its_layer_and_nothing_else() -> None:
     assert found.copied_bytes[found.layer == 1].sum() > 20_000
 
 
+def test_a_file_that_is_cut_short_is_the_same_as_none() -> None:
+    data = entry(b"f", noise(90_000))
+    found = attribution({"00": data + END, "01": data[:80_000], "02": data[:80_000] + b"x"})
+    assert [number > 0 for number in found.file.tolist()] == [True, False, False]
+    assert found.by_cause()["parts"] == found.uncompressed_bytes - found.unique_bytes > 40_000
+
+
+def test_what_has_no_content_is_no_file_that_was_moved() -> None:
+    """Directories, links and empty files: their headers alone are copies."""
+    heads = b"".join(header(b"%d" % at, 0, kind) for at in range(200) for kind in (b"5", b"2", b"0"))
+    found = attribution({"00": heads + entry(b"a") + END, "01": heads + entry(b"b", b"b") + END})
+    same(found, where_oracle.where({"00": heads + entry(b"a") + END, "01": heads + entry(b"b", b"b") + END}))
+    assert found.by_cause()["parts"] == found.uncompressed_bytes - found.unique_bytes > 100_000
+
+
 def test_a_layer_that_is_no_tar_counts_outside() -> None:
     data = b"no tar" * 20_000
     found = attribution({"00": data, "01": data + b"x"})
@@ -215,6 +230,15 @@ def test_rows_are_bounded_and_the_rest_is_summed(monkeypatch: pytest.MonkeyPatch
     assert left_out["copied_bytes"] + sum(row["copied_bytes"] for row in rows) + found.outside_bytes == sum(
         found.by_cause().values()
     )
+
+
+def test_a_row_counts_the_layers_that_have_its_copies() -> None:
+    """One that has only another file there, or a directory, is none of them."""
+    data = entry(b"d/f", noise(90_000))
+    layers = {"00": data + END, "01": data + entry(b"d/z", b"z") + END, "02": header(b"d/e", 0, b"5") + END}
+    layers["03"] = header(b"d/e", 0, b"5") + entry(b"d/own", noise(50_000, 7)) + END
+    [row], _ = groups.rows(attribution(layers), groups.DIRECTORY, 1, {})
+    assert (row["name"], row["layer_digests"]) == ("/d", ["sha256:00", "sha256:01"])
 
 
 def test_paths_are_no_text_that_anybody_may_trust(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
+from array import array
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -54,9 +57,14 @@ def layer(*files: tuple[bytes, bytes]) -> bytes:
 
 
 def by_package(*layers: bytes) -> dict[str, int]:
-    found = attribution({f"{at:02}": data for at, data in enumerate(layers)})
-    rows, _ = groups.rows(found, groups.PACKAGE, 0, {})
-    return {row["name"]: row["same_path_bytes"] for row in rows if row["same_path_bytes"]}
+    """In whatever order the layers are read."""
+    answers = []
+    for seed in range(4):
+        found = attribution({f"{at:02}": data for at, data in enumerate(layers)}, random.Random(seed))
+        rows, _ = groups.rows(found, groups.PACKAGE, 0, {})
+        answers.append({row["name"]: row["same_path_bytes"] for row in rows if row["same_path_bytes"]})
+    assert answers == answers[:1] * 4
+    return answers[0]
 
 
 def test_dpkg() -> None:
@@ -193,6 +201,34 @@ def test_a_trace_that_no_worker_makes_is_refused_or_within_its_layer(data: st.Da
     assert found.end <= uncompressed_bytes
     assert list(found.begins) == sorted(set(found.begins))
     assert all(owner <= len(found.packages) for owner in found.owners)
+
+
+def one_entry(**changed: Any) -> Trace:
+    """A trace of a layer of 2,048 bytes, unless something is changed."""
+    made = Trace(1536, array("Q", [0]), array("Q", [9]), bytearray(16), [b"a"], array("H", [1]))
+    made.packages = [Package("dpkg", "a", "")]
+    made.listed, made.listed_owners = [b"b"], array("H", [0])
+    return replace(made, **changed)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"end": 2049}, {"end": 0}, {"begins": array("Q", [512])}, {"begins": array("Q", [0, 512])},
+        {"begins": array("Q", [0, 0]), "sizes": array("Q", [1, 1]), "hashes": bytearray(32), "paths": [b"a", b"b"],
+         "owners": array("H", [0, 0])},
+        {"sizes": array("Q", [4000])}, {"hashes": bytearray(15)}, {"hashes": bytearray(32)}, {"paths": []},
+        {"paths": [b"a" * 5000]}, {"owners": array("H", [2])}, {"owners": array("H")}, {"listed": []},
+        {"listed_owners": array("H", [1])}, {"packages": []}, {"packages": [Package("rpm", "a", "")]},
+        {"packages": [Package("dpkg", "a" * 101, "")]}, {"packages": [Package("dpkg", "", "a" * 101)]},
+        {"damaged": "\x1b"}, {"damaged": "x" * 201},
+        {"begins": array("Q"), "sizes": array("Q"), "hashes": bytearray(), "paths": [], "owners": array("H")},
+    ],
+)  # fmt: skip
+def test_a_trace_that_does_not_go_together_is_refused(changed: dict[str, Any]) -> None:
+    assert unpack(pack(one_entry()), 2048) == one_entry()
+    with pytest.raises(ValueError, match=r"\w"):
+        unpack(pack(one_entry(**changed)), 2048)
 
 
 def test_a_trace_of_noise_is_refused() -> None:

@@ -47,7 +47,7 @@ def where_lines(reply: Row, state_dir: str) -> Iterator[str]:
     yield _line(reply["by"].upper(), ("COPIES", "SAME FILE", "PARTS", "OTHER", "FILES", "LAYERS", "IMAGES"))
     rows = reply["rows"]
     for row in rows[:ROWS_SHOWN]:
-        yield from _row(row)
+        yield from _row(row, reply["of"]["images"])
     left_out = len(rows[ROWS_SHOWN:]) + reply["left_out"]["rows"]
     left_out_bytes = sum(row["copied_bytes"] for row in rows[ROWS_SHOWN:]) + reply["left_out"]["copied_bytes"]
     if left_out:
@@ -77,7 +77,8 @@ def _problems(reply: Row) -> Iterator[str]:
             yield f"{count_text(more, 'more layer')}: {words}"
 
 
-def _row(row: Row) -> Iterator[str]:
+def _row(row: Row, images: int) -> Iterator[str]:
+    """Its images are named where it is not in all of them."""
     name = shown(row["name"])
     if len(name) > NAME_CHARACTERS:
         name = f"{name[:NAME_CHARACTERS]}..."
@@ -90,7 +91,7 @@ def _row(row: Row) -> Iterator[str]:
     )  # fmt: skip
     counts = (f"{row[what]:,}" for what in ("files", "layers", "images"))
     yield _line(name, (*map(bytes_text, sizes), *counts))
-    if row["image_names"]:
+    if 0 < row["images"] < images:
         yield from _wrapped(f"  in {_some(row['image_names'][:IMAGES_NAMED], row['images'] - IMAGES_NAMED)}")
 
 
