@@ -42,6 +42,7 @@ class RuleChunker(ABC):
         self._lengths = array("I")
         self._measured = array("I")
         self._finished = False
+        self._drained = 0
 
     def feed(self, buffer: Buffer) -> None:
         """Take in the file's next bytes, any number of them.
@@ -64,8 +65,8 @@ class RuleChunker(ABC):
 
     @property
     def chunks(self) -> int:
-        """How many chunks have ended since `drain`. Safe to call from any thread."""
-        return len(self._lengths)
+        """How many chunks have ended. Safe to call from any thread."""
+        return self._drained + len(self._lengths)
 
     def drain(self) -> Recipe:
         """The chunks that have ended since the last call, which are then no longer held: `finish` has those after."""
@@ -73,6 +74,7 @@ class RuleChunker(ABC):
             self._lengths.byteswap()
             self._measured.byteswap()
         recipe = Recipe(bytes(self._hashes), self._lengths.tobytes(), self._measured.tobytes())
+        self._drained += len(recipe)
         self._hashes.clear()
         del self._lengths[:], self._measured[:]
         return recipe

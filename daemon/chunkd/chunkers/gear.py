@@ -90,6 +90,7 @@ class Chunker:
         self._lengths = array("I")
         self._measured = array("I")
         self._finished = False
+        self._drained = 0
 
     def feed(self, buffer: Buffer) -> None:
         """Take in the stream's next bytes, any number of them.
@@ -136,8 +137,8 @@ class Chunker:
 
     @property
     def chunks(self) -> int:
-        """How many chunks have ended since `drain`. Safe to call from any thread."""
-        return len(self._lengths)
+        """How many chunks have ended. Safe to call from any thread."""
+        return self._drained + len(self._lengths)
 
     def drain(self) -> Recipe:
         """The chunks that have ended since the last call, which are then no longer held: `finish` has those after."""
@@ -145,6 +146,7 @@ class Chunker:
             self._lengths.byteswap()
             self._measured.byteswap()
         recipe = Recipe(bytes(self._hashes), self._lengths.tobytes(), self._measured.tobytes())
+        self._drained += len(recipe)
         self._hashes.clear()
         del self._lengths[:], self._measured[:]
         return recipe
