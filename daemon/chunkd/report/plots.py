@@ -55,7 +55,7 @@ STYLE: dict[Any, Any] = {
     "timezone": "UTC",
 }
 # Of rules in the plots of a sweep.
-SERIES = ("chunkd's, other sizes", "others of streams", "each file")
+SERIES = ("chunkd's", "of streams", "of files")
 SHARES = (("exclusive", FIRST), ("shared", SECOND), ("repeated", THIRD))
 
 

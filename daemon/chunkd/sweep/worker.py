@@ -108,11 +108,10 @@ class Cutters:
         holes = hole_bytes = at_measured = 0
         for at, length in enumerate(lengths):
             name = hashes[at * CHUNK_HASH_BYTES : (at + 1) * CHUNK_HASH_BYTES]
+            is_measured = name[14] | name[15] << 8 < self._threshold
             if name == HOLE:
                 holes, hole_bytes = holes + 1, hole_bytes + length
-                continue
-            is_measured = name[14] | name[15] << 8 < self._threshold
-            if not int.from_bytes(name[:8], "big") >> (64 - shift):
+            elif not int.from_bytes(name[:8], "big") >> (64 - shift):
                 kept_hashes += name
                 kept_lengths += length.to_bytes(_LENGTH_BYTES, "little")
                 if is_measured:
