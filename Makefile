@@ -50,6 +50,7 @@ c: ## compile the C core with every warning an error
 bench: .venv/bench npm_small ## run the benchmarks, on a machine with nothing else to do
 	$(VENV_PYTHON) bench/layers.py "$(LAYERS)"
 	$(VENV_PYTHON) bench/kernel.py
+	$(VENV_PYTHON) bench/rules.py
 	$(VENV_PYTHON) bench/scan.py "$(NPM_SMALL)" "$(LAYERS)/gzip" "$(LAYERS)/zstd" "$(LAYERS)/huge"
 	$(VENV_PYTHON) bench/latency.py "$(LAYERS)/sizes"
 	$(VENV_PYTHON) bench/memory.py "$(LAYERS)/memory"

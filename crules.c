@@ -241,7 +241,7 @@ ptrdiff_t crules_fastcdc(const uint64_t *table, uint64_t mask_small, uint64_t ma
  * At least `threshold` zeros in a row are a hole, up to their end. In the rest a cut falls after each byte that sets the
  * low `bits` bits of the sum of the last 64 bytes of the file, among these the holes'; and before a hole.
  *
- * The cut that ends a hole is given as negative. A call's last zeros are looked at again if they are fewer than
+ * A cut before a hole may end nothing. The one that ends a hole is given as negative. A call's last zeros are looked at again if they are fewer than
  * `threshold`. The window is 64, with 64 zeros before a file's first byte, which the caller puts there as settled.
  * Requires bits <= 16 and 1 <= threshold.
  */
@@ -279,7 +279,7 @@ ptrdiff_t crules_rolling_sum(uint32_t bits, size_t threshold, crules_piece *piec
 {
     const uint8_t *const data = piece->data;
     const size_t n = piece->n;
-    size_t at = piece->settled, open = piece->open, count = 0;
+    size_t at = piece->settled, count = 0;
     size_t hole = at, end = at; /* the next hole, and where the bytes before it end that are settled */
     while (at < n && count < piece->capacity) {
         if (piece->hole) {
@@ -296,19 +296,15 @@ ptrdiff_t crules_rolling_sum(uint32_t bits, size_t threshold, crules_piece *piec
                 while (end > at && data[end - 1] == 0) end--;
         }
         const size_t cut = end > at ? sum_fires(data, bits, at + 1, end) : 0;
-        if (cut != 0) {
+        if (cut != 0)
             piece->cuts[count++] = (ptrdiff_t)(at = cut);
-            open = 0;
-        } else {
-            open += end - at;
+        else {
             at = end;
             if (hole == n) break;
-            if (open) piece->cuts[count++] = (ptrdiff_t)at;
-            open = 0;
+            piece->cuts[count++] = (ptrdiff_t)at;
             piece->hole = 1;
         }
     }
     piece->settled = at;
-    piece->open = open;
     return (ptrdiff_t)count;
 }

@@ -14,6 +14,8 @@ import tarfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from blake3 import blake3
+
 WORD32, WORD64 = 1 << 32, 1 << 64
 
 
@@ -193,3 +195,28 @@ def rolling_sum(bits: int, threshold: int, data: bytes) -> list[int]:
             length = 0
     lengths += [length] * (length > 0)
     return [len(data)] if len(lengths) == 1 else lengths
+
+
+# --- the hash that xet names a file by
+
+XET_CHUNK_KEY = bytes.fromhex("6697f5775b9550de3135cbaca597181c9de421109beb2b58b4d0b04b93adf229")
+XET_NODE_KEY = bytes.fromhex("017ec5c7a5472996fd946666b48a02e65ddd536f37c76dd2f86352e64a53713f")
+
+
+def xet_file_hash(chunks: Sequence[bytes]) -> str:
+    """A tree over the chunks' hashes and lengths, whose nodes have 2 to 9 children: one ends where its hash says so."""
+
+    def text(value: bytes) -> str:
+        return "".join(value[at : at + 8][::-1].hex() for at in range(0, 32, 8))
+
+    level = [(blake3(chunk, key=XET_CHUNK_KEY).digest(), len(chunk)) for chunk in chunks]
+    while len(level) > 1:
+        above = []
+        while level:
+            ends = (at + 1 for at in range(2, min(9, len(level))) if level[at][0][24] % 4 == 0)
+            children = level[: next(ends, 9)]
+            lines = "".join(f"{text(name)} : {length}\n" for name, length in children)
+            above.append((blake3(lines.encode(), key=XET_NODE_KEY).digest(), sum(length for _, length in children)))
+            level = level[len(children) :]
+        level = above
+    return text(blake3(level[0][0], key=bytes(32)).digest() if level else bytes(32))

@@ -1,4 +1,4 @@
-"""Runs the fuzz targets: the one in C under libFuzzer, those in Python under atheris, which has its own libFuzzer.
+"""Runs the fuzz targets: those in C under libFuzzer, those in Python under atheris, which has its own libFuzzer.
 
 By hand: `python tests/fuzz/fuzzing.py TARGET CORPUS [FLAGS OF LIBFUZZER]`. TARGET is one of TARGETS, and CORPUS a
 folder that is made if need be; `-max_total_time=600` is a useful flag, and `-help=1` prints the others. What is found
@@ -20,12 +20,15 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 SOURCE = REPOSITORY / "cgear.c"
-TARGETS = ("bolt", "cgear", "decode", "manifest", "records", "tar")
+TARGETS = ("bolt", "cgear", "crules", "decode", "manifest", "records", "tar")
+IN_C = ("cgear", "crules")
 # A step of libFuzzer that takes longer than this is a finding, and so is a process that grows beyond this. atheris
 # itself keeps some 300 bytes of each execution.
 TIMEOUT_S = 30
 MOST_MIB = 4096
-MOST_INPUT_BYTES = {"bolt": 16384, "cgear": 512, "decode": 4096, "manifest": 2048, "records": 1024, "tar": 4096}
+MOST_INPUT_BYTES = {
+    "bolt": 16384, "cgear": 512, "crules": 256, "decode": 4096, "manifest": 2048, "records": 1024, "tar": 4096,
+}  # fmt: skip
 
 Mutate = Callable[[bytes, int, int], bytes]
 
@@ -38,25 +41,25 @@ def kernels(source: str) -> list[str]:
 
 
 def build(program: Path, source: Path) -> None:
-    """fuzz_cgear.c with all kernels of `source`, under the sanitizers. Needs clang, with its compiler-rt."""
+    """The fuzz target of `source`, a cgear.c or crules.c, under the sanitizers. Needs clang, with its compiler-rt."""
+    named = [f"-DKERNELS={', '.join(kernels(source.read_text()))}"] if source.stem == "cgear" else []
     subprocess.run(
         [
             "clang", "-std=c11", "-Wall", "-Wextra", "-Werror", "-g", "-O2",
             "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all",
             # A call for each byte's comparison, of which libFuzzer learns nothing here: a fifth of the executions.
             "-fno-sanitize-coverage=trace-cmp",
-            f"-DKERNELS={', '.join(kernels(source.read_text()))}", f"-I{source.parent}",
-            "-o", program, HERE / "fuzz_cgear.c",
+            *named, f"-I{source.parent}", "-o", program, HERE / f"fuzz_{source.stem}.c",
         ],
         check=True,
     )  # fmt: skip
 
 
-def command(target: str, folder: Path, corpus: Path, *flags: str, source: Path = SOURCE) -> list[str]:
-    """What fuzzes a target. The program in C is built in `folder`, of `source`; findings are left there too."""
-    if target == "cgear":
-        build(folder / "fuzz_cgear", source)
-        program = [str(folder / "fuzz_cgear")]
+def command(target: str, folder: Path, corpus: Path, *flags: str, source: Path | None = None) -> list[str]:
+    """What fuzzes a target. A program in C is built in `folder`, of `source`; findings are left there too."""
+    if target in IN_C:
+        build(folder / f"fuzz_{target}", source or REPOSITORY / f"{target}.c")
+        program = [str(folder / f"fuzz_{target}")]
     else:
         program = [sys.executable, str(HERE / f"fuzz_{target}.py")]
     return [

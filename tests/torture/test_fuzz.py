@@ -17,18 +17,18 @@ from counts import share_of
 
 # A short run: some ten seconds each on a machine with nothing else to do.
 EXECUTIONS = {
-    "bolt": share_of(20_000, 4000), "cgear": share_of(5000, 1000), "decode": share_of(15_000, 3000),
-    "manifest": share_of(50_000, 10_000), "records": share_of(100_000, 20_000),
+    "bolt": share_of(20_000, 4000), "cgear": share_of(5000, 1000), "crules": share_of(50_000, 10_000),
+    "decode": share_of(15_000, 3000), "manifest": share_of(50_000, 10_000), "records": share_of(100_000, 20_000),
     "tar": share_of(10_000, 2000),
 }  # fmt: skip
 SOURCE = fuzzing.SOURCE.read_text()
 
 
-def fuzzed(target: str, folder: Path, *flags: str, source: Path = fuzzing.SOURCE) -> tuple[int, str]:
+def fuzzed(target: str, folder: Path, *flags: str, source: Path | None = None) -> tuple[int, str]:
     """The exit code and all that was printed; skips the test where its fuzzer is not there."""
-    if target == "cgear" and not shutil.which("clang"):
+    if target in fuzzing.IN_C and not shutil.which("clang"):
         pytest.skip("clang is not installed (Debian packages clang and libclang-rt-dev)")
-    if target != "cgear" and not importlib.util.find_spec("atheris"):
+    if target not in fuzzing.IN_C and not importlib.util.find_spec("atheris"):
         pytest.skip("atheris is not installed: PyPI has it built for Linux on x86-64 only")
     corpus = folder / "corpus"
     corpus.mkdir()
@@ -72,3 +72,14 @@ def test_a_fault_in_a_kernel_is_found(fault: str, tmp_path: Path) -> None:
     code, printed = fuzzed("cgear", tmp_path, "-runs=50000", "-seed=1", source=source)
     assert code != 0
     assert "a kernel differs from the plain loop" in printed
+
+
+def test_a_fault_in_a_rule_is_found(tmp_path: Path) -> None:
+    text = (fuzzing.REPOSITORY / "crules.c").read_text()
+    line = "? left - window : 0;"
+    assert text.count(line) == 1, "crules.c has changed its shape: change this fault with it"
+    source = tmp_path / "crules.c"
+    source.write_text(text.replace(line, "? left - window + 1 : 0;"))
+    code, printed = fuzzed("crules", tmp_path, "-runs=500000", "-seed=1", source=source)
+    assert code != 0
+    assert "a kernel differs from its definition" in printed

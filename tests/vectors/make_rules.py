@@ -2,11 +2,12 @@
 
     apt-get install casync borgbackup skopeo zstd restic golang-go golang-github-restic-chunker-dev \
         golang-github-containerd-stargz-snapshotter-dev
-    pip install pyfastcdc typing_extensions
+    pip install pyfastcdc hf_xet typing_extensions
     PYTHONPATH=tests:/usr/lib/python3/dist-packages python3 tests/vectors/make_rules.py
 
-The program or library of each vector is its `made_by`. xet's are the numbers in the tests of xet-core:
-github.com/huggingface/xet-core, xet_data/src/deduplication/chunking.rs, at 34c0d1e4c49f.
+The program or library of each vector is its `made_by`. Some of xet's are the numbers in the tests of xet-core (in its
+repository xet_data/src/deduplication/chunking.rs, at 34c0d1e4c49f). For the others hf_xet tells the hash of the file,
+which is made of its chunks' hashes and lengths.
 """
 
 from __future__ import annotations
@@ -103,6 +104,14 @@ def fastcdc(data: bytes, sizes: tuple[int, int, int]) -> Lengths:
 
     least, mean, most = sizes
     return [chunk.length for chunk in FastCDC(mean, min_size=least, max_size=most).cut_buf(data)]
+
+
+def hf_xet(folder: Path, data: bytes) -> str:
+    from hf_xet import hash_files
+
+    (folder / "file").write_bytes(data)
+    (info,) = hash_files([str(folder / "file")])
+    return str(info.hash)
 
 
 def zstd_chunked(folder: Path, data: bytes) -> Lengths:
@@ -261,6 +270,10 @@ def main() -> None:
         vectors.add("xet", by, [], ["xet_hits", padding], [b - a for a, b in itertools.pairwise([0, *ends])])
     for make, ends in ((["splitmix64", 0, 1_000_000], XET_RANDOM), (["byte", 59, 1_000_000], XET_BYTE)):
         vectors.add("xet", by, [], make, [b - a for a, b in itertools.pairwise([0, *ends])])
+    makes: list[Make] = [["noise", 1, 6 << 20], ["mixed", 2, 20_000], ["tar", 3, 150], ["noise", 22, 40 << 20]]
+    for make in (*makes, *(["xet_hits", padding] for padding in range(100, 105)), ["noise", 1, 8192], ["noise", 1, 0]):
+        vectors.all.append({"rule": "xet", "parameters": [], "input": make, "made_by": "hf_xet 1.8.0"})
+        vectors.all[-1]["file_hash"] = in_folder(hf_xet, made(make))
     by = "skopeo 1.9.3"
     for make in (
         *(["noise", 9, 6 << 20], ["mixed", 10, 1024], ["mixed", 11, 1023], ["mixed", 12, 40_000], ["tar", 3, 60]),
