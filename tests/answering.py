@@ -53,7 +53,7 @@ class FakeAnswers:
         self._note("images", after, limit, by)
         return {"images": [], "next": None, "commit": 1}
 
-    def freed(self, after: str, limit: int, references: str, keep_last: int) -> dict[str, Any]:
+    def freed(self, after: str, limit: int, references: tuple[str, ...], keep_last: int) -> dict[str, Any]:
         self._note("freed", after, limit, references, keep_last)
         return {"images": [], "next": None, "commit": 1}
 
@@ -61,7 +61,7 @@ class FakeAnswers:
         self._note("similar", after, limit, threshold)
         return {"alike": [], "next": None, "commit": 1}
 
-    def diff(self, after: str, limit: int, client: str, to: str, platform: str) -> dict[str, Any]:
+    def diff(self, after: str, limit: int, client: tuple[str, ...], to: str, platform: str) -> dict[str, Any]:
         self._note("diff", after, limit, client, to, platform)
         return {"by_layer": [], "next": None, "commit": 1}
 

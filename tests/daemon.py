@@ -6,11 +6,13 @@ What is waited for is asked for again until it holds or patience ends: a slow ma
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -22,8 +24,11 @@ from typing import Any, TypeVar
 import pytest
 
 import forked
+from chunkd.chunkers.gear import Chunker
 from chunkd.client import http
 from chunkd.errors import NoDaemon, RequestRefused, SocketUnusable
+from chunkd.model import ChunkParams, MeasureRule
+from chunkd.worker.recompress import Recompressor
 
 PATIENCE_S = 60.0
 ASK_EVERY_S = 0.02
@@ -64,6 +69,18 @@ def npm_layers() -> list[Path]:
             f"{missing} of the {len(paths)} layers of npm_small.json are not in {folder} (`make test` fetches them)"
         )
     return paths
+
+
+def npm_chunks() -> Iterator[tuple[Path, list[tuple[bytes, int, int]]]]:
+    """Each of the npm layers with its chunks in order: hash, length, and length of the zstd frame."""
+    recompressor = Recompressor(MeasureRule(1))
+    for path in npm_layers():
+        chunker = Chunker(ChunkParams(), measure=recompressor)
+        chunker.feed(gzip.decompress(path.read_bytes()))
+        recipe = chunker.finish()
+        hashes = [recipe.hashes[at : at + 16] for at in range(0, len(recipe.hashes), 16)]
+        lengths, frames = (struct.unpack(f"<{len(recipe)}I", packed) for packed in (recipe.lengths, recipe.measured))
+        yield path, list(zip(hashes, lengths, frames, strict=True))
 
 
 def figures(stats: Stats) -> dict[str, int]:

@@ -22,6 +22,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
     ("service", "report"),
+    ("__init__",),
     ("client",),
     ("pulls", "sweep"),
     ("images",),
@@ -29,9 +30,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("index", "worker", "names"),
     ("settings", "figures", "sources", "chunkers"),
     ("api",),
-    ("model", "untrusted_json"),
+    ("model", "parameters", "replies", "untrusted_json"),
     ("errors",),
-    ("__init__",),
 )
 LEVEL_OF = {wing: level for level, wings in enumerate(LEVELS) for wing in wings}
 
@@ -104,7 +104,8 @@ HEAVY = {
 }
 # What is imported where speed or safety counts, and what must not come with it.
 LIGHT: dict[str, set[str]] = {
-    "cli.main": HEAVY | {"http.client"},  # `chunkd --help`, and `chunkd stats` where a daemon answers
+    # `chunkd --help`, and `chunkd stats` where a daemon answers; types of replies are for the daemon and for checkers
+    "cli.main": HEAVY | {"http.client", "chunkd.replies.figures"},
     "cli.scan": {"http.client", "multiprocessing", "numpy", "watchdog"},  # `chunkd scan` where none does
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one

@@ -7,10 +7,11 @@ The path of a blob, wing by wing:
     worker     a confined process reads the open file: decompresses (decode), cuts and hashes (chunkers, cgear.c),
                verifies the name, and compresses 1 chunk in 16 (recompress)
     index      recipe, copies, totals, histogram and history change in one transaction (index, chunks)
-    queries    the figures are read; figures says what they mean
+    queries    the figures are read; figures says what they mean, replies which types they have
     pulls      what a registry served, by its logs, is replayed against what the index has
     sweep      layers are decoded again, to say which files their copies are in
-    api        they are asked for over a Unix socket; client asks, or reads the index where no daemon runs
+    api        they are asked for over a Unix socket; client asks, or reads the index where no daemon runs, for commands
+               and for programs (connect)
     cli        and prints them; report draws them
     check      counts everything again without trusting a counter
     service    puts the parts together, as the daemon or for one scan
@@ -20,4 +21,25 @@ index/records, blocks, chunks, index; ingest/reconcile, places, writer; check/re
 left. DESIGN.md has the reasons.
 """
 
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chunkd.client.ask import Client
+
 __version__ = "0.1.0"
+
+
+def connect(*, socket: str | os.PathLike[str] | None = None, state_dir: str | os.PathLike[str] | None = None) -> Client:
+    """A client of the daemon at `socket`, or of the index in `state_dir` and the daemon that writes it.
+
+    Without both, a daemon and an index are found as the commands find them. Nothing is asked yet. Raises SettingInvalid
+    for a path that can't be one.
+    """
+    from chunkd.client.ask import Client  # late: whoever imports a part of chunkd imports this module
+    from chunkd.settings.resolve import Resolved
+
+    given = {"socket": socket, "state_dir": state_dir}
+    return Client(Resolved({name: os.fspath(path) for name, path in given.items() if path is not None}))

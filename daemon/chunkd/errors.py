@@ -269,6 +269,16 @@ class NoDaemon(ChunkdError):
         self.tried = tried
 
 
+class NothingThere(ChunkdError):
+    exit_code = 3
+
+    def __init__(self, sockets: list[str], states: list[str]) -> None:
+        super().__init__(
+            f"no daemon answers ({', '.join(sockets)}) and there is no index ({', '.join(states)});"
+            " start `chunkd run`, or run `chunkd scan CACHE`"
+        )
+
+
 class SocketDenied(ChunkdError):
     """A daemon may be there, but this user may not ask it. That differs from "no daemon"."""
 
@@ -291,3 +301,8 @@ class TooManyImages(ChunkdError):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"images: too many for figures of them: {why}")
+
+
+class IndexMoves(ChunkdError):
+    def __init__(self, tries: int) -> None:
+        super().__init__(f"the index changed while images were read from it, {tries} times; ask again")

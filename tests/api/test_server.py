@@ -120,11 +120,11 @@ def test_the_routes_of_images(path: Path, answers: FakeAnswers) -> None:
     assert say(path, "GET", "/v1/updates")[0] == 200
     assert answers.asked == [
         ("images", "3-100", 100, "repository"),
-        ("freed", "", 7, "shop/api:v3* b\u00fc:1", 5),
+        ("freed", "", 7, ("shop/api:v3*", "b\u00fc:1"), 5),
         ("similar", "", 100, 500),
         ("similar", "", 100, 1000),
-        ("diff", "", 100, "a:1 a:2", "b:2", "linux/arm64"),
-        ("diff", "", 7, "", "b:2", ""),
+        ("diff", "", 100, ("a:1", "a:2"), "b:2", "linux/arm64"),
+        ("diff", "", 7, (), "b:2", ""),
         ("updates", "", 7, "a/b:latest", "linux/arm64"),
         ("updates", "", 100, "", ""),
     ]

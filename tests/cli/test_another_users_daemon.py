@@ -9,7 +9,8 @@ import pytest
 
 from blobs import gz, layer, write_blob
 from chunkd.cli import scan
-from chunkd.client import ask, http
+from chunkd.client import http
+from chunkd.client.ask import Client
 from chunkd.errors import SocketDenied
 from chunkd.settings import paths
 from chunkd.settings.config import effective
@@ -43,11 +44,11 @@ def test_a_scan_passes_it_over(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_users_own_index_answers(home: Path) -> None:
     where = of_this_user(home)
+    client = Client(where)
     with pytest.raises(SocketDenied):
-        ask.stats(where)  # there is no own index yet
+        client.stats()  # there is no own index yet
     scan.scan_once(effective(where), [], {}, False)
-    answer = ask.stats(where)
-    assert answer.content["layers"] == 1
-    assert answer.state_dir == where.own_state_dir
+    assert client.stats()["layers"] == 1
+    assert (client.socket, client.state_dir) == ("", where.own_state_dir)
     with pytest.raises(SocketDenied):
-        ask.stats(of_this_user(home, socket="/run/chunkd/chunkd.sock"))
+        Client(of_this_user(home, socket="/run/chunkd/chunkd.sock")).stats()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from chunkd.cli import watch
-from chunkd.client.ask import Answer
+from chunkd.client.ask import Client
 from chunkd.settings.resolve import Resolved
 
 
@@ -77,7 +77,8 @@ def watched(monkeypatch: pytest.MonkeyPatch, screen: Screen, sizes: list[tuple[i
         if sizes[number] != (screen.columns, screen.lines):
             screen.resize(*sizes[number])
 
-    monkeypatch.setattr("chunkd.client.ask.stats", lambda _: Answer({"as_of": None}, socket="/s"))
+    client = Client(Resolved({}, {}))
+    monkeypatch.setattr(client, "stats", lambda: {"as_of": None})
     monkeypatch.setattr("chunkd.cli.tables.stats_text", lambda *_: frame(number))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setattr(os, "get_terminal_size", lambda _: (screen.columns, screen.lines))
@@ -88,7 +89,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, screen: Screen, sizes: list[tuple[i
 
     monkeypatch.setattr(watch, "say", say)
     with pytest.raises(KeyboardInterrupt):
-        watch.watch_stats(Resolved({}, {}), as_json=False)
+        watch.watch_stats(client, as_json=False)
     return screen.rows
 
 

@@ -182,7 +182,10 @@ class Oracle:
         value = math.floor(every * ratio + Fraction(1, 2))
         if number < 31:
             return {"recompressed_bytes": value, "recompressed_error_bytes": None}
-        squares = sum((size - ratio * chunks[chunk]) ** 2 for chunk, size in sample.items()) / (number - 1)
+        # Two chunks are assumed that do not compress.
+        squares = 2 * (1 - ratio) ** 2 * Fraction(sum(chunks[chunk] ** 2 for chunk in sample), number)
+        squares += sum((size - ratio * chunks[chunk]) ** 2 for chunk, size in sample.items())
+        squares /= number - 1
         variance = Fraction(every, x) ** 2 * number * (1 - Fraction(number, len(chunks))) * squares
         return {"recompressed_bytes": value, "recompressed_error_bytes": math.ceil(1.96 * math.sqrt(int(variance)))}
 

@@ -16,7 +16,8 @@ import pytest
 
 from answering import short_directory
 from blobs import gz, layer, noise, tar, write_blob
-from chunkd.client import ask as asking
+from chunkd.client.ask import IMAGES_TRIES, Client
+from chunkd.errors import IndexMoves
 from chunkd.index.index import Index
 from chunkd.index.records import Rules
 from chunkd.index.storage.environment import reading
@@ -24,6 +25,7 @@ from chunkd.model import Digest
 from chunkd.names import record
 from chunkd.names.name import Name, Part, Standing
 from chunkd.names.name import digest_of as digest_in
+from chunkd.settings.resolve import Resolved
 from daemon import NPM_FIGURES, Daemon, Home, npm_layers, opened
 from image_oracle import Oracle
 from indexed import put_names
@@ -262,19 +264,18 @@ def test_an_index_without_images_and_no_index(home: Home) -> None:
 def test_an_index_that_moves_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     commits: list[int] = []
 
-    def ask(_where: Any, target: str, _offline: Any, _timeout_s: float) -> asking.Answer:
+    def ask(target: str, _offline: Any, _timeout_s: float) -> Any:
         commit = commits.pop(0)
         last = "after=&" not in target
-        page = {"images": [{"digest": str(commit)}], "commit": commit, "next": None if last else f"{commit}-1"}
-        return asking.Answer(page, socket="s")
+        return {"images": [{"digest": str(commit)}], "commit": commit, "next": None if last else f"{commit}-1"}
 
-    monkeypatch.setattr(asking, "ask", ask)
-    where: Any = None
+    client = Client(Resolved({}, {}))
+    monkeypatch.setattr(client, "_ask", ask)
     commits[:] = [1, 2, 3, 3]
-    assert [row["digest"] for row in asking.images(where, "image").content["images"]] == ["3", "3"]
-    commits[:] = [1, 2] * asking.IMAGES_TRIES
-    with pytest.raises(asking.IndexMoves):
-        asking.images(where, "image")
+    assert [row["digest"] for row in client.images()["images"]] == ["3", "3"]
+    commits[:] = [1, 2] * IMAGES_TRIES
+    with pytest.raises(IndexMoves):
+        client.images()
 
 
 def test_real_layers(home: Home) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import random
 from dataclasses import dataclass
 
 import pytest
 
-from chunkd.chunkers.gear import Chunker
-from chunkd.model import ChunkParams, MeasureRule
-from chunkd.worker.recompress import Recompressor
-from daemon import npm_layers
+from daemon import npm_chunks
 from test_moves import Store, chunks_of, pull
 
 PAIRS = 100
@@ -41,18 +37,10 @@ def real() -> Real:
     layers: list[Layer] = []
     numbers: dict[bytes, int] = {}
     found = Real(layers, {}, {}, {})
-    recompressor = Recompressor(MeasureRule(1))
-    for path in npm_layers():
-        chunker = Chunker(ChunkParams(), measure=recompressor)
-        chunker.feed(gzip.decompress(path.read_bytes()))
-        recipe = chunker.finish()
+    for path, chunks in npm_chunks():
         own = []
-        for at in range(len(recipe)):
-            name = recipe.hashes[16 * at : 16 * at + 16]
+        for name, length, frame in chunks:
             chunk = numbers.setdefault(name, len(numbers))
-            length, frame = (
-                int.from_bytes(packed[4 * at : 4 * at + 4], "little") for packed in (recipe.lengths, recipe.measured)
-            )
             found.lengths[chunk], found.frames[chunk], found.samples[chunk] = length, frame, name[15] >> 4
             own.append(chunk)
         layers.append((f"x{len(layers) + 1}", path.stat().st_size, own))

@@ -141,7 +141,9 @@ class Oracle:
         xs = [times[chunk] * lengths[chunk] for chunk in some]
         ys = [times[chunk] * self.known.measured[chunk] for chunk in some]
         ratio = Fraction(sum(ys), sum(xs))
-        spread = sum((y - ratio * x) ** 2 for x, y in zip(xs, ys, strict=True)) / (len(some) - 1)
+        # Two chunks are assumed that do not compress.
+        assumed = 2 * (1 - ratio) ** 2 * Fraction(sum(x * x for x in xs), len(xs))
+        spread = (sum((y - ratio * x) ** 2 for x, y in zip(xs, ys, strict=True)) + assumed) / (len(some) - 1)
         all_bytes = sum(times[chunk] * lengths[chunk] for chunk in times)
         variance = (Fraction(all_bytes, sum(xs))) ** 2 * len(some) * (1 - Fraction(len(some), len(times))) * spread
         return math.ceil(1.96 * math.sqrt(math.floor(variance)))

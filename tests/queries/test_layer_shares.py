@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from answering import short_directory
 from blobs import gz, layer, write_blob
 from chunkd.cli import lists, main, tables
-from chunkd.client import ask
+from chunkd.client.ask import Client
 from chunkd.errors import IndexDamaged, UsageError
 from chunkd.queries import layer_shares
 from counts import counted
@@ -272,8 +272,8 @@ def test_a_change_between_two_pages_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = [{"layers": [], "next": "01", "commit": 1}, {"layers": [], "next": None, "commit": 2}]
-    monkeypatch.setattr(ask, "layers", lambda _: iter(made))
-    monkeypatch.setattr(ask, "stats", lambda _: ask.Answer({"caches": []}))
+    monkeypatch.setattr(Client, "layer_pages", lambda _: iter(made))
+    monkeypatch.setattr(Client, "stats", lambda _: {"caches": []})
     main.main(["blobs", "--sort", "size", "--json"], standalone_mode=False)
     found = capsys.readouterr()
     assert (found.out, len(found.err.splitlines())) == ("", 1)

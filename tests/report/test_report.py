@@ -28,8 +28,7 @@ from blobs import gz, layer, noise, tar, write_blob, zst
 from blobs import text as words
 from browser import chromium
 from chunkd.cli import report
-from chunkd.client import ask
-from chunkd.client.ask import Answer
+from chunkd.client.ask import Client
 from chunkd.errors import UsageError
 from chunkd.figures import words as text
 from chunkd.figures.histogram import COPIES_ROWS, ROWS, to_json
@@ -498,22 +497,24 @@ def test_rows_before_the_start_and_after_the_end_have_a_place() -> None:
 
 def test_without_a_daemon_the_time_ends_with_what_is_known() -> None:
     content = {"as_of": "2026-02-01T00:00:00.000Z", "scanned_at": "2026-02-03T00:00:00.000Z"}
-    assert known_until(Answer(content, socket="/s"), NOW) == NOW
-    assert known_until(Answer(content, state_dir="/d"), NOW) == dt.datetime(2026, 2, 3, tzinfo=dt.UTC)
-    assert known_until(Answer({"as_of": None, "scanned_at": None}, state_dir="/d"), NOW) == NOW
+    assert known_until("/s", content, NOW) == NOW
+    assert known_until("", content, NOW) == dt.datetime(2026, 2, 3, tzinfo=dt.UTC)
+    assert known_until("", {"as_of": None, "scanned_at": None}, NOW) == NOW
 
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_commit_between_two_questions_is_found(moved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     stats = [{"as_of": "2026-02-01T00:00:00.000Z"}, {"as_of": f"2026-02-01T00:00:00.00{int(moved)}Z"}]
-    monkeypatch.setattr(ask, "stats", lambda _: Answer(stats.pop(0), socket="/s"))
-    monkeypatch.setattr(ask, "histogram", lambda _: Answer({}, socket="/s"))
-    monkeypatch.setattr(ask, "history", lambda _, since: rows_at(0) if since == "31d" else [])
-    monkeypatch.setattr(ask, "layers", lambda _: [{"layers": [LAYER]}, {"layers": []}])
-    monkeypatch.setattr(ask, "images", lambda _, by: Answer({"repositories": [], "by": by}, socket="/s"))
-    monkeypatch.setattr(ask, "similar", lambda *_: Answer({"pairs": []}, socket="/s"))
-    monkeypatch.setattr(ask, "updates", lambda *_: Answer({"repositories": []}, socket="/s"))
-    found = gathered(Resolved({}, {}), "31d")
+    client = Client(Resolved({}, {}))
+    client.socket = "/s"
+    monkeypatch.setattr(client, "stats", lambda: stats.pop(0))
+    monkeypatch.setattr(client, "histogram", dict)
+    monkeypatch.setattr(client, "history", lambda since: rows_at(0) if since == "31d" else [])
+    monkeypatch.setattr(client, "layers", lambda: [LAYER])
+    monkeypatch.setattr(client, "repositories", lambda: {"repositories": []})
+    monkeypatch.setattr(client, "similar", lambda: {"pairs": []})
+    monkeypatch.setattr(client, "all_updates", lambda: {"repositories": []})
+    found = gathered(client, "31d")
     assert found.moved == moved
     assert (found.moments, found.layers.alone) == (rows_at(0), 1)
 

@@ -205,7 +205,7 @@ def test_a_trace_that_no_worker_makes_is_refused_or_within_its_layer(data: st.Da
 
 def one_entry(**changed: Any) -> Trace:
     """A trace of a layer of 2,048 bytes, unless something is changed."""
-    made = Trace(1536, array("Q", [0]), array("Q", [9]), bytearray(16), [b"a"], array("H", [1]))
+    made = Trace(1536, array("Q", [0]), bytearray(16), [b"a"], array("H", [1]))
     made.packages = [Package("dpkg", "a", "")]
     made.listed, made.listed_owners = [b"b"], array("H", [0])
     return replace(made, **changed)
@@ -215,14 +215,14 @@ def one_entry(**changed: Any) -> Trace:
     "changed",
     [
         {"end": 2049}, {"end": 0}, {"begins": array("Q", [512])}, {"begins": array("Q", [0, 512])},
-        {"begins": array("Q", [0, 0]), "sizes": array("Q", [1, 1]), "hashes": bytearray(32), "paths": [b"a", b"b"],
+        {"begins": array("Q", [0, 0]), "hashes": bytearray(32), "paths": [b"a", b"b"],
          "owners": array("H", [0, 0])},
-        {"sizes": array("Q", [4000])}, {"hashes": bytearray(15)}, {"hashes": bytearray(32)}, {"paths": []},
+        {"hashes": bytearray(15)}, {"hashes": bytearray(32)}, {"paths": []},
         {"paths": [b"a" * 5000]}, {"owners": array("H", [2])}, {"owners": array("H")}, {"listed": []},
         {"listed_owners": array("H", [1])}, {"packages": []}, {"packages": [Package("rpm", "a", "")]},
         {"packages": [Package("dpkg", "a" * 101, "")]}, {"packages": [Package("dpkg", "", "a" * 101)]},
         {"damaged": "\x1b"}, {"damaged": "x" * 201},
-        {"begins": array("Q"), "sizes": array("Q"), "hashes": bytearray(), "paths": [], "owners": array("H")},
+        {"begins": array("Q"), "hashes": bytearray(), "paths": [], "owners": array("H")},
     ],
 )  # fmt: skip
 def test_a_trace_that_does_not_go_together_is_refused(changed: dict[str, Any]) -> None:

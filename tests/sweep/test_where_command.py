@@ -19,6 +19,8 @@ from answering import short_directory
 from blobs import digest_of, gz, noise, text, zst
 from chunkd.cli.where_lines import where_lines
 from chunkd.model import Caps, ChunkParams, Digest, FileMark, Job, MeasureRule
+from chunkd.settings.config import effective
+from chunkd.settings.resolve import Resolved
 from chunkd.sweep import where
 from chunkd.sweep.causes import CAUSES
 from chunkd.sweep.trace import MOST_TRACE_BYTES
@@ -171,6 +173,19 @@ def test_a_layer_that_can_not_be_read_is_named_and_left_out(home: Home, made: Ma
     assert_same(reply, made.expected(*TARS))
     done = home.command("where", "-q")
     assert (done.returncode, bad.name in done.stdout) == (7, True)
+
+
+@pytest.mark.usefixtures("made")
+def test_progress_goes_on_and_never_back(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in home.environ.items():
+        monkeypatch.setenv(name, value)
+    config = effective(Resolved({"state_dir": str(home.state), "socket": None, "workers": "2"}), serving=False)
+    shown: list[tuple[int, int, int]] = []
+    reply, _ = where.where(config, [str(home.state)], where.Question(), lambda *said: shown.append(said))
+    read_bytes = [done for done, _, _ in shown]
+    assert read_bytes == sorted(read_bytes)
+    assert shown[-1] == (shown[0][1], shown[0][1], 0)
+    assert reply["layers"] == 6
 
 
 @pytest.mark.usefixtures("made")

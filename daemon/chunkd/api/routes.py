@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
+from chunkd import parameters
 from chunkd.errors import ChunkdError, UsageError
+from chunkd.replies import figures, images, moves
 
 LOG = logging.getLogger(__name__)
-MOST_BLOBS_PER_PAGE = 1000
-HISTORY_SINCE = "7d"
-# A cursor may hold an LMDB key, at most 511 bytes, in hex.
-AFTER_CHARACTERS = 1100
-REFERENCES_CHARACTERS = 3000
 
 
 class Answers(Protocol):
@@ -46,14 +42,14 @@ class Answers(Protocol):
         This and the next four compute for seconds; then `after` gives the pages that follow.
         """
 
-    def freed(self, after: str, limit: int, references: str, keep_last: int) -> dict[str, Any]:
-        """A page of `images.answers.freed`; `references` are separated by spaces, and come from a client."""
+    def freed(self, after: str, limit: int, references: tuple[str, ...], keep_last: int) -> dict[str, Any]:
+        """A page of `images.answers.freed`; `references` come from a client."""
 
     def similar(self, after: str, limit: int, threshold: int) -> dict[str, Any]:
         """A page of `images.answers.similar`; `threshold` is in thousandths."""
 
-    def diff(self, after: str, limit: int, client: str, to: str, platform: str) -> dict[str, Any]:
-        """A page of `images.diff.diff`; `client` is none, or references as in `freed`, and `platform` may be empty."""
+    def diff(self, after: str, limit: int, client: tuple[str, ...], to: str, platform: str) -> dict[str, Any]:
+        """A page of `images.diff.diff`; `client` are none, or references as in `freed`; `platform` may be empty."""
 
     def updates(self, after: str, limit: int, repository: str, platform: str) -> dict[str, Any]:
         """A page of `images.updates.updates`; `repository` comes from a client, and is "" for all of them."""
@@ -89,95 +85,18 @@ class RefusedError(Exception):
 
 
 class Route(NamedTuple):
-    """The methods that a path takes, the parameters of its query, the flags of its body, and the call that answers it.
+    """The methods that a path takes, the type of its reply (None if that is no JSON), the call that answers it, the
+    parameters of its query and the flags of its body.
 
     `ask` gets the daemon's answers, the `Accept` header, and each parameter and flag by its name.
     """
 
     methods: tuple[str, ...]
+    reply: Any
     ask: Callable[..., dict[str, Any] | Reply]
     parameters: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     status: int = 200
-
-
-def _after(text: str) -> str:
-    if len(text) > AFTER_CHARACTERS or not (text.isascii() and text.isprintable()):
-        raise ValueError(f"at most {AFTER_CHARACTERS} printable ASCII characters")
-    return text
-
-
-def _limit(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,4}", text) or not 1 <= int(text) <= MOST_BLOBS_PER_PAGE:
-        raise ValueError(f"a number from 1 to {MOST_BLOBS_PER_PAGE}")
-    return int(text)
-
-
-def _by(text: str) -> str:
-    if text not in ("image", "repository"):
-        raise ValueError("image or repository")
-    return text
-
-
-def _references(text: str) -> str:
-    if len(text) > REFERENCES_CHARACTERS or not text.strip() or not text.isprintable():
-        raise ValueError(f"printable references, separated by spaces, {REFERENCES_CHARACTERS} characters at most")
-    return text
-
-
-def _client(text: str) -> str:
-    return _references(text) if text else ""
-
-
-def _to(text: str) -> str:
-    if len(_references(text).split()) != 1:
-        raise ValueError("one reference")
-    return text.strip()
-
-
-def _repository(text: str) -> str:
-    return _to(text) if text else ""
-
-
-def _platform(text: str) -> str:
-    if text and not re.fullmatch(r"[A-Za-z0-9._-]{1,32}(/[A-Za-z0-9._-]{1,32}){0,2}", text):
-        raise ValueError("an operating system, and its architecture and variant, such as linux/arm64")
-    return text
-
-
-def _keep_last(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,6}", text):
-        raise ValueError("a number from 0 to 999999")
-    return int(text)
-
-
-def _threshold(text: str) -> int:
-    if not re.fullmatch(r"0?\.[0-9]{1,3}|1(\.0{1,3})?", text) or float(text) == 0:
-        raise ValueError("a fraction above 0, at most 1, with three decimals at most")
-    return round(1000 * float(text))
-
-
-def _true_or_false(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError("true or false")
-    return text == "true"
-
-
-# Each parameter with its default and its parser, which raises ValueError with what the value must be.
-PARAMETERS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "after": ("", _after),
-    "by": ("image", _by),
-    "failed": ("false", _true_or_false),
-    "from": ("", _client),
-    "keep_last": ("0", _keep_last),
-    "limit": ("100", _limit),
-    "platform": ("", _platform),
-    "references": ("", _references),
-    "repository": ("", _repository),
-    "since": (HISTORY_SINCE, _after),
-    "threshold": ("0.5", _threshold),
-    "to": ("", _to),
-}
 
 
 def _metrics(answers: Answers, accept: str) -> Reply:
@@ -188,29 +107,42 @@ def _metrics(answers: Answers, accept: str) -> Reply:
 READ = ("GET", "HEAD")
 Routes = dict[str, Route]
 ROUTES: Routes = {
-    "/v1/stats": Route(READ, lambda answers, _: answers.stats()),
-    "/v1/histogram": Route(READ, lambda answers, _: answers.histogram()),
-    "/v1/blobs": Route(READ, lambda answers, _, **asked: answers.blobs(**asked), ("after", "limit", "failed")),
-    "/v1/layers": Route(READ, lambda answers, _, **asked: answers.layers(**asked), ("after", "limit")),
-    "/v1/images": Route(READ, lambda answers, _, **asked: answers.images(**asked), ("after", "limit", "by")),
-    "/v1/freed": Route(
-        READ, lambda answers, _, **asked: answers.freed(**asked), ("after", "limit", "references", "keep_last")
+    "/v1/stats": Route(READ, figures.Stats, lambda answers, _: answers.stats()),
+    "/v1/histogram": Route(READ, figures.Histogram, lambda answers, _: answers.histogram()),
+    "/v1/blobs": Route(
+        READ, figures.Blobs, lambda answers, _, **asked: answers.blobs(**asked), ("after", "limit", "failed")
     ),
-    "/v1/similar": Route(READ, lambda answers, _, **asked: answers.similar(**asked), ("after", "limit", "threshold")),
+    "/v1/layers": Route(
+        READ, figures.Layers, lambda answers, _, **asked: answers.layers(**asked), ("after", "limit")
+    ),
+    "/v1/images": Route(
+        READ, images.Images | images.Repositories, lambda answers, _, **asked: answers.images(**asked),
+        ("after", "limit", "by"),
+    ),
+    "/v1/freed": Route(
+        READ, images.Freed, lambda answers, _, **asked: answers.freed(**asked),
+        ("after", "limit", "references", "keep_last"),
+    ),
+    "/v1/similar": Route(
+        READ, images.Similar, lambda answers, _, **asked: answers.similar(**asked), ("after", "limit", "threshold")
+    ),
     "/v1/diff": Route(
-        READ, lambda answers, _, **asked: answers.diff(client=asked.pop("from"), **asked),
+        READ, moves.Diff, lambda answers, _, **asked: answers.diff(client=asked.pop("from"), **asked),
         ("after", "limit", "from", "to", "platform"),
     ),
     "/v1/updates": Route(
-        READ, lambda answers, _, **asked: answers.updates(**asked), ("after", "limit", "repository", "platform")
+        READ, moves.Updates | moves.AllUpdates, lambda answers, _, **asked: answers.updates(**asked),
+        ("after", "limit", "repository", "platform"),
     ),
-    "/v1/history": Route(READ, lambda answers, _, **asked: answers.history(**asked), ("since", "limit")),
-    "/v1/health": Route(READ, lambda answers, _: answers.health()),
+    "/v1/history": Route(
+        READ, figures.History, lambda answers, _, **asked: answers.history(**asked), ("since", "limit")
+    ),
+    "/v1/health": Route(READ, figures.Health, lambda answers, _: answers.health()),
     "/v1/scan": Route(
-        ("POST",), lambda answers, _, **asked: answers.scan(**asked),
+        ("POST",), figures.Scan, lambda answers, _, **asked: answers.scan(**asked),
         flags=("verify", "accept", "retry_failed"), status=202,
     ),
-    "/metrics": Route(READ, _metrics),
+    "/metrics": Route(READ, None, _metrics),
 }  # fmt: skip
 METRICS_ALONE: Routes = {"/metrics": ROUTES["/metrics"]}
 
@@ -261,14 +193,7 @@ def _parameters(text: str, known: Sequence[str]) -> dict[str, Any]:
     if len(query) != len(pairs):
         raise RefusedError(400, "the query names a parameter twice")
     _only("parameter", query, known)
-    found = {}
-    for name in known:
-        default, read = PARAMETERS[name]
-        try:
-            found[name] = read(query.get(name, default))
-        except ValueError as error:
-            raise RefusedError(400, f"`{name}` must be {error}") from None
-    return found
+    return {name: parameters.value_of(name, query.get(name, parameters.PARAMETERS[name].default)) for name in known}
 
 
 def _flags(content: bytes, known: Sequence[str]) -> dict[str, bool]:

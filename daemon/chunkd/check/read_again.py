@@ -54,11 +54,10 @@ def read_again(
                     os.close(descriptor)
             if not pool.jobs():
                 return
-            results = pool.collect(1.0)
-            progress(pool.read_bytes)
-            for result in results:
+            for result in pool.collect(1.0):
                 found = result.finding
                 yield result.job.digest, None if found and found.kind in ("gone", "unreadable") else found
+            progress(pool.read_bytes)
     finally:
         pool.close()
 

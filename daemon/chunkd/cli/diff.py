@@ -9,13 +9,11 @@ from typing import Any
 
 import click
 
-from chunkd.api.routes import PARAMETERS
 from chunkd.cli import fail_if
 from chunkd.cli.diff_lines import Link, diff_lines, with_seconds
-from chunkd.cli.images import check_references
 from chunkd.cli.options import as_json, end_by, say_lines, settings
 from chunkd.cli.output import say
-from chunkd.client import ask
+from chunkd.client.ask import Client
 from chunkd.errors import UsageError
 from chunkd.figures.words import shown
 from chunkd.settings.resolve import Resolved
@@ -67,41 +65,43 @@ def diff(
     """
     gates = [fail_if.Condition(condition, tuple(GATES)) for condition in conditions]
     over = _link(link) if link is not None else None
-    *client, to = references
-    if first not in (None, NONE) or bool(client) == (first == NONE):
+    *has, to = references
+    if first not in (None, NONE) or bool(has) == (first == NONE):
         raise UsageError("name what the client has, and the image that it pulls: `A B`, or `--from none B`")
-    check_references((*client, to))
-    try:
-        PARAMETERS["platform"][1](platform)
-    except ValueError as error:
-        raise UsageError(f"--platform must be {error}") from None
-    question = _decoded if measure else ask.diff
-    answers = [question(where, client, to, platform)]
+    client = Client(where)
+
+    def answer(has: Sequence[str], to: str) -> tuple[dict[str, Any], str]:
+        """What is moved, and where that is from."""
+        if measure:
+            return _decoded(where, has, to, platform)
+        found = client.diff(has, to, platform)
+        return {**found}, client.source(found["as_of"])
+
+    answers = [answer(has, to)]
     if both:
-        has = answers[0].content["from"]
-        if len(has) != 1:
+        back, _ = answers[0]
+        if len(back["from"]) != 1:
             raise UsageError("--both needs one image that the client has")
-        answers.append(question(where, [answers[0].content["to"]], has[0], platform))
-    replies = [answer.content if over is None else with_seconds(answer.content, over) for answer in answers]
+        answers.append(answer([back["to"]], back["from"][0]))
+    replies = [found if over is None else with_seconds(found, over) for found, _ in answers]
     if json:
         say(jsonlib.dumps(replies[0] | ({"back": replies[1]} if both else {}), indent=1))
     else:
-        for at, (answer, reply) in enumerate(zip(answers, replies, strict=True)):
+        for at, ((_, source), reply) in enumerate(zip(answers, replies, strict=True)):
             if at:
                 say("")
-            source = f"from the index at {shown(answer.state_dir)}, its layers decoded" if measure else answer.source
             say_lines(diff_lines(reply, source))
     fail_if.test(gates, {name: (replies[0][column] or {}).get(part) for name, (column, part) in GATES.items()})
-    end_by(ask.stats(where).content)
+    end_by(client.stats())
 
 
-def _decoded(where: Resolved, client: Sequence[str], to: str, platform: str) -> ask.Answer:
+def _decoded(where: Resolved, has: Sequence[str], to: str, platform: str) -> tuple[dict[str, Any], str]:
     from chunkd.service.decoded_diff import decoded_diff  # numpy, LMDB and workers: only where they are needed
     from chunkd.settings.config import effective
 
     states = [given.value for given in where.states]
-    content, state_dir = decoded_diff(effective(where, serving=False), states, client, to, platform)
-    return ask.Answer(content, state_dir=state_dir)
+    found, state_dir = decoded_diff(effective(where, serving=False), states, has, to, platform)
+    return found, f"from the index at {shown(state_dir)}, its layers decoded"
 
 
 def _link(text: str) -> Link:

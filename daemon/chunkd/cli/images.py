@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json as jsonlib
 from typing import Any
-from urllib.parse import quote_plus
 
 import click
 
-from chunkd.api.routes import PARAMETERS, REFERENCES_CHARACTERS
 from chunkd.cli import image_tables
 from chunkd.cli.options import as_json, asks, end_by, say_lines
 from chunkd.cli.output import say
-from chunkd.client import ask
+from chunkd.client.ask import Client
 from chunkd.errors import UsageError
-from chunkd.settings.resolve import Resolved
-
-# In each request line there are 4,096 bytes, in which a name takes more when it has unusual characters.
-REFERENCES_BYTES = 3900
 
 
 @click.command()
@@ -33,7 +27,7 @@ REFERENCES_BYTES = 3900
 )  # fmt: skip
 @click.option("--untagged", is_flag=True, help="Only images without a name, each in a row of its own.")
 @click.option("--partial", is_flag=True, help="Only images that lack a config or a layer, and what they lack.")
-def images(where: Resolved, json: bool, by: str, sort: str, untagged: bool, partial: bool) -> None:
+def images(client: Client, json: bool, by: str, sort: str, untagged: bool, partial: bool) -> None:
     """List the images, with what each holds and shares.
 
     An image is the digest of a manifest or an index that has a name or that nothing else contains. Stored: the bytes on
@@ -45,17 +39,15 @@ def images(where: Resolved, json: bool, by: str, sort: str, untagged: bool, part
     """
     if by == "repository" and (untagged or partial):
         raise UsageError("--by repository can't be combined with --untagged or --partial")
-    answer = ask.images(where, by)
-    rows = image_tables.chosen(answer.content, sort, untagged=untagged, partial=partial)
+    found: dict[str, Any] = {**(client.images() if by == "image" else client.repositories())}
+    rows = image_tables.chosen(found, sort, untagged=untagged, partial=partial)
     if json:
-        what = "images" if by == "image" else "repositories"
-        filtered = rows if untagged or partial else answer.content[what]
-        say(jsonlib.dumps(answer.content | {what: filtered}, indent=1))
+        say(jsonlib.dumps(found | ({"images": rows} if untagged or partial else {}), indent=1))
     elif partial:
-        say_lines(image_tables.partial_lines(rows, answer.content, answer.source))
+        say_lines(image_tables.partial_lines(rows, found, client.source(found["as_of"])))
     else:
-        say_lines(image_tables.image_lines(rows, answer.content, answer.source, untagged=untagged))
-    end_by(ask.stats(where).content)
+        say_lines(image_tables.image_lines(rows, found, client.source(found["as_of"]), untagged=untagged))
+    end_by(client.stats())
 
 
 @click.command()
@@ -66,58 +58,41 @@ def images(where: Resolved, json: bool, by: str, sort: str, untagged: bool, part
     "--keep-last", type=click.IntRange(0, 999_999), default=0, metavar="N",
     help="Keep the N latest of these images in each repository.",
 )  # fmt: skip
-def freed(where: Resolved, json: bool, references: tuple[str, ...], keep_last: int) -> None:
+def freed(client: Client, json: bool, references: tuple[str, ...], keep_last: int) -> None:
     """Say what would be freed if images went, today and as chunks.
 
     A REF is a name as `chunkd images` shows it, such as shop/api:v3, or a digest or its beginning: one image, whatever
     its other names. Or it is a glob over names, such as 'shop/api:v3*', in quotes: all images of which every name
     matches. chunkd deletes nothing.
     """
-    check_references(references)
-    answer = ask.freed(where, references, keep_last)
+    found = client.freed(*references, keep_last=keep_last)
     if json:
-        say(jsonlib.dumps(answer.content, indent=1))
+        say(jsonlib.dumps(found, indent=1))
     else:
-        say_lines(image_tables.freed_lines(answer.content, answer.source))
-    end_by(ask.stats(where).content)
-
-
-def check_references(references: tuple[str, ...]) -> None:
-    """Raises UsageError for what can't be asked of a daemon."""
-    for reference in references:
-        if not reference.isprintable() or len(reference.split()) != 1 or reference != reference.strip():
-            raise UsageError(f"{reference!r}: write ? for each space or unprintable character, or use the digest")
-    joined = " ".join(references)
-    if len(joined) > REFERENCES_CHARACTERS or len(quote_plus(joined)) > REFERENCES_BYTES:
-        raise UsageError(
-            f"references of more than {REFERENCES_CHARACTERS} characters; use a glob, or the first digits of digests"
-        )
+        say_lines(image_tables.freed_lines(found, client.source(found["as_of"])))
+    end_by(client.stats())
 
 
 @click.command()
 @asks
 @as_json
 @click.option(
-    "--threshold", default="0.5", show_default=True,
+    "--threshold", default=0.5, show_default=True,
     help="How much of what two images hold together both must hold: above 0, at most 1.",
 )  # fmt: skip
-def similar(where: Resolved, json: bool, threshold: str) -> None:
+def similar(client: Client, json: bool, threshold: float) -> None:
     """List images that are alike by their chunks.
 
     Then what different repositories share. A cluster is a group of images, each of which is alike to another one of it:
     the bytes of the chunks that both hold are at least this part of the bytes of the chunks that either holds. From 20
     images on, chunks that more than half of all images hold are left out.
     """
-    try:
-        permille = PARAMETERS["threshold"][1](threshold)
-    except ValueError as error:
-        raise UsageError(f"--threshold must be {error}") from None
-    answer = ask.similar(where, permille)
+    found = client.similar(threshold)
     if json:
-        say(jsonlib.dumps(answer.content, indent=1))
+        say(jsonlib.dumps(found, indent=1))
     else:
-        say_lines(image_tables.similar_lines(answer.content, answer.source))
-    end_by(ask.stats(where).content)
+        say_lines(image_tables.similar_lines(found, client.source(found["as_of"])))
+    end_by(client.stats())
 
 
 COMMANDS: tuple[Any, ...] = (images, freed, similar)

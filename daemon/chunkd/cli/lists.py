@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import json as jsonlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import click
@@ -13,14 +13,12 @@ import click
 from chunkd.cli import tables
 from chunkd.cli.options import as_json, asks, end_by, say_lines
 from chunkd.cli.output import say
-from chunkd.client import ask
+from chunkd.client.ask import SINCE, Client
 from chunkd.errors import UsageError
 from chunkd.figures.names import KEPT
-from chunkd.settings.resolve import Resolved
 
 ORDERS = {"exclusive": "exclusive_bytes", "shared": "shared_bytes", "size": "stored_bytes"}
 LAYERS_SHOWN = 100
-SINCE = "7d"
 
 
 @click.command()
@@ -29,7 +27,7 @@ SINCE = "7d"
 @click.option("--failed", is_flag=True, help="Only blobs that failed or are ignored, with the reason.")
 @click.option("--sort", type=click.Choice(list(ORDERS)), help="Only layers, with what is in them; the largest first.")
 @click.option("--limit", type=click.IntRange(1, 1_000_000), help="At most this many lines; with --sort 100 by default.")
-def blobs(where: Resolved, json: bool, failed: bool, sort: str | None, limit: int | None) -> None:
+def blobs(client: Client, json: bool, failed: bool, sort: str | None, limit: int | None) -> None:
     """List blobs, one a line. With --json one JSON object a line.
 
     With --sort one layer a line, its uncompressed bytes in three parts. Exclusive: chunks that are in no other layer,
@@ -37,19 +35,19 @@ def blobs(where: Resolved, json: bool, failed: bool, sort: str | None, limit: in
     Repeated: every further copy of a chunk inside the layer. `size` is the stored bytes.
     """
     if sort is None:
-        found = itertools.islice(ask.blobs(where, failed), limit)
+        found = itertools.islice(client.blobs(failed=failed), limit)
         say_lines((jsonlib.dumps(blob) for blob in found) if json else tables.blob_lines(found))
     elif failed:
         raise UsageError("--sort can't be combined with --failed: a failed blob has no chunks to sort by")
     else:
-        layers, commits = _largest(ask.layers(where), ORDERS[sort], limit or LAYERS_SHOWN)
+        layers, commits = _largest(client.layer_pages(), ORDERS[sort], limit or LAYERS_SHOWN)
         say_lines((jsonlib.dumps(layer) for layer in layers) if json else tables.layer_lines(layers))
         if commits > 1:
             say("chunkd: the index changed while it was read; lines may be of different moments", err=True)
-    end_by(ask.stats(where).content)
+    end_by(client.stats())
 
 
-def _largest(pages: Iterable[dict[str, Any]], by: str, most: int) -> tuple[list[dict[str, Any]], int]:
+def _largest(pages: Iterable[Mapping[str, Any]], by: str, most: int) -> tuple[list[dict[str, Any]], int]:
     """The layers with the most bytes `by`, and how many different commits the pages show."""
     commits = set()
 
@@ -67,7 +65,7 @@ def _largest(pages: Iterable[dict[str, Any]], by: str, most: int) -> tuple[list[
 @as_json
 @click.option("--since", default=SINCE, show_default=True, help="7d (m, h, d, w), 2026-01-31 or 2026-01-31T12:00Z.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values, with a line of names.")
-def history(where: Resolved, json: bool, as_csv: bool, since: str) -> None:
+def history(client: Client, json: bool, as_csv: bool, since: str) -> None:
     """Print the figures over time. With --json one JSON object a line.
 
     There is one line for each minute in which the figures changed; they stood so until the next line. The first line is
@@ -79,12 +77,12 @@ def history(where: Resolved, json: bool, as_csv: bool, since: str) -> None:
     if json and as_csv:
         raise UsageError("--json can't be combined with --csv")
     since_minute(since, 0)
-    rows = ask.history(where, since)
+    rows = client.history(since)
     if as_csv:
         say_lines(",".join(map(_cell, row)) for row in itertools.chain([["at", *KEPT]], (row.values() for row in rows)))
     else:
         say_lines((jsonlib.dumps(row) for row in rows) if json else tables.history_lines(rows))
-    end_by(ask.stats(where).content)
+    end_by(client.stats())
 
 
 def _cell(value: object) -> str:

@@ -16,7 +16,7 @@ from chunkd.cli.output import say
 from chunkd.cli.replay import replay
 from chunkd.cli.report import report
 from chunkd.cli.sweep import sweep
-from chunkd.client import ask
+from chunkd.client.ask import Client
 from chunkd.errors import NoDaemon, UsageError
 from chunkd.figures.names import GATED
 from chunkd.settings.resolve import Resolved
@@ -145,7 +145,7 @@ def scan(
     help=f"Exit 5 when it holds: one of {', '.join(GATED)}, then {' '.join(fail_if.OPERATORS)}, then a number, such as"
     f" '{GATED[0]}<0.2'. May be repeated.",
 )
-def stats(where: Resolved, json: bool, watch: bool, explain: bool, conditions: tuple[str, ...]) -> None:
+def stats(client: Client, json: bool, watch: bool, explain: bool, conditions: tuple[str, ...]) -> None:
     """Print the current figures.
 
     They come from the daemon, or from the index if no daemon answers. With --fail-if they are printed too, and a line
@@ -159,18 +159,18 @@ def stats(where: Resolved, json: bool, watch: bool, explain: bool, conditions: t
         from chunkd.cli.watch import watch_stats
 
         with contextlib.suppress(KeyboardInterrupt):
-            watch_stats(where, json)
+            watch_stats(client, json)
         return
-    answer = ask.stats(where)
-    say(tables.stats_text(answer.content, answer.source, json, explain))
-    fail_if.test(gates, answer.content)
-    end_by(answer.content)
+    found = client.stats()
+    say(tables.stats_text(found, client.source(found["as_of"]), json, explain))
+    fail_if.test(gates, found)
+    end_by(found)
 
 
 @main.command()
 @asks
 @as_json
-def histogram(where: Resolved, json: bool) -> None:
+def histogram(client: Client, json: bool) -> None:
     """Count the chunks by copies, and by size.
 
     Each table counts every unique chunk once. By copies: a chunk store saves nothing of chunks that occur once, and
@@ -178,12 +178,12 @@ def histogram(where: Resolved, json: bool) -> None:
     `unique` is what a store would keep of a row before compression, `in all` what the layers hold of it, and `share`
     how much of all their bytes that is. The columns add up to the figures of `chunkd stats`.
     """
-    answer = ask.histogram(where)
+    found = client.histogram()
     if json:
-        say(jsonlib.dumps(answer.content, indent=1))
+        say(jsonlib.dumps(found, indent=1))
     else:
-        say_lines(tables.histogram_lines(answer.content, answer.source))
-    end_by(ask.stats(where).content)
+        say_lines(tables.histogram_lines(found, client.source(found["as_of"])))
+    end_by(client.stats())
 
 
 @main.command()
@@ -231,12 +231,12 @@ def rebuild(where: Resolved, json: bool, quiet: bool) -> None:
 @asks
 @as_json
 @click.option("--live", is_flag=True, help="Exit 0 when degraded too: for a probe that restarts a daemon.")
-def health(where: Resolved, json: bool, live: bool) -> None:
+def health(client: Client, json: bool, live: bool) -> None:
     """Print whether the daemon does its work.
 
     Exits 0 when it does, 6 when it is degraded, with reasons, and 3 when no daemon answers.
     """
-    content = ask.health(where)
+    content = client.health()
     say(tables.health_text(content, json))
     sys.exit({"ok": 0, "degraded": 0 if live else DEGRADED}.get(content["state"], NoDaemon.exit_code))
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from chunkd.cli.output import say
+from chunkd.client.ask import Client
 from chunkd.settings.resolve import Resolved
 from chunkd.settings.table import SETTINGS
 
@@ -46,7 +47,16 @@ def settings(*names: str) -> Callable[[Command], Callable[..., Any]]:
     return add
 
 
-asks = settings("state_dir", "socket")
+def asks(command: Command) -> Callable[..., Any]:
+    """The flags that say whom to ask. The command gets a `Client` as its first argument."""
+
+    @functools.wraps(command)
+    def asking(where: Resolved, **given: Any) -> Any:
+        return command(Client(where), **given)
+
+    return settings("state_dir", "socket")(asking)
+
+
 works = settings(*SETTINGS)
 quietly = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 as_json = click.option("--json", "json", is_flag=True, help="Print JSON, for programs.")

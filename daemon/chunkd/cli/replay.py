@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json as jsonlib
-from typing import Any
 
 import click
 
 from chunkd.cli import replay_tables
 from chunkd.cli.options import as_json, asks, end_by, quietly, say_lines
 from chunkd.cli.output import say
-from chunkd.client import ask
-from chunkd.settings.resolve import Resolved
+from chunkd.client.ask import Client
 
 
 @click.command()
@@ -19,7 +17,7 @@ from chunkd.settings.resolve import Resolved
 @as_json
 @quietly
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-def replay(where: Resolved, json: bool, quiet: bool, files: tuple[str, ...]) -> None:
+def replay(client: Client, json: bool, quiet: bool, files: tuple[str, ...]) -> None:
     """Read a registry's logs, and say what chunks would have moved.
 
     A FILE is a log of distribution (its access log, or the fields that it logs as text or JSON) or of nginx (combined,
@@ -31,26 +29,11 @@ def replay(where: Resolved, json: bool, quiet: bool, files: tuple[str, ...]) -> 
     not a layer of the index moves whole. One cache for all: the same, for a cache that all clients share.
     """
     from chunkd.cli.progress import progress, silent
-    from chunkd.pulls.log_files import LogFiles
 
-    def read(store: Any) -> dict[str, Any]:
-        from chunkd.pulls.read import indexed
-
-        as_of, found = indexed(store)
-        return {"as_of": as_of, "indexed": found}
-
-    logs = LogFiles(files)
-    answer = ask.from_index(where, read)
-    from chunkd.pulls.replay import Replay
-
-    replayed = Replay(answer.content.pop("indexed"))
     with (silent if quiet else progress)("read", "pulls") as show:
-        for path in logs.paths:
-            for pulls in replayed.file(logs.lines(path)):
-                show(logs.done_bytes, logs.known_bytes, pulls)
-    content = answer.content | replayed.to_json()
+        found = client.replay(files, show)
     if json:
-        say(jsonlib.dumps(content, indent=1))
+        say(jsonlib.dumps(found, indent=1))
     else:
-        say_lines(replay_tables.lines(content, answer.state_dir))
-    end_by(ask.stats(where).content)
+        say_lines(replay_tables.lines(found, client.state_dir))
+    end_by(client.stats())

@@ -10,9 +10,9 @@ import click
 
 from chunkd.cli.options import asks, end_by
 from chunkd.cli.output import say
+from chunkd.client.ask import Client
 from chunkd.errors import ChunkdError
 from chunkd.figures import words
-from chunkd.settings.resolve import Resolved
 
 SINCE = "31d"
 STDOUT = "-"
@@ -28,7 +28,7 @@ class ReportUnwritable(ChunkdError):
 @click.option("-o", "--output", required=True, metavar="FILE", help="The file to write; - for standard output.")
 @click.option("--since", default=SINCE, show_default=True, help="Where its history begins, as for `chunkd history`.")
 @click.option("--replay", metavar="FILE", help="What `chunkd replay --json` printed, for a section on pulls.")
-def report(where: Resolved, output: str, since: str, replay: str | None) -> None:
+def report(client: Client, output: str, since: str, replay: str | None) -> None:
     """Write one HTML page with the figures and plots.
 
     It shows the figures over time, chunks by copies and by size, the layers that share most and those that share
@@ -42,7 +42,7 @@ def report(where: Resolved, output: str, since: str, replay: str | None) -> None
     from chunkd.report.page import page
     from chunkd.report.replay import read
 
-    material = gathered(where, since, None if replay is None else read(replay))
+    material = gathered(client, since, None if replay is None else read(replay))
     content = page(material).encode("utf-8", "backslashreplace")
     if output == STDOUT:
         say(content, nl=False)

@@ -7,14 +7,11 @@ from typing import Any
 
 import click
 
-from chunkd.api.routes import PARAMETERS
-from chunkd.cli.images import check_references
 from chunkd.cli.options import as_json, asks, end_by, say_lines
 from chunkd.cli.output import say
 from chunkd.cli.update_lines import all_lines, update_lines
-from chunkd.client import ask
+from chunkd.client.ask import Client
 from chunkd.errors import UsageError
-from chunkd.settings.resolve import Resolved
 
 
 @click.command()
@@ -23,7 +20,7 @@ from chunkd.settings.resolve import Resolved
 @click.argument("repository", required=False, metavar="REPOSITORY[:TAG]")
 @click.option("--all", "is_all", is_flag=True, help="All repositories, one in a line, with the median over them.")
 @click.option("--platform", default="", metavar="OS/ARCH", help="Pull this platform alone; otherwise all of them.")
-def updates(where: Resolved, json: bool, repository: str | None, is_all: bool, platform: str) -> None:
+def updates(client: Client, json: bool, repository: str | None, is_all: bool, platform: str) -> None:
     """Say what each update of a repository moves.
 
     That is what a client moves from each version to the next one, as layers and as chunks. The versions are the
@@ -35,20 +32,12 @@ def updates(where: Resolved, json: bool, repository: str | None, is_all: bool, p
     """
     if (repository is None) != is_all:
         raise UsageError("name a repository, such as shop/api, or one of its tags, or use --all")
-    check_references((repository,) if repository is not None else ())
-    try:
-        for name, value in (("repository", repository or ""), ("platform", platform)):
-            PARAMETERS[name][1](value)
-    except ValueError as error:
-        raise UsageError(f"{name} must be {error}") from None
-    if repository == "":
-        raise UsageError("no repository has an empty name; use --all for all of them")
-    answer = ask.updates(where, repository or "", platform)
+    found = client.all_updates(platform) if repository is None else client.updates(repository, platform)
     if json:
-        say(jsonlib.dumps(answer.content, indent=1))
+        say(jsonlib.dumps(found, indent=1))
     else:
-        say_lines((all_lines if is_all else update_lines)(answer.content, answer.source))
-    end_by(ask.stats(where).content)
+        say_lines((all_lines if is_all else update_lines)(found, client.source(found["as_of"])))
+    end_by(client.stats())
 
 
 COMMANDS: tuple[Any, ...] = (updates,)

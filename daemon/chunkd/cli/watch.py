@@ -9,21 +9,21 @@ import time
 
 from chunkd.cli import tables
 from chunkd.cli.output import say
-from chunkd.client import ask
-from chunkd.settings.resolve import Resolved
+from chunkd.client.ask import Client
 
 WATCH_S = 1.0
 # So that a row with characters two columns wide is still one row.
 WRAP_OFF, WRAP_ON = "\x1b[?7l", "\x1b[?7h"
 
 
-def watch_stats(where: Resolved, as_json: bool) -> None:
+def watch_stats(client: Client, as_json: bool) -> None:
     """Prints the figures whenever they have changed, until it is interrupted."""
     shown: tuple[str, tuple[int, int]] | None = None
     above = 0
     while True:
-        answer = ask.stats(where)
-        frame = json.dumps(answer.content) if as_json else tables.stats_text(answer.content, answer.source, False)
+        found = client.stats()
+        source = client.source(found["as_of"])
+        frame = json.dumps(found) if as_json else tables.stats_text(found, source, False)
         on_terminal = sys.stdout.isatty() and not as_json
         size = _size() if on_terminal else (0, 0)
         if (frame, size) != shown:

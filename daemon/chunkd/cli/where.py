@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from chunkd.cli.images import check_references
 from chunkd.cli.options import INCOMPLETE, as_json, end_by, quietly, say_lines, settings
 from chunkd.cli.output import say
 from chunkd.cli.where_lines import where_lines
-from chunkd.client import ask
+from chunkd.client.ask import Client
+from chunkd.parameters import value_of
 from chunkd.settings.resolve import Resolved
 
 BY = ("directory", "extension", "package", "file")
@@ -62,8 +62,7 @@ def where(
     from chunkd.sweep.where import Question, part_of
     from chunkd.sweep.where import where as asked
 
-    check_references((reference,) if reference else ())
-    question = Question(reference, by, depth, part_of(layers) if layers is not None else 0)
+    question = Question(value_of("repository", reference), by, depth, part_of(layers) if layers is not None else 0)
     states = [given.value for given in place.states]
     with silent() if quiet else progress("read", "layers to go") as show:
         reply, state_dir = asked(effective(place, serving=False), states, question, show)
@@ -73,7 +72,7 @@ def where(
         say_lines(where_lines(reply, state_dir))
     if reply["unread_layers"]:
         sys.exit(INCOMPLETE)
-    end_by(ask.stats(place).content)
+    end_by(Client(place).stats())
 
 
 COMMANDS: tuple[Any, ...] = (where,)

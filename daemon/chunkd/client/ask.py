@@ -1,242 +1,292 @@
-"""Gets an answer from the daemon, or from the index where no daemon runs. The answer says which."""
+"""Gets answers from the daemon, or from the index where no daemon runs: for the commands, and for `chunkd.connect`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote_plus, urlencode
 
 from chunkd.client import http
 from chunkd.errors import (
     BadIndex,
-    ChunkdError,
     IndexMissing,
+    IndexMoves,
     IndexUnreachable,
     NoDaemon,
+    NothingThere,
     RequestRefused,
     SocketDenied,
     UsageError,
 )
 from chunkd.figures import words
+from chunkd.parameters import PARAMETERS, value_of
 from chunkd.settings.resolve import Resolved
 
+if TYPE_CHECKING:
+    from chunkd.replies.figures import Blob, Health, Histogram, Layer, Layers, Moment, Stats
+    from chunkd.replies.images import Freed, Images, Repositories, Similar
+    from chunkd.replies.moves import AllUpdates, Diff, Updates
+    from chunkd.replies.pulls import Replay
+
 PAGE_ROWS = 1000
+TIMEOUT_S = 10.0
 # The figures of images take seconds, and three others may be before.
 IMAGES_TIMEOUT_S = 300.0
 IMAGES_TRIES = 3
+# In each request line there are 4,096 bytes, in which a name takes more when it has unusual characters.
+REFERENCES_BYTES = 3900
+SINCE = PARAMETERS["since"].default
 
-Page = dict[str, Any]
-
-
-class Answer(NamedTuple):
-    """The content of an answer, and its source: the daemon's socket, or the index's state directory."""
-
-    content: Page
-    socket: str = ""
-    state_dir: str = ""
-
-    @property
-    def source(self) -> str:
-        """The line that says where these figures came from."""
-        if self.socket:
-            return words.daemon_source(self.socket, self.content["as_of"])
-        return words.index_source(self.state_dir, self.content["as_of"])
+# Reads an answer from a `Store`.
+Offline = Callable[[Any], Any]
+Show = Callable[[int, int, int], None]
 
 
-class IndexMoves(ChunkdError):
-    def __init__(self) -> None:
-        super().__init__(f"the index changed while images were read from it, {IMAGES_TRIES} times; ask again")
+class Client:
+    """Asks a daemon, or reads the index where none answers. Each call asks anew; nothing stays open in between.
 
+    `socket` and `state_dir` say who gave the last answer; the other one is "". Replies are those of the HTTP API, whole
+    and not in pages: plain dicts, of the types in `chunkd.replies`. Each thread needs a client of its own.
 
-class NothingThere(ChunkdError):
-    exit_code = 3
-
-    def __init__(self, sockets: list[str], states: list[str]) -> None:
-        super().__init__(
-            f"no daemon answers ({', '.join(sockets)}) and there is no index ({', '.join(states)});"
-            " start `chunkd run`, or run `chunkd scan CACHE`"
-        )
-
-
-def ask(where: Resolved, target: str, offline: Callable[[Any], Page], timeout_s: float = 10.0) -> Answer:
-    """The daemon's answer to a GET, or what `offline` reads from a `Store` when no daemon answers.
-
-    Raises NothingThere when there is no index either. A daemon that refuses this user is another user's, unless the
-    command names its place: then the user's own index answers, and SocketDenied is raised only if there is none.
+    A daemon that does not answer within 10 s, or 300 s about images, raises SocketUnusable. Each call raises another
+    ChunkdError too: UsageError for what can't be asked, NothingThere where there is neither a daemon nor an index,
+    SocketDenied for a daemon of another user, RequestRefused for one that is too busy, BadIndex.
     """
-    sockets = [given.value for given in where.sockets]
-    try:
-        socket, content = http.first_answer(sockets, "GET", target, timeout_s=timeout_s)
-        return Answer(content, socket=socket)
-    except NoDaemon as nobody:
+
+    def __init__(self, where: Resolved) -> None:
+        self._where = where
+        self.socket = self.state_dir = ""
+
+    def source(self, as_of: str | None) -> str:
+        """The line that says where the last answer came from."""
+        if self.socket:
+            return words.daemon_source(self.socket, as_of)
+        return words.index_source(self.state_dir, as_of)
+
+    def stats(self) -> Stats:
+        """The figures, and how fresh they are."""
+
+        def offline(store: Any) -> Any:
+            from chunkd.queries.read import read_stats
+
+            found = read_stats(store).to_json()
+            # Nothing is pending only if the last writer recorded that nothing was left to do.
+            settled = None if found["pending_blobs"] is None else True
+            return found | {"scanning": False, "scans": 0, "settled": settled}
+
+        return self._ask("/v1/stats", offline)
+
+    def histogram(self) -> Histogram:
+        """The chunks by copies, and by size."""
+
+        def offline(store: Any) -> Any:
+            from chunkd.queries.read import read_histogram
+
+            return read_histogram(store)
+
+        return self._ask("/v1/histogram", offline)
+
+    def health(self) -> Health:
+        """The daemon's `state` with its `reasons`, or the state `down` where none answers."""
         try:
-            return from_index(where, offline)
-        except IndexMissing:
-            raise NothingThere(nobody.tried, [given.value for given in where.states]) from None
-    except SocketDenied:
-        if where.place_was_given or where.own_state_dir is None:
-            raise
+            found: Any = http.first_answer([given.value for given in self._where.sockets], "GET", "/v1/health")[1]
+        except NoDaemon as error:
+            return {"state": "down", "reasons": [str(error)]}
+        return found
+
+    def blobs(self, *, failed: bool = False) -> Iterator[Blob]:
+        """Every blob; with `failed` only those that failed or are ignored."""
+
+        def offline(after: str, store: Any) -> Any:
+            from chunkd.queries.read import read_blobs
+
+            return read_blobs(store, after, PAGE_ROWS, failed)
+
+        for page in self._pages("/v1/blobs", {"failed": str(failed).lower()}, "after", "", offline):
+            yield from page["blobs"]
+
+    def layers(self) -> Iterator[Layer]:
+        """Every layer, its bytes in what only it has, what others have too, and what it repeats."""
+        for page in self.layer_pages():
+            yield from page["layers"]
+
+    def layer_pages(self) -> Iterator[Layers]:
+        """The same in pages. If the index changes in between, pages have another `commit`, and show another moment."""
+
+        def offline(after: str, store: Any) -> Any:
+            from chunkd.queries.layer_shares import read_layers
+
+            return read_layers(store, after, PAGE_ROWS)
+
+        return self._pages("/v1/layers", {}, "after", "", offline)
+
+    def history(self, since: str = SINCE) -> Iterator[Moment]:
+        """The figures for each minute in which they changed, from a time on: `7d` (m, h, d, w), `2026-01-31` or
+        `2026-01-31T12:00Z`.
+        """
+
+        def offline(after: str, store: Any) -> Any:
+            from chunkd.queries.history import read_history
+
+            return read_history(store, after, PAGE_ROWS, time.time_ns())
+
+        last = ""
+        for page in self._pages("/v1/history", {}, "since", since, offline):
+            for row in page["history"]:
+                # If the row that a page should begin with has been thinned out, the page begins with the row before it.
+                if row["at"] > last:
+                    last = row["at"]
+                    yield row
+
+    def images(self) -> Images:
+        """The images, with what each holds and shares."""
+        return self._images("images", {"by": "image"})
+
+    def repositories(self) -> Repositories:
+        """The repositories, with what the images of each hold and share."""
+        return self._images("images", {"by": "repository"})
+
+    def freed(self, *references: str, keep_last: int = 0) -> Freed:
+        """What would be freed if images went: names as `images` has them, digests, their first digits, or globs. The
+        `keep_last` latest of each repository stay.
+        """
+        return self._images("freed", {"references": _joined(references), "keep_last": str(keep_last)})
+
+    def similar(self, threshold: float = 0.5) -> Similar:
+        """The images that are alike: both hold at least this part of what either holds (three decimals at most)."""
+        return self._images("similar", {"threshold": str(threshold)})
+
+    def diff(self, client: Sequence[str], to: str, platform: str = "") -> Diff:
+        """What a client that has these images, or nothing, moves to pull another one. References are as for `freed`."""
+        return self._images("diff", {"from": _joined(client), "to": _joined([to]), "platform": platform})
+
+    def updates(self, repository: str, platform: str = "") -> Updates:
+        """What a client moves from each version of a repository, or of one of its tags, to the next one."""
+        return self._images("updates", {"repository": _joined([repository]), "platform": platform})
+
+    def all_updates(self, platform: str = "") -> AllUpdates:
+        """The same for all repositories, a row for each."""
+        return self._images("updates", {"repository": "", "platform": platform})
+
+    def replay(self, files: Sequence[str], show: Show = lambda *_: None) -> Replay:
+        """What a registry served, by its logs, and what chunks would have moved; always from the index. `show` gets the
+        bytes that are read, those of all files as far as they are known, and the pulls so far. Raises LogUnreadable.
+        """
+        from chunkd.pulls.log_files import LogFiles
+
+        def offline(store: Any) -> Any:
+            from chunkd.pulls.read import indexed
+
+            return indexed(store)
+
+        logs = LogFiles(files)
+        as_of, found = self._from_index(offline)
+        from chunkd.pulls.replay import Replay  # numpy, only where there is an index
+
+        replayed = Replay(found)
+        for path in logs.paths:
+            for pulls in replayed.file(logs.lines(path)):
+                show(logs.done_bytes, logs.known_bytes, pulls)
+        counted: Any = {"as_of": as_of} | replayed.to_json()
+        return counted
+
+    def _ask(self, target: str, offline: Offline, timeout_s: float = TIMEOUT_S) -> Any:
+        """The daemon's answer to a GET, or what `offline` reads when no daemon answers.
+
+        A daemon that refuses this user is another user's, unless its place was given: then the user's own index
+        answers, and SocketDenied is raised only if there is none.
+        """
+        where = self._where
         try:
-            return _read(where.own_state_dir, offline)
-        except (BadIndex, IndexUnreachable):
-            pass
-        raise
-
-
-def from_index(where: Resolved, offline: Callable[[Any], Page]) -> Answer:
-    """What `offline` reads from the first index that there is, whether a daemon runs or not. Raises IndexMissing."""
-    states = [given.value for given in where.states]
-    for state_dir in states:
-        try:
-            return _read(state_dir, offline)
-        except IndexMissing:
-            continue
-    raise IndexMissing(", ".join(states))
-
-
-def _read(state_dir: str, offline: Callable[[Any], Page]) -> Answer:
-    from chunkd.index.storage.environment import reading  # only here: LMDB is not needed to ask a daemon
-
-    with reading(state_dir) as store:
-        return Answer(offline(store), state_dir=state_dir)
-
-
-def stats(where: Resolved) -> Answer:
-    def offline(store: Any) -> Page:
-        from chunkd.queries.read import read_stats
-
-        found = read_stats(store).to_json()
-        # Nothing is pending only if the last writer recorded that nothing was left to do.
-        settled = None if found["pending_blobs"] is None else True
-        return found | {"scanning": False, "scans": 0, "settled": settled}
-
-    return ask(where, "/v1/stats", offline)
-
-
-def histogram(where: Resolved) -> Answer:
-    def offline(store: Any) -> Page:
-        from chunkd.queries.read import read_histogram
-
-        return read_histogram(store)
-
-    return ask(where, "/v1/histogram", offline)
-
-
-def health(where: Resolved) -> Page:
-    """The daemon's `state` with its `reasons`, or the state `down` where none answers."""
-    try:
-        return http.first_answer([given.value for given in where.sockets], "GET", "/v1/health")[1]
-    except NoDaemon as error:
-        return {"state": "down", "reasons": [str(error)]}
-
-
-def blobs(where: Resolved, failed: bool) -> Iterator[Page]:
-    """Every blob, page by page."""
-
-    def offline(after: str, store: Any) -> Page:
-        from chunkd.queries.read import read_blobs
-
-        return read_blobs(store, after, PAGE_ROWS, failed)
-
-    for page in _pages(where, "/v1/blobs", {"failed": "true" if failed else "false"}, "after", "", offline):
-        yield from page["blobs"]
-
-
-def layers(where: Resolved) -> Iterator[Page]:
-    """The pages of `layer_shares.read_layers`, to the last."""
-
-    def offline(after: str, store: Any) -> Page:
-        from chunkd.queries.layer_shares import read_layers
-
-        return read_layers(store, after, PAGE_ROWS)
-
-    return _pages(where, "/v1/layers", {}, "after", "", offline)
-
-
-def images(where: Resolved, by: str) -> Answer:
-    """The whole reply of `images.answers.images`; `by` is `image` or `repository`."""
-    return _images(where, "images", (by,), {"by": by})
-
-
-def freed(where: Resolved, references: Sequence[str], keep_last: int) -> Answer:
-    """The whole reply of `images.answers.freed`. Raises UsageError."""
-    query = {"references": " ".join(references), "keep_last": str(keep_last)}
-    return _images(where, "freed", (tuple(references), keep_last), query)
-
-
-def similar(where: Resolved, threshold_permille: int) -> Answer:
-    """The whole reply of `images.answers.similar`."""
-    return _images(where, "similar", (threshold_permille,), {"threshold": f"{threshold_permille / 1000:.3f}"})
-
-
-def diff(where: Resolved, client: Sequence[str], to: str, platform: str) -> Answer:
-    """The whole reply of `images.diff.diff`. Raises UsageError."""
-    query = {"from": " ".join(client), "to": to, "platform": platform}
-    return _images(where, "diff", (tuple(client), to, platform), query)
-
-
-def updates(where: Resolved, repository: str, platform: str) -> Answer:
-    """The whole reply of `images.updates.updates`; "" is all repositories. Raises UsageError."""
-    return _images(where, "updates", (repository, platform), {"repository": repository, "platform": platform})
-
-
-def _images(where: Resolved, question: str, arguments: tuple[Any, ...], query: dict[str, str]) -> Answer:
-    """The pages of one commit, put together. Raises IndexMoves when there are none in IMAGES_TRIES."""
-    from chunkd.images import pages
-
-    def offline(store: Any) -> Page:
-        from chunkd.images import answers
-
-        return answers.asked(store, (getattr(answers, question), arguments))
-
-    def page(after: str) -> Answer:
-        target = f"/v1/{question}?{urlencode({'limit': PAGE_ROWS, 'after': after} | query)}"
-        try:
-            return ask(where, target, offline, IMAGES_TIMEOUT_S)
+            self.socket, content = http.first_answer(
+                [given.value for given in where.sockets], "GET", target, timeout_s=timeout_s
+            )
+            self.state_dir = ""
+            return content
+        except NoDaemon as nobody:
+            try:
+                return self._from_index(offline)
+            except IndexMissing:
+                raise NothingThere(nobody.tried, [given.value for given in where.states]) from None
         except RequestRefused as refused:
             if refused.status == 400:
                 raise UsageError(refused.reason) from None
             raise
+        except SocketDenied:
+            if where.place_was_given or where.own_state_dir is None:
+                raise
+            try:
+                return self._read(where.own_state_dir, offline)
+            except (BadIndex, IndexUnreachable):
+                pass
+            raise
 
-    for _ in range(IMAGES_TRIES):
-        answer = following = page("")
-        rows = list(pages.rows_of(answer.content))
-        while following.content["next"] is not None:
-            following = page(following.content["next"])
-            if following.content["commit"] != answer.content["commit"]:
-                break
-            rows += pages.rows_of(following.content)
-        else:
-            return answer._replace(content=pages.with_rows(answer.content, rows) | {"next": None})
-    raise IndexMoves
+    def _from_index(self, offline: Offline) -> Any:
+        """What `offline` reads from the first index that there is, also where a daemon runs. Raises IndexMissing."""
+        states = [given.value for given in self._where.states]
+        for state_dir in states:
+            try:
+                return self._read(state_dir, offline)
+            except IndexMissing:
+                continue
+        raise IndexMissing(", ".join(states))
+
+    def _read(self, state_dir: str, offline: Offline) -> Any:
+        from chunkd.index.storage.environment import reading  # only here: LMDB is not needed to ask a daemon
+
+        with reading(state_dir) as store:
+            content = offline(store)
+        self.socket, self.state_dir = "", state_dir
+        return content
+
+    def _images(self, question: str, query: dict[str, str]) -> Any:
+        """The pages of one commit, put together. Raises IndexMoves when there are none in IMAGES_TRIES."""
+        from chunkd.images import pages
+
+        arguments = tuple(value_of(name, text) for name, text in query.items())
+
+        def offline(store: Any) -> Any:
+            from chunkd.images import answers
+
+            return answers.asked(store, (getattr(answers, question), arguments))
+
+        def page(after: str) -> Any:
+            target = f"/v1/{question}?{urlencode({'limit': PAGE_ROWS, 'after': after} | query)}"
+            return self._ask(target, offline, IMAGES_TIMEOUT_S)
+
+        for _ in range(IMAGES_TRIES):
+            first = following = page("")
+            rows = list(pages.rows_of(first))
+            while following["next"] is not None:
+                following = page(following["next"])
+                if following["commit"] != first["commit"]:
+                    break
+                rows += pages.rows_of(following)
+            else:
+                return pages.with_rows(first, rows) | {"next": None}
+        raise IndexMoves(IMAGES_TRIES)
+
+    def _pages(
+        self, path: str, query: dict[str, str], cursor: str, start: str | None, offline: Callable[[str, Any], Any]
+    ) -> Iterator[Any]:
+        """Each page, the first from `start`; the parameter `cursor` says where the next one begins."""
+        while start is not None:
+            target = f"{path}?{urlencode({'limit': PAGE_ROWS, cursor: start} | query)}"
+            page = self._ask(target, partial(offline, start))
+            yield page
+            start = page["next"]
 
 
-def history(where: Resolved, since: str) -> Iterator[Page]:
-    """The rows of `queries.history.read_history`, page by page."""
-
-    def offline(since: str, store: Any) -> Page:
-        from chunkd.queries.history import read_history
-
-        return read_history(store, since, PAGE_ROWS, time.time_ns())
-
-    last = ""
-    for page in _pages(where, "/v1/history", {}, "since", since, offline):
-        for row in page["history"]:
-            # If the row that a page should begin with has been thinned out, the page begins with the row before it.
-            if row["at"] > last:
-                last = row["at"]
-                yield row
-
-
-def _pages(
-    where: Resolved, path: str, query: dict[str, str], cursor: str, start: str | None,
-    offline: Callable[[str, Any], Page],
-) -> Iterator[Page]:  # fmt: skip
-    """Each page, the first from `start`; the parameter `cursor` says where the next one begins."""
-    while start is not None:
-        target = f"{path}?{urlencode({'limit': PAGE_ROWS, cursor: start} | query)}"
-        page = ask(where, target, partial(offline, start)).content
-        yield page
-        start = page["next"]
+def _joined(references: Sequence[str]) -> str:
+    """Raises UsageError for what can't be asked of a daemon."""
+    for reference in references:
+        if not reference.isprintable() or len(reference.split()) != 1 or reference != reference.strip():
+            raise UsageError(f"{reference!r}: write ? for each space or unprintable character, or use the digest")
+    joined = " ".join(references)
+    if len(quote_plus(joined)) > REFERENCES_BYTES:
+        raise UsageError(
+            f"references of more than {REFERENCES_BYTES} bytes; use a glob, or the first digits of digests"
+        )
+    return joined

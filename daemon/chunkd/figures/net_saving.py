@@ -1,7 +1,11 @@
 """What a chunk store of the same layers would take: which chunks the estimate uses, and its exact arithmetic.
 
 The sum of recompressed lengths over all unique chunks is estimated from those that were measured, by the ratio
-estimator and its linearised variance (Cochran, "Sampling Techniques", 3rd edition, 1977, sections 6.2 to 6.4).
+estimator and its linearised variance (Cochran, "Sampling Techniques", 3rd edition, 1977, sections 6.2 to 6.4). A few
+chunks that do not compress hide easily from a sample of many that do, and the interval would then be too narrow. So two
+such chunks more are assumed to be in each sample, for the interval alone: as Agresti and Coull add two successes,
+"Approximate Is Better than 'Exact' for Interval Estimation of Binomial Proportions" (The American Statistician 52,
+1998).
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ STORE_BYTES_A_CHUNK = 40
 DEVIATIONS_95 = 1.96
 # With fewer measured chunks the interval would mean nothing (Cochran, section 6.4: more than 30 in the sample).
 LEAST_MEASURED = 31
+# So many chunks that do not compress may hide from a sample (see above).
+ASSUMED = 2
 
 
 class Estimate(NamedTuple):
@@ -33,8 +39,9 @@ def estimate(sample: Sample, unique_chunks: int, unique_bytes: int) -> Estimate:
     """The recompressed bytes of all unique chunks: `unique_bytes * y / x`, exact when every chunk was measured.
 
     N chunks have X bytes, and n of them, with x bytes, were measured. The variance is
-    `(X / x)^2 * n * (1 - n / N) * s^2`, with `s^2` the sum of `(y - R x)^2` over `n - 1` and `R = y / x`. It is
-    computed in integers up to the root, so that no digit cancels.
+    `(X / x)^2 * n * (1 - n / N) * s^2`, with `s^2` the sum of `(y - R x)^2` over `n - 1` and `R = y / x`. That sum has
+    ASSUMED chunks more, which do not compress and whose `x^2` is the sample's mean. It is computed in integers up to
+    the root, so that no digit cancels.
     """
     n, x, y, xx, xy, yy = sample
     if n == unique_chunks:
@@ -44,8 +51,9 @@ def estimate(sample: Sample, unique_chunks: int, unique_bytes: int) -> Estimate:
     recompressed_bytes = (2 * unique_bytes * y + x) // (2 * x)
     if n < LEAST_MEASURED:
         return Estimate(recompressed_bytes, None)
-    squares = yy * x * x - 2 * x * y * xy + y * y * xx  # the sum of (y - R x)^2, times x^2
-    variance = unique_bytes**2 * n * (unique_chunks - n) * squares // (x**4 * unique_chunks * (n - 1))
+    squares = n * (yy * x * x - 2 * x * y * xy + y * y * xx)  # the sum of (y - R x)^2, times n x^2
+    squares += ASSUMED * (x - y) ** 2 * xx  # (x - R x)^2 of those that are assumed, times n x^2
+    variance = unique_bytes**2 * (unique_chunks - n) * squares // (x**4 * unique_chunks * (n - 1))
     return Estimate(recompressed_bytes, math.ceil(DEVIATIONS_95 * math.sqrt(variance)))
 
 

@@ -50,7 +50,10 @@ class Stats:
             "watching": self.watching,
             "params": dataclasses.asdict(self.params)
             | {"caps": dataclasses.asdict(self.caps), "measure": dataclasses.asdict(self.measure)},
-            "caches": [dataclasses.asdict(cache) for cache in self.caches],
+            "caches": [
+                dataclasses.asdict(cache) | {"layouts": list(cache.layouts), "warnings": list(cache.warnings)}
+                for cache in self.caches
+            ],
             "problems": list(self.problems),
             "warnings": list(self.warnings),
             "changes": dict(self.changes),

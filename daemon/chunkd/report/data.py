@@ -6,22 +6,21 @@ import datetime as dt
 import heapq
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from chunkd.client import ask
-from chunkd.errors import RequestRefused, TooManyImages
+from chunkd.client.ask import Client
+from chunkd.errors import IndexMoves, RequestRefused, TooManyImages
 from chunkd.index.history import minute_of
 from chunkd.queries.history import shown as shown_minute
 from chunkd.queries.history import since_minute
-from chunkd.settings.resolve import Resolved
 
 LAYERS_SHOWN = 10
 REPOSITORIES_SHOWN = 10
 PAIRS_SHOWN = 10
 POINTS_SHOWN = 300
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 
 
 class Layers(NamedTuple):
@@ -31,8 +30,8 @@ class Layers(NamedTuple):
     what they take.
     """
 
-    most: list[Row]
-    least: list[Row]
+    most: Sequence[Row]
+    least: Sequence[Row]
     alone: int
     alone_stored_bytes: int
 
@@ -77,7 +76,7 @@ class Material(NamedTuple):
     stats: Row
     source: str
     histogram: Row
-    moments: list[Row]
+    moments: Sequence[Row]
     times: list[dt.datetime]
     layers: Layers
     images: ImagesSeen
@@ -86,33 +85,34 @@ class Material(NamedTuple):
     replayed: Replayed | None = None
 
 
-def gathered(where: Resolved, since: str, replayed: Replayed | None = None) -> Material:
-    """From the daemon, or from the index if none answers. Raises as `ask.ask`; UsageError for a bad `since`."""
+def gathered(client: Client, since: str, replayed: Replayed | None = None) -> Material:
+    """From the daemon, or from the index if none answers. Raises as a `Client` does; UsageError for a bad `since`."""
     now = dt.datetime.fromtimestamp(int(time.time()), dt.UTC)
     start = _time(shown_minute(since_minute(since, minute_of(int(now.timestamp()) * 10**9))))
-    before = ask.stats(where)
-    histogram = ask.histogram(where).content
-    history = list(thinned(ask.history(where, since), start, now))
-    layers = chosen(row for page in ask.layers(where) for row in page["layers"])
-    images = images_seen(where)
-    answer = ask.stats(where)
+    before = client.stats()
+    histogram = client.histogram()
+    history = list(thinned(client.history(since), start, now))
+    layers = chosen(client.layers())
+    images = images_seen(client)
+    stats = client.stats()
+    times = _times(history, start, known_until(client.socket, stats, now))
     return Material(
-        answer.content, answer.source, histogram, history, _times(history, start, known_until(answer, now)), layers,
-        images, now, moved=before.content["as_of"] != answer.content["as_of"], replayed=replayed,
+        stats, client.source(stats["as_of"]), histogram, history, times, layers, images, now,
+        moved=before["as_of"] != stats["as_of"], replayed=replayed,
     )  # fmt: skip
 
 
-def images_seen(where: Resolved) -> ImagesSeen:
+def images_seen(client: Client) -> ImagesSeen:
     """The other parts of a report do not depend on the images: there may be too many of them, or too many changes."""
-    refusals = (ask.IndexMoves, RequestRefused, TooManyImages)
+    refusals = (IndexMoves, RequestRefused, TooManyImages)
     try:
-        repositories = ask.images(where, "repository").content
-        pairs = ask.similar(where, 500).content["pairs"]
+        repositories = client.repositories()
+        pairs = client.similar()["pairs"]
     except refusals as error:
         return ImagesSeen(problem=str(error))
     found = ImagesSeen(repositories, pairs[:PAIRS_SHOWN])
     try:
-        return found._replace(updates=ask.updates(where, "", "").content)
+        return found._replace(updates=client.all_updates())
     except refusals as error:
         return found._replace(updates_problem=str(error))
 
@@ -154,11 +154,11 @@ def _by_part_shared(layer: Row) -> tuple[float, int, str]:
     return part, -layer["uncompressed_bytes"], layer["digest"]
 
 
-def known_until(answer: ask.Answer, now: dt.datetime) -> dt.datetime:
-    """Where the history's last row ends. Without a daemon the present figures are unknown."""
-    if answer.socket:
+def known_until(socket: str, stats: Row, now: dt.datetime) -> dt.datetime:
+    """Where the history's last row ends. Without a daemon's socket the present figures are unknown."""
+    if socket:
         return now
-    said = [answer.content["as_of"], answer.content["scanned_at"]]
+    said = [stats["as_of"], stats["scanned_at"]]
     return max((_time(at) for at in said if at), default=now)
 
 

@@ -84,14 +84,14 @@ class DaemonAnswers:
     def images(self, after: str, limit: int, by: str) -> dict[str, Any]:
         return self._about_images(("images", (by,)), after, limit)
 
-    def freed(self, after: str, limit: int, references: str, keep_last: int) -> dict[str, Any]:
-        return self._about_images(("freed", (tuple(references.split()), keep_last)), after, limit)
+    def freed(self, after: str, limit: int, references: tuple[str, ...], keep_last: int) -> dict[str, Any]:
+        return self._about_images(("freed", (references, keep_last)), after, limit)
 
     def similar(self, after: str, limit: int, threshold: int) -> dict[str, Any]:
         return self._about_images(("similar", (threshold,)), after, limit)
 
-    def diff(self, after: str, limit: int, client: str, to: str, platform: str) -> dict[str, Any]:
-        return self._about_images(("diff", (tuple(client.split()), to, platform)), after, limit)
+    def diff(self, after: str, limit: int, client: tuple[str, ...], to: str, platform: str) -> dict[str, Any]:
+        return self._about_images(("diff", (client, to, platform)), after, limit)
 
     def _about_images(self, question: Question, after: str, limit: int) -> dict[str, Any]:
         """Names that are older than a minute are read first; the first page waits NAMES_S for them at most."""

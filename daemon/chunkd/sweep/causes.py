@@ -18,16 +18,16 @@ from chunkd.errors import ChunkdError
 from chunkd.images.atoms import Numbers
 from chunkd.model import CHUNK_HASH_BYTES, ChunkParams, Digest, Recipe
 from chunkd.sweep.packages import Package, listed_path
-from chunkd.sweep.trace import FILE_HASH_BYTES, NO_CONTENT, Trace
+from chunkd.sweep.trace import FILE_HASH_BYTES, Trace
 
 ZEROS, SAME_LAYER, SAME_PATH, OTHER_PATH, PARTS = CAUSES = (
     *("zeros", "same_layer", "same_path", "other_path"),
     "parts",
 )
-# Of all layers together, as an entry takes some 60 bytes beside its path, and a chunk some 40.
-MOST_ENTRIES = 1 << 23
+# Of all layers together, as an entry takes some 100 bytes beside its path, and a chunk some 40: at worst 1.5 GiB.
+MOST_ENTRIES = 1 << 22
 MOST_CHUNKS = 1 << 25
-MOST_PATHS_BYTES = 512 << 20
+MOST_PATHS_BYTES = 256 << 20
 
 Flags = npt.NDArray[np.bool_]
 
@@ -41,11 +41,13 @@ class TooMuchToTrace(ChunkdError):
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """The rows of one layer: where each entry begins, and the numbers of its path, content and package, 0 for none."""
+    """The rows of one layer: where each entry begins, the hash of its content, and the numbers of its path and of its
+    package, 0 for none.
+    """
 
     begins: array[int]
     paths: array[int]
-    files: array[int]
+    hashes: bytes
     packages: array[int]
     end: int
     lengths: Numbers
@@ -96,7 +98,6 @@ class Layers:
     params: ChunkParams
     _read: dict[Digest, _Layer] = field(default_factory=dict)
     _paths: dict[bytes, int] = field(default_factory=dict)
-    _files: dict[bytes, int] = field(default_factory=dict)
     _packages: dict[Package, int] = field(default_factory=dict)
     _listed: dict[bytes, tuple[Digest, int]] = field(default_factory=dict)
     _entries: int = 0
@@ -115,17 +116,9 @@ class Layers:
         for path, listed_owner in zip(trace.listed, trace.listed_owners, strict=True):
             self._list(path, digest, packages[listed_owner])
         paths = array("I", map(self._path_number, trace.paths))
-        hashes = bytes(trace.hashes)
-        files = array("I")
-        for at, size in enumerate(trace.sizes):
-            name = hashes[at * FILE_HASH_BYTES : (at + 1) * FILE_HASH_BYTES]
-            if name == NO_CONTENT:
-                files.append(0)
-            else:
-                files.append(self._files.setdefault(name + size.to_bytes(8, "little"), len(self._files) + 1))
         lengths = np.frombuffer(recipe.lengths, "<u4").astype(np.int64)
         zeros = self._zeros(recipe, lengths)
-        self._read[digest] = _Layer(trace.begins, paths, files, own, trace.end, lengths, zeros)
+        self._read[digest] = _Layer(trace.begins, paths, bytes(trace.hashes), own, trace.end, lengths, zeros)
         for what, count, most in (
             ("files", self._entries, MOST_ENTRIES),
             ("chunks", self._chunks, MOST_CHUNKS),
@@ -165,7 +158,7 @@ class Layers:
         further = _further(np.concatenate([np.empty(0, np.int64), *(recipes[digest] for digest in digests)]))
         copies = _split(further, [len(one.lengths) for one in layers])
         twins = _twins([recipes[digest].tobytes() for digest in digests])
-        file = _joined([one.files for one in layers])
+        file = _numbered(b"".join(one.hashes for one in layers))
         path = _joined([one.paths for one in layers])
         cause = np.full(len(file), CAUSES.index(PARTS))
         cause[(file > 0) & _further(file)] = CAUSES.index(OTHER_PATH)
@@ -211,6 +204,14 @@ def _zero_chunk(params: ChunkParams, size: int) -> tuple[bytes, int]:
 
 def _joined(columns: list[array[int]]) -> Numbers:
     return np.concatenate([np.empty(0, np.int64), *(np.frombuffer(one, np.uint32) for one in columns)]).astype(np.int64)
+
+
+def _numbered(hashes: bytes) -> Numbers:
+    """Equal numbers for equal hashes, from 1 on; 0 for NO_CONTENT."""
+    halves = np.frombuffer(hashes, "<u8").reshape(-1, FILE_HASH_BYTES // 8)
+    low, high = (np.unique(halves[:, at], return_inverse=True)[1] for at in (0, 1))
+    found = np.unique(low << 32 | high, return_inverse=True)[1] + 1
+    return np.where(halves.any(axis=1), found, 0)
 
 
 def _further(numbers: Numbers) -> Flags:

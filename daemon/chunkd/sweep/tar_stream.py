@@ -240,12 +240,9 @@ def _checksum_holds(block: bytes) -> bool:
         claimed = _number(block[148:156])
     except _Damage:
         return False
-    unsigned = (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF) - 2
-    unsigned += 8 * 0x20 - sum(block[148:156])
-    if claimed == unsigned:
-        return True
-    summed = block[:148] + block[156:]
-    return claimed == unsigned - 256 * sum(byte > 127 for byte in summed)
+    summed = block[:148] + b" " * 8 + block[156:]
+    unsigned = (zlib.adler32(summed[:256]) & 0xFFFF) + (zlib.adler32(summed[256:]) & 0xFFFF) - 2
+    return claimed == unsigned or claimed == unsigned - 256 * sum(byte > 127 for byte in summed)
 
 
 def _number(field: bytes) -> int:
@@ -254,17 +251,18 @@ def _number(field: bytes) -> int:
         if field[0] != 0x80:
             raise _Damage("a size that is negative or too large")
         number = int.from_bytes(field[1:], "big")
-    else:
-        digits = _text(field).strip(b" ")
-        if digits and not digits.isdigit():
+        if number > MOST_PAYLOAD_BYTES:
+            raise _Damage("a size that is negative or too large")
+        return number
+    digits = field.partition(b"\0")[0].strip(b" ")
+    if not digits.isdigit():
+        if digits:
             raise _Damage("a number that is not octal")
-        try:
-            number = int(digits or b"0", 8)
-        except ValueError:
-            raise _Damage("a number that is not octal") from None
-    if number > MOST_PAYLOAD_BYTES:
-        raise _Damage("a size that is negative or too large")
-    return number
+        return 0
+    try:
+        return int(digits, 8)
+    except ValueError:
+        raise _Damage("a number that is not octal") from None
 
 
 def _decimal(digits: bytes) -> int:

@@ -24,7 +24,7 @@ MOST_PATHS_BYTES = 64 << 20
 MOST_TRACE_BYTES = 2 * MOST_PATHS_BYTES + 64 * MOST_ENTRIES
 MOST_REASON_BYTES = 200
 
-_COLUMNS = 10
+_COLUMNS = 9
 _LENGTHS = Struct(f"<Q{_COLUMNS}Q")
 
 
@@ -40,7 +40,6 @@ class Trace:
 
     end: int = 0
     begins: array[int] = field(default_factory=lambda: array("Q"))
-    sizes: array[int] = field(default_factory=lambda: array("Q"))
     hashes: bytearray = field(default_factory=bytearray)
     paths: list[bytes] = field(default_factory=list)
     owners: array[int] = field(default_factory=lambda: array("H"))
@@ -54,7 +53,7 @@ def pack(trace: Trace) -> bytes:
     """The columns one after the other, behind their lengths."""
     names = "\n".join(" ".join(map(_word, package)) for package in trace.packages)
     columns = [
-        _bytes_of(trace.begins), _bytes_of(trace.sizes), bytes(trace.hashes), _lengths(trace.paths),
+        _bytes_of(trace.begins), bytes(trace.hashes), _lengths(trace.paths),
         b"".join(trace.paths), _bytes_of(trace.owners), names.encode(), _lengths(trace.listed), b"".join(trace.listed),
         _bytes_of(trace.listed_owners),
     ]  # fmt: skip
@@ -77,9 +76,9 @@ def unpack(data: bytes, uncompressed_bytes: int) -> Trace:
     for length in lengths:
         columns.append(data[at : at + length])
         at += length
-    begins, sizes, hashes, path_lengths, paths, owners, names, listed_lengths, listed, listed_owners = columns
+    begins, hashes, path_lengths, paths, owners, names, listed_lengths, listed, listed_owners = columns
     trace = Trace(
-        end, _array("Q", begins), _array("Q", sizes), bytearray(hashes), _split(path_lengths, paths),
+        end, _array("Q", begins), bytearray(hashes), _split(path_lengths, paths),
         _array("H", owners), _packages(names), _split(listed_lengths, listed), _array("H", listed_owners), damaged,
     )  # fmt: skip
     _check(trace, uncompressed_bytes)
@@ -88,15 +87,13 @@ def unpack(data: bytes, uncompressed_bytes: int) -> Trace:
 
 def _check(trace: Trace, uncompressed_bytes: int) -> None:
     entries, begins = len(trace.begins), trace.begins
-    columns = (len(trace.sizes), len(trace.paths), len(trace.owners), len(trace.hashes) // FILE_HASH_BYTES)
+    columns = (len(trace.paths), len(trace.owners), len(trace.hashes) // FILE_HASH_BYTES)
     if set(columns) != {entries} or len(trace.hashes) % FILE_HASH_BYTES or entries > MOST_ENTRIES:
         raise ValueError("a trace with columns of other lengths")
     if not trace.end <= uncompressed_bytes or not all(map(operator.lt, begins, begins[1:])):
         raise ValueError("entries that are not in order")
     if (begins[0] if entries else trace.end) or (entries and begins[-1] >= trace.end):
         raise ValueError("entries that do not begin with the tar, or go beyond its end")
-    if any(size > uncompressed_bytes for size in trace.sizes):
-        raise ValueError("a file that is larger than the layer")
     if len(trace.listed) != len(trace.listed_owners) or len(trace.packages) > MOST_PACKAGES:
         raise ValueError("lists of packages of other lengths")
     most = len(trace.packages)

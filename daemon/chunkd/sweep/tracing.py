@@ -116,7 +116,6 @@ class Tracer:
             self._stop(entry.begin, "it has too many files, or too long paths")
         else:
             self._trace.begins.append(entry.begin)
-            self._trace.sizes.append(entry.payload_bytes if self._content != NO_CONTENT else 0)
             self._trace.hashes += self._content
             self._trace.paths.append(path)
             self._is_directory.append(entry.kind == DIRECTORY)

@@ -93,7 +93,6 @@ def _where(store: Store, txn: lmdb.Transaction, config: Config, question: Questi
             layers.add(digest, finding.recipe, finding.trace)
             if finding.trace.damaged:
                 damaged[digest] = finding.trace.damaged
-        tell(0)
     attribution = layers.attribute(
         {digest: known.recipes.recipe(digest) for digest in chosen.layers if digest not in unread}
     )
