@@ -27,8 +27,14 @@ IN_C = ("cgear", "crules")
 TIMEOUT_S = 30
 MOST_MIB = 4096
 MOST_INPUT_BYTES = {
-    "bolt": 16384, "cgear": 512, "crules": 256, "decode": 4096, "manifest": 2048, "records": 1024, "tar": 4096,
-}  # fmt: skip
+    "bolt": 16384,
+    "cgear": 512,
+    "crules": 256,
+    "decode": 4096,
+    "manifest": 2048,
+    "records": 1024,
+    "tar": 4096,
+}
 
 Mutate = Callable[[bytes, int, int], bytes]
 
