@@ -66,7 +66,7 @@ bench: .venv/bench npm_small ## run the benchmarks, on a machine with nothing el
 	$(VENV_PYTHON) bench/replay.py
 	$(VENV_PYTHON) bench/bars.py
 
-dist: .venv/dev ## build the sdist, and from it the wheel
+dist: .venv/package ## build the sdist, and from it the wheel
 	$(VENV_PYTHON) -m pip install --quiet build
 	rm -rf dist
 	$(VENV_PYTHON) -m build

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import re
 import struct
-import tomllib
 from pathlib import Path
 
 import click
@@ -31,6 +30,8 @@ DOCUMENTS = MANUAL | {
     for name in ("CHANGELOG.md", "CONTRIBUTING.md", "DESIGN.md", "SECURITY.md", "bench/README.md", "tests/README.md")
 }
 MOST_README_LINES = 150
+# Of each page in docs/stores.
+PARTS = ("The path", "The rights", "Names", "Caveats")
 # What a name of a file may begin with. Others in code are commands, routes, or paths of other machines.
 TOP_FOLDERS = ("bench", "cffi_build", "contrib", "daemon", "docs", "launchd", "systemd", "tests", r"\.ci")
 
@@ -55,12 +56,13 @@ def test_the_readme_is_short() -> None:
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 def test_every_setting_has_its_row(setting: Setting) -> None:
     default = "" if setting.default is None else str(setting.default)
-    assert [f"`{setting.name}`", f"`{setting.env}`", f"`{setting.flag}`", default, setting.help] in SETTING_ROWS
+    assert [f"`{setting.name}`", f"`{setting.flag}`", default, setting.help] in SETTING_ROWS
+    assert setting.env == f"CHUNKD_{setting.name.upper()}"
 
 
 def test_no_row_is_of_a_setting_that_is_no_more() -> None:
-    named = {name for row in SETTING_ROWS for name in re.findall(r"`CHUNKD_([A-Z_]+)`", row[1])}
-    assert named == {name.upper() for name in SETTINGS}
+    named = {row[0].strip("`") for row in SETTING_ROWS if re.fullmatch("`[a-z_]+`", row[0])}
+    assert named == set(SETTINGS)
 
 
 @pytest.mark.parametrize("command", main.commands)
@@ -172,11 +174,6 @@ def test_the_picture_is_a_small_png() -> None:
     assert 300 <= height <= 900
 
 
-def test_the_two_versions_are_one() -> None:
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    assert f'__version__ = "{project["version"]}"' in (REPOSITORY / "daemon/chunkd/__init__.py").read_text()
-
-
 def test_the_files_and_tests_that_the_page_of_the_tests_names_are_there() -> None:
     tests = REPOSITORY / "tests"
     page = (tests / "README.md").read_text()
@@ -184,3 +181,10 @@ def test_the_files_and_tests_that_the_page_of_the_tests_names_are_there() -> Non
     assert [name for name in named if not [*tests.rglob(name), *REPOSITORY.glob(name)]] == []
     modules = {path.stem for path in tests.rglob("test_*.py")}
     assert set(re.findall(r"-k (test_\w+)", page)) - modules == set()
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if re.fullmatch(r"docs/stores/(?!index).+", name)])
+def test_a_page_of_a_store_has_its_four_parts_and_a_row(name: str) -> None:
+    headings = re.findall(r"^## (.+)$", PAGES[name], re.MULTILINE)
+    assert [heading for heading in headings if heading in PARTS] == list(PARTS)
+    assert [row for row in rows_of(PAGES["docs/stores/index.md"]) if f"({Path(name).name})" in row[0]]

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from chunkd.client.ask import Client
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def connect(*, socket: str | os.PathLike[str] | None = None, state_dir: str | os.PathLike[str] | None = None) -> Client:

@@ -173,7 +173,7 @@ class UsageError(ChunkdError):
 
 class SettingInvalid(UsageError):
     def __init__(self, name: str, source: str, problem: str) -> None:
-        super().__init__(f"setting {name} ({source}): {problem}; `chunkd run --help` lists the settings")
+        super().__init__(f"setting {name} ({source}): {problem}; `chunkd config --help` lists the settings")
         self.name, self.source, self.problem = name, source, problem
 
 

@@ -11,16 +11,19 @@ import importlib
 import inspect
 import os
 import pkgutil
+import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+import pytest
 
 import chunkd
 from chunkd.cli.main import main
 from chunkd.errors import ChunkdError
+from chunkd.settings.table import SETTINGS
 
 MESSAGES = Path(__file__).parent / "messages.txt"
 COLUMNS = 100
@@ -85,3 +88,25 @@ def test_the_messages_are_those_of_the_file() -> None:
 def test_an_errors_message_is_one_line() -> None:
     for error in set(error_classes()):
         assert len(error_message(error).splitlines()) == 1, error
+
+
+def help_of(name: str, columns: int) -> str:
+    command = main.commands[name] if name else main
+    context = click.Context(command, info_name=f"chunkd {name}".strip(), **main.context_settings)
+    context.terminal_width = columns
+    return command.get_help(context)
+
+
+@pytest.mark.parametrize("name", ["", *main.commands])
+def test_the_help_fits_a_terminal_of_80_columns(name: str) -> None:
+    assert [line for line in help_of(name, 80).splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("name", ["run", "scan", "rebuild"])
+def test_only_the_help_of_config_lists_every_setting(name: str) -> None:
+    flags = {setting.flag for setting in SETTINGS.values() if setting.kind != "paths"}
+    listed = {flag for flag in flags if re.search(rf"^  {flag}\b", help_of(name, 80), re.MULTILINE)}
+    assert listed == {"--state", "--socket", "--names-file", "--workers"}
+    assert "chunkd config --help" in help_of(name, 80)
+    assert all(re.search(rf"^  {flag}\b", help_of("config", 80), re.MULTILINE) for flag in flags)
+    assert flags <= {flag for one in main.commands[name].params for flag in one.opts}  # each works all the same

@@ -64,7 +64,7 @@ def test_the_figures() -> None:
         # Every chunk, all of them 17 kB; a third of what the layers take is left.
         ((11_000, 188_953_395, 21_000_000), "21.0 MiB with the store's index, instead of 61.2 MiB: 65.7 % less."),
         ((11_000, 188_953_395, 72_000_000), "69.6 MiB with the store's index, instead of 61.2 MiB: 13.7 % more."),
-        ((30, 500_000, 100_000), "as far as the few chunks tell that were measured (30)."),
+        ((30, 500_000, 100_000), "roughly: only 30 chunks measured."),
     ],
 )
 def test_the_answer_is_a_sentence(sample: tuple[int, int, int], words: str) -> None:

@@ -40,7 +40,7 @@ _BITS = {"k": 10**3, "M": 10**6, "G": 10**9}
 @click.option(
     "--measure", is_flag=True, help="Decode the missing layers, to be exact. Needs to read the index and the blobs."
 )
-@click.option("--both", is_flag=True, help="Also the way back, from B to A.")
+@click.option("--both", is_flag=True, help="Also say what the way back moves, from B to A.")
 @click.option(
     "--link", metavar="RATE,LATENCY,PARALLEL",
     help="Add seconds, over a link such as 100Mbit,30ms,8: its rate, a latency for each round of requests, and how many"
@@ -48,7 +48,7 @@ _BITS = {"k": 10**3, "M": 10**6, "G": 10**9}
 )  # fmt: skip
 @click.option(
     "--fail-if", "conditions", multiple=True, metavar="CONDITION",
-    help=f"Exit 5 when it holds: one of {', '.join(GATES)}, then {' '.join(fail_if.OPERATORS)}, then a number, such as"
+    help=f"Exit 5 if this holds: one of {', '.join(GATES)}, then {' '.join(fail_if.OPERATORS)}, then a number, such as"
     " 'chunk_bytes>50MiB'. May be repeated.",
 )  # fmt: skip
 def diff(
@@ -57,11 +57,13 @@ def diff(
 ) -> None:  # fmt: skip
     """Say what a client that has images A moves to pull image B.
 
-    As layers, and as chunks. A and B are names or digests as `chunkd freed` takes them; an A may be a glob, for all
-    images with a name that matches. As chunks: the missing chunks, each compressed, the recipes of the missing layers,
-    and what is moved whole either way, such as manifests. A run is a stretch of missing chunks within a layer; ranges
-    join runs across gaps, which are then moved too. Moving chunks may cost more than moving layers, as it mostly does
-    when the client has nothing.
+    A and B are names or digests as `chunkd freed` takes them. An A may be a glob, for all images with a name that
+    matches.
+
+    As layers: the layers that the client lacks. As chunks: the chunks that it lacks, each compressed, and the lists of
+    chunks of the missing layers. Manifests and configs move whole either way. A run is a stretch of missing chunks that
+    follow one another in a layer. A range joins runs, and moves the gaps between them too. Chunks may cost more than
+    layers, above all when the client has nothing.
     """
     gates = [fail_if.Condition(condition, tuple(GATES)) for condition in conditions]
     over = _link(link) if link is not None else None

@@ -23,7 +23,7 @@ from chunkd.errors import UsageError
 )  # fmt: skip
 @click.option(
     "--sort", type=click.Choice(list(image_tables.SORTS)), default="pushed", show_default=True,
-    help="The latest, or the largest, first.",
+    metavar="COLUMN", help=f"The latest, or the largest, first: {', '.join(image_tables.SORTS)}.",
 )  # fmt: skip
 @click.option("--untagged", is_flag=True, help="Only images without a name, each in a row of its own.")
 @click.option("--partial", is_flag=True, help="Only images that lack a config or a layer, and what they lack.")
@@ -32,10 +32,11 @@ def images(client: Client, json: bool, by: str, sort: str, untagged: bool, parti
 
     An image is the digest of a manifest or an index that has a name or that nothing else contains. Stored: the bytes on
     disk of all that it holds. As chunks: the bytes of the distinct chunks of its layers, before compression. Exclusive:
-    what no other image holds; removing this image alone would free it. Fair share: of what n images hold, each has one
-    n-th. New: what no earlier image holds. Fair shares add up to everything, and so do new bytes; other columns do not.
+    what no other image holds; removing this image alone would free it. Fair share: bytes that n images hold count one
+    n-th for each. New: what no earlier image holds. Fair shares add up to the total, and so do new bytes; other columns
+    do not.
 
-    The figures are those among all images, whichever are shown. With --json the whole reply is one object.
+    --untagged and --partial choose rows, and change no figure. With --json the whole reply is one object.
     """
     if by == "repository" and (untagged or partial):
         raise UsageError("--by repository can't be combined with --untagged or --partial")
@@ -59,11 +60,11 @@ def images(client: Client, json: bool, by: str, sort: str, untagged: bool, parti
     help="Keep the N latest of these images in each repository.",
 )  # fmt: skip
 def freed(client: Client, json: bool, references: tuple[str, ...], keep_last: int) -> None:
-    """Say what would be freed if images went, today and as chunks.
+    """Say what deleting images would free, as layers and as chunks.
 
-    A REF is a name as `chunkd images` shows it, such as shop/api:v3, or a digest or its beginning: one image, whatever
-    its other names. Or it is a glob over names, such as 'shop/api:v3*', in quotes: all images of which every name
-    matches. chunkd deletes nothing.
+    A REF is a name as `chunkd images` shows it (shop/api:v3), a digest, or a digest's first digits. It stands for one
+    image, with all its names. A REF may also be a glob in quotes ('shop/api:v3*'). It stands for the images whose names
+    all match. chunkd deletes nothing.
     """
     found = client.freed(*references, keep_last=keep_last)
     if json:
@@ -78,14 +79,15 @@ def freed(client: Client, json: bool, references: tuple[str, ...], keep_last: in
 @as_json
 @click.option(
     "--threshold", default=0.5, show_default=True,
-    help="How much of what two images hold together both must hold: above 0, at most 1.",
+    help="How alike two images must be: above 0, at most 1.",
 )  # fmt: skip
 def similar(client: Client, json: bool, threshold: float) -> None:
     """List images that are alike by their chunks.
 
-    Then what different repositories share. A cluster is a group of images, each of which is alike to another one of it:
-    the bytes of the chunks that both hold are at least this part of the bytes of the chunks that either holds. From 20
-    images on, chunks that more than half of all images hold are left out.
+    Two images are alike if the chunks that both hold have at least --threshold of the bytes of all chunks that they
+    hold. A cluster is a group of images in which each one is like at least one other. From 20 images on, chunks that
+    more than half of all images hold are left out. A second list shows the pairs of different repositories that share
+    most.
     """
     found = client.similar(threshold)
     if json:

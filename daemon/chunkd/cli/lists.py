@@ -30,9 +30,9 @@ LAYERS_SHOWN = 100
 def blobs(client: Client, json: bool, failed: bool, sort: str | None, limit: int | None) -> None:
     """List blobs, one a line. With --json one JSON object a line.
 
-    With --sort one layer a line, its uncompressed bytes in three parts. Exclusive: chunks that are in no other layer,
-    each counted once; removing the layer would free them. Shared: chunks that other layers have too, each counted once.
-    Repeated: every further copy of a chunk inside the layer. `size` is the stored bytes.
+    With --sort each line is a layer, with its uncompressed bytes in three parts. Exclusive: chunks that are in no other
+    layer, each counted once; removing the layer would free them. Shared: chunks that other layers have too, each
+    counted once. Repeated: every further copy of a chunk inside the layer. `size` is the layer's size on disk.
     """
     if sort is None:
         found = itertools.islice(client.blobs(failed=failed), limit)
@@ -68,9 +68,9 @@ def _largest(pages: Iterable[Mapping[str, Any]], by: str, most: int) -> tuple[li
 def history(client: Client, json: bool, as_csv: bool, since: str) -> None:
     """Print the figures over time. With --json one JSON object a line.
 
-    There is one line for each minute in which the figures changed; they stood so until the next line. The first line is
-    how they stood at the time asked for. After a day the last line of each hour is kept, and after 31 days the last of
-    each day. All times are UTC.
+    Each minute in which the figures changed has a line, which holds until the next one. The first line has the figures
+    at the time asked for. Of lines older than a day the last of each hour is kept; of lines older than 31 days, the
+    last of each day. All times are UTC.
     """
     from chunkd.queries.history import since_minute
 

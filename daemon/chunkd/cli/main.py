@@ -30,6 +30,7 @@ EPILOG = (
     " 5 a --fail-if condition holds, 6 degraded, 7 figures printed but incomplete: a folder could not be listed, a"
     " cache is stale or hung, or a layer could not be read."
 )
+OTHER_FLAGS = "Every other setting is a flag too: `chunkd config --help` lists them."
 
 
 def _versions(context: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -71,7 +72,7 @@ def main() -> None:
     """  # noqa: D301 - click's mark for a paragraph that is not to be rewrapped
 
 
-@main.command()
+@main.command(epilog=OTHER_FLAGS)
 @works
 def run(where: Resolved) -> None:
     """Watch caches and keep the figures current, in the foreground.
@@ -87,13 +88,13 @@ def run(where: Resolved) -> None:
     run_daemon(config, lambda: _load(where.again()))
 
 
-@main.command()
+@main.command(epilog=OTHER_FLAGS)
 @as_json
 @click.option("--verify", is_flag=True, help="Compare size, inode and ctime of every blob; hash again what differs.")
-@click.option("--accept", is_flag=True, help="Accept caches as they are now, though a root is on another device.")
+@click.option("--accept", is_flag=True, help="Accept a cache whose root is on another device than before.")
 @click.option("--retry-failed", is_flag=True, help="Read failed blobs again.")
-@click.option("--remeasure", is_flag=True, help="Read every layer by the measure_ settings, into a new index.")
-@click.option("--replace", is_flag=True, help="Drop caches from the index that are not named.")
+@click.option("--remeasure", is_flag=True, help="Read every layer again, and measure it by the measure_ settings.")
+@click.option("--replace", is_flag=True, help="Drop the caches that are not named from the index.")
 @quietly
 @works
 def scan(
@@ -108,9 +109,9 @@ def scan(
 ) -> None:
     """Index what is in the caches now, and print the figures.
 
-    If a daemon serves these caches, it is asked to scan. Otherwise the index serves exactly the caches named.
+    If a daemon serves these caches, it is asked to scan. Otherwise the index covers exactly the caches named.
 
-    With --remeasure the caches are those that the index serves. Its figures stay until every layer has been read; a
+    With --remeasure the caches are those that the index covers. The old figures stay until every layer has been read. A
     daemon uses the new ones once it is restarted.
     """
     from chunkd.cli.progress import progress, silent
@@ -142,15 +143,15 @@ def scan(
     "conditions",
     multiple=True,
     metavar="CONDITION",
-    help=f"Exit 5 when it holds: one of {', '.join(GATED)}, then {' '.join(fail_if.OPERATORS)}, then a number, such as"
+    help=f"Exit 5 if this holds: one of {', '.join(GATED)}, then {' '.join(fail_if.OPERATORS)}, then a number, such as"
     f" '{GATED[0]}<0.2'. May be repeated.",
 )
 def stats(client: Client, json: bool, watch: bool, explain: bool, conditions: tuple[str, ...]) -> None:
     """Print the current figures.
 
     They come from the daemon, or from the index if no daemon answers. With --fail-if they are printed too, and a line
-    on stderr names the condition that holds. A figure that is null, such as the redundancy of no layers, can't be
-    compared: that is an error, and exits 1.
+    on stderr names the condition that holds. A figure can be null: without layers there is no redundancy. To compare a
+    null is an error, and exits 1.
     """
     gates = [fail_if.Condition(condition) for condition in conditions]
     if watch and (gates or explain):
@@ -173,10 +174,10 @@ def stats(client: Client, json: bool, watch: bool, explain: bool, conditions: tu
 def histogram(client: Client, json: bool) -> None:
     """Count the chunks by copies, and by size.
 
-    Each table counts every unique chunk once. By copies: a chunk store saves nothing of chunks that occur once, and
-    most of those that occur often. By size: the longest chunks are those that the chunker cut at its greatest length.
-    `unique` is what a store would keep of a row before compression, `in all` what the layers hold of it, and `share`
-    how much of all their bytes that is. The columns add up to the figures of `chunkd stats`.
+    Each table counts every unique chunk once. By copies: a chunk store saves nothing on chunks that occur once, and
+    most on those that occur often. By size: the longest chunks are those that the chunker cut at its greatest length.
+    `unique` is what a store would keep of a row, before compression. `in all` is what the layers hold of it, and
+    `share` is its part of all bytes. The columns add up to the figures of `chunkd stats`.
     """
     found = client.histogram()
     if json:
@@ -194,8 +195,8 @@ def histogram(client: Client, json: bool) -> None:
 def check(where: Resolved, json: bool, repair: bool, read: bool) -> None:
     """Recount everything from the recipes, and list each difference.
 
-    A recipe is the chunks of one layer, in order. Works beside a running daemon. Exits 4 when there is a difference,
-    also if it was then repaired.
+    A recipe is the list of a layer's chunks, in order. It works beside a running daemon. It exits 4 if there is a
+    difference, even one that --repair corrected.
     """
     from chunkd.check.check import check_index
 
@@ -210,7 +211,7 @@ def check(where: Resolved, json: bool, repair: bool, read: bool) -> None:
         sys.exit(DIFFERENT)
 
 
-@main.command()
+@main.command(epilog=OTHER_FLAGS)
 @works
 @quietly
 @as_json
@@ -230,11 +231,11 @@ def rebuild(where: Resolved, json: bool, quiet: bool) -> None:
 @main.command()
 @asks
 @as_json
-@click.option("--live", is_flag=True, help="Exit 0 when degraded too: for a probe that restarts a daemon.")
+@click.option("--live", is_flag=True, help="Exit 0 when degraded too, for a probe that restarts what fails it.")
 def health(client: Client, json: bool, live: bool) -> None:
-    """Print whether the daemon does its work.
+    """Print whether the daemon works, and if not, why.
 
-    Exits 0 when it does, 6 when it is degraded, with reasons, and 3 when no daemon answers.
+    It exits 0 when the daemon is well, 6 when it is degraded, and 3 when no daemon answers.
     """
     content = client.health()
     say(tables.health_text(content, json))
@@ -242,10 +243,13 @@ def health(client: Client, json: bool, live: bool) -> None:
 
 
 @main.command(name="config")
-@works
+@settings(*SETTINGS)
 @as_json
 def config_(where: Resolved, json: bool) -> None:
-    """Print the effective settings, and where each came from."""
+    """Print the effective settings, and where each came from.
+
+    Each of these flags is one of `chunkd run`, `scan` and `rebuild` too.
+    """
     config = _load(where)
     rows = {name: {"value": getattr(config, name), "source": config.sources[name]} for name in SETTINGS}
     if json:

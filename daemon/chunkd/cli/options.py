@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,6 +13,9 @@ from chunkd.cli.output import say
 from chunkd.client.ask import Client
 from chunkd.settings.resolve import Resolved
 from chunkd.settings.table import SETTINGS
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -22,8 +25,24 @@ DEGRADED = 6
 INCOMPLETE = 7
 
 
-def settings(*names: str) -> Callable[[Command], Callable[..., Any]]:
-    """Flags for these settings. The command gets them `Resolved` as its first argument. Warns of ignored variables."""
+def complete_path(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Leaves it to the shell."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(begun, type="file")]
+
+
+class _FlagNotListed(click.Option):
+    """Works and completes as any flag does, and is not in the command's help."""
+
+    def get_help_record(self, _context: click.Context) -> None:
+        return None
+
+
+def settings(*names: str, listed: Collection[str] = SETTINGS) -> Callable[[Command], Callable[..., Any]]:
+    """Flags for these settings, of which the help has those `listed`. The command gets them `Resolved` as its first
+    argument. Warns of ignored variables.
+    """
 
     def add(command: Command) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -37,11 +56,17 @@ def settings(*names: str) -> Callable[[Command], Callable[..., Any]]:
         for name in reversed(names):
             setting = SETTINGS[name]
             if setting.kind == "paths":
-                found = click.argument(name, nargs=-1, type=click.UNPROCESSED, metavar="[CACHE]...")(found)
+                found = click.argument(
+                    name, nargs=-1, type=click.UNPROCESSED, metavar="[CACHE]...", shell_complete=complete_path
+                )(found)
                 continue
             metavar = "|".join(setting.choices) or setting.kind.upper()
             shown = setting.help if setting.default is None else f"{setting.help} (default {setting.default})"
-            found = click.option(setting.flag, name, metavar=metavar, help=shown)(found)
+            kind = click.Option if name in listed else _FlagNotListed
+            completion = complete_path if setting.kind == "path" else None
+            found = click.option(setting.flag, name, cls=kind, metavar=metavar, help=shown, shell_complete=completion)(
+                found
+            )
         return found
 
     return add
@@ -57,7 +82,7 @@ def asks(command: Command) -> Callable[..., Any]:
     return settings("state_dir", "socket")(asking)
 
 
-works = settings(*SETTINGS)
+works = settings(*SETTINGS, listed=("state_dir", "socket", "names_file", "workers"))
 quietly = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 as_json = click.option("--json", "json", is_flag=True, help="Print JSON, for programs.")
 

@@ -7,7 +7,7 @@ import json as jsonlib
 import click
 
 from chunkd.cli import replay_tables
-from chunkd.cli.options import as_json, asks, end_by, quietly, say_lines
+from chunkd.cli.options import as_json, asks, complete_path, end_by, quietly, say_lines
 from chunkd.cli.output import say
 from chunkd.client.ask import Client
 
@@ -16,17 +16,17 @@ from chunkd.client.ask import Client
 @asks
 @as_json
 @quietly
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=complete_path)
 def replay(client: Client, json: bool, quiet: bool, files: tuple[str, ...]) -> None:
     """Read a registry's logs, and say what chunks would have moved.
 
-    A FILE is a log of distribution (its access log, or the fields that it logs as text or JSON) or of nginx (combined,
-    and X-Forwarded-For as the last column), or a trace in JSON as IBM published them; plain, gzip or zstd; - for
-    standard input. Clients are told apart by their addresses, which are in no output.
+    A FILE is a log of distribution (its access log, or the fields that it logs as text or JSON), a log of nginx
+    (combined, with X-Forwarded-For as the last column), or a trace in JSON as IBM published them. It may be compressed
+    with gzip or zstd; - is standard input. Clients are told apart by their addresses. No output has an address.
 
-    What a client has is what it pulled before in these logs. As layers: each blob moves once to each client. As chunks:
-    of a layer move its list of chunks and the chunks that the client has in no other layer, each compressed; what is
-    not a layer of the index moves whole. One cache for all: the same, for a cache that all clients share.
+    A client is taken to have what it pulled before in these logs. As layers: each blob moves once to each client. As
+    chunks: for each layer, its list of chunks and the chunks that the client lacks move, each compressed. A blob that
+    is not a layer of the index moves whole. One cache for all: the same, for one cache that all clients share.
     """
     from chunkd.cli.progress import progress, silent
 

@@ -8,7 +8,7 @@ import stat
 
 import click
 
-from chunkd.cli.options import asks, end_by
+from chunkd.cli.options import asks, complete_path, end_by
 from chunkd.cli.output import say
 from chunkd.client.ask import Client
 from chunkd.errors import ChunkdError
@@ -25,9 +25,15 @@ class ReportUnwritable(ChunkdError):
 
 @click.command()
 @asks
-@click.option("-o", "--output", required=True, metavar="FILE", help="The file to write; - for standard output.")
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", shell_complete=complete_path,
+    help="The file to write; - for standard output.",
+)  # fmt: skip
 @click.option("--since", default=SINCE, show_default=True, help="Where its history begins, as for `chunkd history`.")
-@click.option("--replay", metavar="FILE", help="What `chunkd replay --json` printed, for a section on pulls.")
+@click.option(
+    "--replay", metavar="FILE", shell_complete=complete_path,
+    help="What `chunkd replay --json` printed, for a section on pulls.",
+)  # fmt: skip
 def report(client: Client, output: str, since: str, replay: str | None) -> None:
     """Write one HTML page with the figures and plots.
 

@@ -18,17 +18,20 @@ from chunkd.errors import UsageError
 @asks
 @as_json
 @click.argument("repository", required=False, metavar="REPOSITORY[:TAG]")
-@click.option("--all", "is_all", is_flag=True, help="All repositories, one in a line, with the median over them.")
+@click.option("--all", "is_all", is_flag=True, help="One line for each repository, and the median over all.")
 @click.option("--platform", default="", metavar="OS/ARCH", help="Pull this platform alone; otherwise all of them.")
 def updates(client: Client, json: bool, repository: str | None, is_all: bool, platform: str) -> None:
     """Say what each update of a repository moves.
 
-    That is what a client moves from each version to the next one, as layers and as chunks. The versions are the
-    repository's tags in the order of versions (1.9, 1.10-rc1, 1.10); tags that are not versions, such as `latest`, are
-    left out, and 1.10-alpine is compared with other -alpine alone. If no two tags are versions, the images stand in the
-    order in which they were pushed. With a tag it is the history of that tag: each image that it pointed to and that is
-    still here. Then the medians of pairs that are 1, 2, 5 and 10 versions apart. Each pair costs what `chunkd diff`
-    says. The latest 1,000 versions count, with --all the latest 101 of each repository.
+    A row says what a client moves from one version to the next, as layers and as chunks, as `chunkd diff` counts it.
+    Then come the medians of pairs that are 1, 2, 5 and 10 versions apart.
+
+    Versions are the repository's tags in the order of versions (1.9, 1.10-rc1, 1.10). Tags that are not versions, such
+    as `latest`, are left out. Tags with a suffix, such as 1.10-alpine, are compared with those of the same suffix. If
+    no two tags are versions, the images are taken in the order in which they were pushed. With a TAG the rows are the
+    images that the tag has pointed to and that are still in the cache.
+
+    The latest 1,000 versions count, and with --all the latest 101 of each repository.
     """
     if (repository is None) != is_all:
         raise UsageError("name a repository, such as shop/api, or one of its tags, or use --all")

@@ -46,11 +46,11 @@ def where(
     of the layer's tar that covers it, with its header, and has one cause, the first that holds:
 
     \b
-      zeros                  a chunk of zeros alone
-      the same layer         all chunks of the layer equal another layer's
-      the same file          with the same content at the same path, in another layer or twice in one
-      the same file, moved   with the same content at another path
-      parts, headers         files that are alike only in part, directories, links, headers of tars
+      zeros                 a chunk of zeros alone
+      the same layer        all chunks of the layer equal another layer's
+      the same file         the same content at the same path
+      the same file, moved  the same content at another path
+      parts, headers        all else: files that are alike in part, headers
 
     They add up to the uncompressed bytes minus the unique bytes of the layers that were read. The same files are what a
     shared base image would save as well; for parts it takes a chunk store. A layer that can't be read is named and left

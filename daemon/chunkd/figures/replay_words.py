@@ -36,7 +36,7 @@ def _moved(layers: Row, chunks: Row) -> str:
         percent = 100 * (1 - chunks["bytes"] / layers["bytes"])
         said += f", {abs(percent):.1f} % {'less' if percent >= 0 else 'MORE'} than the layers"
         if chunks["error_bytes"] is None:
-            said += ", as far as the few measured chunks tell"
+            said += ", roughly, as few chunks were measured"
         elif chunks["error_bytes"]:
             said += f", give or take {100 * chunks['error_bytes'] / layers['bytes']:.1f} %"
     return said

@@ -47,7 +47,7 @@ def saving_sentence(stats: Mapping[str, Any]) -> str:
     words += f" instead of {bytes_text(stored_bytes)}: {abs(percent):.1f} % {'less' if percent >= 0 else 'more'}"
     error_bytes = stats["recompressed_error_bytes"]
     if error_bytes is None:
-        return f"{words}, as far as the few chunks tell that were measured ({stats['measured_chunks']:,})."
+        return f"{words}, roughly: only {count_text(stats['measured_chunks'], 'chunk')} measured."
     return words + (f", give or take {100 * error_bytes / stored_bytes:.1f} %." if error_bytes else ".")
 
 
