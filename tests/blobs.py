@@ -61,9 +61,11 @@ def gz(data: bytes) -> bytes:
     return gzip.compress(data, mtime=0)
 
 
-def zst(data: bytes, *, checksum: bool = True, window_log: int = 0) -> bytes:
+def zst(data: bytes, *, level: int = 3, checksum: bool = True, window_log: int = 0) -> bytes:
     """One frame without its content's size, as a streaming writer makes it."""
-    options: dict[int, int] = {zstd.CompressionParameter.checksum_flag: int(checksum)}
+    options: dict[int, int] = {
+        zstd.CompressionParameter.compression_level: level, zstd.CompressionParameter.checksum_flag: int(checksum),
+    }  # fmt: skip
     if window_log:
         options[zstd.CompressionParameter.window_log] = window_log
     compressor = zstd.ZstdCompressor(options=options)

@@ -25,6 +25,7 @@ import memory
 import running
 import scan
 import small
+import sweep
 from daemon import ASK_EVERY_S
 from demo_images import zstd
 from parts import codec
@@ -271,6 +272,21 @@ def test_small_stops_at_a_wrong_figure_and_at_a_wrong_blob(tmp_path: Path) -> No
 
 
 # --- what they share ----------------------------------------------------------------------------------------------
+
+
+@linux
+def test_sweep_tells_of_processor_and_memory(made: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "ROUNDS", 1)
+    run(sweep, made / "zstd", 3)
+    found = json.loads((results / "sweep.json").read_text())
+    assert set(found["cpu"]["rows"]) == {"scan", "eight", "zstd", "all"}
+    assert [bar["bar"] for bar in found["bars"]] == [4.0, 256.0]
+    assert 10 < found["memory_mib"] < 256
+
+
+def test_sweep_stops_at_a_wrong_figure(made: Path) -> None:
+    with pytest.raises(SystemExit, match="other sizes"):
+        sweep.cpu_s(lambda _: 1, layers.layers_of(made / "huge"), [2])
 
 
 def test_a_bar_is_reached_at_its_very_value() -> None:

@@ -56,7 +56,7 @@ DOORS: dict[str, set[str]] = {
     "blake3": {"chunkers.chunker", "chunkers.gear", "sweep.tracing"},
     "click": {
         *("cli.diff", "cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.replay", "cli.report"),
-        *("cli.updates", "cli.where"),
+        *("cli.sweep", "cli.updates", "cli.where"),
     },
     # Of the standard library from Python 3.14 on.
     "compression": {"pulls.log_files", "worker.decode", "worker.recompress"},
@@ -76,7 +76,7 @@ DOORS: dict[str, set[str]] = {
         "service.decoded_diff",
         *("images.atoms", "images.columns", "images.moves", "images.read", "images.similarity"),
         *("pulls.clients", "pulls.layer_classes", "pulls.replay"),
-        *("sweep.causes", "sweep.groups"),
+        *("sweep.causes", "sweep.groups", "sweep.sums", "sweep.updates"),
     },
     "prometheus_client": {"service.openmetrics"},
     "psutil": {"worker.priority"},

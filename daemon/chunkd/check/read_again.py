@@ -39,7 +39,7 @@ def read_again(
     try:
         while True:
             while pool.idle and (digest := next(todo, None)) is not None:
-                root, path = _place(store, txn, roots, digest)
+                root, path = place_of(store, txn, roots, digest)
                 try:
                     with FolderSource(root).view() as view:
                         descriptor, seen = view.open(path)
@@ -62,7 +62,7 @@ def read_again(
         pool.close()
 
 
-def _place(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: Digest) -> tuple[str, str]:
+def place_of(store: Store, txn: lmdb.Transaction, roots: dict[int, str], digest: Digest) -> tuple[str, str]:
     """A place of the blob, a verified one if possible: the root, and the path below it."""
     best: tuple[str, str] | None = None
     for place in store.holders(txn, digest):

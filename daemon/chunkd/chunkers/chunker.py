@@ -42,6 +42,7 @@ class RuleChunker(ABC):
         self._lengths = array("I")
         self._measured = array("I")
         self._finished = False
+        self._drained = 0
 
     def feed(self, buffer: Buffer) -> None:
         """Take in the file's next bytes, any number of them.
@@ -65,16 +66,26 @@ class RuleChunker(ABC):
     @property
     def chunks(self) -> int:
         """How many chunks have ended. Safe to call from any thread."""
-        return len(self._lengths)
+        return self._drained + len(self._lengths)
 
-    def finish(self) -> Recipe:
-        """The chunks of all that was fed, the last one ending with the data. Raises ValueError when called twice."""
-        self.end_file()
-        self._finished = True
+    def drain(self) -> Recipe:
+        """The chunks that have ended since the last call, which are then no longer held: `finish` has those after."""
         if sys.byteorder == "big":
             self._lengths.byteswap()
             self._measured.byteswap()
-        return Recipe(bytes(self._hashes), self._lengths.tobytes(), self._measured.tobytes())
+        recipe = Recipe(bytes(self._hashes), self._lengths.tobytes(), self._measured.tobytes())
+        self._drained += len(recipe)
+        self._hashes.clear()
+        del self._lengths[:], self._measured[:]
+        return recipe
+
+    def finish(self) -> Recipe:
+        """The chunks of all that was fed but drained ones; the last ends with the data. Raises ValueError when called
+        twice.
+        """
+        self.end_file()
+        self._finished = True
+        return self.drain()
 
     # --- what a rule says, and how
 

@@ -98,6 +98,7 @@ class Chunker:
         self._lengths = array("I")
         self._measured = array("I")
         self._finished = False
+        self._drained = 0
 
     def feed(self, buffer: Buffer) -> None:
         """Take in the stream's next bytes, any number of them.
@@ -145,16 +146,26 @@ class Chunker:
     @property
     def chunks(self) -> int:
         """How many chunks have ended. Safe to call from any thread."""
-        return len(self._lengths)
+        return self._drained + len(self._lengths)
+
+    def drain(self) -> Recipe:
+        """The chunks that have ended since the last call, which are then no longer held: `finish` has those after."""
+        if sys.byteorder == "big":
+            self._lengths.byteswap()
+            self._measured.byteswap()
+        recipe = Recipe(bytes(self._hashes), self._lengths.tobytes(), self._measured.tobytes())
+        self._drained += len(recipe)
+        self._hashes.clear()
+        del self._lengths[:], self._measured[:]
+        return recipe
 
     def finish(self) -> Recipe:
-        """The chunks of all that was fed, the last one ending with the data. Raises ValueError when called twice."""
+        """The chunks of all that was fed but drained ones; the last ends with the data. Raises ValueError when called
+        twice.
+        """
         if self._finished:
             raise ValueError("this chunker has finished: its recipe was given")
         self._finished = True
         if self._open:
             self._take(self._open)
-        if sys.byteorder == "big":
-            self._lengths.byteswap()
-            self._measured.byteswap()
-        return Recipe(bytes(self._hashes), self._lengths.tobytes(), self._measured.tobytes())
+        return self.drain()

@@ -15,6 +15,7 @@ from chunkd.cli.options import DEGRADED, DIFFERENT, as_json, asks, end_by, quiet
 from chunkd.cli.output import say
 from chunkd.cli.replay import replay
 from chunkd.cli.report import report
+from chunkd.cli.sweep import sweep
 from chunkd.client.ask import Client
 from chunkd.errors import NoDaemon, UsageError
 from chunkd.figures.names import GATED
@@ -265,5 +266,6 @@ def _load(where: Resolved, *, serving: bool = True) -> Config:
     return effective(where, serving=serving)
 
 
-for command in (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, *where.COMMANDS, replay, report):
+_ALL = (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, *where.COMMANDS, replay, report, sweep)
+for command in _ALL:
     main.add_command(command)

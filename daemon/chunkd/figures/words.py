@@ -63,6 +63,16 @@ def signed_bytes_text(size_bytes: int) -> str:
     return f"{'-' if size_bytes < 0 else '+'}{bytes_text(abs(size_bytes))}"
 
 
+def net_text(net: float | None, error_bytes: int | None, stored_bytes: int) -> str:
+    """A net saving with half of its 95 % interval, `?` where that is not known; `-` if the saving is not known."""
+    if net is None:
+        return "-"
+    if error_bytes == 0:
+        return f"{100 * net:.1f} %"
+    error = "?" if error_bytes is None else f"{100 * error_bytes / stored_bytes:.1f}"
+    return f"{100 * net:.1f} ± {error} %"
+
+
 def changes(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(label, words) for each span over which the changes of the figures are known."""
     for span, grown in stats.get("changes", {}).items():

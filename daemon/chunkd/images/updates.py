@@ -253,6 +253,7 @@ def _medians(pairs: Sequence[Reply]) -> Reply:
         "dearer": sum(layers < chunks for layers, chunks in zip(as_layers, as_chunks, strict=True)),
         "without_error": sum(pair["chunks"]["recompressed_error_bytes"] is None for pair in known),
         "median_requests": _median([pair["chunks"]["runs"] for pair in known]),
+        "median_blobs": _median([pair["layers"]["blobs"] for pair in known]),
     } | dict(zip(_MEDIANS, map(_median, columns), strict=True))
 
 

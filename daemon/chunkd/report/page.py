@@ -6,7 +6,7 @@ A plot is drawn only if it has data. Beside each plot is a table of the same dat
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -28,16 +28,21 @@ LEAST_SPAN = dt.timedelta(minutes=2)
 def page(material: Material) -> str:
     """The whole page. Raises MatplotlibMissing."""
     plots.needed()
+    return styled("chunkd: what a chunk store would save", _parts(material))
+
+
+def styled(title: str, parts: Iterable[Element]) -> str:
+    """A page with these parts, in the style of all our pages."""
     head = [
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         element("meta", name="color-scheme", content="light dark"),
         element("link", rel="icon", href="data:,"),
-        element("title", "chunkd: what a chunk store would save"),
+        element("title", title),
     ]
     style = resources.files("chunkd.report").joinpath("report.css").read_text(encoding="utf-8")
-    return document(head, [element("main", *_parts(material))], style)
+    return document(head, [element("main", *parts)], style)
 
 
 def _parts(material: Material) -> Iterator[Element]:

@@ -54,6 +54,8 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "timezone": "UTC",
 }
+# Of rules in the plots of a sweep.
+SERIES = ("chunkd's", "of streams", "of files")
 SHARES = (("exclusive", FIRST), ("shared", SECOND), ("repeated", THIRD))
 
 
@@ -242,6 +244,41 @@ def pulls(days: Sequence[Pulls]) -> Element:
         axes.set_ylim(bottom=0)
         _over_time(figure, axes)
         return _finished(figure, "pulls", "What was pulled, by day", "The table has the same figures.")
+
+
+def over_mean_size(found: Rows, name: str, label: str, title: str, *, most_is_best: bool) -> Element:
+    """A figure of rules over the mean size of their chunks, with its error where a row has one, such as `net_error`.
+    What has the same `series` looks alike; those of the first one are joined.
+    """
+    known = [row for row in found if row[name] is not None]
+    is_share = name == "net"
+    unit_bytes, unit = (0.01, "") if is_share else (1, "")
+    if name.endswith("_bytes"):
+        unit_bytes, unit = _unit(max(row[name] for row in known))
+    best = (max if most_is_best else min)(known, key=lambda row: row[name])
+    with _drawing(3.0) as (figure, axes):
+        looks = ((FIRST, "o", 1.2), (INK, "^", 0.0), (SECOND, "s", 0.0))
+        for what, (colour, marker, line) in zip(SERIES, looks, strict=True):
+            rows = sorted((row for row in known if row["series"] == what), key=lambda row: row["mean_chunk_bytes"])
+            if rows:
+                means = [row["mean_chunk_bytes"] / 1024 for row in rows]
+                values = [row[name] / unit_bytes for row in rows]
+                errors = [row.get(f"{name}_error", 0) / unit_bytes for row in rows]
+                axes.errorbar(
+                    means, values, yerr=errors if any(errors) else None, color=colour, marker=marker, markersize=4,
+                    linewidth=line, elinewidth=0.8, label=what,
+                )  # fmt: skip
+        place = best["mean_chunk_bytes"] / 1024, best[name] / unit_bytes
+        axes.plot(*place, color=THIRD, marker="o", markersize=11, fillstyle="none", linewidth=0, label="best")
+        axes.annotate(best["name"], place, xytext=(0, 8), textcoords="offset points", ha="center")
+        axes.margins(y=0.15)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("mean size of a chunk, KiB")
+        axes.set_ylabel(f"{label}, {unit}" if unit else label)
+        axes.grid()
+        _legend(figure, axes)
+        return _finished(figure, f"sweep-{name.replace('_', '-')}", title, "The table has the same figures.")
 
 
 def _twice(first: float, second: float) -> tuple[tuple[str, str, str, float], ...]:

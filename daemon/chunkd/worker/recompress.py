@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from typing import TYPE_CHECKING
 
 from chunkd.model import MeasureRule
@@ -47,3 +49,37 @@ class Recompressor:
                 self._known.clear()
             self._known[name] = length
         return length
+
+
+class StreamLength:
+    """How long a whole stream is as one zstd frame. `spent_s` is the time of the processor that this took; after
+    `most_s` of it the length is unknown.
+    """
+
+    def __init__(self, level: int, most_s: float = math.inf) -> None:
+        self._compressor: zstd.ZstdCompressor | None = zstd.ZstdCompressor(level)
+        self._length = 0
+        self._most_s = most_s
+        self.spent_s = 0.0
+
+    def feed(self, data: Buffer) -> None:
+        """Take in the stream's next bytes. Raises MemoryError."""
+        self._step(data)
+
+    def finish(self) -> int | None:
+        """The length, None if it took too long. Raises MemoryError."""
+        self._step(b"", ends=True)
+        return self._length if self._compressor else None
+
+    def _step(self, data: Buffer, *, ends: bool = False) -> None:
+        if self._compressor is None:
+            return
+        begun_s = time.process_time()
+        try:
+            made = self._compressor.flush() if ends else self._compressor.compress(data)
+            self._length += len(made)
+        except zstd.ZstdError as error:
+            raise MemoryError(str(error)) from error  # with a valid level only memory can be lacking
+        self.spent_s += time.process_time() - begun_s
+        if self.spent_s > self._most_s:
+            self._compressor = None

@@ -1,0 +1,137 @@
+"""`chunkd sweep`: what chunks of other sizes, and by other rules, would save."""
+
+from __future__ import annotations
+
+import contextlib
+import json as jsonlib
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chunkd.cli.options import INCOMPLETE, as_json, quietly, say_lines, settings
+from chunkd.cli.output import say
+from chunkd.errors import RUN_AGAIN, UsageError
+from chunkd.figures.words import bytes_text, count_text, shown
+from chunkd.settings.resolve import Resolved
+
+if TYPE_CHECKING:
+    from chunkd.sweep.sweep import Sweep
+
+WHOLE = "1/1"
+PLAIN_LINE_EVERY_S = 5.0
+
+
+@click.command()
+@settings(
+    "caches", "state_dir", "workers", "nice", "io_priority", "read_bytes_per_s", "max_uncompressed_bytes",
+    "max_ratio", "max_zstd_window_bytes",
+)  # fmt: skip
+@as_json
+@quietly
+@click.option(
+    "--rules", metavar="RULE,...",
+    help="The rules to be compared: sizes in KiB, least/mean/most, such as 2/16/64, or names; by default all.",
+)  # fmt: skip
+@click.option(
+    "--one-in", type=click.IntRange(1, 65536), metavar="INT",
+    help="Recompress one chunk in so many, as the setting measure_one_in.",
+)  # fmt: skip
+@click.option("--layers", metavar="1/4", help="Read a part of the layers, picked by their digests.")
+@click.option("--resume", is_flag=True, help="Go on with the unfinished sweep, whatever it was asked.")
+@click.option("-o", "--output", metavar="FILE", help="Also write an HTML page with curves. Needs matplotlib.")
+def sweep(
+    where: Resolved, json: bool, quiet: bool, rules: str | None, one_in: int | None, layers: str | None,
+    resume: bool, output: str | None,
+) -> None:  # fmt: skip
+    """Compare chunk sizes, rules and simpler alternatives.
+
+    Reads each layer of the index once more, or all that is in the caches named, and says for each rule what a chunk
+    store would take, what would be saved, and what the median update of a repository would move. Besides chunks there
+    are the layers as they are and as zstd, whole files, and fixed blocks. It changes no figure of the index, and may
+    run beside the daemon.
+
+    Run it again after an interruption, and it reads no layer twice that it was done with. Ctrl-C prints the figures of
+    the layers that were read, and exits 7, as do layers that can't be read.
+    """
+    if resume and (where.caches_named or rules is not None or one_in is not None or layers is not None):
+        raise UsageError("--resume takes what the unfinished sweep was asked; name nothing else")
+    if output is not None:
+        from chunkd.report import plots
+
+        plots.needed()  # before anything is read
+    reply, is_interrupted = _swept(where, quiet, rules, one_in, layers, resume, output, json)
+    if is_interrupted:
+        left = reply["layers"]["left"]
+        say(f"chunkd: interrupted: {count_text(left, 'layer')} left; {RUN_AGAIN}", err=True)
+    if is_interrupted or not reply["complete"] or reply["layers"]["bad"]:
+        sys.exit(INCOMPLETE)
+
+
+def _swept(
+    where: Resolved, quiet: bool, rules: str | None, one_in: int | None, layers: str | None, resume: bool,
+    output: str | None, json: bool,
+) -> tuple[dict[str, Any], bool]:  # fmt: skip
+    """The reply, printed, and whether somebody has interrupted it."""
+    from chunkd.chunkers import profiles
+    from chunkd.model import MeasureRule
+    from chunkd.settings.config import effective
+    from chunkd.sweep.question import Question, Share
+    from chunkd.sweep.results import unfinished
+    from chunkd.sweep.sweep import opened
+
+    config = effective(where, serving=False)
+    caches = config.caches if where.caches_named else ()
+    if resume:
+        asked = unfinished(config.state_dir)
+        caches, rules, one_in, layers = (asked[name] for name in ("caches", "rules", "one_in", "layers"))
+    named = profiles.ALL if rules is None else profiles.parse(rules)
+    measure = MeasureRule(one_in or config.measure_one_in, config.measure_level)
+    question = Question(tuple(profile.name for profile in named), measure, config.caps)
+    states = [given.value for given in where.states]
+    with opened(config, states, caches, question, Share.parse(layers or WHOLE)) as begun:
+        is_interrupted = _read(begun, quiet)
+        reply = begun.reply((lambda *_: None) if quiet else _seldom())
+        if json:
+            say(jsonlib.dumps(reply, indent=1))
+        else:
+            from chunkd.cli import sweep_tables
+
+            say_lines(sweep_tables.lines(reply))
+        if output is not None:
+            from chunkd.cli.report import write_whole
+            from chunkd.report.sweep import page
+
+            content = page(reply).encode("utf-8", "backslashreplace")
+            write_whole(output, content)
+            say(f"{shown(output)}: {bytes_text(len(content))}", err=json)
+        if not is_interrupted and begun.is_complete:
+            begun.done()
+    return reply, is_interrupted
+
+
+def _seldom() -> Callable[[int, int], None]:
+    """Says now and then how many rules are summed up."""
+    told_at = time.monotonic()
+
+    def tell(done: int, known: int) -> None:
+        nonlocal told_at
+        if time.monotonic() >= told_at + PLAIN_LINE_EVERY_S:
+            told_at = time.monotonic()
+            say(f"summed up {done} of {known} rules", err=True)
+
+    return tell
+
+
+def _read(begun: Sweep, quiet: bool) -> bool:
+    """Read the layers with progress. Returns whether Ctrl-C came before the end."""
+    from chunkd.cli.progress import progress, silent
+
+    shows = (silent if quiet else progress)("swept", "layers to go")
+    with contextlib.suppress(KeyboardInterrupt), shows as show, contextlib.closing(begun.read()) as steps:
+        for step in steps:
+            show(*step)
+        return False
+    return True

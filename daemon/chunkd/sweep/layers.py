@@ -1,0 +1,83 @@
+"""Which layers a sweep reads, and where they lie: those that the index holds, or those that caches list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from chunkd.check.read_again import place_of
+from chunkd.index.storage.environment import reading
+from chunkd.model import Digest
+from chunkd.settings.paths import normal
+from chunkd.sources import layouts
+from chunkd.sources.folder import FolderSource, check_usable
+from chunkd.sources.listing import walk
+from chunkd.sweep.question import Share
+
+# What a layer decompresses to as a multiple of its size, where that is not known. It only plans.
+_LIKELY_RATIO = 4
+
+
+class Layer(NamedTuple):
+    """A blob to be read. `uncompressed_bytes` is what the index says, or a guess; `root` is the number of its cache
+    among those of the sweep, and `path` is below it.
+    """
+
+    digest: Digest
+    stored_bytes: int
+    uncompressed_bytes: int
+    root: int
+    path: str
+
+
+class Layers(NamedTuple):
+    """`state_dir` is that of the index that they come from; None if the caches were listed. `problems` says which
+    folders could not be listed.
+    """
+
+    roots: tuple[str, ...]
+    layers: list[Layer]
+    state_dir: str | None
+    problems: list[str]
+
+
+def indexed(state_dir: str, share: Share) -> Layers:
+    """The layers of an index, in the order of their digests. Raises IndexMissing and what else `reading` raises."""
+    found = []
+    with reading(state_dir) as store, store.snapshot() as txn:
+        store.check_format(txn, None)
+        roots: dict[str, int] = {}
+        caches = {number: cache.path for number, cache in store.caches(txn).items()}
+        for blob in store.blobs(txn, "blobs"):
+            if blob.state == "layer" and share.has(blob.digest):
+                root, path = place_of(store, txn, caches, blob.digest)
+                number = roots.setdefault(root, len(roots))
+                found.append(Layer(blob.digest, blob.stored_bytes, blob.uncompressed_bytes, number, path))
+    return Layers(tuple(roots), sorted(found), state_dir, [])
+
+
+def listed(caches: Sequence[str], share: Share) -> Layers:
+    """The blobs of some caches, each digest once; what is not a layer is told when it is read. Raises CacheUnusable."""
+    found: dict[Digest, Layer] = {}
+    problems = []
+    roots = tuple(map(normal, caches))
+    for number, root in enumerate(roots):
+        check_usable(root)
+        source = FolderSource(root)
+        for listing in walk(source, "", lambda _: None):
+            if listing.problem:
+                problems.append(listing.problem)
+            for name in listing.blobs:
+                path = listing.blob_path(name)
+                named = layouts.identify(root, path)
+                if named is None or not share.has(named[0]) or named[0] in found:
+                    continue
+                try:
+                    with source.view() as view:
+                        seen = view.look(path)
+                except OSError:
+                    continue  # gone since it was listed
+                if not seen.kind:
+                    size = seen.mark.stored_bytes
+                    found[named[0]] = Layer(named[0], size, _LIKELY_RATIO * size, number, path)
+    return Layers(roots, sorted(found.values()), None, problems)

@@ -1,0 +1,199 @@
+"""One layer to its result, in a confined process of its own: decoded once, and fed to all rules at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from chunkd.chunkers import profiles
+from chunkd.chunkers.chunker import HOLE
+from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams, Finding, MeasureRule, Recipe
+from chunkd.sweep.messages import MOST_BLOCK_CHUNKS, LayerFinding, SweepJob, Totals, WorkersEnd, finding_json
+from chunkd.sweep.tar_stream import TarStream
+from chunkd.worker import priority, protocol, sandbox
+from chunkd.worker.examine import examine
+from chunkd.worker.rate_limit import Pace
+from chunkd.worker.recompress import Recompressor, StreamLength
+
+MEMORY_BYTES = 256 << 20
+# So often the chunks that have ended are sent away.
+_DRAIN_BYTES = 16 << 20
+_LENGTH_BYTES = 4
+
+SendBlock = Callable[[int, Recipe], None]
+
+
+class Cutters:
+    """Feeds a layer to all rules, in the form that `examine` needs of a chunker. What they keep goes to `send`.
+
+    A rule that cuts each file by itself gets the payloads of the tar's files. All else of the tar, headers and padding,
+    is one chunk more of the layer, the same for all these rules.
+    """
+
+    chunks = 0  # for `examine`, which has no bound of its own here
+
+    def __init__(
+        self, rules: tuple[profiles.Profile, ...], job: SweepJob, measure: MeasureRule, send: SendBlock
+    ) -> None:
+        recompressor = Recompressor(measure)
+        self._send, self._shifts, self._threshold = send, job.shifts or (0,) * len(rules), measure.threshold
+        self._streams = [(at, rule.chunker(recompressor)) for at, rule in enumerate(rules) if not rule.per_file]
+        self._files = [(at, rule.file_chunker(recompressor)) for at, rule in enumerate(rules) if rule.per_file]
+        self._tar = TarStream()
+        self._rest = profiles.named("files").file_chunker(recompressor)
+        self.totals = [Totals()] * len(rules)
+        self._undrained_bytes = 0
+
+    @property
+    def damaged(self) -> str:
+        return self._tar.damaged if self._files else ""
+
+    def feed(self, data: memoryview) -> None:
+        for _, chunker in self._streams:
+            chunker.feed(data)
+        if self._files:
+            self._feed_files(data)
+        self._undrained_bytes += len(data)
+        if self._undrained_bytes >= _DRAIN_BYTES:
+            self._undrained_bytes = 0
+            for at, chunker in (*self._streams, *self._files):
+                self._keep(at, chunker.drain())
+
+    def _feed_files(self, data: memoryview) -> None:
+        for begin, end, _, is_payload, ends in self._tar.feed(data):
+            if not is_payload:
+                self._rest.feed(data[begin:end])
+                continue
+            piece = data[begin:end]
+            for _, chunker in self._files:
+                chunker.feed(piece)
+                if ends:
+                    chunker.end_file()
+
+    def finish(self) -> Recipe:
+        """The last chunks go to `send`; there is no recipe."""
+        if self._files:
+            self._tar.finish()
+        rest = self._rest.finish()
+        for at, chunker in self._streams:
+            self._keep(at, chunker.finish())
+        for at, chunker in self._files:
+            self._keep(at, chunker.finish())
+            self._keep(at, rest)
+        return Recipe()
+
+    def _keep(self, rule: int, chunks: Recipe) -> None:
+        """Count these chunks, and send those that are kept: not holes, and by the threshold."""
+        count = len(chunks)
+        if not count:
+            return
+        lengths = memoryview(chunks.lengths).cast("I")
+        hole_bytes = holes = 0
+        kept = chunks
+        if self._shifts[rule] or HOLE in chunks.hashes:
+            kept, holes, hole_bytes = self._filtered(chunks, lengths, self._shifts[rule])
+        self.totals[rule] = self.totals[rule].plus(Totals(count, sum(lengths), holes, hole_bytes))
+        if len(kept):
+            assert len(kept) <= MOST_BLOCK_CHUNKS
+            self._send(rule, kept)
+
+    def _filtered(self, chunks: Recipe, lengths: memoryview, shift: int) -> tuple[Recipe, int, int]:
+        hashes, measured = chunks.hashes, memoryview(chunks.measured).cast("I")
+        kept_hashes, kept_lengths, kept_measured = bytearray(), bytearray(), bytearray()
+        holes = hole_bytes = at_measured = 0
+        for at, length in enumerate(lengths):
+            name = hashes[at * CHUNK_HASH_BYTES : (at + 1) * CHUNK_HASH_BYTES]
+            is_measured = name[14] | name[15] << 8 < self._threshold
+            if name == HOLE:
+                holes, hole_bytes = holes + 1, hole_bytes + length
+            elif not int.from_bytes(name[:8], "big") >> (64 - shift):
+                kept_hashes += name
+                kept_lengths += length.to_bytes(_LENGTH_BYTES, "little")
+                if is_measured:
+                    kept_measured += measured[at_measured].to_bytes(_LENGTH_BYTES, "little")
+            at_measured += is_measured
+        return Recipe(bytes(kept_hashes), bytes(kept_lengths), bytes(kept_measured)), holes, hole_bytes
+
+
+class _WithBaselines:
+    """Also takes the length of the whole layer as zstd."""
+
+    chunks = 0
+
+    def __init__(self, cutters: Cutters, streams: tuple[StreamLength, ...]) -> None:
+        self._cutters, self._streams = cutters, streams
+
+    def feed(self, data: memoryview) -> None:
+        self._cutters.feed(data)
+        for stream in self._streams:
+            stream.feed(data)
+
+    def finish(self) -> Recipe:
+        return self._cutters.finish()
+
+
+def swept(
+    job: SweepJob, descriptor: int, rules: tuple[profiles.Profile, ...], measure: MeasureRule, caps: Caps,
+    send: SendBlock, progress: Callable[[int], object], pace: Pace | None = None, *, baselines: bool = True,
+) -> LayerFinding:  # fmt: skip
+    """What one layer is found to be, its chunks by all rules given to `send`. Closes the descriptor. As `examine`."""
+    cutters = Cutters(rules, job, measure, send)
+    level_3 = StreamLength(3) if baselines else None
+    level_19 = StreamLength(19, job.level_19_s) if baselines and job.level_19_s else None
+    streams = tuple(stream for stream in (level_3, level_19) if stream)
+    found: Finding = examine(
+        job, descriptor, ChunkParams(), caps, progress, pace, cutter=_WithBaselines(cutters, streams)
+    )
+    if found.kind != "layer":
+        return LayerFinding(found.kind, found.codec, reason=found.reason)
+    return LayerFinding(
+        "layer", found.codec, found.uncompressed_bytes, totals=tuple(cutters.totals), damaged=cutters.damaged,
+        zstd_3_bytes=level_3.finish() if level_3 else None, zstd_19_bytes=level_19.finish() if level_19 else None,
+        level_19_ms=round(1000 * level_19.spent_s) if level_19 else 0,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _sweep() -> Iterator[None]:
+    """Ends the process when the sweep has gone. It raises SystemExit, which nobody takes for an error of the file."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        sys.exit(0)
+
+
+def main(connection: socket.socket, asked: dict[str, Any]) -> None:
+    """Serve jobs until the sweep has gone. A lack of memory ends the process with the exit code for that."""
+    rules = profiles.parse(",".join(asked["rules"]))
+    measure, caps = MeasureRule(**asked["measure"]), Caps(**asked["caps"])
+    pace = Pace(asked["read_bytes_per_s"])
+    priority.ask_of(os.getpid(), asked["nice"], asked["io_priority"])
+    sweep = WorkersEnd(connection)
+
+    def progress(read_bytes: int) -> None:
+        with _sweep():
+            sweep.send_progress(read_bytes)
+
+    def send(rule: int, chunks: Recipe) -> None:
+        with _sweep():
+            sweep.send_block(rule, chunks)
+
+    sandbox.give_up_rights()
+    if sys.platform == "linux":
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most_bytes = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, hard))
+    while True:
+        with _sweep():
+            job, descriptor = sweep.receive_job()
+        try:
+            found = swept(job, descriptor, rules, measure, caps, send, progress, pace, baselines=asked["baselines"])
+            with _sweep():
+                sweep.send_found(finding_json(found))
+        except MemoryError:
+            os._exit(protocol.NO_MEMORY_EXIT)
