@@ -23,7 +23,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("service", "report"),
     ("client",),
-    ("pulls",),
+    ("pulls", "fleet"),
     ("images",),
     ("check", "queries", "ingest"),
     ("index", "worker", "names"),
@@ -40,6 +40,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "api": {"index"},
     "check": {"chunkd.index.chunks.table", "chunkd.index.chunks.growth"},
     "client": {"api", "worker", "sources", "chunkers"},
+    "fleet": {"ingest", "lmdb", "service", "sources"},
     "images": {"ingest", "lmdb", "service", "sources"},
     "names": {"index", "lmdb"},
     "pulls": {"ingest", "lmdb", "service", "sources"},
@@ -56,6 +57,7 @@ DOORS: dict[str, set[str]] = {
         *("cli.diff", "cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.replay", "cli.report"),
         "cli.updates",
     },
+    "cryptography": {"fleet.key"},
     # Of the standard library from Python 3.14 on.
     "compression": {"pulls.log_files", "worker.decode", "worker.recompress"},
     "isal": {"worker.decode"},
@@ -72,11 +74,13 @@ DOORS: dict[str, set[str]] = {
         *("index.chunks.measured", "index.chunks.table"),
         *("index.compaction", "index.storage.upgrade", "ingest.diff", "queries.layer_shares"),
         "service.decoded_diff",
+        "fleet.segment",
         *("images.atoms", "images.columns", "images.moves", "images.read", "images.similarity"),
         *("pulls.clients", "pulls.layer_classes", "pulls.replay"),
     },
     "prometheus_client": {"service.openmetrics"},
     "psutil": {"worker.priority"},
+    "pyarrow": {"fleet.segment"},
     "rich": {"cli.progress"},
     "watchdog": {"sources.watch"},
 }
@@ -89,19 +93,30 @@ FORKS = {"worker.starter"}  # which has one thread, and no LMDB
 HEAVY = {
     "blake3",
     "chunkd.chunkers._cgear",
+    "cryptography",
+    "duckdb",
     "isal",
     "lmdb",
     "matplotlib",
     "numpy",
     "prometheus_client",
     "psutil",
+    "pyarrow",
     "rich",
     "watchdog",
 }
 # What is imported where speed or safety counts, and what must not come with it.
 LIGHT: dict[str, set[str]] = {
     "cli.main": HEAVY | {"http.client"},  # `chunkd --help`, and `chunkd stats` where a daemon answers
-    "cli.scan": {"http.client", "multiprocessing", "numpy", "watchdog"},  # `chunkd scan` where none does
+    "cli.scan": {
+        "cryptography",
+        "duckdb",
+        "http.client",
+        "multiprocessing",
+        "numpy",
+        "pyarrow",
+        "watchdog",
+    },  # `chunkd scan` where none does
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one
     "worker.spawn": HEAVY,  # the daemon's part of starting workers

@@ -9,6 +9,7 @@ The path of a blob, wing by wing:
     index      recipe, copies, totals, histogram and history change in one transaction (index, chunks)
     queries    the figures are read; figures says what they mean
     pulls      what a registry served, by its logs, is replayed against what the index has
+    fleet      recipes go into a store that hosts share, and are merged to the figures of all of them
     api        they are asked for over a Unix socket; client asks, or reads the index where no daemon runs
     cli        and prints them; report draws them
     check      counts everything again without trusting a counter
