@@ -60,6 +60,7 @@ DOORS: dict[str, set[str]] = {
     "cryptography": {"fleet.key"},
     # Of the standard library from Python 3.14 on.
     "compression": {"pulls.log_files", "worker.decode", "worker.recompress"},
+    "duckdb": {"fleet.tables"},
     "isal": {"worker.decode"},
     "lmdb": {
         *("check.check", "check.read_again", "check.recount", "check.recount_figures", "check.recount_places"),
@@ -74,13 +75,13 @@ DOORS: dict[str, set[str]] = {
         *("index.chunks.measured", "index.chunks.table"),
         *("index.compaction", "index.storage.upgrade", "ingest.diff", "queries.layer_shares"),
         "service.decoded_diff",
-        "fleet.segment",
+        *("fleet.index_recipes", "fleet.segment", "fleet.tables"),
         *("images.atoms", "images.columns", "images.moves", "images.read", "images.similarity"),
         *("pulls.clients", "pulls.layer_classes", "pulls.replay"),
     },
     "prometheus_client": {"service.openmetrics"},
     "psutil": {"worker.priority"},
-    "pyarrow": {"fleet.segment"},
+    "pyarrow": {"fleet.export", "fleet.segment", "fleet.snapshot", "fleet.tables"},
     "rich": {"cli.progress"},
     "watchdog": {"sources.watch"},
 }

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import random
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -160,9 +161,12 @@ def test_only_what_is_old_and_unwanted_is_removed(tmp_path: Path) -> None:
     for name in "abc":
         store.put(f"segments/{name}", lambda path: Path(path).write_bytes(b"x"))
     for name in "ab":
-        os.utime(tmp_path / "segments" / name, (0, 0))
-    assert store.remove_old("segments", lambda name: name == "a", GRACE_S + 1.0) == 1
+        os.utime(tmp_path / "segments" / name, (0, time.time() - GRACE_S - 1))
+    store.remove_old("segments", lambda name: name == "a")
     assert names_of(store) == ["segments/a", "segments/c"]
+    store.remove_old("segments", lambda name: name == "a", 0)
+    store.remove_old("snapshots", lambda _: False)
+    assert names_of(store) == ["segments/a"]
 
 
 def test_a_key_maps_blocks_one_to_one(tmp_path: Path) -> None:

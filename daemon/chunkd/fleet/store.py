@@ -52,7 +52,8 @@ class Store:
     def begin(self, params: ChunkParams, key_id: str) -> None:
         """Make the store if it is not there, or see that it has these rules. Raises RulesDiffer."""
         rules = {"format": FORMAT, "params": asdict(params), "key": key_id or None}
-        self.put("rules.json", lambda path: Path(path).write_text(json.dumps(rules, indent=1) + "\n"))
+        if not self.exists("rules.json"):
+            self.put("rules.json", lambda path: Path(path).write_text(json.dumps(rules, indent=1) + "\n"))
         self.check(params, key_id)
 
     def check(self, params: ChunkParams, key_id: str) -> None:
@@ -134,19 +135,18 @@ class Store:
     def keep_segment(self, segment: str) -> None:
         """Somebody is about to refer to the segment: it counts as new."""
         with self._refusals():
-            os.utime(self._root / blobs_name(segment))
+            for name in (rows_name(segment), blobs_name(segment)):
+                os.utime(self._root / name)
 
-    def remove_old(self, folder: str, wanted: Callable[[str], bool], now_s: float | None = None) -> int:
-        """Remove the files of a folder that are not wanted and are older than GRACE_S; how many these were."""
-        before_s = (time.time() if now_s is None else now_s) - GRACE_S
-        removed = 0
-        with self._refusals():
-            # The file that makes a segment exist goes first.
+    def remove_old(self, folder: str, wanted: Callable[[str], bool], age_s: float = GRACE_S) -> None:
+        """Remove the files of a folder that are not wanted, if they are older than `age_s`."""
+        before_s = time.time() - age_s
+        with self._refusals(), contextlib.suppress(FileNotFoundError):
+            # Of a segment the file that makes it exist goes first.
             for entry in sorted(os.scandir(self._root / folder), key=lambda entry: entry.name):
-                if not wanted(entry.name) and entry.stat(follow_symlinks=False).st_mtime < before_s:
-                    os.unlink(entry.path)
-                    removed += 1
-        return removed
+                with contextlib.suppress(FileNotFoundError):  # another host was faster
+                    if not wanted(entry.name) and entry.stat(follow_symlinks=False).st_mtime <= before_s:
+                        os.unlink(entry.path)
 
     @contextlib.contextmanager
     def _refusals(self) -> Iterator[None]:
