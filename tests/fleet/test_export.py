@@ -19,7 +19,7 @@ from chunkd.fleet import segment, snapshot
 from chunkd.fleet.export import Exported, export, source_id
 from chunkd.fleet.key import Key
 from chunkd.fleet.snapshot import Facts
-from chunkd.fleet.store import GRACE_S, RulesDiffer, Store
+from chunkd.fleet.store import GRACE_S, RulesDiffer, Store, rows_name
 from chunkd.index.records import Held, digest_key
 from chunkd.model import Blob, FileMark
 from indexing import NOW_NS, Bench, add, blob_of, chunks_of, digest_of, place_of, recounted
@@ -231,26 +231,30 @@ def test_what_no_snapshot_refers_to_is_removed_when_it_is_old(bench: Bench, stor
     assert len(snapshot.moments(store, source)) == 3, "that which names it is kept as well"
     left = Path(store.path, "segments", ".abc.new")
     left.touch()
-    for path in Path(store.path).rglob("*.*"):
-        os.utime(path, (0, time.time() - GRACE_S - 1))
+    aged(store)
     with recounted(bench.state_dir.parent / "other") as other:
         fill(other, BLOBS)
         theirs = exported(other, store)
         assert (theirs.reused, theirs.segments) == (1, 0), "the same blobs are the same segment"
-        for path in Path(store.path).rglob("*.*"):
-            os.utime(path, (0, time.time() - GRACE_S - 1))
+        aged(store)
         exported(bench, store)
         assert old in segments_in(store), "another source refers to it"
         assert not left.exists()
-        for moment in snapshot.moments(store, theirs.source):
-            for what in ("held", "names"):
-                Path(store.path, "snapshots", theirs.source, f"{moment}.{what}.parquet").unlink()
-    fill(bench, {51: chunks_of(range(7000, 7100))})
-    exported(bench, store)
-    exported(bench, store)
-    exported(bench, store)
+        assert len(snapshot.moments(store, source)) == export_module.SNAPSHOTS_KEPT
+        for number in BLOBS:
+            other.remove(number)
+        for _ in range(3):
+            aged(store)
+            exported(other, store)
     assert old not in segments_in(store)
-    assert len(snapshot.moments(store, source)) == export_module.SNAPSHOTS_KEPT
+    assert rows_name(old) not in {str(path.relative_to(store.path)) for path in Path(store.path).rglob("*")}
+    assert len(snapshot.moments(store, theirs.source)) == export_module.SNAPSHOTS_KEPT
+    assert exported(bench, store).read == 0
+
+
+def aged(store: Store) -> None:
+    for path in Path(store.path).rglob("*.*"):
+        os.utime(path, (0, time.time() - GRACE_S - 1))
 
 
 def test_a_source_keeps_its_id(bench: Bench, tmp_path: Path) -> None:
