@@ -54,7 +54,17 @@ DOORS: dict[str, set[str]] = {
     "backports": {"pulls.log_files", "worker.decode", "worker.recompress"},
     "blake3": {"chunkers.gear"},
     "click": {
-        *("cli.diff", "cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.replay", "cli.report"),
+        *(
+            "cli.diff",
+            "cli.fleet",
+            "cli.images",
+            "cli.lists",
+            "cli.main",
+            "cli.options",
+            "cli.output",
+            "cli.replay",
+            "cli.report",
+        ),
         "cli.updates",
     },
     "cryptography": {"fleet.key"},

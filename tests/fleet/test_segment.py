@@ -82,7 +82,7 @@ def test_rules_of_a_segment_come_back(tmp_path: Path) -> None:
     if any(len(entry[1].measured) for _ in "1"):
         measured = struct.pack(f"<{len(entry[1].measured) // 4}I", *[100] * (len(entry[1].measured) // 4))
         entry = (entry[0], dataclasses.replace(entry[1], measured=measured), b"")
-    found, table = segment.read_blobs(store, segment.write(store, rules, [entry]))
+    found, table, _ = segment.read_blobs(store, segment.write(store, rules, [entry]))
     assert found == segment.SegmentRules.of(rules)
     assert table.num_rows == 1
 
@@ -236,7 +236,7 @@ def test_a_blobs_file_that_chunkd_does_not_make_is_named(tmp_path: Path) -> None
             refused += 1
     assert refused > 250
     path.write_bytes(whole)
-    assert segment.read_blobs(store, found)[1].num_rows == len(BLOBS)
+    assert segment.read_blobs(store, found).table.num_rows == len(BLOBS)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import click
 
 from chunkd import __version__
 from chunkd.cli import diff, fail_if, images, lists, tables, updates
+from chunkd.cli.fleet import COMMANDS as FLEET
 from chunkd.cli.options import DEGRADED, DIFFERENT, as_json, asks, end_by, quietly, say_lines, settings, works
 from chunkd.cli.output import say
 from chunkd.cli.replay import replay
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Exit codes: 0 fine, 1 error, 2 usage, 3 no daemon and no index, 4 differences found,"
-    " 5 a --fail-if condition holds, 6 degraded, 7 figures printed but incomplete: a folder could not be listed, or a"
-    " cache is stale or hung."
+    " 5 a --fail-if condition holds, 6 degraded, 7 figures printed but incomplete: a folder could not be listed, a"
+    " cache is stale or hung, or a source of a store was left out."
 )
 
 
@@ -261,5 +262,5 @@ def _load(where: Resolved, *, serving: bool = True) -> Config:
     return effective(where, serving=serving)
 
 
-for command in (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, replay, report):
+for command in (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, *FLEET, replay, report):
     main.add_command(command)

@@ -45,8 +45,8 @@ SNAPSHOTS_KEPT = 2
 Held = tuple[bytes, str, int, str]
 # The digest, the kind and the stored bytes of a blob, as they are in a snapshot: who has these has the blob.
 Fact = tuple[bytes, str, int]
-# How many blobs are done, and how many there are.
-Progress = Callable[[int, int], None]
+# Stored bytes that are done, those of all blobs, and how many blobs are left.
+Progress = Callable[[int, int, int], None]
 
 
 class IndexMoves(ChunkdError):
@@ -87,7 +87,7 @@ class _Listing:
 
 
 def export(
-    state_dir: str, store: Store, facts: Facts, key: Key | None = None, progress: Progress = lambda _done, _all: None
+    state_dir: str, store: Store, facts: Facts, key: Key | None = None, progress: Progress = lambda *_: None
 ) -> Exported:
     """Bring the store up to date with the index of a state directory.
 
@@ -155,10 +155,12 @@ class _Export:
         if rules != self._rules:
             self._rules, self._done = rules, self._known(rules, facts)
         missing = [(fact, blob) for fact, blob in facts.items() if fact not in self._done]
-        whole = True
-        for number, group in _groups(missing):
+        whole, left, left_bytes = True, len(missing), sum(size for (_, _, size), _ in missing)
+        all_bytes = sum(size for _, _, size in facts)
+        for group in _groups(missing):
             whole &= self._put(listing.rules, group)
-            self._progress(len(facts) - len(missing) + number, len(facts))
+            left, left_bytes = left - len(group), left_bytes - sum(size for (_, _, size), _ in group)
+            self._progress(all_bytes - left_bytes, all_bytes, left)
         return [(*fact, self._done[fact]) for fact in facts] if whole else None
 
     def _known(self, rules: SegmentRules, facts: Mapping[Fact, Blob]) -> dict[Fact, str]:
@@ -180,7 +182,7 @@ class _Export:
         return {fact: segment for fact, segment in known.items() if fact in facts and usable[segment]}
 
     def _size(self, segment: str) -> int:
-        _, table = read_blobs(self._store, segment)
+        table = read_blobs(self._store, segment).table
         return int(table.num_rows + (pc.sum(table["chunks"]).as_py() or 0))
 
     def _put(self, rules: records.Rules, group: Sequence[tuple[Fact, Blob]]) -> bool:
@@ -238,21 +240,16 @@ def _alike(one: Blob, other: Blob) -> bool:
     return (one.state, one.stored_bytes, one.chunks) == (other.state, other.stored_bytes, other.chunks)
 
 
-def _groups(
-    blobs: Sequence[tuple[Fact, Blob]],
-) -> Iterator[tuple[int, list[tuple[Fact, Blob]]]]:
-    """Blobs in groups of some SEGMENT_CHUNKS, each with how many were given with it and before. The digests decide the
-    group. So a blob more or less changes one group alone, and an export that was cut short finds the others done.
+def _groups(blobs: Sequence[tuple[Fact, Blob]]) -> Iterator[list[tuple[Fact, Blob]]]:
+    """Blobs in groups of some SEGMENT_CHUNKS. The digests decide the group. So a blob more or less changes one group
+    alone, and an export that was cut short finds the others done.
     """
     size = sum(blob.chunks for _, blob in blobs)
     bits = max(0, (size - 1) // SEGMENT_CHUNKS).bit_length()
     groups: dict[int, list[tuple[Fact, Blob]]] = {}
     for fact, blob in blobs:
         groups.setdefault(int.from_bytes(fact[0][1:5], "big") >> (32 - bits), []).append((fact, blob))
-    given = 0
-    for number in sorted(groups):
-        given += len(groups[number])
-        yield given, groups[number]
+    yield from groups.values()
 
 
 def _tidy(store: Store, source: str) -> None:

@@ -18,8 +18,8 @@ from chunkd.fleet.tables import MEMORY_BYTES, Measured, Tables
 from chunkd.model import MeasureRule
 from chunkd.queries.read import moment
 
-# How many ranges of hashes are done, and how many there are.
-Progress = Callable[[int, int], None]
+# Bytes of segments that are done, those of all segments, and how many ranges of hashes are left.
+Progress = Callable[[int, int, int], None]
 
 
 class NothingToMerge(ChunkdError):
@@ -74,7 +74,7 @@ def sources_of(store: Store, least_as_of_ns: int = 0) -> Sources:
 
 
 def merge(
-    store: Store, sources: Sources, memory_bytes: int = MEMORY_BYTES, progress: Progress = lambda _done, _all: None
+    store: Store, sources: Sources, memory_bytes: int = MEMORY_BYTES, progress: Progress = lambda *_: None
 ) -> dict[str, Any]:
     """The object of `chunkd merge --json`: that of `chunkd stats --json`, and `fleet`.
 
@@ -93,7 +93,7 @@ def merge(
         ranges = list(tables.ranges())
         for number, (low, high) in enumerate(ranges):
             sums.update(tables.chunk_sums(low, high, params.max_bytes, measured))
-            progress(number + 1, len(ranges))
+            progress(tables.rows_bytes * (number + 1) // len(ranges), tables.rows_bytes, len(ranges) - number - 1)
         tables.check_sums(sums, params.max_bytes)
         found = tables.blob_sums() | sums
         held = tables.source_sums()
@@ -104,9 +104,9 @@ def merge(
         _sum(blobs for blobs, _ in pending), _sum(size for _, size in pending),
         _oldest(one.facts.as_of_ns for one in counted), _oldest(one.facts.scanned_at_ns for one in counted),
         watching=False, index_bytes=0, params=params, caps=counted[0].rules.caps, caches=(), measure=rule,
-        warnings=(*warnings, *_problems(sources)),
+        warnings=(*warnings, *_problems(sources)), unlisted_folders=_sum(one.facts.unlisted_folders for one in counted),
     ).to_json()  # fmt: skip
-    stats["index_bytes"] = None
+    stats |= {"index_bytes": None, "scanning": False, "scans": 0, "settled": None}
     stats["params"]["caps"] = _only([dataclasses.asdict(one.rules.caps) for one in counted])
     stats["params"]["measure"] = stats["params"]["measure"] if measured.is_known else None
     return stats | {"fleet": _fleet(sources, stats, [held.get(number, (0, 0, 0)) for number in range(len(counted))])}

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,8 @@ MOST_BLOBS = 1 << 20
 FOOTER_BYTES = 16 << 20
 
 RULES_KEY = b"chunkd"
+# In the file of the blobs: the BLAKE2b of the other one. DuckDB does not look at the checksums of pages.
+ROWS_KEY = b"chunkd rows"
 
 # Sorted by hash, then blob. `blob` is the blob's place in the other file, `measured` the recompressed length.
 ROWS_SCHEMA = pa.schema(
@@ -136,18 +138,33 @@ def write(store: Store, rules: records.Rules, blobs: Sequence[Entry], key: Key |
     if store.has_segment(segment):
         return segment
     store.put(rows_name(segment), lambda path: write_table(path, _rows(entries, rules, key), statistics=["hash"]))
-    store.put(blobs_name(segment), lambda path: write_table(path, _blobs(entries, key), {RULES_KEY: own.pack()}))
+    # There may be one already, from a run that was cut short.
+    said = {RULES_KEY: own.pack(), ROWS_KEY: rows_digest(store, segment)}
+    store.put(blobs_name(segment), lambda path: write_table(path, _blobs(entries, key), said))
     return segment
 
 
-def read_blobs(store: Store, segment: str) -> tuple[SegmentRules, pa.Table]:
-    """The rules of a segment, and its blobs. Raises SegmentBad."""
+class Blobs(NamedTuple):
+    """The file of a segment's blobs: the rules, a row for each blob, and the digest of the other file."""
+
+    rules: SegmentRules
+    table: pa.Table
+    rows_digest: bytes
+
+
+def read_blobs(store: Store, segment: str) -> Blobs:
+    """Raises SegmentBad."""
     name = blobs_name(segment)
     said, table = read_table(store, name, BLOBS_SCHEMA, MOST_BLOBS_BYTES, MOST_BLOBS)
     try:
-        return SegmentRules.unpack(said.get(RULES_KEY, b"")), table
+        return Blobs(SegmentRules.unpack(said.get(RULES_KEY, b"")), table, said.get(ROWS_KEY, b""))
     except ValueError as error:
         raise SegmentBad(name, str(error)) from None
+
+
+def rows_digest(store: Store, segment: str) -> bytes:
+    with open(store.file(rows_name(segment), MOST_ROWS_BYTES), "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest().encode()
 
 
 def digest_bytes(digest: Digest, key: Key | None) -> bytes:

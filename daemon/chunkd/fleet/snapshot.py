@@ -46,7 +46,8 @@ class Facts:
     """What a snapshot says of its source. Times are ns since the epoch, 0 for never.
 
     `name` is for people; the source's id is the folder's name. `as_of_ns`: what is held was so then. The pending
-    figures are None where they are not known. `problems` say why blobs may be missing.
+    figures and the folders that could not be listed are None where they are not known. `problems` say why blobs may be
+    missing.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Facts:
     names_as_of_ns: int = 0
     pending_blobs: int | None = None
     pending_bytes: int | None = None
+    unlisted_folders: int | None = None
     problems: tuple[str, ...] = ()
 
 
@@ -143,8 +145,10 @@ def _facts(packed: bytes) -> Facts:
         facts = Facts(**{**said, "problems": tuple(said["problems"])})
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"what it says of its source can't be read: {error}") from None
-    numbers = (facts.as_of_ns, facts.scanned_at_ns, facts.names_as_of_ns, facts.pending_blobs, facts.pending_bytes)
-    if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers if number is not None):
+    times = (facts.as_of_ns, facts.scanned_at_ns, facts.names_as_of_ns)
+    numbers = (facts.pending_blobs, facts.pending_bytes, facts.unlisted_folders)
+    known = (*times, *(number for number in numbers if number is not None))
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in known):
         raise ValueError("what it says of its source has numbers that are none")
     if not all(isinstance(text, str) and len(text) <= MOST_NAME_CHARACTERS for text in (facts.name, *facts.problems)):
         raise ValueError("what it says of its source is too long, or no text")

@@ -122,6 +122,8 @@ class Tables:
         self._files = f"{folder}/segments"
         os.symlink(os.path.realpath(Path(store.path, "segments")), self._files)
         self._rows_of: dict[str, int] = {}
+        self._digest_of: dict[str, bytes] = {}
+        self.rows_bytes = 0
         self._sql = duckdb.connect(
             ":memory:",
             config={
@@ -158,7 +160,7 @@ class Tables:
 
     def add_segment(self, segment: str) -> None:
         """Raises SegmentBad."""
-        _, table = segments.read_blobs(self._store, segment)
+        _, table, self._digest_of[segment] = segments.read_blobs(self._store, segment)
         name = blobs_name(segment)
         layers = pc.equal(table["kind"], "layer")
         if pc.count_distinct(table["digest"]).as_py() != table.num_rows:
@@ -196,7 +198,11 @@ class Tables:
             raise SegmentsDisagree(one, other, f"about the size of the blob {digest[1:].hex()}")
         self._execute(_LIVE, [self._files])
         for (segment,) in self._all("select distinct segment from chosen where chunks > 0 order by segment"):
-            self._rows_of[segment] = self._checked_rows(segment)
+            with opened_rows(self._store, segment) as file:
+                self._rows_of[segment] = file.metadata.num_rows
+            if segments.rows_digest(self._store, segment) != self._digest_of[segment]:
+                raise SegmentBad(rows_name(segment), "is not as it was written")
+            self.rows_bytes += os.stat(f"{self._files}/{segment}.rows.parquet").st_size
 
     def blob_sums(self) -> dict[str, int]:
         """The totals of blobs, by name; and what their chunks must add up to."""
@@ -253,6 +259,8 @@ class Tables:
         pairs = f"select hash, min((l, m, filename)), max((l, m, filename)) from ({_ROWS}) group by hash"  # noqa: S608
         for hash_, one, other in self._all(f"{pairs} having count(distinct (l, m)) > 1 order by hash limit 1", given):
             first, second = (Path(row[2]).name.partition(".")[0] for row in (one, other))
+            for segment in (first, second):
+                check_rows(self._store, segment, MOST_CHUNK_BYTES)
             lengths = [f"{row[0]} bytes (recompressed {row[1]})" for row in (one, other)]
             raise SegmentsDisagree(
                 first, second, f"chunk {hash_.hex()} has {lengths[0]} in one, {lengths[1]} in another"
@@ -263,11 +271,6 @@ class Tables:
         for segment in self._rows_of:
             check_rows(self._store, segment, max_bytes)
         raise StoreUnusable(self._store.path, f"its figures do not add up: {problem}")
-
-    def _checked_rows(self, segment: str) -> int:
-        """How many rows a segment has. They are not read. Raises SegmentBad."""
-        with opened_rows(self._store, segment) as file:
-            return int(file.metadata.num_rows)
 
     def _insert(self, table: str, columns: Sequence[Any]) -> None:
         self._sql.register("given", pa.table(columns, names=[f"c{at}" for at in range(len(columns))]))
@@ -309,7 +312,10 @@ def opened_rows(store: Store, segment: str) -> parquet.ParquetFile:
 def check_rows(store: Store, segment: str, max_bytes: int) -> None:
     """Read a whole segment. Raises SegmentBad unless its rows are sorted, possible, and add up to its blobs."""
     name = rows_name(segment)
-    _, blobs = segments.read_blobs(store, segment)
+    rules, blobs, _ = segments.read_blobs(store, segment)
+    threshold = rules.measure.threshold
+    # By the level alone, a chunk below the first is not measured, and one from the second on is.
+    may_level, must_level = 16 - (threshold - 1).bit_length(), 17 - threshold.bit_length()
     sums = np.zeros((blobs.num_rows, 2), np.int64)
     before = (-1, -1, -1)
     with opened_rows(store, segment) as file:
@@ -334,7 +340,8 @@ def check_rows(store: Store, segment: str, max_bytes: int) -> None:
             measured = rows["measured"].fill_null(0).to_numpy().astype(np.int64)
             least, most = blocks.frame_bounds(length)
             possible = (length > 0) & (length <= max_bytes) & (copies > 0) & (level <= 16) & (blob < blobs.num_rows)
-            possible &= (measured == 0) | ((measured >= least) & (measured <= most))
+            possible &= (measured == 0) | ((measured >= least) & (measured <= most) & (level >= may_level))
+            possible &= (measured > 0) | (level < must_level)
             if not possible.all():
                 raise SegmentBad(name, "has rows of no chunk")
             np.add.at(sums, blob, np.stack((copies, copies * length), axis=1))
