@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ import pytest
 import forked
 from answering import short_directory
 from blobs import gz, layer, noise, write_blob, zst
-from daemon import PATIENCE_S, Home, opened
+from daemon import PATIENCE_S, REPOSITORY, Home, opened
 from fleets import figures
+
+UNIT = REPOSITORY / "systemd" / "chunkd-export.service"
+WALLED = REPOSITORY / "tests" / "walled.py"
 
 
 @pytest.fixture
@@ -87,6 +92,17 @@ def test_beside_a_daemon_only_what_is_new_is_exported(home: Home) -> None:
     # A daemon has the summary of images too.
     assert figures(found) | {"images": None} == figures(daemon.stats()) | {"images": None}
     assert (found["pending_blobs"], found["warnings"]) == (0, [])
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("systemd-analyze"), reason="the walls need root and systemd")
+def test_an_export_behind_the_walls_of_its_unit(home: Home) -> None:
+    store = home.root / "store"
+    home.scan(cache_of(home, "cache", LAYERS[:3]))
+    walls = (sys.executable, str(WALLED), str(UNIT), str(home.root), "--")
+    done = home.command("export", store, "--json", under=walls)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["segments"] == 1
+    assert merged(home)["layers"] == 3
 
 
 def test_a_source_that_is_too_old_is_left_out_with_exit_code_7(home: Home) -> None:
