@@ -26,7 +26,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("pulls",),
     ("images",),
     ("check", "queries", "ingest"),
-    ("index", "worker", "names"),
+    ("index", "worker", "names", "objects"),
     ("settings", "figures", "sources", "chunkers"),
     ("api",),
     ("model", "untrusted_json"),
@@ -42,6 +42,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "client": {"api", "worker", "sources", "chunkers"},
     "images": {"ingest", "lmdb", "service", "sources"},
     "names": {"index", "lmdb"},
+    "objects": {"index", "lmdb", "settings"},
     "pulls": {"ingest", "lmdb", "service", "sources"},
     "report": {"worker", "sources", "ingest", "service"},
     "worker": {"sources", "settings", "lmdb"},
@@ -66,6 +67,7 @@ DOORS: dict[str, set[str]] = {
         *("ingest.diff", "queries.history", "queries.layer_shares", "queries.read"),
     },
     "matplotlib": {"report.plots"},
+    "obstore": {"objects.store"},
     "numpy": {
         *("check.check", "check.recount", "check.recount_figures", "check.repair"),
         *("index.blocks", "index.chunks.entries", "index.chunks.growth", "index.chunks.lookup"),
@@ -93,6 +95,7 @@ HEAVY = {
     "lmdb",
     "matplotlib",
     "numpy",
+    "obstore",
     "prometheus_client",
     "psutil",
     "rich",
@@ -101,7 +104,8 @@ HEAVY = {
 # What is imported where speed or safety counts, and what must not come with it.
 LIGHT: dict[str, set[str]] = {
     "cli.main": HEAVY | {"http.client"},  # `chunkd --help`, and `chunkd stats` where a daemon answers
-    "cli.scan": {"http.client", "multiprocessing", "numpy", "watchdog"},  # `chunkd scan` where none does
+    # `chunkd scan` where none does
+    "cli.scan": {"asyncio", "chunkd.objects.bucket", "http.client", "multiprocessing", "numpy", "obstore", "watchdog"},
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one
     "worker.spawn": HEAVY,  # the daemon's part of starting workers
