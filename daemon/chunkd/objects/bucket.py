@@ -38,7 +38,7 @@ START_S, LINE_BYTES = 20.0, 1 << 16
 # What a request that is tried again may take as a whole. A cache is hung after that.
 HUNG_S = 200.0
 PLACEHOLDER = "a placeholder of no bytes, as zot has for a blob that another repository has"
-_EMPTY = {hashlib.new(algorithm).hexdigest() for algorithm in HEX_DIGITS}
+EMPTY = {hashlib.new(algorithm).hexdigest() for algorithm in HEX_DIGITS}
 
 # Starts `main` of a module in a process of its own, and returns the connection to it (`worker.pool.Pool.run`).
 Run = Callable[[str, dict[str, Any]], socket.socket]
@@ -81,11 +81,12 @@ class BucketSource:
         """An object was not there: is the bucket?"""
         self._root_until_s = 0.0
 
-    def remember(self, of: Object) -> None:
+    def remember(self, of: Object, looks: int = LOOKS_A_LISTING) -> None:
+        """Keep what is known of an object until it is opened, and for so many looks."""
         self.listed.pop(of.key, None)
         while len(self.listed) >= MOST_LISTED:
             del self.listed[next(iter(self.listed))]
-        self.listed[of.key] = of, LOOKS_A_LISTING
+        self.listed[of.key] = of, looks
 
     @contextlib.contextmanager
     def beside(self, base: str, _: str = "") -> Iterator[Tree]:
@@ -173,17 +174,20 @@ class BucketView:
         listed, left = self._source.listed.get(key, (None, 0))
         if listed is not None and left:
             self._source.listed[key] = listed, left - 1
-            found: Object | OSError = listed
         else:
-            found = self._ahead.pop(key, None) or self._source.bucket.looks([key])[0]
+            listed = self._asked(key)
         self._source.hear()
-        return self._seen(self._there(found))
+        return self._seen(listed)
 
-    def _there(self, found: Object | OSError) -> Object:
+    def _asked(self, key: str) -> Object:
+        """What the bucket says of an object now."""
+        found = self._ahead.pop(key, None) or self._source.bucket.looks([key])[0]
         if isinstance(found, FileNotFoundError):
+            self._source.listed.pop(key, None)
             self._source.absent()
         if isinstance(found, OSError):
             raise found
+        self._source.remember(found, looks=0)
         return found
 
     def _seen(self, of: Object) -> Seen:
@@ -214,7 +218,7 @@ class BucketView:
 
     def open(self, path: str) -> tuple[int, Seen]:
         key = self._key(path)
-        of = self._source.listed.get(key, (None, 0))[0] or self._there(self._source.bucket.looks([key])[0])
+        of = self._source.listed.get(key, (None, 0))[0] or self._asked(key)
         self._source.unread.pop(key, None)
         seen = self._seen(of)
         return (-1 if seen.kind else self._source.open(of)), seen
@@ -255,4 +259,4 @@ def check_usable(url: str) -> None:
 
 def _is_placeholder(of: Object) -> bool:
     name = of.key.removesuffix(f"/{layouts.DATA}").rpartition("/")[2]
-    return not of.stored_bytes and len(name) in HEX_DIGITS.values() and name not in _EMPTY
+    return not of.stored_bytes and len(name) in HEX_DIGITS.values() and name not in EMPTY

@@ -241,7 +241,7 @@ def _problem_of(error: Exception) -> tuple[bool, OSError]:
         return True, PermissionError(EACCES, f"the credentials do not allow it: {status} {code}".rstrip())
     if status:
         return _LASTING.fullmatch(status) is not None, OSError(EIO, f"the bucket answers {status} {code}".rstrip())
-    if "timed out" in text or "timeout" in text:
+    if "timed out" in text or "TimedOut" in text:
         return False, OSError(ETIMEDOUT, f"no answer within {REQUEST_S} s")
     lasting = type(error).__name__ not in ("GenericError", "JoinError", "EOFError")
     return lasting, OSError(EIO, "the connection failed" if not lasting else type(error).__name__)

@@ -170,7 +170,8 @@ SETTINGS = {
 def from_text(setting: Setting, text: str) -> object:
     """The value of a variable's or flag's text, not yet checked: a number, several paths, or the text itself."""
     if setting.kind == "paths":
-        return re.split(":(?!//)", text)
+        # A secret in a URL may have any character: then there is nothing to be split, and `checked` refuses it.
+        return [text] if "@" in text and _has_url(text) else re.split(":(?!//)", text)
     return int(text) if setting.kind in ("int", "bytes") and re.fullmatch("[0-9]{1,18}", text) else text
 
 
@@ -210,16 +211,20 @@ def checked(setting: Setting, value: object, source: str) -> int | str | tuple[s
 
 def checked_cache(name: str, cache: object, source: str) -> str:
     """The path, or a URL of object storage. Raises SettingInvalid, which does not repeat a URL with a secret in it."""
-    if not (isinstance(cache, str) and cache.startswith(OBJECT_STORES)):
+    if not (isinstance(cache, str) and _has_url(cache)):
         return checked_path(name, cache, source)
-    scheme, _, rest = cache.partition("://")
-    if "@" in rest or "?" in rest:
-        problem = f"a URL {scheme}://... with @ or ? in it may hold a secret; credentials come from the environment"
+    if "@" in cache or "?" in cache:
+        problem = "a URL with @ or ? in it may hold a secret; credentials come from the environment"
         raise SettingInvalid(name, source, problem)
+    scheme, _, rest = cache.partition("://")
     bucket, *below = rest.rstrip("/").split("/")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", bucket) or not {"", ".", ".."}.isdisjoint(below):
         raise SettingInvalid(name, source, f"{cache!r} is not {scheme}://BUCKET or {scheme}://BUCKET/PREFIX")
     return "/".join((f"{scheme}://{bucket}", *below))
+
+
+def _has_url(text: str) -> bool:
+    return any(scheme in text for scheme in OBJECT_STORES)
 
 
 def checked_path(name: str, path: object, source: str) -> str:
