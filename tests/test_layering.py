@@ -26,7 +26,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("pulls", "fleet"),
     ("images",),
     ("check", "queries", "ingest"),
-    ("index", "worker", "names"),
+    ("index", "worker", "names", "objects"),
     ("settings", "figures", "sources", "chunkers"),
     ("api",),
     ("model", "untrusted_json"),
@@ -43,6 +43,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "fleet": {"ingest", "lmdb", "service", "sources"},
     "images": {"ingest", "lmdb", "service", "sources"},
     "names": {"index", "lmdb"},
+    "objects": {"index", "lmdb", "settings"},
     "pulls": {"ingest", "lmdb", "service", "sources"},
     "report": {"worker", "sources", "ingest", "service"},
     "worker": {"sources", "settings", "lmdb"},
@@ -79,6 +80,7 @@ DOORS: dict[str, set[str]] = {
         *("ingest.diff", "queries.history", "queries.layer_shares", "queries.read"),
     },
     "matplotlib": {"report.plots"},
+    "obstore": {"objects.store"},
     "numpy": {
         *("check.check", "check.recount", "check.recount_figures", "check.repair"),
         *("index.blocks", "index.chunks.entries", "index.chunks.growth", "index.chunks.lookup"),
@@ -110,6 +112,7 @@ HEAVY = {
     "lmdb",
     "matplotlib",
     "numpy",
+    "obstore",
     "prometheus_client",
     "psutil",
     "pyarrow",
@@ -119,6 +122,7 @@ HEAVY = {
 # What is imported where speed or safety counts, and what must not come with it.
 LIGHT: dict[str, set[str]] = {
     "cli.main": HEAVY | {"http.client"},  # `chunkd --help`, and `chunkd stats` where a daemon answers
+<<<<<<< ours
     "cli.scan": {
         "cryptography",
         "duckdb",
@@ -128,6 +132,10 @@ LIGHT: dict[str, set[str]] = {
         "pyarrow",
         "watchdog",
     },  # `chunkd scan` where none does
+=======
+    # `chunkd scan` where none does
+    "cli.scan": {"asyncio", "chunkd.objects.bucket", "http.client", "multiprocessing", "numpy", "obstore", "watchdog"},
+>>>>>>> theirs
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one
     "worker.spawn": HEAVY,  # the daemon's part of starting workers

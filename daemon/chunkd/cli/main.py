@@ -62,7 +62,7 @@ def main() -> None:
 
     chunkd watches a container registry's blob cache, cuts each layer into chunks as it lands, and counts how much they
     repeat. A CACHE is a folder of blobs: an OCI layout, a registry's or containerd's store, or a plain folder of files
-    named by their digest. chunkd only reads it.
+    named by their digest; or such a store in a bucket (s3://, gs://, az://). chunkd only reads it.
 
     \b
       chunkd scan /var/lib/registry      print the figures, once
@@ -94,6 +94,8 @@ def run(where: Resolved) -> None:
 @click.option("--retry-failed", is_flag=True, help="Read failed blobs again.")
 @click.option("--remeasure", is_flag=True, help="Read every layer by the measure_ settings, into a new index.")
 @click.option("--replace", is_flag=True, help="Drop caches from the index that are not named.")
+@click.option("--plan", is_flag=True, help="Of a bucket, say what a scan would read, take and cost, and read nothing.")
+@click.option("--prices", metavar="FILE", help="With --plan: prices as TOML, so that it says a sum of money too.")
 @quietly
 @works
 def scan(
@@ -104,9 +106,13 @@ def scan(
     retry_failed: bool,
     remeasure: bool,
     replace: bool,
+    plan: bool,
+    prices: str | None,
     quiet: bool,
 ) -> None:
     """Index what is in the caches now, and print the figures.
+
+    A CACHE may be a registry in a bucket: s3://BUCKET/PREFIX, gs:// or az://. Credentials come from the environment.
 
     If a daemon serves these caches, it is asked to scan. Otherwise the index serves exactly the caches named.
 
@@ -116,6 +122,14 @@ def scan(
     from chunkd.cli.progress import progress, silent
 
     show = silent if quiet else progress
+    if plan or prices:
+        from chunkd.cli.plan import plan_text
+        from chunkd.service.plan import plan_of
+
+        if not plan or remeasure or verify or accept or retry_failed or replace:
+            raise click.UsageError("--prices goes with --plan, and --plan with no other flag of scan")
+        say(plan_text(plan_of(_load(where), prices), json))
+        return
     if remeasure:
         if where.caches_named or verify or accept or retry_failed or replace:
             raise click.UsageError("--remeasure can't be combined with a CACHE or another flag of scan")

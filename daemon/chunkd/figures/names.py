@@ -88,6 +88,8 @@ FIGURES: dict[str, Figure] = {
         "Blobs that do not match their name, do not decompress, or break a cap.", is_kept=True, is_gated=True
     ),
     "failed_bytes": Figure("Stored bytes of those.", is_kept=True),
+    "archived_blobs": Figure("Blobs in a bucket's archive, which can't be read."),
+    "archived_bytes": Figure("Stored bytes of those."),
     "unlisted_folders": Figure("Folders that could not be listed.", is_gated=True),
     "index_bytes": Figure("Size of the index on disk."),
 }

@@ -209,9 +209,12 @@ class Tables:
         (row,) = self._all(
             "select count_if(kind = 0), count_if(kind = 1), sum(stored_bytes) filter (kind < 2),"
             " sum(stored_bytes) filter (kind = 0), count_if(kind = 2), sum(stored_bytes) filter (kind = 2),"
-            " sum(chunks), sum(uncompressed_bytes) from chosen"
+            " count_if(kind = 3), sum(stored_bytes) filter (kind = 3), sum(chunks), sum(uncompressed_bytes) from chosen"
         )
-        names = ("layers", "others", "stored_bytes", "layer_stored_bytes", "failed_blobs", "failed_bytes")
+        names = (
+            *("layers", "others", "stored_bytes", "layer_stored_bytes", "failed_blobs", "failed_bytes"),
+            *("archived_blobs", "archived_bytes"),
+        )
         return dict(zip((*names, "chunks", "uncompressed_bytes"), (int(value or 0) for value in row), strict=True))
 
     def source_sums(self) -> dict[int, tuple[int, int, int]]:

@@ -33,7 +33,7 @@ from chunkd.model import (
 FORMAT = 3
 
 ALGORITHMS = ("sha256", "sha512")
-STATES = ("layer", "other", "failed")
+STATES = ("layer", "other", "failed", "archived")
 
 SEAL_BYTES = 8
 BLOB = struct.Struct("<BBHIQQQQ")
