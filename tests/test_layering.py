@@ -23,6 +23,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("service", "report"),
     ("client",),
+    ("cluster",),
     ("pulls", "fleet"),
     ("images",),
     ("check", "queries", "ingest"),
@@ -39,6 +40,7 @@ LEVEL_OF = {wing: level for level, wings in enumerate(LEVELS) for wing in wings}
 FORBIDDEN: dict[str, set[str]] = {
     "api": {"index"},
     "check": {"chunkd.index.chunks.table", "chunkd.index.chunks.growth"},
+    "cluster": {"ingest", "lmdb", "service"},
     "client": {"api", "worker", "sources", "chunkers"},
     "fleet": {"ingest", "lmdb", "service", "sources"},
     "images": {"ingest", "lmdb", "service", "sources"},
@@ -71,6 +73,8 @@ DOORS: dict[str, set[str]] = {
     "cryptography": {"fleet.key"},
     # Of the standard library from Python 3.14 on.
     "compression": {"pulls.log_files", "worker.decode", "worker.recompress"},
+    "dask": {"cluster.engine"},
+    "distributed": {"cluster.engine"},
     "duckdb": {"fleet.tables"},
     "isal": {"worker.decode"},
     "lmdb": {
@@ -99,14 +103,15 @@ DOORS: dict[str, set[str]] = {
 }
 
 # Who may make threads and worker processes.
-THREADS = {"service.daemon", "api.server", "worker.pipeline"}
-PROCESSES = {"worker.spawn", "index.storage.environment", "sources.filesystems"}
+THREADS = {"cluster.engine", "service.daemon", "api.server", "worker.pipeline"}
+PROCESSES = {"cluster.engine", "worker.spawn", "index.storage.environment", "sources.filesystems"}
 FORKS = {"worker.starter"}  # which has one thread, and no LMDB
 
 HEAVY = {
     "blake3",
     "chunkd.chunkers._cgear",
     "cryptography",
+    "distributed",
     "duckdb",
     "isal",
     "lmdb",
@@ -122,20 +127,21 @@ HEAVY = {
 # What is imported where speed or safety counts, and what must not come with it.
 LIGHT: dict[str, set[str]] = {
     "cli.main": HEAVY | {"http.client"},  # `chunkd --help`, and `chunkd stats` where a daemon answers
-<<<<<<< ours
-    "cli.scan": {
-        "cryptography",
-        "duckdb",
-        "http.client",
-        "multiprocessing",
-        "numpy",
-        "pyarrow",
-        "watchdog",
-    },  # `chunkd scan` where none does
-=======
     # `chunkd scan` where none does
-    "cli.scan": {"asyncio", "chunkd.objects.bucket", "http.client", "multiprocessing", "numpy", "obstore", "watchdog"},
->>>>>>> theirs
+    "cli.scan": {
+        *(
+            "asyncio",
+            "chunkd.cluster",
+            "chunkd.objects.bucket",
+            "cryptography",
+            "distributed",
+            "duckdb",
+            "http.client",
+            "multiprocessing",
+            "numpy",
+        ),
+        *("obstore", "pyarrow", "watchdog"),
+    },
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one
     "worker.spawn": HEAVY,  # the daemon's part of starting workers
@@ -288,7 +294,7 @@ def makers(*names: str) -> set[str]:
 
 
 def test_threads_and_processes_are_made_in_few_places() -> None:
-    assert makers("threading.Thread", "Thread", "ThreadingMixIn") <= THREADS
+    assert makers("threading.Thread", "Thread", "ThreadingMixIn", "futures.ThreadPoolExecutor") <= THREADS
     assert makers("subprocess.Popen", "subprocess.run", "Process", "multiprocessing.Process") <= PROCESSES
     assert makers("os.fork") == FORKS
 

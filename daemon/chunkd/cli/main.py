@@ -96,6 +96,12 @@ def run(where: Resolved) -> None:
 @click.option("--replace", is_flag=True, help="Drop caches from the index that are not named.")
 @click.option("--plan", is_flag=True, help="Of a bucket, say what a scan would read, take and cost, and read nothing.")
 @click.option("--prices", metavar="FILE", help="With --plan: prices as TOML, so that it says a sum of money too.")
+@click.option("--store", metavar="STORE", help="Put what one CACHE holds into a store, as `chunkd export` does.")
+@click.option(
+    "--shard", metavar="I/N", help="With --store: only the part I (from 0) of N of all blobs, for a job array."
+)
+@click.option("--engine", metavar="local|dask[:ADDRESS]", help="With --store: where tasks are carried out.")
+@click.option("--name", metavar="NAME", help="With --store: what a folder that many hosts mount is called.")
 @quietly
 @works
 def scan(
@@ -108,6 +114,10 @@ def scan(
     replace: bool,
     plan: bool,
     prices: str | None,
+    store: str | None,
+    shard: str | None,
+    engine: str | None,
+    name: str | None,
     quiet: bool,
 ) -> None:
     """Index what is in the caches now, and print the figures.
@@ -118,10 +128,23 @@ def scan(
 
     With --remeasure the caches are those that the index serves. Its figures stay until every layer has been read; a
     daemon uses the new ones once it is restarted.
+
+    With --store no index is made: blobs that no segment of the store has are read in tasks, on this machine or on a
+    Dask cluster, and `chunkd merge STORE` has the figures. A run that is killed is gone on with by the next one. Needs
+    the packages of `pip install 'chunkd[fleet]'`.
     """
     from chunkd.cli.progress import progress, silent
 
     show = silent if quiet else progress
+    if store is None and (shard or engine or name):
+        raise click.UsageError("--shard, --engine and --name go with --store")
+    if store is not None:
+        if plan or prices or remeasure or verify or accept or replace:
+            raise click.UsageError("--store goes with --shard, --engine, --name and --retry-failed alone")
+        from chunkd.cli.cluster import scan_into_store
+
+        scan_into_store(_load(where), store, shard, engine, name, retry_failed, json, show)
+        return
     if plan or prices:
         from chunkd.cli.plan import plan_text
         from chunkd.service.plan import plan_of

@@ -108,7 +108,7 @@ def export(
         )  # fmt: skip
         rules = SegmentRules.of(listing.rules, key)
         moment = snapshot.put(store, source, listing.moment_ns, facts, rules, held, listing.names)
-        _tidy(store, source)
+        tidy(store, source)
         return Exported(source, moment, len(held), job.read, job.segments, job.reused)
     raise IndexMoves(state_dir)
 
@@ -212,15 +212,10 @@ def _list(state_dir: str, *, with_names: bool) -> _Listing:
         blobs = [*index.blobs(txn, "blobs"), *index.blobs(txn, "failed")]
         names, names_as_of_ns = [], 0
         if with_names:
-            names = [_without_paths(value) for _, value in index.names(txn)]
+            names = [record.without_paths(value) for _, value in index.names(txn)]
             readings = {cache: record.decode_reading(value) for cache, value in index.name_readings(txn).items()}
             names_as_of_ns = record.names_as_of_ns(readings, index.caches(txn)) or 0
         return _Listing(rules, blobs, names, names_as_of_ns, head.as_of_ns, head.scanned_at_ns, time.time_ns())
-
-
-def _without_paths(value: bytes) -> bytes:
-    kept = record.decode(value)
-    return record.encode(kept._replace(base="", part=replace(kept.part, where="", problem="")))
 
 
 def _entries(index: Index, txn: lmdb.Transaction, blobs: Sequence[Blob]) -> Iterator[Entry]:
@@ -252,7 +247,7 @@ def _groups(blobs: Sequence[tuple[Fact, Blob]]) -> Iterator[list[tuple[Fact, Blo
     yield from groups.values()
 
 
-def _tidy(store: Store, source: str) -> None:
+def tidy(store: Store, source: str) -> None:
     """Remove the source's older snapshots, and their segments that no snapshot of any source refers to."""
     moments = snapshot.moments(store, source)
     older, kept = moments[:-SNAPSHOTS_KEPT], moments[-SNAPSHOTS_KEPT:]

@@ -144,6 +144,11 @@ def write(store: Store, rules: records.Rules, blobs: Sequence[Entry], key: Key |
     return segment
 
 
+def check(entry: Entry, rules: records.Rules) -> None:
+    """Raises RecipeImpossible for a blob that `write` refuses by itself."""
+    _rows([entry], rules, None)
+
+
 class Blobs(NamedTuple):
     """The file of a segment's blobs: the rules, a row for each blob, and the digest of the other file."""
 

@@ -47,7 +47,7 @@ class Facts:
 
     `name` is for people; the source's id is the folder's name. `as_of_ns`: what is held was so then. The pending
     figures and the folders that could not be listed are None where they are not known. `problems` say why blobs may be
-    missing.
+    missing. `unrecognised` is how much of what was listed is no blob.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Facts:
     pending_bytes: int | None = None
     unlisted_folders: int | None = None
     problems: tuple[str, ...] = ()
+    unrecognised: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ def _facts(packed: bytes) -> Facts:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"what it says of its source can't be read: {error}") from None
     times = (facts.as_of_ns, facts.scanned_at_ns, facts.names_as_of_ns)
-    numbers = (facts.pending_blobs, facts.pending_bytes, facts.unlisted_folders)
+    numbers = (facts.pending_blobs, facts.pending_bytes, facts.unlisted_folders, facts.unrecognised)
     known = (*times, *(number for number in numbers if number is not None))
     if not all(type(number) is int and 0 <= number < 1 << 63 for number in known):
         raise ValueError("what it says of its source has numbers that are none")
