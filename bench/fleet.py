@@ -110,7 +110,8 @@ def merged(place: Path, rows: int) -> tuple[dict[str, float], list[Bar]]:
         sys.exit(f"merge exited {process.returncode} and said {told}; it is {true}")
     cpu_s, bytes_a_row = usage.ru_utime + usage.ru_stime, written_bytes / written_rows
     print(
-        f"{written_rows:,} rows of {true[0]:,} unique chunks, {bytes_a_row:.1f} bytes a row, written in {writing_s:.0f} s:"
+        f"{written_rows:,} rows of {true[0]:,} unique chunks, {bytes_a_row:.1f} bytes a row,"
+        f" written in {writing_s:.0f} s;"
         f" {taken_s:.1f} s ({cpu_s:.1f} s of a processor), {written_rows / cpu_s:,.0f} rows a second of a processor,"
         f" {peak_mib:.0f} MiB at the peak"
     )
