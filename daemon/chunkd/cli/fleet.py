@@ -87,8 +87,13 @@ def _problems(stats: Mapping[str, Any]) -> Iterator[str]:
     "--max-age", metavar="AGE",
     help="Leave out sources that were last known longer ago: 2d (m, h, d, w), 2026-01-31 or 2026-01-31T12:00Z.",
 )  # fmt: skip
+@click.option("--images", is_flag=True, help="List the images of all hosts instead, as `chunkd images` does.")
+@click.option(
+    "--by", type=click.Choice(["image", "repository"]), default="image", show_default=True,
+    help="With --images: what a row is.",
+)  # fmt: skip
 @click.argument("store", metavar="STORE")
-def merge(json: bool, quiet: bool, max_age: str | None, store: str) -> None:
+def merge(json: bool, quiet: bool, max_age: str | None, images: bool, by: str, store: str) -> None:
     """Print the figures of all hosts that exported into a store.
 
     They are those that one index would have with the blobs of all hosts: what several hosts have counts once. Beside
@@ -98,10 +103,13 @@ def merge(json: bool, quiet: bool, max_age: str | None, store: str) -> None:
     A STORE is a folder that `chunkd export` made. A host that is no more is removed with its folder in `snapshots`.
     Needs the packages of `pip install 'chunkd[fleet]'`.
     """
+    if by != "image" and not images:
+        raise UsageError("--by goes with --images")
     from chunkd.fleet import extra
 
     extra.needed()
     from chunkd.cli.progress import progress, silent
+    from chunkd.fleet.images import images as listed
     from chunkd.fleet.merge import merge as merged
     from chunkd.fleet.merge import sources_of
     from chunkd.fleet.store import Store
@@ -110,12 +118,13 @@ def merge(json: bool, quiet: bool, max_age: str | None, store: str) -> None:
 
     least_as_of_ns = since_minute(max_age, minute_of(time.time_ns())) * MINUTE_NS if max_age else 0
     opened = Store(_folder(store))
+    sources = sources_of(opened, least_as_of_ns)
     with (silent if quiet else progress)("merged", "ranges of hashes to go") as show:
-        content = merged(opened, sources_of(opened, least_as_of_ns), progress=show)
+        content = listed(opened, sources, by, show) if images else merged(opened, sources, progress=show)
     if json:
         say(jsonlib.dumps(content, indent=1))
     else:
-        say_lines(fleet_lines.merge_lines(content, store))
+        say_lines((fleet_lines.images_lines if images else fleet_lines.merge_lines)(content, store))
     if content["fleet"]["left_out"] or any(row["problems"] for row in content["fleet"]["sources"]):
         sys.exit(INCOMPLETE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from chunkd.cli import image_tables
 from chunkd.cli.tables import stats_lines
 from chunkd.figures.words import LABEL_COLUMNS, _wrapped, bytes_text, count_text, shown
 
@@ -26,6 +27,21 @@ def merge_lines(content: Mapping[str, Any], store: str) -> Iterator[str]:
         yield ""
         yield from _waterfall(fleet["waterfall"], hosts)
     yield ""
+    yield from _sources(fleet)
+    if content["pending_blobs"] is None:
+        yield from _wrapped("not known of all sources: their daemons were stopped before they were done", "pending")
+
+
+def images_lines(content: Mapping[str, Any], store: str) -> Iterator[str]:
+    """The images as `chunkd images` has them, and the sources."""
+    source = f"from the store at {shown(store)}: {count_text(len(content['fleet']['sources']), 'source')}"
+    rows = image_tables.chosen(content, "pushed", untagged=False, partial=False)
+    yield from image_tables.image_lines(rows, content, source)
+    yield ""
+    yield from _sources(content["fleet"])
+
+
+def _sources(fleet: Mapping[str, Any]) -> Iterator[str]:
     for row in fleet["sources"]:
         size = bytes_text(row["layer_stored_bytes"])
         yield from _wrapped(
@@ -34,8 +50,6 @@ def merge_lines(content: Mapping[str, Any], store: str) -> Iterator[str]:
     for row in fleet["left_out"]:
         since = f" (as of {row['as_of']})" if row["as_of"] else ""
         yield from _wrapped(f"{shown(row['name'] or row['source'])}: {row['reason']}{since}", "left out")
-    if content["pending_blobs"] is None:
-        yield from _wrapped("not known of all sources: their daemons were stopped before they were done", "pending")
 
 
 def _waterfall(steps: Mapping[str, Any], hosts: str) -> Iterator[str]:

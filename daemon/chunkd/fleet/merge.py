@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,13 +83,8 @@ def merge(
     """
     counted = sources.counted
     params = counted[0].rules.params
-    measured, rule, warnings = _measured(sources)
-    with Tables(store, memory_bytes) as tables:
-        for number, one in enumerate(counted):
-            tables.add_snapshot(number, one)
-        for segment in sorted({segment for one in counted for segment in snapshot.segments(one)}):
-            tables.add_segment(segment)
-        tables.choose(sources.names)
+    measured, rule, warnings = measured_alike(sources)
+    with loaded(store, sources, memory_bytes) as tables:
         sums: Counter[str] = Counter()
         ranges = list(tables.ranges())
         for number, (low, high) in enumerate(ranges):
@@ -109,40 +105,57 @@ def merge(
     stats |= {"index_bytes": None, "scanning": False, "scans": 0, "settled": None}
     stats["params"]["caps"] = _only([dataclasses.asdict(one.rules.caps) for one in counted])
     stats["params"]["measure"] = stats["params"]["measure"] if measured.is_known else None
-    return stats | {"fleet": _fleet(sources, stats, [held.get(number, (0, 0, 0)) for number in range(len(counted))])}
+    fleet = fleet_of(sources, held)
+    return stats | {"fleet": fleet | {"waterfall": _waterfall(fleet["sources"], stats)}}
 
 
-def _fleet(sources: Sources, stats: dict[str, Any], held: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
+@contextlib.contextmanager
+def loaded(store: Store, sources: Sources, memory_bytes: int = MEMORY_BYTES) -> Iterator[Tables]:
+    """The blobs of the sources, and which segments have them. Raises BlobsMissing, SegmentBad and SegmentsDisagree."""
+    with Tables(store, memory_bytes) as tables:
+        for number, one in enumerate(sources.counted):
+            tables.add_snapshot(number, one)
+        for segment in sorted({segment for one in sources.counted for segment in snapshot.segments(one)}):
+            tables.add_segment(segment)
+        tables.choose(sources.names)
+        yield tables
+
+
+def fleet_of(sources: Sources, held: Mapping[int, tuple[int, int, int]]) -> dict[str, Any]:
+    """The sources that count and those that do not; `held` is `Tables.source_sums`."""
+    counted = enumerate(zip(sources.counted, sources.names, strict=True))
     rows = [
         {
             "source": one.source, "name": name, "as_of": moment(one.facts.as_of_ns),
-            "blobs": blobs, "layers": layers, "layer_stored_bytes": size_bytes, "problems": list(one.facts.problems),
+            **dict(zip(("blobs", "layers", "layer_stored_bytes"), held.get(number, (0, 0, 0)), strict=True)),
+            "problems": list(one.facts.problems),
         }
-        for one, name, (blobs, layers, size_bytes) in zip(sources.counted, sources.names, held, strict=True)
+        for number, (one, name) in counted
     ]  # fmt: skip
+    left_out = [
+        {"source": source, "name": name, "as_of": as_of, "reason": reason}
+        for source, name, as_of, reason in sources.left_out
+    ]
+    return {"sources": rows, "left_out": left_out}
+
+
+def _waterfall(rows: Sequence[Mapping[str, Any]], stats: Mapping[str, Any]) -> dict[str, Any]:
+    """From all hosts' own copies to chunks: the first step needs no chunks."""
+    recompressed_bytes = stats["recompressed_bytes"]
     return {
-        "sources": rows,
-        "left_out": [
-            {"source": source, "name": name, "as_of": as_of, "reason": reason}
-            for source, name, as_of, reason in sources.left_out
-        ],
-        "waterfall": {
-            "copies_layers": sum(row["layers"] for row in rows),
-            "copies_bytes": sum(row["layer_stored_bytes"] for row in rows),
-            "distinct_layers": stats["layers"],
-            "distinct_layers_bytes": stats["layer_stored_bytes"],
-            "unique_chunks": stats["unique_chunks"],
-            "unique_chunks_bytes": stats["unique_bytes"],
-            "recompressed_with_index_bytes": (
-                None
-                if stats["recompressed_bytes"] is None
-                else stats["recompressed_bytes"] + stats["index_overhead_bytes"]
-            ),
-        },
+        "copies_layers": sum(row["layers"] for row in rows),
+        "copies_bytes": sum(row["layer_stored_bytes"] for row in rows),
+        "distinct_layers": stats["layers"],
+        "distinct_layers_bytes": stats["layer_stored_bytes"],
+        "unique_chunks": stats["unique_chunks"],
+        "unique_chunks_bytes": stats["unique_bytes"],
+        "recompressed_with_index_bytes": (
+            None if recompressed_bytes is None else recompressed_bytes + stats["index_overhead_bytes"]
+        ),
     }
 
 
-def _measured(sources: Sources) -> tuple[Measured, MeasureRule, list[str]]:
+def measured_alike(sources: Sources) -> tuple[Measured, MeasureRule, list[str]]:
     """Which recompressed lengths count, the rule by which they do, and why none does if that is so."""
     rules = [one.rules for one in sources.counted]
     coarsest = max(rule.measure.one_in for rule in rules)

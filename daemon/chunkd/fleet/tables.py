@@ -15,24 +15,21 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow import parquet
+from numpy.typing import NDArray
 
 from chunkd.errors import ChunkdError
 from chunkd.fleet import segment as segments
-from chunkd.fleet.segment import MOST_ROWS_BYTES, ROWS_SCHEMA, SegmentBad
+from chunkd.fleet.rows import MOST_CHUNK_BYTES, check_rows, first_line, opened_rows
+from chunkd.fleet.segment import SegmentBad
 from chunkd.fleet.snapshot import Snapshot
 from chunkd.fleet.store import Store, StoreUnusable, blobs_name, rows_name
-from chunkd.index import blocks
 from chunkd.index.records import STATES
 from chunkd.model import CODECS
 
-MEMORY_BYTES = 1 << 30
+# Beyond it DuckDB writes to temporary files: 10 million rows took 7.3 s of a processor, and 5.5 s with 1 GiB.
+MEMORY_BYTES = 256 << 20
 # A range of hashes is summed up at once. Ranges are the smallest power of two of them with at most so many rows each.
 ROWS_A_RANGE = 16_000_000
-# What a row takes before it is compressed is 34 bytes.
-MOST_BYTES_A_ROW, MOST_BYTES_A_GROUP = 64, 1 << 20
-MOST_ROWS = 1 << 32
-MOST_CHUNK_BYTES = (1 << 24) - 1
 
 # `kind` is the place in STATES: of the kinds that sources know of a digest, the first is that of the digest.
 _TABLES = """
@@ -50,8 +47,10 @@ create table chosen as
     join (select digest, min(segment) as segment, any_value(kind) as kind from found group by digest)
     using (digest, segment, kind);
 """
+# `layer` numbers the layers in the order of their digests.
 _LIVE = """
-create table live as select ? || '/' || segment || '.rows.parquet' as filename, blob from chosen where chunks > 0;
+create table live as select ? || '/' || segment || '.rows.parquet' as filename, blob, layer
+    from (select *, row_number() over (order by digest) - 1 as layer from chosen where kind = 0) where chunks > 0;
 """
 # Each row of the segments that counts. `m` is its recompressed length, if the rule by which all are summed up has it.
 _ROWS = """
@@ -77,6 +76,21 @@ select count(*) as unique_chunks, sum(c) as chunks, sum(l) as unique_bytes, sum(
     sum(bad) as bad, count_if(l <> longest or m <> longest_m or measured not in (0, n)) as contradicted
 from (select *, case when m is not null then l end as x from chunks)
 """  # noqa: S608
+
+
+# Each chunk of a range by its place in the order of hashes.
+_NUMBERED = f"""
+create or replace temp table numbered as
+select hash, row_number() over (order by hash) - 1 as number, min(l)::uinteger as l, min(m)::uinteger as m
+from ({_ROWS}) group by hash
+"""  # noqa: S608
+_NUMBERS = f"""
+select live.layer, numbered.number
+from ({_ROWS}) as rows join live using (filename, blob) join numbered using (hash) order by live.layer, numbered.number
+"""  # noqa: S608
+
+
+Numbers = NDArray[np.int64]
 
 
 class StoreTooLarge(ChunkdError):
@@ -109,6 +123,17 @@ class Measured(NamedTuple):
     is_known: bool
     least_level: int = 0
     needed_level: int = 16
+
+
+class Recipes(NamedTuple):
+    """Chunks by number: their lengths and recompressed lengths, 0 where none counts; and for each layer, in order, the
+    numbers that it has, each once.
+    """
+
+    lengths: NDArray[np.uint32]
+    recompressed: NDArray[np.uint32]
+    layers: Numbers
+    numbers: Numbers
 
 
 class Tables:
@@ -225,9 +250,13 @@ class Tables:
         )
         return {source: (blobs, layers, int(size_bytes or 0)) for source, blobs, layers, size_bytes in found}
 
+    @property
+    def rows(self) -> int:
+        return sum(self._rows_of.values())
+
     def ranges(self) -> Iterator[tuple[bytes, bytes]]:
         """The first and the last hash of each range."""
-        bits = max(0, (sum(self._rows_of.values()) - 1) // ROWS_A_RANGE).bit_length()
+        bits = max(0, (self.rows - 1) // ROWS_A_RANGE).bit_length()
         for number in range(1 << bits):
             low, high = (at << (128 - bits) for at in (number, number + 1))
             yield low.to_bytes(16, "big"), (high - 1).to_bytes(16, "big")
@@ -245,6 +274,24 @@ class Tables:
         if sums.pop("bad"):
             self._blame("there are chunks that are none", max_bytes)
         return sums
+
+    def layers(self) -> list[tuple[Any, ...]]:
+        """The digest and the uncompressed bytes of each layer, in the order of `Recipes.layers`."""
+        return self._all("select digest, uncompressed_bytes from chosen where kind = 0 order by digest")
+
+    def counted(self) -> list[Any]:
+        """Digest and stored bytes of each blob that counts, and of one that is not a layer the segment, else ""."""
+        return self._all(
+            "select digest, stored_bytes, case when kind = 0 then '' else segment end from chosen where kind < 2"
+        )
+
+    def recipes(self, low: bytes, high: bytes, measured: Measured) -> Recipes:
+        """The chunks of a range, numbered from 0 in the order of their hashes."""
+        given = self._given(low, high, measured)
+        self._execute(_NUMBERED, given)
+        chunks = self._execute("select l, coalesce(m, 0)::uinteger as m from numbered order by number").fetchnumpy()
+        numbers = self._execute(_NUMBERS, given).fetchnumpy()
+        return Recipes(chunks["l"], chunks["m"], numbers["layer"], numbers["number"])
 
     def check_sums(self, sums: Mapping[str, int], max_bytes: int) -> None:
         """Raises SegmentBad unless chunks add up to what the blobs say of them."""
@@ -292,68 +339,6 @@ class Tables:
         try:
             return self._sql.execute(query, given)
         except duckdb.OutOfMemoryException as error:
-            raise StoreTooLarge(self._store.path, _first_line(error)) from None
+            raise StoreTooLarge(self._store.path, first_line(error)) from None
         except duckdb.Error as error:
-            self._blame(_first_line(error), MOST_CHUNK_BYTES)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:300]
-
-
-def opened_rows(store: Store, segment: str) -> parquet.ParquetFile:
-    """The rows of a segment, which are not read yet. Raises SegmentBad."""
-    name = rows_name(segment)
-    file = segments.opened(store, name, ROWS_SCHEMA, MOST_ROWS_BYTES, MOST_ROWS)
-    for number in range(file.metadata.num_row_groups):
-        group = file.metadata.row_group(number)
-        if group.total_byte_size > MOST_BYTES_A_ROW * group.num_rows + MOST_BYTES_A_GROUP:
-            raise SegmentBad(name, f"has a row group that takes {group.total_byte_size} bytes")
-    return file
-
-
-def check_rows(store: Store, segment: str, max_bytes: int) -> None:
-    """Read a whole segment. Raises SegmentBad unless its rows are sorted, possible, and add up to its blobs."""
-    name = rows_name(segment)
-    rules, blobs, _ = segments.read_blobs(store, segment)
-    threshold = rules.measure.threshold
-    # By the level alone, a chunk below the first is not measured, and one from the second on is.
-    may_level, must_level = 16 - (threshold - 1).bit_length(), 17 - threshold.bit_length()
-    sums = np.zeros((blobs.num_rows, 2), np.int64)
-    before = (-1, -1, -1)
-    with opened_rows(store, segment) as file:
-        for number in range(file.metadata.num_row_groups):
-            try:
-                rows = file.read_row_group(number, use_threads=False)
-            except (pa.ArrowException, OSError, ValueError) as error:
-                raise SegmentBad(name, f"can't be read: {_first_line(error)}") from None
-            hashes = b"".join(
-                chunk.buffers()[1][16 * chunk.offset :][: 16 * len(chunk)] for chunk in rows["hash"].chunks
-            )
-            statistics = file.metadata.row_group(number).column(0).statistics
-            if (
-                statistics
-                and statistics.has_min_max
-                and (statistics.min, statistics.max) != (hashes[:16], hashes[-16:])
-            ):
-                raise SegmentBad(name, "says of its rows what they are not")
-            length, blob, copies, level = (
-                rows[column].to_numpy().astype(np.int64) for column in ("length", "blob", "copies", "level")
-            )
-            measured = rows["measured"].fill_null(0).to_numpy().astype(np.int64)
-            least, most = blocks.frame_bounds(length)
-            possible = (length > 0) & (length <= max_bytes) & (copies > 0) & (level <= 16) & (blob < blobs.num_rows)
-            possible &= (measured == 0) | ((measured >= least) & (measured <= most) & (level >= may_level))
-            possible &= (measured > 0) | (level < must_level)
-            if not possible.all():
-                raise SegmentBad(name, "has rows of no chunk")
-            np.add.at(sums, blob, np.stack((copies, copies * length), axis=1))
-            leading, rest = np.frombuffer(hashes, ">u8").reshape(-1, 2).astype(np.uint64).T
-            order = np.lexsort((blob, rest, leading))
-            first = (int(leading[0]), int(rest[0]), int(blob[0]))
-            if first <= before or (np.diff(order) != 1).any():
-                raise SegmentBad(name, "is not sorted")
-            before = (int(leading[-1]), int(rest[-1]), int(blob[-1]))
-    said = np.stack([blobs[column].to_numpy() for column in ("chunks", "uncompressed_bytes")], axis=1)
-    if (sums.astype(np.uint64) != said).any():
-        raise SegmentBad(name, "has rows that do not add up to its blobs")
+            self._blame(first_line(error), MOST_CHUNK_BYTES)
