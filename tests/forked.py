@@ -147,7 +147,7 @@ def import_all() -> None:
 
     for module in pkgutil.walk_packages(chunkd.__path__, "chunkd."):
         # pyarrow makes threads when it is imported.
-        if not module.name.endswith("__main__") and not module.name.startswith("chunkd.fleet."):
+        if not module.name.endswith("__main__") and not module.name.startswith(("chunkd.cluster.", "chunkd.fleet.")):
             importlib.import_module(module.name)
     import chunkd.__main__
 

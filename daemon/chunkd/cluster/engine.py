@@ -5,9 +5,13 @@ Wherever a task is carried out, it has a process of its own, which ends when the
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent import futures
 from typing import Any, Protocol
 
@@ -99,6 +103,7 @@ class Dask:
         except ModuleNotFoundError:
             raise DaskMissing from None
         self._distributed = distributed
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it has to say is said here
         dask.config.set({"distributed.scheduler.allowed-failures": ALLOWED_FAILURES})
         where = address or dask.config.get("scheduler-address", None)
         self._cluster = None
@@ -115,25 +120,34 @@ class Dask:
     @property
     def room(self) -> int:
         """As many again as are carried out wait at the workers."""
-        threads: dict[str, int] = self._client.nthreads()
+        with self._scheduler():
+            threads: dict[str, int] = self._client.nthreads()
         return max(1, 2 * sum(threads.values()))
 
     def submit(self, number: int, task: dict[str, Any]) -> None:
-        self._running[self._client.submit(carry_out, task, pure=False)] = number
+        with self._scheduler():
+            self._running[self._client.submit(carry_out, task, pure=False)] = number
 
     def gather(self) -> list[tuple[int, dict[str, Any]]]:
-        done = self._distributed.wait(list(self._running), return_when="FIRST_COMPLETED").done
-        return [(self._running.pop(one), self._said(one)) for one in done]
+        with self._scheduler():
+            done = self._distributed.wait(list(self._running), return_when="FIRST_COMPLETED").done
+            return [(self._running.pop(one), self._said(one)) for one in done]
 
     def _said(self, one: Any) -> dict[str, Any]:
-        if one.status == "finished":
+        error = one.exception()
+        if error is None:
             found: dict[str, Any] = one.result()
             return found
-        if one.status != "error":
-            raise EngineGone(f"a task is {one.status}: the scheduler has gone")
-        error = one.exception()
         died = isinstance(error, self._distributed.scheduler.KilledWorker)
         return {"died" if died else "error": f"{type(error).__name__}: {error}"}
+
+    @contextlib.contextmanager
+    def _scheduler(self) -> Iterator[None]:
+        """Raises EngineGone when the scheduler has gone."""
+        try:
+            yield
+        except (OSError, TimeoutError, futures.CancelledError, asyncio.CancelledError) as error:
+            raise EngineGone(f"the scheduler has gone: {type(error).__name__}") from None
 
     def cancel(self) -> None:
         self._client.close(timeout=1)

@@ -35,7 +35,7 @@ Progress = Callable[[int, int, int], None]
 
 class TaskFailed(ChunkdError):
     def __init__(self, problem: str) -> None:
-        super().__init__(f"task: {problem}; what is done is in the store: run the command again to go on")
+        super().__init__(f"{problem}; what is done is in the store: run the command again to go on")
 
 
 class Shard(NamedTuple):
@@ -199,7 +199,7 @@ def carried_out(
                     continue
                 deaths[number] += 1
                 if deaths[number] >= ALLOWED_FAILURES:
-                    raise TaskFailed(f"it died {ALLOWED_FAILURES} times, the last time since {said['died']}")
+                    raise TaskFailed(f"a task died {ALLOWED_FAILURES} times, the last time since {said['died']}")
                 waiting.append(number)
     finally:
         engine.cancel()

@@ -46,7 +46,7 @@ class Unlike(ChunkdError):
 
     def __init__(self, own: dict[str, str], asked: dict[str, str]) -> None:
         what = ", ".join(f"{name} {own[name]} and not {asked[name]}" for name in asked if own[name] != asked[name])
-        super().__init__(f"worker {os.uname().nodename}: has {what}; install what the machine that asks has")
+        super().__init__(f"has {what}; install there what is installed here")
 
 
 def versions() -> dict[str, str]:
@@ -66,15 +66,17 @@ class _Wanted:
 
 
 def run(task: dict[str, Any], asker: Wakeup) -> dict[str, Any]:
-    """Carry out a task. Raises SystemExit when the asker has gone, and Unlike, and what `Store` and `Pool` do."""
+    """Carry out a task. Raises SystemExit when the asker has gone, Unlike, and what `Store` and `Pool` do."""
     if (own := versions()) != task["versions"]:
         raise Unlike(own, task["versions"])
     said = SegmentRules.unpack(task["rules"].encode())
     rules = Rules(said.params, said.caps, said.decoder, said.measure)
+    store = Store(task["store"])
+    store.check(rules.params, said.key)  # also that it is there: nobody would find what is put elsewhere
     with contextlib.ExitStack() as stack:
         pool = make_pool(task["workers"], Courtesy(*task["courtesy"]), rules.params, rules.caps, rules.measure)
         stack.callback(pool.close)
-        return _Task(task, Store(task["store"]), rules, pool, stack).run(asker)
+        return _Task(task, store, rules, pool, stack).run(asker)
 
 
 class _Task:
@@ -235,7 +237,7 @@ def main(argv: Sequence[str] = ()) -> None:  # noqa: ARG001 - as of each program
     try:
         said = run(json.loads(asked), sys.stdin)
     except (ChunkdError, OSError) as error:
-        said = {"error": str(error)}
+        said = {"error": f"worker {os.uname().nodename}: {error}"}
     sys.stdout.write(json.dumps(said))
 
 
