@@ -220,7 +220,7 @@ def _put_snapshot(
     facts = Facts(
         shown_as(asked.path, asked.name)[:most], held.as_of_ns, held.as_of_ns, held.as_of_ns,
         pending_blobs=len(pending), pending_bytes=sum(size for _, size in sizes(pending)),
-        unlisted_folders=held.unlisted_folders, problems=tuple(problems),
+        unlisted_folders=held.unlisted_folders, problems=tuple(problems[-snapshot.MOST_PROBLEMS :]),
         unrecognised=held.unrecognised,
     )  # fmt: skip
     # Somebody may be about to remove what no snapshot refers to yet.
