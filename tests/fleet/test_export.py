@@ -155,14 +155,25 @@ def test_an_export_that_was_cut_short_finds_its_segments(
 
 
 @pytest.mark.usefixtures("small_segments")
+@pytest.mark.parametrize("seed", range(5))
 def test_blobs_that_go_and_come_while_they_are_read(
-    bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """A snapshot shows one moment: all that was there then, and nothing that was not."""
     fill(bench, BLOBS)
-    draw = random.Random(1)
+    draw = random.Random(seed)
     numbers = set(BLOBS)
     moves = iter(range(3))
+    moments: list[set[bytes]] = []
+    listed = vars(export_module)["_list"]
+
+    def there() -> set[bytes]:
+        with bench.index.snapshot() as txn:
+            return {digest_key(blob.digest) for blob in bench.index.store.blobs(txn, "blobs")}
+
+    def noted(state_dir: str, **names: bool) -> Any:
+        moments.append(there())
+        return listed(state_dir, **names)
 
     def moved(*arguments: Any) -> str:
         if next(moves, None) is not None:
@@ -174,12 +185,15 @@ def test_blobs_that_go_and_come_while_they_are_read(
             bench.add(came, chunks_of(range(came, came + 50)))
         return segment.write(*arguments)
 
+    monkeypatch.setattr(export_module, "_list", noted)
     monkeypatch.setattr(export_module, "write", moved)
     done = exported(bench, store)
-    assert next(moves, None) is None
-    with bench.index.snapshot() as txn:
-        there = {digest_key(blob.digest) for blob in bench.index.store.blobs(txn, "blobs")}
-    assert held(store, done.source).keys() == there
+    assert held(store, done.source).keys() == moments[-1]
+    # Each of them is in the segment that the snapshot names.
+    for digest, row in held(store, done.source).items():
+        assert digest in {blob["digest"] for blob in blobs_in(store, row["segment"])}
+    monkeypatch.setattr(export_module, "write", segment.write)
+    assert held(store, exported(bench, store).source).keys() == there()
 
 
 @pytest.mark.usefixtures("small_segments")

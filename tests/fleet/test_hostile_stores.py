@@ -103,7 +103,11 @@ def put(at: int, **values: Any) -> Any:
         lambda rows: next(row for row in rows if row["measured"]).update(measured=None),
         lambda rows: [row.update(measured=None) for row in rows],
     ],
-    ids=str,
+    ids=[
+        *("a row less", "a row twice", "more copies", "no copy", "copies beyond all bounds", "another blob"),
+        *("no length", "too long", "a level beyond all", "less than a frame", "more than a frame"),
+        *("not measured", "none measured"),
+    ],
 )
 def test_rows_that_are_not_those_of_the_blobs_are_named(tmp_path: Path, change: Any) -> None:
     store = store_at(tmp_path / "store")
