@@ -65,3 +65,14 @@ def rows_in(store: Store, segment: str) -> list[dict[str, Any]]:
 def blobs_in(store: Store, segment: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = parquet.read_table(Path(store.path, blobs_name(segment))).to_pylist()
     return found
+
+
+def content_of(path: Path) -> str:
+    """All that is in the files of a store, decompressed."""
+    found = []
+    for file in path.rglob("*"):
+        if file.suffix == ".parquet":
+            found += [repr(parquet.read_metadata(file).metadata), repr(parquet.read_table(file).to_pylist())]
+        elif file.is_file():
+            found.append(file.read_text())
+    return "\n".join(found)

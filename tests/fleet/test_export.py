@@ -20,7 +20,7 @@ from chunkd.fleet.export import Exported, export, source_id
 from chunkd.fleet.key import Key
 from chunkd.fleet.snapshot import Facts
 from chunkd.fleet.store import GRACE_S, RulesDiffer, Store, rows_name
-from chunkd.index.records import Held, digest_key
+from chunkd.index.records import Held, Rules, digest_key
 from chunkd.model import Blob, FileMark
 from indexing import NOW_NS, Bench, add, blob_of, chunks_of, digest_of, place_of, recounted
 from stores import Blobs, blobs_in, entries_of, key_at, rows_in, rows_of
@@ -155,14 +155,25 @@ def test_an_export_that_was_cut_short_finds_its_segments(
 
 
 @pytest.mark.usefixtures("small_segments")
+@pytest.mark.parametrize("seed", range(5))
 def test_blobs_that_go_and_come_while_they_are_read(
-    bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """A snapshot shows one moment: all that was there then, and nothing that was not."""
     fill(bench, BLOBS)
-    draw = random.Random(1)
+    draw = random.Random(seed)
     numbers = set(BLOBS)
     moves = iter(range(3))
+    moments: list[set[bytes]] = []
+    listed = vars(export_module)["_list"]
+
+    def there() -> set[bytes]:
+        with bench.index.snapshot() as txn:
+            return {digest_key(blob.digest) for blob in bench.index.store.blobs(txn, "blobs")}
+
+    def noted(state_dir: str, **names: bool) -> Any:
+        moments.append(there())
+        return listed(state_dir, **names)
 
     def moved(*arguments: Any) -> str:
         if next(moves, None) is not None:
@@ -174,12 +185,15 @@ def test_blobs_that_go_and_come_while_they_are_read(
             bench.add(came, chunks_of(range(came, came + 50)))
         return segment.write(*arguments)
 
+    monkeypatch.setattr(export_module, "_list", noted)
     monkeypatch.setattr(export_module, "write", moved)
     done = exported(bench, store)
-    assert next(moves, None) is None
-    with bench.index.snapshot() as txn:
-        there = {digest_key(blob.digest) for blob in bench.index.store.blobs(txn, "blobs")}
-    assert held(store, done.source).keys() == there
+    assert held(store, done.source).keys() == moments[-1]
+    # Each of them is in the segment that the snapshot names.
+    for digest, row in held(store, done.source).items():
+        assert digest in {blob["digest"] for blob in blobs_in(store, row["segment"])}
+    monkeypatch.setattr(export_module, "write", segment.write)
+    assert held(store, exported(bench, store).source).keys() == there()
 
 
 @pytest.mark.usefixtures("small_segments")
@@ -276,6 +290,29 @@ def test_a_segment_that_was_lost_is_made_again(bench: Bench, store: Store) -> No
         path.unlink()
     assert exported(bench, store).segments == 1
     assert segments_in(store) == [old]
+
+
+def test_after_a_change_of_the_rules_all_is_exported_anew(bench: Bench, store: Store) -> None:
+    fill(bench, BLOBS)
+    exported(bench, store)
+    (old,) = segments_in(store)
+    with bench.index.transaction() as change:
+        change.set_rules(Rules(decoder="another"))
+    done = exported(bench, store)
+    assert (done.read, done.segments) == (10, 1)
+    assert old not in {row["segment"] for row in held(store, done.source).values()}
+
+
+def test_a_segment_that_is_found_counts_as_new(bench: Bench, store: Store) -> None:
+    """So that nobody removes it meanwhile."""
+    fill(bench, BLOBS)
+    exported(bench, store)
+    aged(store)
+    with recounted(bench.state_dir.parent / "other") as other:
+        fill(other, BLOBS)
+        assert exported(other, store).reused == 1
+    for path in Path(store.path, "segments").iterdir():
+        assert path.stat().st_mtime > time.time() - GRACE_S / 2
 
 
 def test_an_index_of_other_rules_or_another_key_does_not_get_in(bench: Bench, store: Store, tmp_path: Path) -> None:

@@ -14,7 +14,12 @@ import pytest
 
 import forked
 from answering import short_directory
+from chunkd.fleet import tables
+from chunkd.fleet.images import images
+from chunkd.fleet.merge import sources_of
+from chunkd.fleet.store import Store
 from daemon import PATIENCE_S, Home, opened
+from stores import content_of
 from test_commands import filled_layout, filled_registry
 from test_registry_collection import Layout
 
@@ -53,7 +58,7 @@ def own(reply: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("by", ["image", "repository"])
-def test_images_of_two_hosts_are_those_of_one_index(home: Home, by: str) -> None:
+def test_images_of_two_hosts_are_those_of_one_index(home: Home, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = filled_registry(home)
     caches = [filled_layout(home).path, registry, second_layout(home)]
     hosts = [caches[:2], caches[2:]]
@@ -75,6 +80,12 @@ def test_images_of_two_hosts_are_those_of_one_index(home: Home, by: str) -> None
     assert "shop/own" in text.stdout
     assert "source" in text.stdout
     assert "\x1b" not in text.stdout
+    written = content_of(home.root / "store")
+    assert "shop/own" in written
+    assert str(home.root) not in written, "no path of a host is told"
+    monkeypatch.setattr(tables, "ROWS_A_RANGE", 20)
+    store = Store(str(home.root / "store"))
+    assert own(images(store, sources_of(store), by)) == own(found)
 
 
 def test_blobs_of_images_strewn_over_hosts(home: Home) -> None:
@@ -108,5 +119,4 @@ def test_under_a_key_there_are_no_images(home: Home) -> None:
     assert done.returncode == 2
     done = forked.run(["merge", str(home.root / "store"), "--by", "repository"], home.environ, PATIENCE_S)
     assert done.returncode == 2
-    written = b"".join(path.read_bytes() for path in (home.root / "store").rglob("*") if path.is_file())
-    assert b"shop" not in written
+    assert "shop" not in content_of(home.root / "store")

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import struct
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,11 @@ def put(at: int, **values: Any) -> Any:
         lambda rows: next(row for row in rows if row["measured"]).update(measured=None),
         lambda rows: [row.update(measured=None) for row in rows],
     ],
-    ids=str,
+    ids=[
+        *("a row less", "a row twice", "more copies", "no copy", "copies beyond all bounds", "another blob"),
+        *("no length", "too long", "a level beyond all", "less than a frame", "more than a frame"),
+        *("not measured", "none measured"),
+    ],
 )
 def test_rows_that_are_not_those_of_the_blobs_are_named(tmp_path: Path, change: Any) -> None:
     store = store_at(tmp_path / "store")
@@ -204,6 +209,12 @@ def test_duckdb_can_open_nothing_else(store: Store, tmp_path: Path) -> None:
     import duckdb
 
     with tables.Tables(store) as found:
+        sql = vars(found)["_sql"]
+        settings = dict(sql.execute("select name, value from duckdb_settings()").fetchall())
+        for name in ("autoinstall_known_extensions", "autoload_known_extensions", "allow_community_extensions"):
+            assert settings[name] == "false"
+        assert settings["threads"] == "1"
+        assert settings["temp_directory"].startswith(tempfile.gettempdir())
         for query in (
             "select * from read_csv('/etc/passwd')",
             "install httpfs",
@@ -215,5 +226,5 @@ def test_duckdb_can_open_nothing_else(store: Store, tmp_path: Path) -> None:
             "select * from read_parquet('http://127.0.0.1/x.parquet')",
         ):
             with pytest.raises(duckdb.Error):
-                vars(found)["_sql"].execute(query)
+                sql.execute(query)
     assert not (tmp_path / "stolen").exists()

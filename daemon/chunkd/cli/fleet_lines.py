@@ -19,7 +19,7 @@ def merge_lines(content: Mapping[str, Any], store: str) -> Iterator[str]:
     """The figures as `chunkd stats` has them, the waterfall, and the sources."""
     fleet = content["fleet"]
     hosts = count_text(len(fleet["sources"]), "source")
-    yield from _wrapped(f"from the store at {shown(store)}: {hosts}, as of {content['as_of']} or later")
+    yield from _wrapped(f"from the store at {shown(store)}: {hosts}, as of {content['as_of'] or 'never'} or later")
     yield ""
     # Who looks after a host's caches is that host's affair.
     yield from stats_lines({**content, "pending_blobs": content["pending_blobs"] or 0})

@@ -167,7 +167,8 @@ class _Export:
         """The segments of the last snapshot, but for those of which less than a half is still held."""
         if self._last is None or self._last.rules != rules:
             return {}
-        columns = (self._last.held[name].to_pylist() for name in ("digest", "kind", "stored_bytes", "segment"))
+        held = self._last.held
+        columns = (held[name].to_pylist() for name in ("digest", "kind", "stored_bytes", "segment"))
         known = {(digest, kind, size): segment for digest, kind, size, segment in zip(*columns, strict=True)}
         lost = {segment for fact, segment in known.items() if fact not in facts}
         live: Counter[str] = Counter()

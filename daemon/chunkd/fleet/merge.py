@@ -113,9 +113,8 @@ def merge(
 def loaded(store: Store, sources: Sources, memory_bytes: int = MEMORY_BYTES) -> Iterator[Tables]:
     """The blobs of the sources, and which segments have them. Raises BlobsMissing, SegmentBad and SegmentsDisagree."""
     with Tables(store, memory_bytes) as tables:
-        for number, one in enumerate(sources.counted):
-            tables.add_snapshot(number, one)
-        for segment in sorted({segment for one in sources.counted for segment in snapshot.segments(one)}):
+        segments = [tables.add_snapshot(number, one) for number, one in enumerate(sources.counted)]
+        for segment in sorted(set().union(*segments)):
             tables.add_segment(segment)
         tables.choose(sources.names)
         yield tables

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chunkd.fleet.segment import RULES_KEY, SegmentBad, SegmentRules, read_table, write_table
+from chunkd.fleet.segment import RULES_KEY, SegmentBad, SegmentRules, opened, read_table, write_table
 from chunkd.fleet.store import Store
 from chunkd.index.records import STATES
 from chunkd.names import record
@@ -21,6 +21,7 @@ MOST_BYTES = 2 << 30
 MOST_BLOBS = 1 << 24
 MOST_PARTS = 1 << 18
 MOST_NAME_CHARACTERS = 200
+MOST_PROBLEMS = 20
 
 FACTS_KEY = b"chunkd snapshot"
 
@@ -63,13 +64,24 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One snapshot as it was read. `held` has the columns of HELD_SCHEMA."""
+    """A snapshot in a store."""
 
     source: str
     moment: str
     facts: Facts
     rules: SegmentRules
-    held: pa.Table
+    store: Store
+
+    @property
+    def held(self) -> pa.Table:
+        """What the source holds, in the columns of HELD_SCHEMA; it is read anew each time. Raises SegmentBad."""
+        name = _name(self.source, self.moment, "held")
+        _, table = read_table(self.store, name, HELD_SCHEMA, MOST_BYTES, MOST_BLOBS)
+        if not pc.all(pc.match_substring_regex(table["segment"], _SEGMENT), min_count=0).as_py():
+            raise SegmentBad(name, "names what is no segment")
+        if not pc.all(pc.is_in(table["kind"], pa.array(STATES)), min_count=0).as_py():
+            raise SegmentBad(name, "has blobs that are none")
+        return table
 
 
 def sources(store: Store) -> list[str]:
@@ -102,16 +114,14 @@ def put(
 def read(store: Store, source: str, moment: str) -> Snapshot:
     """Raises SegmentBad for a snapshot that chunkd does not make."""
     name = _name(source, moment, "held")
-    said, table = read_table(store, name, HELD_SCHEMA, MOST_BYTES, MOST_BLOBS)
+    with opened(store, name, HELD_SCHEMA, MOST_BYTES, MOST_BLOBS) as file:
+        said = file.metadata.metadata or {}
     try:
-        facts, rules = _facts(said.get(FACTS_KEY, b"")), SegmentRules.unpack(said.get(RULES_KEY, b""))
+        return Snapshot(
+            source, moment, _facts(said.get(FACTS_KEY, b"")), SegmentRules.unpack(said.get(RULES_KEY, b"")), store
+        )
     except ValueError as error:
         raise SegmentBad(name, str(error)) from None
-    if not pc.all(pc.match_substring_regex(table["segment"], _SEGMENT)).as_py() and table.num_rows:
-        raise SegmentBad(name, "names what is no segment")
-    if not pc.all(pc.is_in(table["kind"], pa.array(STATES))).as_py() and table.num_rows:
-        raise SegmentBad(name, "has blobs that are none")
-    return Snapshot(source, moment, facts, rules, table)
 
 
 def latest(store: Store, source: str) -> Snapshot | None:
@@ -151,6 +161,8 @@ def _facts(packed: bytes) -> Facts:
     known = (*times, *(number for number in numbers if number is not None))
     if not all(type(number) is int and 0 <= number < 1 << 63 for number in known):
         raise ValueError("what it says of its source has numbers that are none")
-    if not all(isinstance(text, str) and len(text) <= MOST_NAME_CHARACTERS for text in (facts.name, *facts.problems)):
+    if len(facts.problems) > MOST_PROBLEMS or not all(
+        isinstance(text, str) and len(text) <= MOST_NAME_CHARACTERS for text in (facts.name, *facts.problems)
+    ):
         raise ValueError("what it says of its source is too long, or no text")
     return facts

@@ -104,7 +104,7 @@ class Store:
         target = self._root / name
         partial = target.parent / f".{secrets.token_hex(8)}.new"
         with self._refusals():
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(target.parent)
             try:
                 with open(partial, "xb"):
                     pass
@@ -166,6 +166,14 @@ def rows_name(segment: str) -> str:
 
 def blobs_name(segment: str) -> str:
     return f"segments/{segment}.blobs.parquet"
+
+
+def _make_folder(path: Path) -> None:
+    """The folder is there, and on disk."""
+    if not path.is_dir():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

@@ -175,13 +175,14 @@ class Tables:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def add_snapshot(self, number: int, snapshot: Snapshot) -> None:
-        """Raises SegmentBad."""
+    def add_snapshot(self, number: int, snapshot: Snapshot) -> set[str]:
+        """Add what a source holds; returns the segments that have it. Raises SegmentBad."""
         held = snapshot.held
         if pc.count_distinct(held["digest"]).as_py() != held.num_rows:
             raise SegmentBad(f"snapshots/{snapshot.source}/{snapshot.moment}.held.parquet", "has a digest twice")
         columns = ("digest", "kind", "stored_bytes", "segment")
         self._insert("held", [pa.repeat(pa.scalar(number, pa.uint32()), held.num_rows), *map(held.column, columns)])
+        return set(pc.unique(held["segment"]).to_pylist())
 
     def add_segment(self, segment: str) -> None:
         """Raises SegmentBad."""
