@@ -152,8 +152,8 @@ def warnings(reply: Mapping[str, Any]) -> Iterator[str]:
         )
     if reply["is_aws"]:
         yield (
-            f"if this machine reaches the bucket through a NAT gateway, each of the {size} is paid for there, which is"
-            " some ten times the price of all else; make a gateway endpoint for S3 first, which is free"
+            f"if this machine reaches the bucket through a NAT gateway, each of the {size} is paid for there, which"
+            " may be more than all else together; make a gateway endpoint for S3 first, which is free"
         )
     if reply["retrieval_bytes"]:
         yield (
