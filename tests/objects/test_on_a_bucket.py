@@ -132,6 +132,8 @@ def test_a_daemon_follows_what_is_pushed_and_removed(home: Home, server: Served)
     daemon = home.start(server.url, environ=OFTEN)
     before = daemon.until(lambda stats: stats["settled"] and stats["layers"] == 5, "all is counted")
     assert [cache["state"] for cache in before["caches"]] == ["polled"]
+    for pid in (daemon.starter(), *daemon.workers()):
+        assert SECRET.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
     assert figures(before) == figures(scan(home, server.files, "files-state"))
     server.image("web", "next", gz(layer(1)), gz(layer(8)))
     daemon.until(lambda stats: stats["settled"] and stats["layers"] == 6, "the new image")
