@@ -3,6 +3,7 @@
 The path of a blob, wing by wing:
 
     sources    an event or a listing says: observe this place (watch, listing; hints); the cache's thread does (cache)
+    objects    the same for a bucket, and the process that reads it
     ingest     the writer decides what follows (reconcile) and carries it out (places); what must be read is a task
     worker     a confined process reads the open file: decompresses (decode), cuts and hashes (chunkers, cgear.c),
                verifies the name, and compresses 1 chunk in 16 (recompress)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import random
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -145,6 +147,22 @@ class Proxy:
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if fault != "stall":
             handler.connection.shutdown(socket.SHUT_RDWR) if fault == "cut" else handler.connection.close()
+
+
+def by_chance(draw: random.Random, faults: Sequence[str], share: float = 0.4) -> Callable[[Request], str]:
+    """Faults for a share of all requests, and never more than three one after the other for one object: a few more, and
+    it would rightly be taken for one that can't be read.
+    """
+    in_a_row: Counter[str] = Counter()
+
+    def fault(request: Request) -> str:
+        if in_a_row[request.of] < 3 and draw.random() < share:
+            in_a_row[request.of] += 1
+            return draw.choice(faults)
+        in_a_row[request.of] = 0
+        return ""
+
+    return fault
 
 
 @contextlib.contextmanager

@@ -245,3 +245,33 @@ def test_a_mark_fits_the_index() -> None:
         mark = Object("key", 1, tag, 5).mark(Bucket.__new__(Bucket).__dict__.get("device", 1))
         assert 0 <= mark.inode < 1 << 63
         assert mark.ctime_ns == 1
+
+
+def test_a_bucket_that_is_gone_is_no_empty_folder(place: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the library raises for it: an empty folder would subtract all."""
+    fill(place)
+    source = BucketSource(place.url)
+
+    def none(*_: object, **__: object) -> None:
+        raise FileNotFoundError("https://registry.s3.amazonaws.com/?list-type=2&X-Amz-Signature=1 is not there")
+
+    monkeypatch.setattr("obstore.list", none)
+    monkeypatch.setattr("obstore.list_with_delimiter", none)
+    [found] = walked(source).values()
+    assert found.problem == f"{place.url}/: there is no such bucket"
+    with pytest.raises(OSError, match="no such bucket"):
+        source.look_at_root()
+    monkeypatch.setattr("obstore.get", none)
+    with pytest.raises(FileNotFoundError) as raised:
+        source.bucket.read("key", 10)
+    assert "Signature" not in str(raised.value)
+
+
+def test_small_objects_are_read_as_a_whole_or_refused(place: Served) -> None:
+    place.put("small", b"12345")
+    bucket = Bucket(place.url)
+    assert bucket.read("small", 5)[0] == b"12345"
+    with pytest.raises(OSError, match="larger than 4 bytes"):
+        bucket.read("small", 4)
+    with pytest.raises(FileNotFoundError):
+        bucket.read("none", 4)

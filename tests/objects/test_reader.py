@@ -15,7 +15,7 @@ from blobs import noise
 from buckets import BUCKET, Served, served
 from chunkd.objects import reader, store
 from chunkd.objects.store import Archived, Bucket, Object
-from proxy import Request
+from proxy import Request, by_chance
 
 SIZE = 3_300_000
 
@@ -115,9 +115,8 @@ def test_a_fault_of_each_range_costs_no_byte(place: Served, bucket: Bucket, faul
 
 
 def test_faults_drawn_by_chance(place: Served, bucket: Bucket) -> None:
-    draw = random.Random(3)
     of = put(place, bucket, noise(SIZE))
-    place.proxy.fault = lambda _: draw.choice(["", "", "503", "cut", "reset"])
+    place.proxy.fault = by_chance(random.Random(3), ("503", "cut", "reset"), 0.6)
     assert read(bucket, of)[0] == noise(SIZE)
 
 

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import select
 import socket
 import time
@@ -128,7 +129,7 @@ class BucketSource:
         if self._run is None:
             raise OSError(ENOTSUP, "nothing reads objects here")
         try:
-            connection = self._run(reader.__name__, {"url": self.bucket.url})
+            connection = self._run(reader.__name__, {"url": self.bucket.url, "environ": dict(os.environ)})
         except StarterGone as error:
             raise OSError(EAGAIN, str(error)) from error
         connection.settimeout(START_S)

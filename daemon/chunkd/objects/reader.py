@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from chunkd.objects.store import Archived, Bucket, Object, Patience, Replaced
@@ -21,13 +23,14 @@ from chunkd.objects.store import Archived, Bucket, Object, Patience, Replaced
 RANGE_BYTES = 8 << 20
 REQUEST_BYTES = 8192
 READY = b"\n"
+# A thread for each object that is being handed on: as many as there are, since a worker may take none of its for long.
+_SENDERS = ThreadPoolExecutor(1 << 16, "send")
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """The reader's end and the worker's, of which only the worker's waits."""
+    """The reader's end and the worker's."""
     ours, theirs = socket.socketpair()
     theirs.send(b"\0")
-    ours.setblocking(False)
     return ours, theirs
 
 
@@ -36,10 +39,11 @@ async def copy(bucket: Bucket, of: Object, end: socket.socket) -> None:
     another reason why it can't be read. That the object is gone or another now is no error: its bytes end early.
     """
     loop = asyncio.get_running_loop()
-    async with contextlib.aclosing(_read_ahead(bucket, of)) as pieces:
+    async with contextlib.aclosing(_read_ahead(bucket, of)) as ranges:
         try:
-            async for piece in pieces:
-                await loop.sock_sendall(end, piece)
+            async for pieces in ranges:
+                # A thread that waits costs half of what the loop does, which wakes up for each 100 KiB.
+                await loop.run_in_executor(_SENDERS, _send, end, pieces)
         except (Replaced, FileNotFoundError):
             pass
         except ConnectionError:
@@ -53,8 +57,13 @@ def copy_now(bucket: Bucket, of: Object, end: socket.socket) -> None:
         asyncio.run(copy(bucket, of, end))
 
 
-async def _read_ahead(bucket: Bucket, of: Object) -> AsyncGenerator[Any, None]:
-    """The pieces of an object, range by range, the next one being read meanwhile."""
+def _send(end: socket.socket, pieces: list[Any]) -> None:
+    for piece in pieces:
+        end.sendall(piece)
+
+
+async def _read_ahead(bucket: Bucket, of: Object) -> AsyncGenerator[list[Any], None]:
+    """An object range by range, each in pieces; the next one is read meanwhile."""
     begins = range(0, of.stored_bytes, RANGE_BYTES)
     ahead: asyncio.Task[list[Any]] | None = None
     try:
@@ -62,8 +71,7 @@ async def _read_ahead(bucket: Bucket, of: Object) -> AsyncGenerator[Any, None]:
             pieces = await (ahead or _range(bucket, of, begin))
             more = begin + RANGE_BYTES < of.stored_bytes
             ahead = asyncio.create_task(_range(bucket, of, begin + RANGE_BYTES)) if more else None
-            for piece in pieces:
-                yield piece
+            yield pieces
     finally:
         if ahead is not None:
             ahead.cancel()
@@ -95,8 +103,10 @@ def main(connection: socket.socket, asked: dict[str, Any]) -> None:
     one object. A line of JSON goes back for each object that can't be read: its key and tag, why, whether it is
     archived.
     """
+    os.environ.update(asked["environ"])  # which workers, forked by the same process, do not have
     with contextlib.suppress(ConnectionError):
         asyncio.run(_serve(connection, Bucket(asked["url"])))
+    os._exit(0)  # a thread may still wait for a worker
 
 
 async def _serve(connection: socket.socket, bucket: Bucket) -> None:
@@ -130,7 +140,6 @@ async def _serve(connection: socket.socket, bucket: Bucket) -> None:
 
 async def _one(connection: socket.socket, bucket: Bucket, of: Object, end: socket.socket) -> None:
     """Copy one object. What is wrong is told before the end is closed: who hears of the end knows why."""
-    end.setblocking(False)
     with end:
         try:
             await copy(bucket, of, end)

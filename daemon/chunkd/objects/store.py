@@ -124,19 +124,16 @@ class Bucket:
 
         last, patience = "", Patience()
         while True:
-            pages = obstore.list(self._store, prefix or None, offset=last or None, chunk_size=PAGE_KEYS)
             try:
-                for page in pages:
+                for page in obstore.list(self._store, prefix or None, offset=last or None, chunk_size=PAGE_KEYS):
                     found = [_object(one) for one in page]
                     if found:
                         last = found[-1].key
                     patience.progress()
                     yield found
                 return
-            except OSError:
-                raise
             except Exception as error:
-                time.sleep(patience.wait_s(error))
+                _wait_to_list(patience, error)
 
     def folder(self, prefix: str) -> tuple[list[Object], list[str]]:
         """The objects right in a folder, and the prefixes of the folders right in it, without a slash at their end."""
@@ -148,7 +145,7 @@ class Bucket:
                 found = obstore.list_with_delimiter(self._store, prefix or None)
                 return [_object(one) for one in found["objects"]], list(found["common_prefixes"])
             except Exception as error:
-                time.sleep(patience.wait_s(error))
+                _wait_to_list(patience, error)
 
     def looks(self, keys: Sequence[str]) -> list[Object | OSError]:
         """What each of these objects is, or why nobody knows."""
@@ -184,13 +181,13 @@ class Bucket:
         while True:
             try:
                 got = obstore.get(self._store, key)
-                if got.meta["size"] > most_bytes:
-                    raise OSError(EFBIG, f"larger than {most_bytes} bytes", key)
-                return bytes(got.bytes()), _object(got.meta)
-            except OSError:
-                raise
+                content = bytes(got.bytes()) if got.meta["size"] <= most_bytes else None
             except Exception as error:
                 time.sleep(patience.wait_s(error))
+                continue
+            if content is None:
+                raise OSError(EFBIG, f"larger than {most_bytes} bytes", key)
+            return content, _object(got.meta)
 
     async def pieces(self, of: Object, begin: int, end: int) -> AsyncIterator[Any]:
         """The bytes of a range in pieces, by one request. Raises Replaced if the object is another than this one, and
@@ -212,6 +209,14 @@ class Bucket:
         store: Any = self._store
         wanted: Any = method
         return list(obstore.sign(store, wanted, list(keys), timedelta(seconds=60)))
+
+
+def _wait_to_list(patience: Patience, error: Exception) -> None:
+    """Raises OSError, and never FileNotFoundError: a folder that is not there is an empty one, and a bucket is not."""
+    try:
+        time.sleep(patience.wait_s(error))
+    except FileNotFoundError:
+        raise OSError(EIO, "there is no such bucket") from None
 
 
 def _object(found: Any) -> Object:
