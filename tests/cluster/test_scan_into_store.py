@@ -73,7 +73,7 @@ def small(home: Home, blobs: int, source: object, *flags: object, store: str = "
 
 def said(process: subprocess.Popen[str], code: int = 0) -> dict[str, Any]:
     out, errors = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == code, errors
+    assert process.returncode == code, out + errors
     found: dict[str, Any] = json.loads(out)
     return found
 
