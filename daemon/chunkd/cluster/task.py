@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from errno import EAGAIN
 from typing import Any
 
 from chunkd import __version__
@@ -135,6 +136,9 @@ class _Task:
         except (FileNotFoundError, NotADirectoryError):
             return self._next_place(wanted)
         except OSError as error:
+            wanted.tries += 1
+            if error.errno == EAGAIN and wanted.tries < TRIES:  # whoever reads objects has died
+                return self._waiting.append(wanted)
             return self._next_place(wanted, f"can't be read: {error.strerror}")
         if seen.kind:
             return self._next_place(wanted)
@@ -168,9 +172,10 @@ class _Task:
             return self._next_place(wanted)
         except OSError as error:
             return self._next_place(wanted, f"can't be read: {error.strerror}")
+        has_failed = finding.kind == "mismatched" or now.archived
+        if wanted.tries < TRIES and (now.mark != wanted.mark or not has_failed):
+            return self._waiting.append(wanted)
         if now.mark != wanted.mark:
-            if wanted.tries < TRIES:
-                return self._waiting.append(wanted)
             return self._next_place(wanted, "is being written")
         if finding.kind == "mismatched":
             is_young = time.time_ns() - now.mark.ctime_ns < SETTLE_S * 1e9
