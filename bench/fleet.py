@@ -2,16 +2,22 @@
 
     python bench/fleet.py [ROWS...]     1,000,000 and 10,000,000 unless said
 
+And how long do the engines of `chunkd scan --store` take for one small blob, and how much memory does a task with a
+large one?
+
 Ten hosts have layers of 2,000 chunks each, drawn from a pool that has two chunks for each five rows. Each third layer
 is on two hosts. The figures must be those that numpy makes of the same layers.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import uuid
@@ -35,6 +41,8 @@ CHUNKS_A_LAYER, LAYERS_A_SEGMENT = 2_000, 500
 # A merge has the first for DuckDB; the interpreter with its libraries takes less than the second.
 BAR_MIB = (MEMORY_BYTES >> 20) + 200
 BAR_ROWS_A_SECOND = 1_000_000
+# A task's libraries take 100 MiB.
+LARGE_BYTES, BAR_TASK_MIB = 1 << 30, 180
 
 
 class Pool:
@@ -69,6 +77,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="fleet-") as place:
             found, own = merged(Path(place), rows)
         results[f"{rows}"], bars = found, [*bars, *own]
+    with tempfile.TemporaryDirectory(prefix="fleet-") as place:
+        results["tasks"], own = tasks(Path(place), LARGE_BYTES)
+    bars += own
     save("fleet", results, bars)
 
 
@@ -120,6 +131,33 @@ def merged(place: Path, rows: int) -> tuple[dict[str, float], list[Bar]]:
         Bar(f"a merge of {written_rows:,} rows at its peak", peak_mib, BAR_MIB, "MiB"),
         Bar("rows in a second of a processor", written_rows / cpu_s, BAR_ROWS_A_SECOND, "rows", at_least=True),
     ]
+
+
+def tasks(place: Path, large_bytes: int) -> tuple[dict[str, float], list[Bar]]:
+    """Scans of one small layer on each engine, and of one of so many bytes that do not compress."""
+    found: dict[str, float] = {}
+    for name, size_bytes in (("small", 10_000), ("large", large_bytes)):
+        (place / name).mkdir()
+        partial = place / "partial"
+        with partial.open("wb") as file, tarfile.open(fileobj=file, mode="w") as archive:
+            member = tarfile.TarInfo("a")
+            member.size = size_bytes
+            archive.addfile(member, io.BytesIO(np.random.default_rng(1).bytes(size_bytes)))
+        with partial.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
+        partial.rename(place / name / digest)
+    for name, engine in (("small", "local"), ("small", "dask"), ("large", "local")):
+        store = place / f"store-{name}-{engine}"
+        words = ["scan", str(place / name), "--store", str(store), "--engine", engine, "--json", "--quiet"]
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "chunkd", *words], check=True, stdout=subprocess.PIPE)
+        found[f"{name} {engine} s"] = time.perf_counter() - began
+        found[f"{name} {engine} peak_mib"] = json.loads(done.stdout)["peak_task_bytes"] / (1 << 20)
+        print(
+            f"{name} on {engine}: {found[f'{name} {engine} s']:.1f} s,"
+            f" its task {found[f'{name} {engine} peak_mib']:.0f} MiB at the peak"
+        )
+    return found, [Bar("a task with a large blob at its peak", found["large local peak_mib"], BAR_TASK_MIB, "MiB")]
 
 
 if __name__ == "__main__":

@@ -69,20 +69,12 @@ def cluster(root: Path, environ: Mapping[str, str], workers: int = 2) -> Iterato
         found.close()
 
 
-def task_processes() -> dict[int, int]:
-    """The process ids of all tasks that are carried out on this machine, with those of their parents."""
-    found = {}
+def task_processes(root: Path) -> list[int]:
+    """The process ids of all tasks that are carried out for a test with this home."""
+    found = []
     for path in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):
-            words = (path / "cmdline").read_bytes().split(b"\0")
-            if b"chunkd.cluster.task" in words:
-                found[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            is_task = b"chunkd.cluster.task" in (path / "cmdline").read_bytes().split(b"\0")
+            if is_task and b"HOME=%b" % os.fsencode(root) in (path / "environ").read_bytes().split(b"\0"):
+                found.append(int(path.name))
     return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -13,11 +13,13 @@ from clusters import task_processes
 from daemon import children
 
 
-def victims(driver: subprocess.Popen[str], what: str) -> list[int]:
-    """The process ids of all that are this: the `driver`, a `task`, or a `worker` that decodes for one."""
+def victims(root: Path, driver: subprocess.Popen[str], what: str) -> list[int]:
+    """The process ids of all that are this: the `driver`, a `task`, or a `worker` that decodes for one. `root` is the
+    home of the test.
+    """
+    tasks = task_processes(root)
     if what == "driver":
-        return [driver.pid] if task_processes() else []
-    tasks = list(task_processes())
+        return [driver.pid] if tasks else []
     if what == "task":
         return tasks
     return [pid for task in tasks for starter in starters(task) for pid in children(starter)]
@@ -32,9 +34,9 @@ def starters(pid: int) -> list[int]:
     return found
 
 
-def kill_one(driver: subprocess.Popen[str], what: str, draw: random.Random) -> bool:
+def kill_one(root: Path, driver: subprocess.Popen[str], what: str, draw: random.Random) -> bool:
     """SIGKILL for one of them; False where there is none."""
-    there = victims(driver, what)
+    there = victims(root, driver, what)
     if not there:
         return False
     with contextlib.suppress(ProcessLookupError):

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from answering import short_directory
 from blobs import digest_of, gz, layer, noise, tar, write_blob, zst
 from buckets import ACCESS_KEY, BUCKET, SECRET, Served, blob_key, fill, served
 from chunkd.cluster.engine import carry_out
-from clusters import cluster
+from clusters import cluster, task_processes
 from daemon import PATIENCE_S, Home, opened, until, without_rights
 from fleets import OWN_FIELDS
 from test_commands import filled_layout
@@ -298,8 +299,8 @@ def test_a_death_costs_the_work_in_hand(home: Home, victim: str) -> None:
 
     cache = a_cache(home)
     process = small(home, 2, cache, "--workers", 2)
-    until(lambda: victims(process, victim), bool, f"a {victim}")
-    kill_one(process, victim, random.Random(1))
+    until(lambda: victims(home.root, process, victim), bool, f"a {victim}")
+    kill_one(home.root, process, victim, random.Random(1))
     process.communicate(timeout=PATIENCE_S)
     assert (process.returncode == 0) == (victim != "driver")
     finished = (
@@ -314,6 +315,27 @@ def test_a_death_costs_the_work_in_hand(home: Home, victim: str) -> None:
     if victim != "driver":
         assert again["read"] == 0
     assert merged(home) == of_scan(home, cache)
+
+
+def test_a_source_without_blobs_leaves_the_store_as_it_was(home: Home) -> None:
+    """It may be a mount that is away."""
+    cache = a_cache(home, 2)
+    store_scan(home, cache)
+    before = merged(home)
+    shutil.rmtree(cache)
+    for _ in range(2):
+        assert home.command("scan", cache, "--store", home.root / "store").returncode == 1
+        cache.mkdir(exist_ok=True)
+    assert merged(home) == before
+
+
+def test_an_interrupted_scan_leaves_no_process(home: Home) -> None:
+    process = small(home, 2, a_cache(home), "--workers", 2)
+    until(lambda: task_processes(home.root), bool, "a task")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    until(lambda: task_processes(home.root), lambda left: not left, "no task is left")
 
 
 def test_flags_that_do_not_go_together(home: Home) -> None:

@@ -15,11 +15,14 @@ def test_the_benchmark_of_merges(
     """Small: the figures of the layers that were made up."""
     monkeypatch.syspath_prepend(str(BENCH))
     try:
-        results, [memory, rate] = importlib.import_module("fleet").merged(tmp_path, 30_000)
+        bench = importlib.import_module("fleet")
+        results, [memory, rate] = bench.merged(tmp_path, 30_000)
+        _, [task] = bench.tasks(tmp_path, 1_000_000)
     finally:
         for name in ("fleet", "measure"):
             sys.modules.pop(name, None)
     assert 25_000 < results["rows"] <= 30_000
     assert (memory.unit, rate.unit) == ("MiB", "rows")
     assert memory.reached
+    assert 20 < task.figure < task.bar
     assert "rows of" in capsys.readouterr().out

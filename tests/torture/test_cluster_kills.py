@@ -51,7 +51,7 @@ def finished(store: Store) -> dict[str, tuple[int, int]]:
     }
 
 
-def kill(what: str, found: Cluster, process: subprocess.Popen[str], draw: random.Random) -> str:
+def kill(root: Path, what: str, found: Cluster, process: subprocess.Popen[str], draw: random.Random) -> str:
     """Kill one of these, which is what the word says."""
     if what == "scheduler":
         found.scheduler.send_signal(signal.SIGKILL)
@@ -63,8 +63,8 @@ def kill(what: str, found: Cluster, process: subprocess.Popen[str], draw: random
     if victim == "machine":
         draw.choice(found.workers).send_signal(signal.SIGKILL)
         return victim
-    until(lambda: process.poll() is not None or victims(process, victim), bool, f"a {victim}")
-    return victim if kill_one(process, victim, draw) else f"no {victim} any more"
+    until(lambda: process.poll() is not None or victims(root, process, victim), bool, f"a {victim}")
+    return victim if kill_one(root, process, victim, draw) else f"no {victim} any more"
 
 
 def test_kills_on_a_cluster_lose_nothing_and_redo_no_segment(home: Home, seed: int, tell: Tell) -> None:
@@ -88,7 +88,7 @@ def test_kills_on_a_cluster_lose_nothing_and_redo_no_segment(home: Home, seed: i
             store = Store(str(home.root / f"store-{number}"))
             process = small(home, BLOBS_A_TASK, cache, *engine, store=Path(store.path).name)
             time.sleep(draw.uniform(0, longest_s))
-            counts[kill(how, found, process, draw)] += 1
+            counts[kill(home.root, how, found, process, draw)] += 1
             process.communicate(timeout=2 * PATIENCE_S)
             if how == "worker":
                 assert process.returncode == 0

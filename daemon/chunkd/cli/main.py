@@ -130,8 +130,8 @@ def scan(
     daemon uses the new ones once it is restarted.
 
     With --store no index is made: blobs that no segment of the store has are read in tasks, on this machine or on a
-    Dask cluster, and `chunkd merge STORE` has the figures. A run that is killed is gone on with by the next one. Needs
-    the packages of `pip install 'chunkd[fleet]'`.
+    Dask cluster, and `chunkd merge STORE` has the figures. After a kill the next run reads only what is left. Needs the
+    packages of `pip install 'chunkd[fleet]'`.
     """
     from chunkd.cli.progress import progress, silent
 

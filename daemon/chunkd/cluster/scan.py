@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from chunkd.cluster.engine import ALLOWED_FAILURES, Engine
 from chunkd.cluster.listing import Held, Where, listed, shown_as, sizes, source_id
 from chunkd.cluster.task import versions
-from chunkd.errors import ChunkdError
+from chunkd.errors import CacheUnusable, ChunkdError
 from chunkd.fleet import export, snapshot
 from chunkd.fleet.segment import SegmentRules, digest_bytes, read_blobs
 from chunkd.fleet.snapshot import Facts
@@ -89,12 +89,14 @@ class Asked:
 def scan(asked: Asked, store: Store, start: Callable[[], Engine], progress: Progress = lambda *_: None) -> Scanned:
     """Bring the store up to date with a source. `start` makes the engine, if there is something to do.
 
-    Raises TaskFailed, RulesDiffer, StoreUnusable, SegmentBad, what the engine raises, and OSError where the source
-    can't be listed.
+    Raises CacheUnusable where there is no blob, as something may be unmounted, TaskFailed, RulesDiffer, StoreUnusable,
+    SegmentBad, what the engine raises, and OSError where the source can't be listed.
     """
     rules = SegmentRules.of(asked.rules)
     store.begin(rules.params, "")
     held = listed(asked.path)
+    if not held.blobs:
+        raise CacheUnusable(asked.path, "has no blob; if it is meant to, mount it, or name the folder of the blobs")
     if asked.shard:
         held.blobs = {digest: places for digest, places in held.blobs.items() if asked.shard.has(digest)}
     known = done(store, rules, held.blobs)

@@ -45,8 +45,7 @@ NO_FILE = FileMark(0, 0, 0, 0)
 class Unlike(ChunkdError):
     """A machine of a cluster would count otherwise."""
 
-    def __init__(self, own: dict[str, str], asked: dict[str, str]) -> None:
-        what = ", ".join(f"{name} {own[name]} and not {asked[name]}" for name in asked if own[name] != asked[name])
+    def __init__(self, what: str) -> None:
         super().__init__(f"has {what}; install there what is installed here")
 
 
@@ -68,8 +67,9 @@ class _Wanted:
 
 def run(task: dict[str, Any], asker: Wakeup) -> dict[str, Any]:
     """Carry out a task. Raises SystemExit when the asker has gone, Unlike, and what `Store` and `Pool` do."""
-    if (own := versions()) != task["versions"]:
-        raise Unlike(own, task["versions"])
+    own, asked = versions(), task["versions"]
+    if own != asked:
+        raise Unlike(", ".join(f"{name} {own[name]} and not {asked[name]}" for name in own if own[name] != asked[name]))
     said = SegmentRules.unpack(task["rules"].encode())
     rules = Rules(said.params, said.caps, said.decoder, said.measure)
     store = Store(task["store"])
