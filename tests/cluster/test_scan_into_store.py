@@ -113,6 +113,11 @@ def segments(home: Home, store: str = "store") -> dict[str, str]:
     }
 
 
+def segments_of(home: Home) -> list[Path]:
+    folder = home.root / "store" / "segments"
+    return list(folder.iterdir()) if folder.exists() else []
+
+
 def a_cache(home: Home, count: int = 12) -> Path:
     cache = home.cache()
     for seed in range(count):
@@ -336,6 +341,16 @@ def test_an_interrupted_scan_leaves_no_process(home: Home) -> None:
     process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     until(lambda: task_processes(home.root), lambda left: not left, "no task is left")
+
+
+def test_a_task_ends_when_nobody_waits_for_it(home: Home) -> None:
+    home.settings["CHUNKD_READ_BYTES_PER_S"] = "10000"
+    process = small(home, 20, a_cache(home))  # that takes minutes
+    until(lambda: task_processes(home.root), bool, "a task")
+    process.kill()
+    process.communicate()
+    until(lambda: task_processes(home.root), lambda left: not left, "no task is left", 20.0)
+    assert not segments_of(home)
 
 
 def test_flags_that_do_not_go_together(home: Home) -> None:
