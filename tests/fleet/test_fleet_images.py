@@ -83,7 +83,7 @@ def test_images_of_two_hosts_are_those_of_one_index(home: Home, by: str, monkeyp
     written = content_of(home.root / "store")
     assert "shop/own" in written
     assert str(home.root) not in written, "no path of a host is told"
-    monkeypatch.setattr(tables, "ROWS_A_RANGE", 20)
+    monkeypatch.setattr(tables, "ROWS_A_RANGE", 2)
     store = Store(str(home.root / "store"))
     assert own(images(store, sources_of(store), by)) == own(found)
 
