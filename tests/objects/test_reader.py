@@ -170,3 +170,18 @@ def test_a_worker_that_dies_ends_the_reading(place: Served, bucket: Bucket) -> N
     reading.join(30)
     assert not reading.is_alive()
     assert reading.error is None
+
+
+def test_tries_are_counted_anew_with_each_byte(place: Served, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow line that breaks again and again still gives the whole object."""
+    monkeypatch.setattr(store, "TRIES", 2)
+    monkeypatch.setattr(reader, "RANGE_BYTES", 1 << 22)
+    of = put(place, bucket, noise(SIZE))
+
+    def long_ones(request: Request) -> str:
+        begin, _, end = request.range[6:].partition("-")
+        return "cut" if int(end) - int(begin) > 600_000 else ""
+
+    place.proxy.fault = long_ones
+    assert read(bucket, of) == (noise(SIZE), None, None)
+    assert len(place.proxy.faults) > 2
