@@ -34,6 +34,7 @@ def bucket(place: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     monkeypatch.setattr(store, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(store, "LONGEST_PAUSE_S", 0.02)
     monkeypatch.setattr(reader, "RANGE_BYTES", 1 << 20)
+    monkeypatch.setattr(store, "PIECE_BYTES", 1 << 17)
     yield Bucket(place.url)
     place.proxy.fault = lambda _: ""
     place.proxy.requests.clear()
