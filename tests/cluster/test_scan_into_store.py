@@ -348,8 +348,9 @@ def test_a_task_ends_when_nobody_waits_for_it(home: Home) -> None:
     process = small(home, 20, a_cache(home))  # that takes minutes
     until(lambda: task_processes(home.root), bool, "a task")
     process.kill()
+    process.wait(PATIENCE_S)
+    until(lambda: task_processes(home.root), lambda left: not left, "no task is left", 15.0)
     process.communicate()
-    until(lambda: task_processes(home.root), lambda left: not left, "no task is left", 20.0)
     assert not segments_of(home)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from chunkd.model import HEX_DIGITS
 from chunkd.names.beside import read_names, reading_beside
 from chunkd.names.name import Part
 from chunkd.objects import bucket as bucket_module
-from chunkd.objects import store
+from chunkd.objects import reader, store
 from chunkd.objects.bucket import PLACEHOLDER, BucketSource, check_usable
 from chunkd.objects.choose import bucket_of
 from chunkd.objects.store import Bucket, ExtraMissing, Object
@@ -275,3 +277,24 @@ def test_small_objects_are_read_as_a_whole_or_refused(place: Served) -> None:
         bucket.read("small", 4)
     with pytest.raises(FileNotFoundError):
         bucket.read("none", 4)
+
+
+@pytest.mark.parametrize("said", [b"no JSON\n", b"[]\n", b'[["key"], 1, 2, 3]\n', b'{"a": 1}\n', b"x" * 70_000])
+def test_a_reader_that_says_what_none_does_is_left(place: Served, said: bytes) -> None:
+    key = blob_key(place.blob(b"one"))
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    theirs.send(reader.READY)
+    source = BucketSource(place.url, lambda *_: ours)
+    with source.view() as view:
+        descriptor, _ = view.open(key)
+        os.close(descriptor)
+        theirs.send(b'["other", "tag", "503", false]\n')
+        view.look(key)
+        assert set(source.unread) == {"other"}
+        theirs.settimeout(10)
+        theirs.sendall(said)
+        for _ in range(3):
+            view.look(key)
+    assert ours.fileno() == -1
+    theirs.close()

@@ -34,6 +34,7 @@ def bucket(place: Served, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     monkeypatch.setattr(store, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(store, "LONGEST_PAUSE_S", 0.02)
     monkeypatch.setattr(reader, "RANGE_BYTES", 1 << 20)
+    monkeypatch.setattr(store, "PIECE_BYTES", 1 << 17)
     yield Bucket(place.url)
     place.proxy.fault = lambda _: ""
     place.proxy.requests.clear()
@@ -170,3 +171,18 @@ def test_a_worker_that_dies_ends_the_reading(place: Served, bucket: Bucket) -> N
     reading.join(30)
     assert not reading.is_alive()
     assert reading.error is None
+
+
+def test_tries_are_counted_anew_with_each_byte(place: Served, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow line that breaks again and again still gives the whole object."""
+    monkeypatch.setattr(store, "TRIES", 2)
+    monkeypatch.setattr(reader, "RANGE_BYTES", 1 << 22)
+    of = put(place, bucket, noise(SIZE))
+
+    def long_ones(request: Request) -> str:
+        begin, _, end = request.range[6:].partition("-")
+        return "cut" if int(end) - int(begin) > 600_000 else ""
+
+    place.proxy.fault = long_ones
+    assert read(bucket, of) == (noise(SIZE), None, None)
+    assert len(place.proxy.faults) > 2

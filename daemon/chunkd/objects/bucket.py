@@ -132,11 +132,15 @@ class BucketSource:
             connection = self._run(reader.__name__, {"url": self.bucket.url, "environ": dict(os.environ)})
         except StarterGone as error:
             raise OSError(EAGAIN, str(error)) from error
-        connection.settimeout(START_S)
-        # It takes no request before: who reads the first line may take more than that.
-        if connection.recv(1) != reader.READY:
-            raise ConnectionError
-        connection.setblocking(False)
+        try:
+            connection.settimeout(START_S)
+            # It takes no request before: who reads the first line may take more than that.
+            if connection.recv(1) != reader.READY:
+                raise ConnectionError
+            connection.setblocking(False)
+        except OSError:
+            connection.close()
+            raise
         return connection
 
     def hear(self) -> None:
@@ -146,11 +150,16 @@ class BucketSource:
         with contextlib.suppress(BlockingIOError, ConnectionError):
             self._heard += self._connection.recv(LINE_BYTES)
         *lines, self._heard = self._heard.split(b"\n")
-        for line in lines:
-            key, tag, problem, archived = json.loads(line)
-            while len(self.unread) >= MOST_UNREAD:
-                del self.unread[next(iter(self.unread))]
-            self.unread[key] = Unread(tag, problem, archived)
+        try:
+            if len(self._heard) > LINE_BYTES:
+                raise ValueError("a line without end")
+            for line in lines:
+                key, tag, problem, archived = json.loads(line)
+                while len(self.unread) >= MOST_UNREAD:
+                    del self.unread[next(iter(self.unread))]
+                self.unread[key] = Unread(str(tag), str(problem), bool(archived))
+        except (ValueError, TypeError):
+            self.close()  # it reads what others wrote, and may say anything: the next one is another process
 
     def close(self) -> None:
         """End the process that reads."""
