@@ -65,6 +65,9 @@ bench: .venv/bench npm_small ## run the benchmarks, on a machine with nothing el
 	$(VENV_PYTHON) bench/images.py
 	$(VENV_PYTHON) bench/landings.py
 	$(VENV_PYTHON) bench/replay.py
+	$(VENV_PYTHON) bench/fleet.py
+	$(VENV_PYTHON) bench/plan.py
+	$(VENV_PYTHON) bench/bucket.py "$(NPM_SMALL)"
 	$(VENV_PYTHON) bench/bars.py
 
 dist: .venv/package ## build the sdist, and from it the wheel

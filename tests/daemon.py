@@ -289,13 +289,13 @@ class Home:
     def _forks(self, under: Sequence[str]) -> bool:
         return forked.HERE and not self.anew and not under
 
-    def scan(self, *caches: Path, state: Path | None = None, under: Sequence[str] = ()) -> Stats:
+    def scan(self, *caches: Path | str, state: Path | None = None, under: Sequence[str] = ()) -> Stats:
         done = self.command("scan", "--json", *caches, state=state, under=under)
         assert done.returncode == 0, done.stderr
         found: Stats = json.loads(done.stdout)
         return found
 
-    def fresh(self, *caches: Path, under: Sequence[str] = ()) -> dict[str, int]:
+    def fresh(self, *caches: Path | str, under: Sequence[str] = ()) -> dict[str, int]:
         """The figures of an index made anew of what is in these caches now."""
         state = self.root / "fresh"
         try:
@@ -310,7 +310,7 @@ class Home:
 
     def spawn(
         self,
-        *caches: Path,
+        *caches: Path | str,
         environ: dict[str, str] | None = None,
         under: Sequence[str] = (),
         state: Path | None = None,
@@ -334,7 +334,7 @@ class Home:
 
     def start(
         self,
-        *caches: Path,
+        *caches: Path | str,
         environ: dict[str, str] | None = None,
         under: Sequence[str] = (),
         state: Path | None = None,

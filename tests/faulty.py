@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from chunkd.model import FileMark
@@ -51,9 +51,6 @@ class FaultyView(FolderView):
     def open(self, path: str) -> tuple[int, Seen]:
         return self._source.open(self._view.open, path)
 
-    def read(self, path: str, most_bytes: int) -> bytes:
-        return self._view.read(path, most_bytes)
-
 
 def faulty(world: World, number: int = 1, source: type[FaultySource] = FaultySource) -> FaultySource:
     """The source of the cache of that number, from now on: the daemon is started anew with it."""
@@ -82,6 +79,9 @@ class Many:
     def view(self) -> Iterator[Many]:
         yield self
 
+    def look_ahead(self, paths: Sequence[str]) -> None:
+        pass
+
     def look(self, path: str) -> Seen:
         if path in ("blobs", "blobs/sha256"):
             return Seen(FileMark(7, 2, 0, 0), 1, "a folder")
@@ -96,6 +96,3 @@ class Many:
 
     def open(self, path: str) -> tuple[int, Seen]:
         raise AssertionError(path)
-
-    def read(self, path: str, most_bytes: int) -> bytes:
-        raise AssertionError(path, most_bytes)

@@ -146,7 +146,8 @@ def import_all() -> None:
     import chunkd
 
     for module in pkgutil.walk_packages(chunkd.__path__, "chunkd."):
-        if not module.name.endswith("__main__"):
+        # pyarrow makes threads when it is imported.
+        if not module.name.endswith("__main__") and not module.name.startswith(("chunkd.cluster.", "chunkd.fleet.")):
             importlib.import_module(module.name)
     import chunkd.__main__
 

@@ -21,13 +21,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "daemon" / "chunkd"
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
     ("cli",),
-    ("service", "report"),
+    ("service", "report", "cluster"),
     ("__init__",),
     ("client",),
-    ("pulls", "sweep"),
+    ("pulls", "fleet", "sweep"),
     ("images",),
     ("check", "queries", "ingest"),
-    ("index", "worker", "names"),
+    ("index", "worker", "names", "objects"),
     ("settings", "figures", "sources", "chunkers"),
     ("api",),
     ("model", "parameters", "replies", "untrusted_json"),
@@ -39,9 +39,12 @@ LEVEL_OF = {wing: level for level, wings in enumerate(LEVELS) for wing in wings}
 FORBIDDEN: dict[str, set[str]] = {
     "api": {"index"},
     "check": {"chunkd.index.chunks.table", "chunkd.index.chunks.growth"},
+    "cluster": {"ingest", "lmdb", "service"},
     "client": {"api", "worker", "sources", "chunkers"},
+    "fleet": {"ingest", "lmdb", "service", "sources"},
     "images": {"ingest", "lmdb", "service", "sources"},
     "names": {"index", "lmdb"},
+    "objects": {"index", "lmdb", "settings"},
     "pulls": {"ingest", "lmdb", "service", "sources"},
     "report": {"worker", "sources", "ingest", "service"},
     "sweep": {"ingest", "service"},
@@ -55,11 +58,15 @@ DOORS: dict[str, set[str]] = {
     "backports": {"pulls.log_files", "worker.decode", "worker.recompress"},
     "blake3": {"chunkers.chunker", "chunkers.gear", "sweep.tracing"},
     "click": {
-        *("cli.diff", "cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.replay", "cli.report"),
-        *("cli.sweep", "cli.updates", "cli.where"),
+        *("cli.diff", "cli.fleet", "cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.replay"),
+        *("cli.report", "cli.sweep", "cli.updates", "cli.where"),
     },
+    "cryptography": {"fleet.key"},
     # Of the standard library from Python 3.14 on.
     "compression": {"pulls.log_files", "worker.decode", "worker.recompress"},
+    "dask": {"cluster.engine"},
+    "distributed": {"cluster.engine"},
+    "duckdb": {"fleet.tables"},
     "isal": {"worker.decode"},
     "lmdb": {
         *("check.check", "check.read_again", "check.recount", "check.recount_figures", "check.recount_places"),
@@ -68,37 +75,45 @@ DOORS: dict[str, set[str]] = {
         *("ingest.diff", "queries.history", "queries.layer_shares", "queries.read"),
     },
     "matplotlib": {"report.plots"},
+    "obstore": {"objects.store"},
     "numpy": {
         *("check.check", "check.recount", "check.recount_figures", "check.repair"),
         *("index.blocks", "index.chunks.entries", "index.chunks.growth", "index.chunks.lookup"),
         *("index.chunks.measured", "index.chunks.table"),
         *("index.compaction", "index.storage.upgrade", "ingest.diff", "queries.layer_shares"),
         "service.decoded_diff",
+        *("fleet.images", "fleet.index_recipes", "fleet.rows", "fleet.segment", "fleet.tables"),
         *("images.atoms", "images.columns", "images.moves", "images.read", "images.similarity"),
         *("pulls.clients", "pulls.layer_classes", "pulls.replay"),
         *("sweep.causes", "sweep.groups", "sweep.sums", "sweep.updates"),
     },
     "prometheus_client": {"service.openmetrics"},
     "psutil": {"worker.priority"},
+    "pyarrow": {"fleet.export", "fleet.rows", "fleet.segment", "fleet.snapshot", "fleet.tables"},
     "rich": {"cli.progress"},
     "watchdog": {"sources.watch"},
 }
 
 # Who may make threads and worker processes.
-THREADS = {"service.daemon", "api.server", "worker.pipeline"}
-PROCESSES = {"worker.spawn", "index.storage.environment", "sources.filesystems"}
+THREADS = {"cluster.engine", "service.daemon", "api.server", "worker.pipeline"}
+PROCESSES = {"cluster.engine", "worker.spawn", "index.storage.environment", "sources.filesystems"}
 FORKS = {"worker.starter"}  # which has one thread, and no LMDB
 
 HEAVY = {
     "blake3",
     "chunkd.chunkers._cgear",
     "chunkd.chunkers._crules",
+    "cryptography",
+    "distributed",
+    "duckdb",
     "isal",
     "lmdb",
     "matplotlib",
     "numpy",
+    "obstore",
     "prometheus_client",
     "psutil",
+    "pyarrow",
     "rich",
     "watchdog",
 }
@@ -106,7 +121,11 @@ HEAVY = {
 LIGHT: dict[str, set[str]] = {
     # `chunkd --help`, and `chunkd stats` where a daemon answers; types of replies are for the daemon and for checkers
     "cli.main": HEAVY | {"http.client", "chunkd.replies.figures"},
-    "cli.scan": {"http.client", "multiprocessing", "numpy", "watchdog"},  # `chunkd scan` where none does
+    # `chunkd scan` where none does
+    "cli.scan": {
+        *("asyncio", "chunkd.cluster", "chunkd.objects.bucket", "cryptography", "distributed", "duckdb", "http.client"),
+        *("multiprocessing", "numpy", "obstore", "pyarrow", "watchdog"),
+    },
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one
     "sweep.tracing": HEAVY - {"blake3", "chunkd.chunkers._cgear", "isal", "psutil"},  # as that of a worker
@@ -261,7 +280,7 @@ def makers(*names: str) -> set[str]:
 
 
 def test_threads_and_processes_are_made_in_few_places() -> None:
-    assert makers("threading.Thread", "Thread", "ThreadingMixIn") <= THREADS
+    assert makers("threading.Thread", "Thread", "ThreadingMixIn", "futures.ThreadPoolExecutor") <= THREADS
     assert makers("subprocess.Popen", "subprocess.run", "Process", "multiprocessing.Process") <= PROCESSES
     assert makers("os.fork") == FORKS
 

@@ -3,6 +3,7 @@
 The path of a blob, wing by wing:
 
     sources    an event or a listing says: observe this place (watch, listing; hints); the cache's thread does (cache)
+    objects    the same for a bucket, and the process that reads it
     ingest     the writer decides what follows (reconcile) and carries it out (places); what must be read is a task
     worker     a confined process reads the open file: decompresses (decode), cuts and hashes (chunkers, cgear.c),
                verifies the name, and compresses 1 chunk in 16 (recompress)
@@ -10,6 +11,7 @@ The path of a blob, wing by wing:
     queries    the figures are read; figures says what they mean, replies which types they have
     pulls      what a registry served, by its logs, is replayed against what the index has
     sweep      layers are decoded again, to compare rules, and to say which files their copies are in
+    fleet      recipes go into a store that hosts share, and are merged to the figures of all of them
     api        they are asked for over a Unix socket; client asks, or reads the index where no daemon runs, for commands
                and for programs (connect)
     cli        and prints them; report draws them

@@ -9,6 +9,8 @@ from typing import NamedTuple
 HEX_DIGITS = {"sha256": 64, "sha512": 128}
 CHUNK_HASH_BYTES = 16
 CODECS = ("", "gzip", "zstd", "tar")
+# What the URL of a cache in object storage begins with: S3 and what speaks its protocol, Google's, Azure's.
+OBJECT_STORES = ("s3://", "gs://", "az://")
 
 
 class Digest(NamedTuple):
@@ -198,7 +200,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """What the index holds of one digest. `state` is `layer`, `other` or `failed`.
+    """What the index holds of one digest. `state` is `layer`, `other`, `failed`, or `archived`: it is in a bucket's
+    archive, and is read once it was restored.
 
     `reason` says why one failed, and what an `other` is, where that was found out; `retry_at` (seconds since the epoch)
     is when a failed one is tried again, 0 for never.
@@ -216,7 +219,7 @@ class Blob:
 
     @property
     def counted(self) -> bool:
-        return self.state != "failed"
+        return self.state in ("layer", "other")
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ from indexing import (
 )
 
 LAYER, OTHER, FAILED, GONE, MANIFEST = (blob_of(number, []).digest for number in (1, 3, 5, 7, 9))
+ARCHIVED = blob_of(11, []).digest
 LAYER_KEY, OTHER_KEY, FAILED_KEY, GONE_KEY, MANIFEST_KEY = map(
     records.digest_key, (LAYER, OTHER, FAILED, GONE, MANIFEST)
 )
@@ -86,7 +87,9 @@ def build(bench: Bench) -> None:
         change.put_names(NAMES_KEY, NAMES)
         change.put_names(READING_KEY, READING)
         change.fail(Blob(FAILED, "failed", 500, reason="its bytes do not match its name", tries=1, retry_at=99))
+        change.fail(Blob(ARCHIVED, "archived", 700, reason="archived (GLACIER)", tries=1, retry_at=99))
         change.hold(place_of(FAILED), Held(FAILED, "bad", MARK))
+        change.hold(place_of(ARCHIVED), Held(ARCHIVED, "bad", MARK))
         change.ignore(Place(CACHE, "link"), "a symbolic link")
         change.verified(1.0)
 

@@ -147,7 +147,7 @@ def test_a_head_has_room_for_just_these_fields() -> None:
         "layers", "others", "stored_bytes", "layer_stored_bytes", "uncompressed_bytes", "chunks",
         "unique_chunks", "unique_bytes", "failed_blobs", "failed_bytes", "measured_chunks", "measured_bytes",
         "measured_recompressed_bytes", "measured_xx", "measured_xy", "measured_yy",
-        "measured_copies_bytes", "measured_copies_recompressed_bytes",
+        "measured_copies_bytes", "measured_copies_recompressed_bytes", "archived_blobs", "archived_bytes",
     ]  # fmt: skip
     assert [field.name for field in dataclasses.fields(Head)] == [
         "totals", "next_number", "dead_chunks", "young_entries", "hand", "as_of_ns", "scanned_at_ns",
@@ -196,12 +196,13 @@ def test_the_bytes_of_a_record(packed: bytes, golden: str) -> None:
     [
         pytest.param(records.pack_format(), bytes.fromhex("03000000"), id="format"),
         pytest.param(
-            records.pack_head(Head(Totals(*range(1, 19)), *range(19, 25))),
+            records.pack_head(Head(Totals(*range(1, 21)), *range(21, 27))),
             b'{"totals":{"layers":1,"others":2,"stored_bytes":3,"layer_stored_bytes":4,"uncompressed_bytes":5,"chunks":6,'
             b'"unique_chunks":7,"unique_bytes":8,"failed_blobs":9,"failed_bytes":10,"measured_chunks":11,'
             b'"measured_bytes":12,"measured_recompressed_bytes":13,"measured_xx":14,"measured_xy":15,"measured_yy":16,'
-            b'"measured_copies_bytes":17,"measured_copies_recompressed_bytes":18},'
-            b'"next_number":19,"dead_chunks":20,"young_entries":21,"hand":22,"as_of_ns":23,"scanned_at_ns":24}',
+            b'"measured_copies_bytes":17,"measured_copies_recompressed_bytes":18,'
+            b'"archived_blobs":19,"archived_bytes":20},'
+            b'"next_number":21,"dead_chunks":22,"young_entries":23,"hand":24,"as_of_ns":25,"scanned_at_ns":26}',
             id="head",
         ),
         pytest.param(
@@ -228,7 +229,7 @@ def test_the_bytes_of_a_sealed_record(packed: bytes, payload: bytes) -> None:
 
 SEALED = [
     pytest.param(records.pack_format(), records.unpack_format, id="format"),
-    pytest.param(records.pack_head(Head(Totals(*range(1, 19)), *range(19, 25))), records.unpack_head, id="head"),
+    pytest.param(records.pack_head(Head(Totals(*range(1, 21)), *range(21, 27))), records.unpack_head, id="head"),
     pytest.param(records.pack_rules(RULES), records.unpack_rules, id="rules"),
     pytest.param(records.pack_caches(SOME_CACHES), records.unpack_caches, id="caches"),
 ]
@@ -317,7 +318,7 @@ VERIFIED = records.pack_held(Held(SHA256, "verified", MARK))
     [
         pytest.param(LAYER[:-1], id="short"),
         pytest.param(b"", id="empty"),
-        pytest.param(b"\3" + LAYER[1:], id="state"),
+        pytest.param(b"\4" + LAYER[1:], id="state"),
         pytest.param(LAYER[:1] + b"\4" + LAYER[2:], id="codec"),
         pytest.param(LAYER[:2] + b"\1" + LAYER[3:], id="spare"),
         pytest.param(LAYER[:3] + b"\1" + LAYER[4:], id="spare-too"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,9 @@ class AlteredView:
         self._view, self._source = view, source
         self.root: RootMark = view.root
 
+    def look_ahead(self, paths: Sequence[str]) -> None:
+        pass
+
     def look(self, path: str) -> Seen:
         seen = self._view.look(path)
         return seen if seen.kind else seen._replace(mark=self._source.looked(seen.mark))
@@ -50,9 +53,6 @@ class AlteredView:
 
     def list(self, folder: str) -> Iterator[Entry]:
         return self._view.list(folder)
-
-    def read(self, path: str, most_bytes: int) -> bytes:
-        return self._view.read(path, most_bytes)
 
 
 @pytest.fixture

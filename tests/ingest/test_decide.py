@@ -28,7 +28,7 @@ from chunkd.ingest.actions import (
     Unsettled,
     Verified,
 )
-from chunkd.ingest.counters import MISMATCHED, UNDECODABLE, UNREADABLE
+from chunkd.ingest.counters import ARCHIVED, MISMATCHED, UNDECODABLE, UNREADABLE
 from chunkd.ingest.reconcile import (
     CAN_NOT_BE_READ,
     CTIME_TICK_NS,
@@ -539,6 +539,18 @@ FINDINGS: dict[str, Found] = {
     # It can't be read.
     "an unreadable one fails with the reason": Found(
         CANT, there(), NEW, [Settle(), Fail(UNREADABLE, OLD, "can't be read: denied")], None
+    ),
+    "what is known of the reason says more": Found(
+        CANT, replace(there(), seen=Seen(OLD, 1, "", "503")), NEW,
+        [Settle(), Fail(UNREADABLE, OLD, "can't be read: 503")], None,
+    ),
+    "one in an archive is archived": Found(
+        CANT, replace(there(), seen=Seen(OLD, 1, "", "archived (GLACIER)", archived=True)), NEW,
+        [Settle(), Fail(ARCHIVED, OLD, "archived (GLACIER)")], None,
+    ),
+    "but not if it was read": Found(
+        LAYER, replace(there(), seen=Seen(OLD, 1, "", "archived (GLACIER)", archived=True)), NEW,
+        [Settle(), Count(LAYER, OLD, OLD.ctime_ns)],
     ),
     "as the file that is there now": Found(
         CANT, there(OTHER), NEW, [Settle(), Fail(UNREADABLE, OTHER, "can't be read: denied")]

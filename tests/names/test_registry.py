@@ -168,14 +168,14 @@ def test_without_the_folder_nothing_is_known(tmp_path: Path) -> None:
 def test_an_unreadable_repository_is_a_part_without_names(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "b/c", "d"):
         tree.push(name, "v", A, 1)
-    whole = registry._folders  # noqa: SLF001
+    whole = Beneath.folders
 
     def folders(root: Beneath, folder: str) -> list[str]:
         if folder.endswith(("/b", "/d/_manifests/tags")):
             raise PermissionError(13, "Permission denied")
         return whole(root, folder)
 
-    monkeypatch.setattr(registry, "_folders", folders)
+    monkeypatch.setattr(Beneath, "folders", folders)
     found = tree.read()
     assert {where: part.names is None for where, part in found.items()} == {"a": False, "b": True, "d": True}
 

@@ -14,11 +14,13 @@ import pytest
 
 from chunkd import errors
 from chunkd.cli import main
+from chunkd.cli.options import INCOMPLETE
 from chunkd.settings import paths as directories
 
 ROOT = Path(__file__).parents[2]
 SYSTEM, USER = ROOT / "systemd/chunkd.service", ROOT / "systemd/user/chunkd.service"
 DROP_INS = ROOT / "systemd/cache.conf", ROOT / "systemd/user/no-namespaces.conf", ROOT / "systemd/metrics.conf"
+EXPORT, TIMER = ROOT / "systemd/chunkd-export.service", ROOT / "systemd/chunkd-export.timer"
 PLIST = ROOT / "launchd/chunkd.plist"
 
 DIRECTIVE = re.compile(r"#?([A-Z]\w+)=(.*)")
@@ -28,7 +30,7 @@ MOST_EXPOSURE_WITH_TCP = 1.5
 MOST_EXPOSURE_OF_A_USERS = 1.5
 # The comment of the directive right above speaks for these too.
 SHARE_A_REASON = {
-    "AmbientCapabilities", "DevicePolicy", "Group", "IOWeight", "PrivateDevices", "PrivateUsers",
+    "AmbientCapabilities", "DevicePolicy", "FixedRandomDelay", "Group", "IOWeight", "PrivateDevices", "PrivateUsers",
     "ProcSubset", "ProtectClock", "ProtectControlGroups", "ProtectHostname", "ProtectKernelLogs",
     "ProtectKernelModules", "ProtectKernelTunables", "RestartSec", "RuntimeDirectoryMode", "StateDirectoryMode",
     "SystemCallFilter",
@@ -102,7 +104,35 @@ def test_exposure_with_metrics_over_tcp(tmp_path: Path) -> None:
     assert exposure(tmp_path, SYSTEM.read_text() + DROP_INS[2].read_text()) <= MOST_EXPOSURE_WITH_TCP
 
 
-@pytest.mark.parametrize("unit", [SYSTEM, USER, *DROP_INS], ids=lambda unit: unit.parent.name + "/" + unit.name)
+@needs_systemd
+def test_systemd_finds_nothing_wrong_with_the_export(tmp_path: Path) -> None:
+    for unit in (EXPORT, TIMER):
+        text = re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", unit.read_text(), flags=re.MULTILINE)
+        (tmp_path / unit.name).write_text(text)
+    verified = systemd_analyze(tmp_path, "verify", str(tmp_path / TIMER.name), str(tmp_path / EXPORT.name))
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    assert exposure(tmp_path, EXPORT.read_text()) <= MOST_EXPOSURE
+
+
+def test_the_export_fits_the_daemon_beside_it() -> None:
+    given, daemon = directives(EXPORT.read_text()), directives(SYSTEM.read_text())
+    for name in ("User", "Group", "StateDirectory", "StateDirectoryMode"):
+        assert given[name] == daemon[name]
+    # It would be removed when the export ends, and the daemon's socket with it.
+    assert "RuntimeDirectory" not in given
+    assert given["RemoveIPC"] == "no"
+    command = given["ExecStart"].split()
+    assert command[0] == daemon["ExecStart"].split()[0]
+    flags = {flag for option in main.main.commands[command[1]].params for flag in option.opts}
+    assert set(command[2:-1]) <= flags
+    assert command[-1] == given["ReadWritePaths"] == given["RequiresMountsFor"]
+    assert given["SuccessExitStatus"] == str(INCOMPLETE)
+    assert TIMER.stem == EXPORT.stem
+
+
+@pytest.mark.parametrize(
+    "unit", [SYSTEM, USER, EXPORT, TIMER, *DROP_INS], ids=lambda unit: unit.parent.name + "/" + unit.name
+)
 def test_every_directive_has_its_reason(unit: Path) -> None:
     text = unit.read_text()
     assert directives(text)

@@ -18,6 +18,7 @@ from chunkd.model import FileMark
 from chunkd.sources import beneath
 from chunkd.sources.beneath import Beneath
 from chunkd.sources.folder import FolderView
+from chunkd.sources.source import Seen
 
 ODD = os.fsdecode(b"not \xff UTF-8")
 WAYS = ("openat2", "by name")
@@ -258,7 +259,7 @@ def test_a_blob_is_a_regular_file_with_its_mark_and_nothing_else_is_opened(
     view = FolderView(below)
     descriptor, seen = view.open("a/b/blob")
     status = (root / "a/b/blob").stat()
-    assert seen == (FileMark(status.st_dev, status.st_ino, 4, status.st_ctime_ns), 1, "")
+    assert seen == Seen(FileMark(status.st_dev, status.st_ino, 4, status.st_ctime_ns), 1)
     assert os.read(descriptor, 100) == b"deep"
     os.close(descriptor)
     for missing in ("gone", "gone/blob", "in/b/blob", "blob/data"):

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import lmdb
 
 from chunkd.index import records
 from chunkd.index.storage.environment import Store
 from chunkd.model import Digest, Finding, Job, MeasureRule
+from chunkd.objects.choose import bucket_of
 from chunkd.settings.config import Config
 from chunkd.sources.folder import FolderSource
 from chunkd.worker.spawn import Starter, courtesy_of, make_pool
+
+if TYPE_CHECKING:
+    from chunkd.objects.bucket import BucketSource
 
 
 def read_again(
@@ -36,12 +41,15 @@ def read_again(
     settings = config.workers, config.nice, config.io_priority, config.read_bytes_per_s
     pool = make_pool(*courtesy_of(*settings), rules.params, rules.caps, measure, start)
     todo = iter(digests)
+    sources: dict[str, BucketSource | FolderSource] = {}
     try:
         while True:
             while pool.idle and (digest := next(todo, None)) is not None:
                 root, path = place_of(store, txn, roots, digest)
                 try:
-                    with FolderSource(root).view() as view:
+                    if root not in sources:
+                        sources[root] = bucket_of(root, pool.run) or FolderSource(root)
+                    with sources[root].view() as view:
                         descriptor, seen = view.open(path)
                 except OSError:
                     descriptor = -1
@@ -59,6 +67,9 @@ def read_again(
                 yield result.job.digest, None if found and found.kind in ("gone", "unreadable") else found
             progress(pool.read_bytes)
     finally:
+        for source in sources.values():
+            if not isinstance(source, FolderSource):
+                source.close()
         pool.close()
 
 

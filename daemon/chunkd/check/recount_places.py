@@ -26,7 +26,7 @@ def _failures(store: Store, txn: lmdb.Transaction, result: RecountResult) -> Non
             result.bad.add(key)
             continue
         result.count("failed", blob)
-        if blob.state != "failed" or store.get(txn, "blobs", key) is not None:
+        if blob.counted or store.get(txn, "blobs", key) is not None:
             result.differ("failed", blob.digest, "a failed blob that is not counted", blob)
 
 

@@ -99,7 +99,7 @@ def _mend_history(change: Change) -> None:
 
 def _is_failed(key: bytes, value: bytes) -> bool:
     try:
-        return records.unpack_blob(records.digest_from_key(key), value).state == "failed"
+        return not records.unpack_blob(records.digest_from_key(key), value).counted
     except records.Damaged:
         return False
 

@@ -11,6 +11,7 @@ import click
 
 from chunkd import __version__
 from chunkd.cli import diff, fail_if, images, lists, tables, updates, where
+from chunkd.cli.fleet import COMMANDS as FLEET
 from chunkd.cli.options import DEGRADED, DIFFERENT, as_json, asks, end_by, quietly, say_lines, settings, works
 from chunkd.cli.output import say
 from chunkd.cli.replay import replay
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 EPILOG = (
     "Exit codes: 0 fine, 1 error, 2 usage, 3 no daemon and no index, 4 differences found,"
     " 5 a --fail-if condition holds, 6 degraded, 7 figures printed but incomplete: a folder could not be listed, a"
-    " cache is stale or hung, or a layer could not be read."
+    " cache is stale or hung, a layer could not be read, or a source of a store was left out."
 )
 OTHER_FLAGS = "Every other setting is a flag too: `chunkd config --help` lists them."
 
@@ -63,7 +64,7 @@ def main() -> None:
 
     chunkd watches a container registry's blob cache, cuts each layer into chunks as it lands, and counts how much they
     repeat. A CACHE is a folder of blobs: an OCI layout, a registry's or containerd's store, or a plain folder of files
-    named by their digest. chunkd only reads it.
+    named by their digest; or such a store in a bucket (s3://, gs://, az://). chunkd only reads it.
 
     \b
       chunkd scan /var/lib/registry      print the figures, once
@@ -95,6 +96,14 @@ def run(where: Resolved) -> None:
 @click.option("--retry-failed", is_flag=True, help="Read failed blobs again.")
 @click.option("--remeasure", is_flag=True, help="Read every layer again, and measure it by the measure_ settings.")
 @click.option("--replace", is_flag=True, help="Drop the caches that are not named from the index.")
+@click.option("--plan", is_flag=True, help="Of a bucket, say what a scan would read, take and cost, and read nothing.")
+@click.option("--prices", metavar="FILE", help="With --plan: prices as TOML, so that it says a sum of money too.")
+@click.option("--store", metavar="STORE", help="Put what one CACHE holds into a store, as `chunkd export` does.")
+@click.option(
+    "--shard", metavar="I/N", help="With --store: only the part I (from 0) of N of all blobs, for a job array."
+)
+@click.option("--engine", metavar="local|dask[:ADDRESS]", help="With --store: where tasks are carried out.")
+@click.option("--name", metavar="NAME", help="With --store: what a folder that many hosts mount is called.")
 @quietly
 @works
 def scan(
@@ -105,18 +114,47 @@ def scan(
     retry_failed: bool,
     remeasure: bool,
     replace: bool,
+    plan: bool,
+    prices: str | None,
+    store: str | None,
+    shard: str | None,
+    engine: str | None,
+    name: str | None,
     quiet: bool,
 ) -> None:
     """Index what is in the caches now, and print the figures.
+
+    A CACHE may be a registry in a bucket: s3://BUCKET/PREFIX, gs:// or az://. Credentials come from the environment.
 
     If a daemon serves these caches, it is asked to scan. Otherwise the index covers exactly the caches named.
 
     With --remeasure the caches are those that the index covers. The old figures stay until every layer has been read. A
     daemon uses the new ones once it is restarted.
+
+    With --store no index is made: blobs that no segment of the store has are read in tasks, on this machine or on a
+    Dask cluster, and `chunkd merge STORE` has the figures. After a kill the next run reads only what is left. Needs the
+    packages of `pip install 'chunkd[fleet]'`.
     """
     from chunkd.cli.progress import progress, silent
 
     show = silent if quiet else progress
+    if store is None and (shard or engine or name):
+        raise click.UsageError("--shard, --engine and --name go with --store")
+    if store is not None:
+        if plan or prices or remeasure or verify or accept or replace:
+            raise click.UsageError("--store goes with --shard, --engine, --name and --retry-failed alone")
+        from chunkd.cli.cluster import scan_into_store
+
+        scan_into_store(_load(where), store, shard, engine, name, retry_failed, json, show)
+        return
+    if plan or prices:
+        from chunkd.cli.plan import plan_text
+        from chunkd.service.plan import plan_of
+
+        if not plan or remeasure or verify or accept or retry_failed or replace:
+            raise click.UsageError("--prices goes with --plan, and --plan with no other flag of scan")
+        say(plan_text(plan_of(_load(where), prices), json))
+        return
     if remeasure:
         if where.caches_named or verify or accept or retry_failed or replace:
             raise click.UsageError("--remeasure can't be combined with a CACHE or another flag of scan")
@@ -266,6 +304,9 @@ def _load(where: Resolved, *, serving: bool = True) -> Config:
     return effective(where, serving=serving)
 
 
-_ALL = (*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, *where.COMMANDS, replay, report, sweep)
+_ALL = (
+    *(*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, *where.COMMANDS, *FLEET),
+    *(replay, report, sweep),
+)
 for command in _ALL:
     main.add_command(command)

@@ -192,6 +192,11 @@ class Client:
         counted: Any = {"as_of": as_of} | replayed.to_json()
         return counted
 
+    def index_dir(self) -> str:
+        """The state directory of the index, also where a daemon runs. Raises IndexMissing."""
+        self._from_index(lambda _: None)
+        return self.state_dir
+
     def _ask(self, target: str, offline: Offline, timeout_s: float = TIMEOUT_S) -> Any:
         """The daemon's answer to a GET, or what `offline` reads when no daemon answers.
 

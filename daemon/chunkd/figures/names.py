@@ -63,7 +63,7 @@ FIGURES: dict[str, Figure] = {
         "What the unique chunks would take, each compressed.", _net("recompressed_bytes"), is_kept=True
     ),
     "recompressed_error_bytes": Figure("Half of the 95 % interval of that estimate.", _net("recompressed_error_bytes")),
-    "index_overhead_bytes": Figure("What a chunk store's own index would take.", _net("index_overhead_bytes")),
+    "index_overhead_bytes": Figure("What a chunk store's own index would take.", net_saving.index_overhead_bytes),
     "codec_saving_bytes": Figure(
         "The part of the net saving that one zstd frame a chunk has, with nothing shared.", _part("codec_saving_bytes")
     ),
@@ -88,6 +88,8 @@ FIGURES: dict[str, Figure] = {
         "Blobs that do not match their name, do not decompress, or break a cap.", is_kept=True, is_gated=True
     ),
     "failed_bytes": Figure("Stored bytes of those.", is_kept=True),
+    "archived_blobs": Figure("Blobs in a bucket's archive, which can't be read."),
+    "archived_bytes": Figure("Stored bytes of those."),
     "unlisted_folders": Figure("Folders that could not be listed.", is_gated=True),
     "index_bytes": Figure("Size of the index on disk."),
 }

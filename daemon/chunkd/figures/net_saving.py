@@ -95,13 +95,18 @@ def parts(totals: Sums) -> dict[str, int | None]:
     }
 
 
+def index_overhead_bytes(totals: Sums) -> int:
+    """What a chunk store's own index would take."""
+    return STORE_BYTES_A_UNIQUE_CHUNK * totals.unique_chunks + STORE_BYTES_A_CHUNK * totals.chunks
+
+
 def figures(totals: Sums) -> dict[str, Any]:
     """The figures of the net saving by name; None where nothing was measured, or there is no layer.
 
     `break_even_unique` is the share of unique bytes at which `net_bytes` would be 0 with this ratio and this index.
     """
     found = estimate(totals.sample, totals.unique_chunks, totals.unique_bytes)
-    overhead_bytes = STORE_BYTES_A_UNIQUE_CHUNK * totals.unique_chunks + STORE_BYTES_A_CHUNK * totals.chunks
+    overhead_bytes = index_overhead_bytes(totals)
     net_bytes = net = break_even = None
     if found.recompressed_bytes is not None:
         net_bytes = totals.layer_stored_bytes - found.recompressed_bytes - overhead_bytes

@@ -11,7 +11,7 @@ def _sum_over(kind: str, of: Callable[..., int]) -> Any:
     """A total: the sum of a function over all things of one kind.
 
     blobs     the counted blobs: `of(blob)`
-    failed    the failed blobs: `of(blob)`
+    failed    the blobs that are failed or archived: `of(blob)`
     chunks    the unique chunks, many at once: `of(lengths, copies)`, two arrays
     measured  the unique chunks that were recompressed: `of(lengths, recompressed lengths, copies)`, three arrays
     """
@@ -46,8 +46,8 @@ class Totals:
     chunks: int = _sum_over("chunks", lambda _, copies: copies.sum())
     unique_chunks: int = _sum_over("chunks", lambda lengths, _: len(lengths))
     unique_bytes: int = _sum_over("chunks", lambda lengths, _: lengths.sum())
-    failed_blobs: int = _sum_over("failed", lambda _: 1)
-    failed_bytes: int = _sum_over("failed", lambda blob: blob.stored_bytes)
+    failed_blobs: int = _sum_over("failed", lambda blob: blob.state == "failed")
+    failed_bytes: int = _sum_over("failed", lambda blob: blob.stored_bytes * (blob.state == "failed"))
     measured_chunks: int = _sum_over("measured", lambda x, _, __: len(x))
     measured_bytes: int = _sum_over("measured", lambda x, _, __: x.sum())
     measured_recompressed_bytes: int = _sum_over("measured", lambda _, y, __: y.sum())
@@ -56,6 +56,8 @@ class Totals:
     measured_yy: int = _sum_over("measured", lambda _, y, __: dot(y, y))
     measured_copies_bytes: int = _sum_over("measured", lambda x, _, copies: x @ copies)
     measured_copies_recompressed_bytes: int = _sum_over("measured", lambda _, y, copies: y @ copies)
+    archived_blobs: int = _sum_over("failed", lambda blob: blob.state == "archived")
+    archived_bytes: int = _sum_over("failed", lambda blob: blob.stored_bytes * (blob.state == "archived"))
 
     @classmethod
     def of(cls, values: Mapping[str, int]) -> Totals:

@@ -102,6 +102,9 @@ def remarks(stats: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if stats["failed_blobs"]:
         why = "in no figure; `chunkd blobs --failed` says why"
         yield "failed", _blobs(stats["failed_blobs"], stats["failed_bytes"], why)
+    if stats.get("archived_blobs"):
+        why = "in no figure, until they are restored from the bucket's archive"
+        yield "archived", _blobs(stats["archived_blobs"], stats["archived_bytes"], why)
     if stats["scanned_at"] is None:
         yield "not scanned", "no scan has been completed: there may be more blobs than these"
     yield from _problems(stats)

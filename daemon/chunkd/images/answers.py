@@ -9,6 +9,7 @@ from chunkd.images import references
 from chunkd.images.atoms import members
 from chunkd.images.collection import MOST_SHOWN, collection
 from chunkd.images.diff import diff as diff  # a question like those below, as is `updates`
+from chunkd.images.figures import Images
 from chunkd.images.pages import Reply
 from chunkd.images.read import Reading, names_as_of, read
 from chunkd.images.similarity import Similarities
@@ -28,17 +29,21 @@ Question = tuple[Callable[..., Reply], tuple[Any, ...]]
 
 
 def images(reading: Reading, by: str) -> Reply:
+    return list_of(reading.images, by)
+
+
+def list_of(of: Images, by: str) -> Reply:
     """`Images.to_json` or, by `repository`, `Images.by_repository`. A row has MOST_SHOWN names and platforms at most;
     `left_out` counts the rest. `names_without_blob` counts names whose digest is not here.
     """
-    found = reading.images.by_repository() if by == REPOSITORY else reading.images.to_json()
+    found = of.by_repository() if by == REPOSITORY else of.to_json()
     for row in found.get("images", ()):
         left_out = 0
         for what in ("names", "platforms", "absent_platforms"):
             left_out += max(0, len(row[what]) - MOST_SHOWN)
             row[what] = row[what][:MOST_SHOWN]
         row["left_out"] = left_out
-    return found | {"names_without_blob": reading.images.graph.names_without_blob}
+    return found | {"names_without_blob": of.graph.names_without_blob}
 
 
 def summary(reading: Reading, most_repositories: int) -> Reply:

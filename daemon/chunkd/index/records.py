@@ -34,7 +34,7 @@ FORMAT = 3
 
 ALGORITHMS = ("sha256", "sha512")
 _FIRST_BYTES = {algorithm: bytes([number]) for number, algorithm in enumerate(ALGORITHMS, 1)}
-STATES = ("layer", "other", "failed")
+STATES = ("layer", "other", "failed", "archived")
 
 SEAL_BYTES = 8
 BLOB = struct.Struct("<BBHIQQQQ")

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 # Why a blob is failed: its bytes are not those of its name, it is not a whole stream or breaks a cap, it is unreadable,
 # or its worker sent what no chunker makes.
 MISMATCHED, UNDECODABLE, UNREADABLE, IMPOSSIBLE = "mismatched", "undecodable", "unreadable", "impossible"
+# No failure: it lies in an archive.
+ARCHIVED = "archived"
 FAILURES = (MISMATCHED, UNDECODABLE, UNREADABLE, IMPOSSIBLE)
 # Upper bounds, of which a delay is counted under the first that it does not exceed; there is one more for all else.
 DELAYS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)

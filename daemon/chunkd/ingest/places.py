@@ -33,7 +33,7 @@ from chunkd.ingest.actions import (
     Unsettled,
     Verified,
 )
-from chunkd.ingest.counters import IMPOSSIBLE, MISMATCHED, UNDECODABLE
+from chunkd.ingest.counters import ARCHIVED, IMPOSSIBLE, MISMATCHED, UNDECODABLE
 from chunkd.ingest.reconcile import WRONG_NAME, Known, wait_for_a_writer
 from chunkd.model import MAX_PATH_BYTES, Blob, Cause, Digest, FileMark, Hint, Place, Timing
 from chunkd.sources import layouts
@@ -369,17 +369,18 @@ class PlaceChanges:
         unless its bytes are known to be undecodable.
         """
         for_good = kind == UNDECODABLE
-        self.after_commit.failures.append(kind)
+        state = ARCHIVED if kind == ARCHIVED else "failed"
+        self.after_commit.failures += [] if kind == ARCHIVED else [kind]
         old = self.change.failed(digest)
         tries = (old.tries if old else 0) + 1
         retry_at = 0 if for_good else int(self.now_s) + RETRY_S[min(tries, len(RETRY_S)) - 1]
         if old is not None and not for_good and self.now_s < old.retry_at:
             # Another of its places, or an event: that is the same round.
             tries, retry_at = old.tries, old.retry_at
-        self.change.fail(Blob(digest, "failed", mark.stored_bytes, reason=reason[:400], tries=tries, retry_at=retry_at))
+        self.change.fail(Blob(digest, state, mark.stored_bytes, reason=reason[:400], tries=tries, retry_at=retry_at))
         self.change.hold(place, Held(digest, "verified" if for_good else "bad", mark))
         if old is None or old.reason != reason[:400]:
-            self.say(WARNING, f"failed {digest} at {self.path(place)}: {reason}")
+            self.say(WARNING, f"{state} {digest} at {self.path(place)}: {reason}")
 
 
 def join(task: Task | None, hint: Hint) -> None:

@@ -30,7 +30,7 @@ from chunkd.ingest.actions import (
     Unsettled,
     Verified,
 )
-from chunkd.ingest.counters import MISMATCHED, UNDECODABLE, UNREADABLE
+from chunkd.ingest.counters import ARCHIVED, MISMATCHED, UNDECODABLE, UNREADABLE
 from chunkd.model import MAX_PATH_BYTES, Blob, Cause, Digest, FileMark, Finding, Hint, Timing
 from chunkd.sources.source import Observation, Presence, Seen
 
@@ -221,8 +221,10 @@ def decide_finding(task: Task, finding: Finding, observed: Observation, known: K
         return [Settle(), Lost(read, now, now_s)]
     if kind == "undecodable":
         return [Settle(), Fail(UNDECODABLE, mark, finding.reason)]
+    if kind == "unreadable" and observed.seen.archived:
+        return [Settle(), Fail(ARCHIVED, now, observed.seen.problem)]
     if kind == "unreadable":
-        return [Settle(), Fail(UNREADABLE, now, f"{CAN_NOT_BE_READ}{finding.reason}")]
+        return [Settle(), Fail(UNREADABLE, now, f"{CAN_NOT_BE_READ}{observed.seen.problem or finding.reason}")]
     if rest_s >= known.settle_s or (known.held is not None and known.held == Held(task.digest, "bad", now)):
         return [Settle(), Fail(MISMATCHED, now, WRONG_NAME)]
     return wait_for_a_writer(task.digest, read, now, since_s, waits)

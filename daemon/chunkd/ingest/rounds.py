@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from chunkd.index.index import Index
 from chunkd.index.records import digest_key, place_from_key
-from chunkd.model import Blob, Cause, Hint, Place
+from chunkd.model import OBJECT_STORES, Blob, Cause, Hint, Place
 from chunkd.sources.activity import WRITER, Activity, Token
 from chunkd.sources.cache import ServedCache
 
@@ -62,8 +62,10 @@ class VerifyRound:
         with self._index.snapshot() as txn:
             keys = self._index.store.walk(txn, "places", self._given)
             slice_ = [key for key, _ in itertools.islice(keys, PLACES_A_SLICE)]
-        for key in slice_:
-            put(self._caches, Hint(place_from_key(key), Cause.VERIFY))
+        for place in map(place_from_key, slice_):
+            # The listing of a bucket has all metadata, and each scan compares them.
+            if place.cache in self._caches and not self._caches[place.cache].path.startswith(OBJECT_STORES):
+                put(self._caches, Hint(place, Cause.VERIFY))
         self._given = slice_[-1] if slice_ else None
         if not slice_:
             with self._index.transaction() as change:

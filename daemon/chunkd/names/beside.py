@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
+from contextlib import AbstractContextManager
 
 from chunkd.model import Digest
 from chunkd.names.containerd import read_containerd
@@ -15,6 +16,7 @@ from chunkd.names.registry import REPOSITORIES, read_registry
 from chunkd.sources.beneath import Beneath
 from chunkd.sources.layouts import INDEX
 from chunkd.sources.names_reader import NamesRead, ReadBase
+from chunkd.sources.source import Beside
 
 # In one reading of a cache, as are MOST_NAMES.
 MOST_PARTS = 1 << 17
@@ -33,22 +35,29 @@ def repository_of(root: str, base: str) -> str:
     return os.path.basename(base) if below.startswith(("..", ".")) else below
 
 
-def read_names(base: str, repository: str, unnamed: Container[Digest] = (), root: str = "") -> Iterator[Part | None]:
+# Opens a base, for the cache of a root.
+Open = Callable[[str, str], AbstractContextManager[Beside]]
+
+
+def read_names(
+    base: str, repository: str, unnamed: Container[Digest] = (), root: str = "", opened: Open | None = None
+) -> Iterator[Part | None]:
     """Every part of the names that lie at a base, with `Part.where` as seen from there; None means that the caller may
     do other things. Raises OSError when the base can't be opened. `unnamed` is as in `read_containerd`. No symbolic
-    link below the base is followed, and none below the cache's `root` if that is given.
+    link below the base is followed, and none below the cache's `root` if that is given. `opened` opens a base that is
+    no folder.
     """
-    with _opened(base, root) as folder:
-        if _is_there(folder, REPOSITORIES):
+    with (opened or _opened)(base, root) as folder:
+        if folder.is_there(REPOSITORIES):
             yield from read_registry(folder)
-        if _is_there(folder, INDEX):
+        if folder.is_there(INDEX):
             yield read_layout(folder, "", repository)
-    if os.path.basename(base) == CONTENT:
+    if os.path.basename(base) == CONTENT and opened is None:
         with _opened(os.path.dirname(base), root) as folder:
             yield from read_containerd(folder, unnamed)
 
 
-def reading_beside(root: str) -> ReadBase:
+def reading_beside(root: str, opened: Open | None = None) -> ReadBase:
     """A function that reads the names at one base after the other, for the index of the cache at `root`. The bounds
     hold for all bases together.
     """
@@ -56,7 +65,7 @@ def reading_beside(root: str) -> ReadBase:
 
     def read(base: str) -> Iterator[NamesRead | None]:
         nonlocal names_left, parts_left
-        for part in read_names(base, repository_of(root, base), root=root):
+        for part in read_names(base, repository_of(root, base), root=root, opened=opened):
             if part is None:
                 yield None
                 continue
@@ -78,14 +87,3 @@ def reading_file(path: str) -> ReadBase:
 def _opened(base: str, root: str) -> Beneath:
     below = os.path.relpath(base, root or base)
     return Beneath(base) if below == "." or below.startswith("..") else Beneath(root, below)
-
-
-def _is_there(root: Beneath, path: str) -> bool:
-    """Whether anything may be there; what can't be looked at, its reader says what is wrong with."""
-    try:
-        root.status(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:
-        pass
-    return True

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator
 
 from chunkd.model import Digest
 from chunkd.names import bolt
-from chunkd.names.name import MOST_NAMES, Part, Rows, digest_of, named, open_file
+from chunkd.names.name import MOST_NAMES, Part, Rows, digest_of, named
 from chunkd.sources.beneath import Beneath
 
 # Below containerd's root, beside the folder of its blobs.
@@ -23,7 +23,7 @@ def read_containerd(root: Beneath, unnamed: Container[Digest] = ()) -> list[Part
     pulled from are added. A database that can't be read is one part with its problem, and without names.
     """
     try:
-        descriptor = open_file(root, DATABASE)
+        descriptor = root.open_file(DATABASE)
     except OSError as error:
         return [Part("containerd", "", None, f"{DATABASE}: {error.strerror}")]
     try:

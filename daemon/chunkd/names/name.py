@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import stat
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
 from chunkd.model import HEX_DIGITS, Digest
-from chunkd.sources.beneath import Beneath
 
 # Over 255 characters no registry takes a repository, and over 128 no tag. containerd's names may be any text.
 MOST_NAME_CHARACTERS = 1024
@@ -96,30 +92,6 @@ def named(text: str, repository: str, digest: Digest, at_ns: int = 0) -> Name:
     if repository and is_tag(text):
         return Name(f"{repository}:{text}", repository, text, digest, at_ns)
     return Name(text, *split_reference(text), digest, at_ns)
-
-
-def open_file(root: Beneath, path: str) -> int:
-    """A descriptor of a regular file, for reading. Raises OSError; what is not a regular file is not opened."""
-    if not stat.S_ISREG(root.status(path).st_mode):
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    descriptor = root.open(path, os.O_RDONLY)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # put in its place meanwhile
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    return descriptor
-
-
-def read_small(root: Beneath, path: str, most_bytes: int) -> tuple[bytes, int]:
-    """A whole regular file, and the time of its last change in ns since the epoch.
-
-    Raises OSError, with EFBIG when the file is larger.
-    """
-    with open(open_file(root, path), "rb") as file:
-        changed_ns = os.fstat(file.fileno()).st_mtime_ns
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", path)
-    return content, max(0, changed_ns)
 
 
 class Rows:

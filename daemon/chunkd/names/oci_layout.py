@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from chunkd import untrusted_json
-from chunkd.names.name import Part, Rows, digest_of, named, read_small
-from chunkd.sources.beneath import Beneath
+from chunkd.names.name import Part, Rows, digest_of, named
 from chunkd.sources.layouts import INDEX
+from chunkd.sources.source import Beside
 
 # Some 30,000 rows of the usual length.
 MOST_BYTES = 8 << 20
@@ -15,14 +15,14 @@ MOST_BYTES = 8 << 20
 _ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
-def read_layout(root: Beneath, folder: str, repository: str) -> Part:
+def read_layout(root: Beside, folder: str, repository: str) -> Part:
     """The names in the index.json of a layout's folder below the root. A name that is only a tag is one of
     `repository`.
 
     Some writers rewrite the file in place, so an empty or broken one has no names for now: `Part.names` is None.
     """
     try:
-        content, at_ns = read_small(root, f"{folder}/{INDEX}" if folder else INDEX, MOST_BYTES)
+        content, at_ns = root.read_small(f"{folder}/{INDEX}" if folder else INDEX, MOST_BYTES)
         document = untrusted_json.parse(content, MOST_BYTES)
     except OSError as error:
         return Part("layout", folder, None, f"{INDEX}: {error.strerror}")

@@ -59,6 +59,12 @@ def encode(kept: Kept) -> bytes:
     return _json([kept.read_at_ns, kept.base, part.source, part.where, part.problem, part.at_ns, rows])
 
 
+def without_paths(value: bytes) -> bytes:
+    """The record without the paths that its names were read from. Raises BadNames."""
+    kept = decode(value)
+    return encode(kept._replace(base="", part=replace(kept.part, where="", problem="")))
+
+
 def alike(one: bytes, other: bytes) -> bool:
     """Whether two records have the same names, whenever they were read."""
     return one.partition(b",")[2] == other.partition(b",")[2]

@@ -7,14 +7,12 @@ repositories/<name>/_manifests/revisions/<alg>/<hex>/link           what the rep
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 
 from chunkd.model import HEX_DIGITS, Digest
-from chunkd.names.name import MOST_NAMES, Part, Rows, Standing, digest_of, is_tag, named, read_small
-from chunkd.sources.beneath import Beneath
+from chunkd.names.name import MOST_NAMES, Part, Rows, Standing, digest_of, is_tag, named
 from chunkd.sources.layouts import MAX_DEPTH
+from chunkd.sources.source import Beside
 
 REPOSITORIES = "repositories"
 MOST_REPOSITORIES = 1 << 16
@@ -23,7 +21,7 @@ _LINK_BYTES = 256
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
-def read_registry(root: Beneath) -> Iterator[Part | None]:
+def read_registry(root: Beside) -> Iterator[Part | None]:
     """Each repository below the root's folder `repositories` as a part, one after the other. Among them comes None, so
     that the caller may do other things while a repository of many tags is read. A folder that can't be listed is a part
     too; nothing is said of what lies below it.
@@ -36,7 +34,7 @@ def read_registry(root: Beneath) -> Iterator[Part | None]:
         folder = pending.pop()
         name = folder.removeprefix(REPOSITORIES).lstrip("/")
         try:
-            below = sorted(_folders(root, folder))
+            below = sorted(root.folders(folder))
         except OSError as error:
             # Below the first folder one may go at any time; with the first one gone, nobody knows what is there.
             if not (name and isinstance(error, _ABSENT)):
@@ -55,16 +53,7 @@ def read_registry(root: Beneath) -> Iterator[Part | None]:
         pending += deeper
 
 
-def _folders(root: Beneath, folder: str) -> list[str]:
-    descriptor = root.folder(folder)
-    try:
-        with os.scandir(descriptor) as entries:
-            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    finally:
-        os.close(descriptor)
-
-
-def _repository(root: Beneath, folder: str, name: str, most: int) -> Iterator[Part | None]:
+def _repository(root: Beside, folder: str, name: str, most: int) -> Iterator[Part | None]:
     """One part, after a None for each LINKS_A_STEP tags or revisions."""
     rows, restored = Rows(most), 0
     try:
@@ -83,21 +72,21 @@ def _repository(root: Beneath, folder: str, name: str, most: int) -> Iterator[Pa
     yield rows.part("registry", name, remark=remark if restored else "")
 
 
-def _folders_if_any(root: Beneath, folder: str) -> list[str]:
+def _folders_if_any(root: Beside, folder: str) -> list[str]:
     try:
-        return _folders(root, folder)
+        return root.folders(folder)
     except _ABSENT:
         return []
 
 
-def _add_tag(root: Beneath, folder: str, repository: str, tag: str, rows: Rows) -> bool:
+def _add_tag(root: Beside, folder: str, repository: str, tag: str, rows: Rows) -> bool:
     """Add the tag's name and its history. Whether two of its pushes have the same time."""
     if not is_tag(tag):
         rows.leave_out("not the name of a tag")
         return False
     current = None
     try:
-        content, at_ns = read_small(root, f"{folder}/current/link", _LINK_BYTES)
+        content, at_ns = root.read_small(f"{folder}/current/link", _LINK_BYTES)
         current = digest_of(content.decode("ascii", "replace").strip())
     except _ABSENT:
         pass  # the tag is being made, or removed
@@ -116,7 +105,7 @@ def _add_tag(root: Beneath, folder: str, repository: str, tag: str, rows: Rows) 
     return len(set(times)) < len(times)
 
 
-def _links(root: Beneath, folder: str) -> Iterator[tuple[Digest, int]]:
+def _links(root: Beside, folder: str) -> Iterator[tuple[Digest, int]]:
     """The digests that have a link in `<folder>/<alg>/<hex>`, and the link's time. The path says which digest it is."""
     for algorithm in sorted(set(_folders_if_any(root, folder)) & set(HEX_DIGITS)):
         for hex_digits in sorted(_folders_if_any(root, f"{folder}/{algorithm}")):
@@ -124,8 +113,8 @@ def _links(root: Beneath, folder: str) -> Iterator[tuple[Digest, int]]:
             if digest is None:
                 continue
             try:
-                status = root.status(f"{folder}/{algorithm}/{hex_digits}/link")
+                changed_ns = root.changed_ns(f"{folder}/{algorithm}/{hex_digits}/link")
             except _ABSENT:
                 continue  # the revision was deleted, and its folder stays
-            if stat.S_ISREG(status.st_mode):
-                yield digest, max(0, status.st_mtime_ns)
+            if changed_ns is not None:
+                yield digest, changed_ns

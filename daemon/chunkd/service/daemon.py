@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chunkd.errors import CachesDropped, IndexUnwritable, NoCacheNamed
 from chunkd.index import records
@@ -23,6 +23,7 @@ from chunkd.ingest.adopt import LeftCaches, adopt_rules, holds_nothing, known_pl
 from chunkd.ingest.writer import Writer
 from chunkd.model import ChunkParams, Timing
 from chunkd.names.beside import reading_beside, reading_file
+from chunkd.objects.choose import bucket_of, check_usable
 from chunkd.service.live import DaemonAnswers
 from chunkd.service.notify import Notifier
 from chunkd.service.reload import reload
@@ -30,12 +31,13 @@ from chunkd.settings.config import Config
 from chunkd.settings.resolve import timing_of
 from chunkd.sources.activity import Activity
 from chunkd.sources.cache import ServedCache
-from chunkd.sources.folder import FolderSource, check_usable
+from chunkd.sources.folder import FolderSource
 from chunkd.sources.names_reader import NamesReader
 from chunkd.sources.numbered import Devices
 from chunkd.sources.scanner import Scanner
 from chunkd.sources.wakeup import Wakeup
 from chunkd.worker import decode, recompress, sandbox
+from chunkd.worker.pool import Pool
 from chunkd.worker.spawn import Starter, courtesy_of, make_pool
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ class Service:
         using = self.index.rules
         pool = make_pool(*self._workers, using.params, using.caps, using.measure, start)
         self._stack.callback(pool.close)
-        self.caches = self._serve()
+        self.caches = self._serve(pool)
         self.names_file: NamesReader | None = None
         if config.names_file is not None:
             self.names_file = NamesReader(partial(reading_file, config.names_file), wake_writer=self.wakeup.wake)
@@ -130,22 +132,31 @@ class Service:
         self._records, left = number_caches(self.index, self.config.caches)
         return LeftCaches(self.index, left) if left else None
 
-    def _serve(self) -> dict[int, ServedCache]:
+    def _serve(self, pool: Pool) -> dict[int, ServedCache]:
         devices = Devices()
         make_watcher = None
         if self._watch:
             from chunkd.sources.watch import start_watcher
 
             make_watcher = start_watcher
-        return {
-            number: ServedCache(
-                number, record, FolderSource(record.path), self.activity, wake_writer=self.wakeup.wake,
-                make_watcher=make_watcher, polled_s=self.config.polled_scan_interval_s,
+        served = {}
+        for number, record in self._records.items():
+            given: dict[str, Any] = {
+                "make_watcher": make_watcher,
+                "polled_s": self.config.polled_scan_interval_s,
+                "timing": self.timing,
+                "read_names": partial(reading_beside, record.path),
+            }
+            if (bucket := bucket_of(record.path, pool.run)) is not None:
+                self._stack.callback(bucket.close)
+                given |= bucket.served_as(self._watch, self.timing)
+                given["read_names"] = partial(reading_beside, record.path, bucket.beside)
+            served[number] = ServedCache(
+                number, record, bucket or FolderSource(record.path), self.activity, wake_writer=self.wakeup.wake,
                 empty=holds_nothing(self.index, number), devices=devices, known=known_places(self.index, number),
-                timing=self.timing, read_names=partial(reading_beside, record.path),
-            )
-            for number, record in self._records.items()
-        }  # fmt: skip
+                **given,
+            )  # fmt: skip
+        return served
 
     # --- running --------------------------------------------------------------------------------------------------
 

@@ -78,7 +78,11 @@ def _begin(config: Config, beside: Config) -> None:
 def _unread(config: Config, beside: Config) -> list[Digest]:
     """The blobs that the old index counts and that could not be read for the new one."""
     with reading(beside.state_dir) as store, store.snapshot() as txn:
-        failed = [blob for blob in store.blobs(txn, "failed") if blob.reason.startswith(CAN_NOT_BE_READ)]
+        failed = [
+            blob
+            for blob in store.blobs(txn, "failed")
+            if blob.state == "archived" or blob.reason.startswith(CAN_NOT_BE_READ)
+        ]
     try:
         with reading(config.state_dir) as store, store.snapshot() as txn:
             return [blob.digest for blob in failed if store.get(txn, "blobs", digest_key(blob.digest)) is not None]

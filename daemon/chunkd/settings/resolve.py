@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from chunkd.errors import SettingInvalid, SettingsFileUnusable
-from chunkd.model import Timing
+from chunkd.model import OBJECT_STORES, Timing
 from chunkd.settings import paths
 from chunkd.settings.table import SETTINGS, checked, checked_path, from_text
 
@@ -203,7 +203,7 @@ def _file(path: str, must_exist: bool = False) -> dict[str, Given]:
         given[key] = Given(checked(setting, value, source), source)
         # A daemon starts in any directory.
         for given_path in value if setting.kind == "paths" else [value] if setting.kind == "path" else []:
-            if not os.path.isabs(given_path):
+            if not (os.path.isabs(given_path) or (setting.kind == "paths" and given_path.startswith(OBJECT_STORES))):
                 raise SettingInvalid(key, source, f"{given_path!r} is not an absolute path")
     return given
 

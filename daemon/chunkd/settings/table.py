@@ -6,12 +6,12 @@ hyphens (`--state`, without `-dir`, and the arguments CACHE... for `caches`).
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from chunkd.errors import SettingInvalid
+from chunkd.model import OBJECT_STORES
 from chunkd.settings.paths import normal
 
 YEAR_S = 366 * 86400
@@ -48,7 +48,7 @@ SETTINGS = {
             "caches",
             "paths",
             None,
-            "the caches to serve, colon-separated in the environment;"
+            "the caches to serve, folders or URLs (s3://, gs://, az://), colon-separated in the environment;"
             " by default $HOME/.local/supermachine-layer-cache/registry/blobs/sha256",
         ),
         Setting(
@@ -170,7 +170,8 @@ SETTINGS = {
 def from_text(setting: Setting, text: str) -> object:
     """The value of a variable's or flag's text, not yet checked: a number, several paths, or the text itself."""
     if setting.kind == "paths":
-        return text.split(":")
+        # A secret in a URL may have any character: then there is nothing to be split, and `checked` refuses it.
+        return [text] if "@" in text and _has_url(text) else re.split(":(?!//)", text)
     return int(text) if setting.kind in ("int", "bytes") and re.fullmatch("[0-9]{1,18}", text) else text
 
 
@@ -183,7 +184,7 @@ def checked(setting: Setting, value: object, source: str) -> int | str | tuple[s
     if setting.kind == "paths":
         if not isinstance(value, (list, tuple)) or not value:
             raise wrong(f"{value!r} is not a list of paths")
-        return _apart([checked_path(setting.name, path, source) for path in value], source)
+        return _apart([checked_cache(setting.name, path, source) for path in value], source)
     if setting.kind == "path":
         return checked_path(setting.name, value, source)
     if setting.kind == "address":
@@ -208,6 +209,24 @@ def checked(setting: Setting, value: object, source: str) -> int | str | tuple[s
     return value
 
 
+def checked_cache(name: str, cache: object, source: str) -> str:
+    """The path, or a URL of object storage. Raises SettingInvalid, which does not repeat a URL with a secret in it."""
+    if not (isinstance(cache, str) and _has_url(cache)):
+        return checked_path(name, cache, source)
+    if "@" in cache or "?" in cache:
+        problem = "a URL with @ or ? in it may hold a secret; credentials come from the environment"
+        raise SettingInvalid(name, source, problem)
+    scheme, _, rest = cache.partition("://")
+    bucket, *below = rest.rstrip("/").split("/")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}", bucket) or not {"", ".", ".."}.isdisjoint(below):
+        raise SettingInvalid(name, source, f"{cache!r} is not {scheme}://BUCKET or {scheme}://BUCKET/PREFIX")
+    return "/".join((f"{scheme}://{bucket}", *below))
+
+
+def _has_url(text: str) -> bool:
+    return any(scheme in text for scheme in OBJECT_STORES)
+
+
 def checked_path(name: str, path: object, source: str) -> str:
     """The path, absolute and normalised. Raises SettingInvalid."""
     if not isinstance(path, str) or not path or "\0" in path:
@@ -224,6 +243,6 @@ def _apart(paths: Sequence[str], source: str) -> tuple[str, ...]:
             if path == other:
                 raise SettingInvalid("caches", source, f"{path} is named twice")
             inner, outer = (path, other) if len(path) > len(other) else (other, path)
-            if os.path.commonpath((inner, outer)) == outer:
+            if f"{inner}/".startswith(f"{outer.rstrip('/')}/"):
                 raise SettingInvalid("caches", source, f"{inner} is inside {outer}; name only one of them")
     return tuple(paths)

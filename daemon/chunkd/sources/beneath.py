@@ -11,6 +11,7 @@ import ctypes
 import errno
 import functools
 import os
+import stat
 import struct
 import sys
 from types import TracebackType
@@ -88,6 +89,47 @@ class Beneath:
             if error.errno == errno.ELOOP:
                 raise _no_folder(path) from error
             raise
+
+    # --- what lies beside blobs (`source.Beside`) ---------------------------------------------------------------------
+
+    def is_there(self, path: str) -> bool:
+        try:
+            self.status(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            pass
+        return True
+
+    def folders(self, path: str) -> list[str]:
+        descriptor = self.folder(path)
+        try:
+            with os.scandir(descriptor) as entries:
+                return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        finally:
+            os.close(descriptor)
+
+    def changed_ns(self, path: str) -> int | None:
+        status = self.status(path)
+        return max(0, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+    def open_file(self, path: str) -> int:
+        """A descriptor of a regular file, for reading. Raises OSError; what is not a regular file is not opened."""
+        if not stat.S_ISREG(self.status(path).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        descriptor = self.open(path, os.O_RDONLY)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # put in its place meanwhile
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        return descriptor
+
+    def read_small(self, path: str, most_bytes: int) -> tuple[bytes, int]:
+        with open(self.open_file(path), "rb") as file:
+            changed_ns = os.fstat(file.fileno()).st_mtime_ns
+            content = file.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", path)
+        return content, max(0, changed_ns)
 
     def _open(self, path: str, flags: int) -> int:
         if _NO_ATIME:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from chunkd.model import OBJECT_STORES
+
 # Only this host writes to these, so that each change gives an event. On any other, known or not, another host may.
 _LOCAL = re.compile(
     r"ext[234]|xfs|btrfs|zfs|f2fs|jfs|nilfs2|reiserfs|reiser4|bcachefs|ubifs|jffs2|tmpfs|ramfs|rootfs|overlay|aufs|ecryptfs"
@@ -17,6 +19,8 @@ _LOCAL = re.compile(
 
 def polled_because(path: str) -> str | None:
     """Why this cache must be polled; None if events come."""
+    if path.startswith(OBJECT_STORES):
+        return "object storage gives no events"
     kind = file_system(path)
     return f"events do not come from {kind}" if kind and not _LOCAL.fullmatch(kind) else None
 

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from chunkd.errors import CacheUnusable
 from chunkd.sources.beneath import Beneath
@@ -20,6 +20,9 @@ class FolderView:
         self._beneath = beneath
         status = beneath.status("")
         self.root = RootMark(status.st_dev, status.st_ino)
+
+    def look_ahead(self, paths: Sequence[str]) -> None:
+        pass
 
     def look(self, path: str) -> Seen:
         return seen_of(self._beneath.status(path))
@@ -43,16 +46,6 @@ class FolderView:
             os.close(descriptor)
             return -1, seen
         return descriptor, seen
-
-    def read(self, path: str, most_bytes: int) -> bytes:
-        descriptor = self._beneath.open(path, os.O_RDONLY)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(errno.EINVAL, "not a regular file", path)
-            content = file.read(most_bytes + 1)
-        if len(content) > most_bytes:
-            raise OSError(errno.EFBIG, f"larger than {most_bytes} bytes", path)
-        return content
 
 
 class FolderSource:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from chunkd.model import MAX_PATH_BYTES, FileMark
 from chunkd.sources import layouts, lookalikes
 from chunkd.sources.activity import Token
-from chunkd.sources.source import Entry, Source, View
+from chunkd.sources.source import Entry, Seen, Source, View
 
 SLICE_NAMES = 4096
 # A writer fills the folder that it has made within milliseconds. One that is older than this will stay as it is.
@@ -163,11 +163,14 @@ def _judged(view: View, root: str, folder: str, entries: list[Entry]) -> Listing
     listing = Listing(folder)
     naming = layouts.naming(root, folder)
     files = [os.fsencode(entry.name) for entry in entries if entry.is_file]
-    if naming.layout != "distribution":
-        listing.blobs = naming.fit(files)
-    if naming.strict and len(listing.blobs) < len(files):
-        listing.ignored += [(listing.path(name), _NO_DIGEST) for name in files if name not in listing.blobs]
-    _judge_folders(listing, view, root, naming, [os.fsencode(entry.name) for entry in entries if entry.is_folder])
+    seen = {os.fsencode(entry.name): entry.seen for entry in entries if entry.seen is not None}
+    fitting = set[bytes]() if naming.layout == "distribution" else naming.fit(files)
+    listing.blobs = set(fitting)
+    for name in fitting & seen.keys():
+        _take_seen(listing, name, seen[name])
+    if naming.strict and len(fitting) < len(files):
+        listing.ignored += [(listing.path(name), _NO_DIGEST) for name in files if name not in fitting]
+    _judge_folders(listing, view, root, naming, [os.fsencode(entry.name) for entry in entries if entry.is_folder], seen)
     for entry in entries:
         if not (entry.is_file or entry.is_folder):
             _judge_other(listing, view, naming, os.fsencode(entry.name))
@@ -180,11 +183,28 @@ def _judged(view: View, root: str, folder: str, entries: list[Entry]) -> Listing
     return listing
 
 
-def _judge_folders(listing: Listing, view: View, root: str, naming: layouts.Naming, names: list[bytes]) -> None:
+def _take_seen(listing: Listing, name: bytes, seen: Seen) -> None:
+    """Take what is known of a blob, which may be something else than a regular file."""
+    if seen.kind:
+        listing.blobs.discard(name)
+        listing.ignored.append((listing.blob_path(name), seen.kind))
+    else:
+        listing.blobs.add(name)
+        listing.marks[name] = seen.mark
+
+
+def _judge_folders(
+    listing: Listing,
+    view: View,
+    root: str,
+    naming: layouts.Naming,
+    names: list[bytes],
+    seen: dict[bytes, Seen],
+) -> None:
     digests = naming.fit(names)
     for name in names:
         if name in digests and naming.layout == "distribution":
-            _judge_blob_folder(listing, view, name)
+            _judge_blob_folder(listing, view, name, seen.get(name))
         elif name in digests:
             listing.ignored.append((listing.path(name), "a folder"))
         elif layouts.worth_entering(root, listing.folder, os.fsdecode(name)):
@@ -193,12 +213,12 @@ def _judge_folders(listing: Listing, view: View, root: str, naming: layouts.Nami
             listing.ignored.append((listing.path(name), "a folder, and no digest's"))
 
 
-def _judge_blob_folder(listing: Listing, view: View, name: bytes) -> None:
+def _judge_blob_folder(listing: Listing, view: View, name: bytes, seen: Seen | None) -> None:
     """Distribution's folder for one blob, which lies in its `data`."""
     folder = name + b"/"
     data = listing.blob_path(folder)
     try:
-        seen = view.look(data)
+        seen = seen or view.look(data)
     except FileNotFoundError:
         if is_young(view, listing.path(name)):
             listing.expected.append(data)
@@ -206,11 +226,7 @@ def _judge_blob_folder(listing: Listing, view: View, name: bytes) -> None:
     except OSError:
         listing.blobs.add(folder)  # what is wrong with it, the look at the place will say
         return
-    if seen.kind:
-        listing.ignored.append((data, seen.kind))
-    else:
-        listing.blobs.add(folder)
-        listing.marks[folder] = seen.mark
+    _take_seen(listing, folder, seen)
 
 
 def is_young(view: View, folder: str) -> bool:
@@ -238,7 +254,7 @@ def _judge_other(listing: Listing, view: View, naming: layouts.Naming, name: byt
 
 def _count_lookalikes(listing: Listing, view: View, root: str, naming: layouts.Naming, entries: list[Entry]) -> None:
     folder = os.path.join(root, listing.folder).rstrip("/")
-    for name, is_file, is_folder in entries:
+    for name, is_file, is_folder, _ in entries:
         key = os.fsencode(name)
         inside = key + b"/"
         if key in listing.blobs or inside in listing.blobs or inside in listing.folders:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from chunkd.model import FileMark
 from chunkd.sources.source import Entry, RootMark, Seen, Source, View
@@ -107,15 +107,16 @@ class NumberedView:
         own = self._devices.own(seen.mark.device)
         return seen if own == seen.mark.device else seen._replace(mark=seen.mark._replace(device=own))
 
+    def look_ahead(self, paths: Sequence[str]) -> None:
+        self._view.look_ahead(paths)
+
     def look(self, path: str) -> Seen:
         return self._numbered(self._view.look(path))
 
     def list(self, folder: str) -> Iterator[Entry]:
-        return self._view.list(folder)
+        for entry in self._view.list(folder):
+            yield entry if entry.seen is None else entry._replace(seen=self._numbered(entry.seen))
 
     def open(self, path: str) -> tuple[int, Seen]:
         descriptor, seen = self._view.open(path)
         return descriptor, self._numbered(seen)
-
-    def read(self, path: str, most_bytes: int) -> bytes:
-        return self._view.read(path, most_bytes)

@@ -72,15 +72,15 @@ class Observer:
         try:
             with self._source.view() as view:
                 if self._root.check() is not None and view.root.device in (0, self._root.device or view.root.device):
-                    found = [self._observe_place(view, *hint) for hint in hints]
+                    view.look_ahead([hint.place.path for hint, _ in hints])
+                    found = [self._observe_place(view, *hint, at_ns) for hint in hints]
                     return [self._with_blob(view, found[0])] if len(found) == 1 else found
         except OSError as error:
             if self._root.check() is not None:  # it is there, and can't be opened
                 problem = error.strerror or str(error)
         return [Observation(hint, Presence.UNKNOWN, at_ns, token, problem=problem) for hint, token in hints]
 
-    def _observe_place(self, view: View, hint: Hint, token: Token) -> Observation:
-        at_ns = time.monotonic_ns()
+    def _observe_place(self, view: View, hint: Hint, token: Token, at_ns: int) -> Observation:
         path = hint.place.path
         try:
             seen = view.look(path)

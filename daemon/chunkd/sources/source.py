@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -25,19 +25,26 @@ class RootMark(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What lies at one path. `kind` says what it is when it is not a regular file."""
+    """What lies at one path. `kind` says what it is when it is not a regular file. `problem` says why its bytes could
+    not be read, if that is known, and `archived` that they lie in an archive of a bucket's.
+    """
 
     mark: FileMark
     links: int
     kind: str = ""
+    problem: str = ""
+    archived: bool = False
 
 
 class Entry(NamedTuple):
-    """One name in a folder. `is_file` and `is_folder` are both false for anything else, a symbolic link too."""
+    """One name in a folder. `is_file` and `is_folder` are both false for anything else, a symbolic link too. `seen` is
+    what a listing that has metadata says: of a file, or of the blob in distribution's folder for it.
+    """
 
     name: str
     is_file: bool
     is_folder: bool
+    seen: Seen | None = None
 
 
 class View(Protocol):
@@ -48,6 +55,9 @@ class View(Protocol):
 
     root: RootMark
 
+    def look_ahead(self, paths: Sequence[str]) -> None:
+        """These will be looked at next, each once: a source may ask for all of them together."""
+
     def look(self, path: str) -> Seen:
         """What lies there now."""
 
@@ -57,8 +67,21 @@ class View(Protocol):
     def open(self, path: str) -> tuple[int, Seen]:
         """A descriptor of the blob there, for reading, and what it is. The caller closes it."""
 
-    def read(self, path: str, most_bytes: int) -> bytes:
-        """A small file beside blobs, from its start. Raises OSError with EFBIG when it is larger."""
+
+class Beside(Protocol):
+    """What lies beside blobs, where names are looked for. Raises OSError as `View` does."""
+
+    def is_there(self, path: str) -> bool:
+        """Whether anything may be there; what can't be looked at may."""
+
+    def folders(self, path: str) -> list[str]:
+        """The names of the folders right in this one."""
+
+    def changed_ns(self, path: str) -> int | None:
+        """When a regular file was last changed, in ns since the epoch; None for what is not one."""
+
+    def read_small(self, path: str, most_bytes: int) -> tuple[bytes, int]:
+        """A whole regular file, and when it was last changed. Raises OSError with EFBIG when it is larger."""
 
 
 class Source(Protocol):

@@ -24,6 +24,8 @@ from chunkd.worker.starter import KILL, REFUSED, REPLY, REQUEST, RUN, START, STA
 # How long the starter may take to end once it is told to, or its exit code to come once its connection has ended.
 END_S = 5.0
 PROGRAM = ("-m", "chunkd.worker.starter")
+# What the variables of the clouds begin with, for S3, Azure and Google.
+CLOUDS = ("AWS_", "AZURE_", "GOOGLE_")
 
 
 class Courtesy(NamedTuple):
@@ -104,7 +106,7 @@ class Starter:
                         str(courtesy.read_bytes_per_s),
                     ],
                     pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                    start_new_session=True,
+                    start_new_session=True, env=_without_credentials(),
                 )  # fmt: skip
             except OSError as error:
                 refused = StarterGone(f"can't be started: {error.filename}: {error.strerror}")
@@ -186,6 +188,12 @@ class Starter:
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_S)
+
+
+def _without_credentials() -> dict[str, str]:
+    """The environment for what workers are forked of: who needs the credentials of a bucket is told them."""
+    secret = (*CLOUDS, "IDENTITY_", "MSI_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(secret)}
 
 
 def core_count(groups: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> int:

@@ -46,7 +46,9 @@ def upgrade(env: lmdb.Environment) -> None:
             with contextlib.suppress(records.Damaged):
                 txn.put(key, upgraded_row(row), db=history)
         head = _head(txn.get(b"head", b"", db=meta))
-        totals = Totals.of(vars(head.totals) | _copies(txn, chunks, measured))
+        totals = Totals.of(
+            vars(head.totals) | _copies(txn, chunks, measured) | {"archived_blobs": 0, "archived_bytes": 0}
+        )
         txn.put(b"head", records.pack_head(replace(head, totals=totals)), db=meta)
         txn.put(b"format", records.pack_format(), db=meta)
     log.info("the index was upgraded from format %d to %d", FORMAT, records.FORMAT)

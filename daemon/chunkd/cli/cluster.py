@@ -1,0 +1,93 @@
+"""`chunkd scan --store`: a source into a store, in tasks on this machine or on a cluster."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from chunkd.cli.options import INCOMPLETE, say_lines
+from chunkd.cli.output import say
+from chunkd.errors import CacheUnusable, UsageError
+from chunkd.figures.words import bytes_text, count_text, shown
+from chunkd.service.oneshot import Progress
+from chunkd.settings.config import Config
+
+MOST_SHARDS = 1 << 20
+
+
+def scan_into_store(
+    config: Config, store: str, shard: str | None, engine: str | None, name: str | None, retry_failed: bool, json: bool,
+    progress: Progress,
+) -> None:  # fmt: skip
+    """Scan the one cache of the settings and say what was done. Exits 7 when something may be missing."""
+    from chunkd.fleet import extra
+
+    extra.needed()
+    from chunkd.cluster.engine import make_engine
+    from chunkd.cluster.scan import Asked, scan, to_json
+    from chunkd.fleet.store import Store
+    from chunkd.service.daemon import check_caches, rules_of
+    from chunkd.worker.spawn import courtesy_of
+
+    if "://" in store:
+        raise UsageError(f"store {store.partition('://')[0]}://...: a store is a folder")
+    if len(config.caches) != 1:
+        raise UsageError("--store is for one CACHE: name it")
+    check_caches(config.caches)
+    workers, courtesy = courtesy_of(config.workers, config.nice, config.io_priority, config.read_bytes_per_s)
+    asked_engine = engine or "local"
+    # Two tasks at once, so that one's workers are busy while the other's last blob is read. A machine of a cluster
+    # counts its own cores: there each task has one worker, unless the settings say otherwise.
+    processes = min(2, workers) if asked_engine == "local" else workers
+    decoders = -(-workers // processes) if asked_engine == "local" else max(1, config.workers)
+    [path] = config.caches
+    asked = Asked(
+        path, name or os.uname().nodename, rules_of(config), courtesy, decoders, processes, shard_of(shard),
+        retry_failed,
+    )  # fmt: skip
+    with progress() as show:
+        try:
+            found = to_json(
+                scan(asked, Store(os.path.abspath(store)), lambda: make_engine(asked_engine, processes), show)
+            )
+        except OSError as error:
+            raise CacheUnusable(path, f"can't be listed: {error.strerror}") from None
+    if json:
+        say(jsonlib.dumps(found, indent=1))
+    else:
+        say_lines(lines(found, path, store))
+    if found["pending"] or found["unlisted_folders"]:
+        sys.exit(INCOMPLETE)
+
+
+def shard_of(text: str | None) -> Any:
+    """Raises UsageError for what is not such as 0/16."""
+    from chunkd.cluster.scan import Shard
+
+    if text is None:
+        return None
+    found = re.fullmatch("([0-9]{1,7})/([0-9]{1,7})", text)
+    if not found or not int(found[1]) < int(found[2]) <= MOST_SHARDS:
+        raise UsageError(f"shard {text}: must be I/N, with I from 0 to N - 1, such as 0/16")
+    return Shard(int(found[1]), int(found[2]))
+
+
+def lines(found: Mapping[str, Any], path: str, store: str) -> Iterator[str]:
+    """What a scan into a store did, for people."""
+    read = f"{count_text(found['read'], 'blob')} read now ({bytes_text(found['read_bytes'])})"
+    yield f"{shown(path)}: {found['listed']:,} listed, {found['counted']:,} counted, {read}, {found['reused']:,} before"
+    for name in ("failed", "archived", "pending", "unrecognised"):
+        if found[name]:
+            yield f"{name:<14}{found[name]:,}"
+    for why, count in found["unread"].items():
+        yield f"{'not read':<14}{count_text(count, 'blob')}: {shown(why)}"
+    if found["unlisted_folders"]:
+        yield f"{'not listed':<14}{count_text(found['unlisted_folders'], 'folder')}"
+    if found["moment"]:
+        yield f"The figures: chunkd merge {shown(store)}"
+    else:
+        yield "This was one shard. When all are done, the same command without --shard completes the store."

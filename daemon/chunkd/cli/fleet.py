@@ -1,0 +1,137 @@
+"""`chunkd export` and `chunkd merge`: one figure for many hosts."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from chunkd.cli import fleet_lines
+from chunkd.cli.options import INCOMPLETE, as_json, asks, end_by, quietly, say_lines
+from chunkd.cli.output import say
+from chunkd.client.ask import Client
+from chunkd.errors import UsageError
+
+NAME_CHARACTERS = 100
+
+
+@click.command()
+@asks
+@as_json
+@quietly
+@click.option(
+    "--key-file", metavar="FILE",
+    help="Hide hashes and digests by the key in this file, and leave out names. All hosts need the same.",
+)  # fmt: skip
+@click.option("--name", metavar="NAME", help="What this host is called in the figures; by default its host name.")
+@click.argument("store", metavar="STORE")
+def export(client: Client, json: bool, quiet: bool, key_file: str | None, name: str | None, store: str) -> None:
+    """Put this host's part into a store that hosts share.
+
+    A STORE is a folder, on a file system that has hard links, such as a mount of NFS. It gets which chunks each blob
+    has, by their hashes, and what this host holds now: no file's content, and no path. The first export writes all of
+    that, and each later one only what is new. Works beside a daemon, and without one. `chunkd merge` then has the
+    figures of all hosts.
+
+    Needs the packages of `pip install 'chunkd[fleet]'`.
+    """
+    from chunkd.fleet import extra
+
+    extra.needed()
+    from chunkd.cli.progress import progress, silent
+    from chunkd.fleet.export import export as exported
+    from chunkd.fleet.key import Key
+    from chunkd.fleet.snapshot import Facts
+    from chunkd.fleet.store import Store
+
+    key = Key(key_file) if key_file else None
+    stats = client.stats()
+    by_daemon = bool(client.socket)
+    own = (name or os.uname().nodename)[:NAME_CHARACTERS]
+    facts = Facts(
+        own, int(by_daemon), pending_blobs=stats["pending_blobs"], pending_bytes=stats["pending_bytes"],
+        unlisted_folders=stats["unlisted_folders"], problems=tuple(_problems(stats)),
+    )  # fmt: skip
+    with (silent if quiet else progress)("exported") as show:
+        done = exported(client.index_dir(), Store(_folder(store)), facts, key, show)
+    if json:
+        content = {"source": done.source, "name": own, "moment": done.moment, "blobs": done.blobs, "read": done.read}
+        say(jsonlib.dumps(content | {"segments": done.segments, "reused": done.reused}, indent=1))
+    else:
+        say_lines(fleet_lines.export_lines(own, store, done.blobs, done.read))
+    end_by(stats)
+
+
+def _problems(stats: Mapping[str, Any]) -> Iterator[str]:
+    """Why blobs may be missing, without a path of this host."""
+    for state in ("stale", "hung"):
+        if number := sum(cache["state"] == state for cache in stats["caches"]):
+            yield f"{number} of its caches {'is' if number == 1 else 'are'} {state}"
+    if unlisted := stats["unlisted_folders"]:
+        yield f"{unlisted} of its folders could not be listed"
+    elif stats["problems"]:
+        yield "its figures may lack blobs, as its `chunkd stats` says"
+
+
+@click.command()
+@as_json
+@quietly
+@click.option(
+    "--max-age", metavar="AGE",
+    help="Leave out sources that were last known longer ago: 2d (m, h, d, w), 2026-01-31 or 2026-01-31T12:00Z.",
+)  # fmt: skip
+@click.option("--images", is_flag=True, help="List the images of all hosts instead, as `chunkd images` does.")
+@click.option(
+    "--by", type=click.Choice(["image", "repository"]), default="image", show_default=True,
+    help="With --images: what a row is.",
+)  # fmt: skip
+@click.argument("store", metavar="STORE")
+def merge(json: bool, quiet: bool, max_age: str | None, images: bool, by: str, store: str) -> None:
+    """Print the figures of all hosts that exported into a store.
+
+    They are those that one index would have with the blobs of all hosts: what several hosts have counts once. Beside
+    them: what all hosts' copies of layers take, what these layers take if each is kept once, as in one registry for
+    all, and what their chunks would take. With --max-age sources that are left out are named, and the exit code is 7.
+
+    A STORE is a folder that `chunkd export` made. A host that is no more is removed with its folder in `snapshots`.
+    Needs the packages of `pip install 'chunkd[fleet]'`.
+    """
+    if by != "image" and not images:
+        raise UsageError("--by goes with --images")
+    from chunkd.fleet import extra
+
+    extra.needed()
+    from chunkd.cli.progress import progress, silent
+    from chunkd.fleet.images import images as listed
+    from chunkd.fleet.merge import merge as merged
+    from chunkd.fleet.merge import sources_of
+    from chunkd.fleet.store import Store
+    from chunkd.index.history import MINUTE_NS, minute_of
+    from chunkd.queries.history import since_minute
+
+    least_as_of_ns = since_minute(max_age, minute_of(time.time_ns())) * MINUTE_NS if max_age else 0
+    opened = Store(_folder(store))
+    sources = sources_of(opened, least_as_of_ns)
+    with (silent if quiet else progress)("merged", "ranges of hashes to go") as show:
+        content = listed(opened, sources, by, show) if images else merged(opened, sources, progress=show)
+    if json:
+        say(jsonlib.dumps(content, indent=1))
+    else:
+        say_lines((fleet_lines.images_lines if images else fleet_lines.merge_lines)(content, store))
+    if content["fleet"]["left_out"] or any(row["problems"] for row in content["fleet"]["sources"]):
+        sys.exit(INCOMPLETE)
+
+
+def _folder(store: str) -> str:
+    """Raises UsageError for what is not a folder's path."""
+    if "://" in store:
+        raise UsageError(f"store {store.partition('://')[0]}://...: a store is a folder")
+    return os.path.abspath(store)
+
+
+COMMANDS: tuple[Any, ...] = (export, merge)

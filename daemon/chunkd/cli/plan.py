@@ -1,0 +1,60 @@
+"""What `chunkd scan --plan` prints, for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from chunkd.figures.words import _wrapped, bytes_text, shown
+
+
+def plan_text(reply: Mapping[str, Any], as_json: bool) -> str:
+    return json.dumps(reply, indent=1) if as_json else "\n".join(plan_lines(reply))
+
+
+def plan_lines(reply: Mapping[str, Any]) -> Iterator[str]:
+    """A table of what a scan would read and take, what else the bucket holds, and what may cost more than all that."""
+    yield f"A scan of {shown(reply['url'])} would take, by its listing:"
+    yield ""
+    yield _row("blobs", f"{reply['blobs']:,}", f"the largest has {bytes_text(reply['largest_bytes'])}")
+    yield _row("to be read", bytes_text(reply["read_bytes"]), f"{reply['read_bytes']:,} bytes")
+    requests = reply["list_requests"] + reply["get_requests"] + reply["head_requests"]
+    kinds = f"{reply['list_requests']:,} LIST, {reply['get_requests']:,} GET, {reply['head_requests']:,} HEAD"
+    yield _row("requests", f"{requests:,}", kinds)
+    speed = bytes_text(reply["stored_bytes_per_cpu_s"])
+    yield _row(
+        "CPU", f"{reply['cpu_hours']:,.1f} h", f"{speed}/s a core, as tried here with gzip of files of this machine"
+    )
+    yield _row("wall time", _duration(reply["wall_s"]), f"{reply['workers']} workers, if the network keeps up")
+    yield ""
+    beside = (
+        ("archived", reply["archived_bytes"], "can't be read"),
+        ("in _uploads/", reply["upload_bytes"], f"{reply['upload_objects']:,} objects"),
+        ("other objects", reply["other_bytes"], f"{reply['other_objects']:,} objects: links, indexes and the like"),
+    )
+    for label, size, words in beside:
+        if size:
+            yield _row(label, bytes_text(size), words)
+    if reply["placeholders"]:
+        yield _row("placeholders", f"{reply['placeholders']:,}", "objects of no bytes, for blobs that lie elsewhere")
+    for name, size in reply["storage_classes"].items():
+        yield _row(name.lower(), bytes_text(size), f"by a sample of {reply['sampled_objects']:,} blobs")
+    yield _row("listed in", _duration(reply["listed_s"]), f"{reply['objects']:,} objects")
+    if reply["cost"] is not None:
+        yield ""
+        for name, price in reply["cost"].items():
+            yield _row(name, f"{price:,.2f}", "" if name == "sum" else "by --prices")
+    for warning in reply["warnings"]:
+        yield ""
+        yield from _wrapped(warning, "warning")
+
+
+def _row(label: str, figure: str, words: str) -> str:
+    return f"{label:<20}{figure:<14}{words}".rstrip()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

@@ -1,0 +1,238 @@
+"""A scan into a store: what no finished segment has is dealt out in tasks, and a snapshot says what the source holds.
+
+A run keeps nothing of its own: which digests the store has decides what is left to do. So any number of runs may be
+killed, or work at the same time, and the next one goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from chunkd.cluster.engine import ALLOWED_FAILURES, Engine
+from chunkd.cluster.listing import Held, Where, listed, shown_as, sizes, source_id
+from chunkd.cluster.task import versions
+from chunkd.errors import CacheUnusable, ChunkdError
+from chunkd.fleet import export, snapshot
+from chunkd.fleet.segment import SegmentRules, digest_bytes, read_blobs
+from chunkd.fleet.snapshot import Facts
+from chunkd.fleet.store import Store
+from chunkd.index import records
+from chunkd.model import Digest
+from chunkd.worker.spawn import Courtesy
+
+# What a task has at most. A larger blob is a task by itself.
+TASK_BYTES, TASK_BLOBS = 16 * 10**9, 1000
+# Where there is little to do, tasks are smaller than that, so that each process has some; but not smaller than this.
+TASKS_A_PROCESS, LEAST_TASK_BYTES = 4, 64 * 10**6
+
+# Stored bytes that are done, those of all blobs, and how many blobs are left.
+Progress = Callable[[int, int, int], None]
+
+
+class TaskFailed(ChunkdError):
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; what is done is in the store: run the command again to go on")
+
+
+class Shard(NamedTuple):
+    """The part `number`, from 0 on, `of` so many of all digests, by their own bits."""
+
+    number: int
+    of: int
+
+    def has(self, digest: Digest) -> bool:
+        return int(digest.hex[:16], 16) % self.of == self.number
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What a scan did and found, in blobs. `listed` is the sum of the others from `counted` on; `read`, `segments` and
+    `reused` are what was done by this run and what had been done before. `source` and `moment` are those of the
+    snapshot, "" where this run made none.
+    """
+
+    source: str
+    moment: str
+    read: int
+    read_bytes: int
+    segments: int
+    reused: int
+    listed: int
+    counted: int
+    failed: int
+    archived: int
+    pending: int
+    unrecognised: int
+    unlisted_folders: int
+    unread: Mapping[str, int]
+    peak_task_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be scanned, and how. `workers` decode in each task, of which `processes` are carried out at once."""
+
+    path: str
+    name: str
+    rules: records.Rules
+    courtesy: Courtesy
+    workers: int
+    processes: int
+    shard: Shard | None = None
+    retry_failed: bool = False
+
+
+def scan(asked: Asked, store: Store, start: Callable[[], Engine], progress: Progress = lambda *_: None) -> Scanned:
+    """Bring the store up to date with a source. `start` makes the engine, if there is something to do.
+
+    Raises CacheUnusable where there is no blob, as something may be unmounted, TaskFailed, RulesDiffer, StoreUnusable,
+    SegmentBad, what the engine raises, and OSError where the source can't be listed.
+    """
+    rules = SegmentRules.of(asked.rules)
+    store.begin(rules.params, "")
+    held = listed(asked.path)
+    if not held.blobs:
+        raise CacheUnusable(asked.path, "has no blob; if it is meant to, mount it, or name the folder of the blobs")
+    if asked.shard:
+        held.blobs = {digest: places for digest, places in held.blobs.items() if asked.shard.has(digest)}
+    known = done(store, rules, held.blobs)
+    left = {
+        digest: places
+        for digest, places in held.blobs.items()
+        if digest not in known or (asked.retry_failed and known[digest][1] in ("failed", "archived"))
+    }
+    all_bytes, left_bytes = (sum(size for _, size in sizes(blobs)) for blobs in (held.blobs, left))
+    reused, blobs_left = len(held.blobs) - len(left), len(left)
+    task = {
+        "source": asked.path, "store": store.path, "rules": rules.pack().decode(), "versions": versions(),
+        "courtesy": asked.courtesy, "workers": asked.workers,
+    }  # fmt: skip
+    tasks = list(split(left, asked.processes))
+    read, segments, unread, peak_bytes = Counter[str](), 0, Counter[str](), 0
+    for blobs, said in carried_out(tasks, task, start):
+        read.update(said["read"])
+        unread.update(said["unread"])
+        segments += len(said["segments"])
+        peak_bytes = max(peak_bytes, said["peak_bytes"])
+        for algorithm, hex_digits in said["vanished"]:
+            held.blobs.pop(Digest(algorithm, hex_digits), None)
+        blobs_left -= len(blobs)
+        left_bytes -= sum(size for _, size in sizes(blobs))
+        progress(all_bytes - left_bytes, all_bytes, blobs_left)
+    known = done(store, rules, held.blobs)
+    kinds = Counter(kind for _, kind, _, _ in known.values())
+    source, moment = "", ""
+    if asked.shard is None:
+        source = source_id(asked.path, asked.name)
+        moment = _put_snapshot(asked, store, rules, held, known, unread)
+    pending = len(held.blobs) - len(known)
+    return Scanned(
+        source, moment, read["blobs"], read["bytes"], segments, reused,
+        len(held.blobs) + held.unrecognised, kinds["layer"] + kinds["other"], kinds["failed"], kinds["archived"],
+        pending, held.unrecognised, held.unlisted_folders, unread, peak_bytes,
+    )  # fmt: skip
+
+
+def done(store: Store, rules: SegmentRules, blobs: Mapping[Digest, Sequence[Where]]) -> dict[Digest, export.Held]:
+    """Those of the blobs that a finished segment of the store has, by these rules, as rows of a snapshot.
+
+    By other caps or another decoder a blob that was counted is still what it was, and one that failed is not. A blob
+    that is counted in one segment and failed in another is counted.
+    """
+    listed = {digest_bytes(digest, None): (digest, {one.stored_bytes for one in of}) for digest, of in blobs.items()}
+    found: dict[Digest, export.Held] = {}
+    for segment in store.names("segments", ".blobs.parquet"):
+        own, table, _ = read_blobs(store, segment)
+        if (own.params, own.measure, own.key, own.mixed_library) != (rules.params, rules.measure, rules.key, False):
+            continue
+        alike = (own.caps, own.decoder) == (rules.caps, rules.decoder)
+        columns = (table[name].to_pylist() for name in ("digest", "kind", "stored_bytes"))
+        for packed, kind, size in zip(*columns, strict=True):
+            digest, stored_bytes = listed.get(packed, (None, ()))
+            if digest is None or size not in stored_bytes:
+                continue
+            counts = kind in ("layer", "other")
+            if (counts or alike) and (digest not in found or (counts and found[digest][1] not in ("layer", "other"))):
+                found[digest] = (packed, kind, size, segment)
+    return found
+
+
+def split(blobs: Mapping[Digest, list[Where]], processes: int) -> Iterator[dict[Digest, list[Where]]]:
+    """Tasks, those with the largest blobs first."""
+    in_order = sorted(sizes(blobs), key=lambda one: (-one[1], one[0]))
+    share_bytes = sum(size for _, size in in_order) // (TASKS_A_PROCESS * processes)
+    most_bytes = min(TASK_BYTES, max(LEAST_TASK_BYTES, share_bytes))
+    some: dict[Digest, list[Where]] = {}
+    some_bytes = 0
+    for digest, size in in_order:
+        if some and (some_bytes + size > most_bytes or len(some) >= TASK_BLOBS):
+            yield some
+            some, some_bytes = {}, 0
+        some[digest] = blobs[digest]
+        some_bytes += size
+    if some:
+        yield some
+
+
+def carried_out(
+    tasks: Sequence[dict[Digest, list[Where]]], same: Mapping[str, Any], start: Callable[[], Engine]
+) -> Iterator[tuple[dict[Digest, list[Where]], dict[str, Any]]]:
+    """Each task with what it said, as they end. Raises TaskFailed."""
+    if not tasks:
+        return
+    waiting, running, deaths = list(range(len(tasks)))[::-1], set[int](), Counter[int]()
+    engine = start()
+    try:
+        while waiting or running:
+            while waiting and len(running) < engine.room:
+                number = waiting.pop()
+                running.add(number)
+                engine.submit(number, {**same, "blobs": [(*one, tasks[number][one]) for one in tasks[number]]})
+            for number, said in engine.gather():
+                running.discard(number)
+                if "error" in said:
+                    raise TaskFailed(said["error"])
+                if "died" not in said:
+                    yield tasks[number], said
+                    continue
+                deaths[number] += 1
+                if deaths[number] >= ALLOWED_FAILURES:
+                    raise TaskFailed(f"a task died {ALLOWED_FAILURES} times, the last time since {said['died']}")
+                waiting.append(number)
+    finally:
+        engine.cancel()
+
+
+def _put_snapshot(
+    asked: Asked, store: Store, rules: SegmentRules, held: Held, known: Mapping[Digest, export.Held],
+    unread: Mapping[str, int],
+) -> str:  # fmt: skip
+    pending = {digest: places for digest, places in held.blobs.items() if digest not in known}
+    most = snapshot.MOST_NAME_CHARACTERS
+    problems = [f"{count} blobs: {why}"[:most] for why, count in unread.items()]
+    if held.unlisted_folders:
+        problems.append(f"{held.unlisted_folders} of its folders could not be listed")
+    if held.unread_names:
+        problems.append(f"names could not be read in {held.unread_names} places")
+    source = source_id(asked.path, asked.name)
+    facts = Facts(
+        shown_as(asked.path, asked.name)[:most], held.as_of_ns, held.as_of_ns, held.as_of_ns,
+        pending_blobs=len(pending), pending_bytes=sum(size for _, size in sizes(pending)),
+        unlisted_folders=held.unlisted_folders, problems=tuple(problems[-snapshot.MOST_PROBLEMS :]),
+        unrecognised=held.unrecognised,
+    )  # fmt: skip
+    # Somebody may be about to remove what no snapshot refers to yet.
+    for segment in {segment for _, _, _, segment in known.values()}:
+        store.keep_segment(segment)
+    moment = snapshot.put(store, source, time.time_ns(), facts, rules, list(known.values()), held.names)
+    export.tidy(store, source)
+    return moment
+
+
+def to_json(scanned: Scanned) -> dict[str, Any]:
+    """The object of `chunkd scan --store --json`."""
+    return {**asdict(scanned), "unread": dict(scanned.unread)}

@@ -1,0 +1,111 @@
+"""SIGKILL of the one who asks, of workers and of the scheduler while a cluster scans into a store (I3).
+
+After each the command is run again: the figures are those of `chunkd scan`, and no finished segment was made again.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from answering import short_directory
+from blobs import gz, layer, noise, write_blob, zst
+from chunkd.fleet.segment import read_blobs
+from chunkd.fleet.store import Store
+from clusters import Cluster, cluster
+from conftest import Tell
+from counts import share_of
+from daemon import PATIENCE_S, Home, opened, until
+from deaths_of_tasks import kill_one, victims
+from fleets import figures, merged
+from test_scan_into_store import said, small
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+KILLS = {"driver": share_of(20, 3), "worker": share_of(20, 3), "scheduler": share_of(10, 2)}
+# A worker of the cluster, the process of a task, or one that decodes for it.
+WORKERS = ("machine", "task", "worker")
+LAYERS, BLOBS_A_TASK = 23, 3
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    with short_directory() as root, opened(root) as found:
+        yield found
+
+
+def finished(store: Store) -> dict[str, tuple[int, int]]:
+    """The inode of each finished segment, and how many blobs it has."""
+    return {
+        name: (Path(store.path, f"segments/{name}.blobs.parquet").stat().st_ino, read_blobs(store, name).table.num_rows)
+        for name in store.names("segments", ".blobs.parquet")
+    }
+
+
+def kill(root: Path, what: str, found: Cluster, process: subprocess.Popen[str], draw: random.Random) -> str:
+    """Kill one of these, which is what the word says."""
+    if what == "scheduler":
+        found.scheduler.send_signal(signal.SIGKILL)
+        return what
+    if what == "driver":
+        process.send_signal(signal.SIGKILL)
+        return what
+    victim = draw.choice(WORKERS)
+    if victim == "machine":
+        draw.choice(found.workers).send_signal(signal.SIGKILL)
+        return victim
+    until(lambda: process.poll() is not None or victims(root, process, victim), bool, f"a {victim}")
+    return victim if kill_one(root, process, victim, draw) else f"no {victim} any more"
+
+
+def test_kills_on_a_cluster_lose_nothing_and_redo_no_segment(home: Home, seed: int, tell: Tell) -> None:
+    cache, draw = home.cache(), random.Random(seed)
+    for number in range(LAYERS):
+        data = layer(number, draw.choice((60_000, 300_000, 2_000_000)))
+        write_blob(cache, gz(data) if number % 2 else zst(data))
+    write_blob(cache, noise(500, 1))
+    blobs = LAYERS + 1
+    expected: dict[str, Any] = figures(home.scan(cache))
+    hows = [what for what, count in KILLS.items() for _ in range(count)]
+    draw.shuffle(hows)
+    counts, reread, kept = Counter[str](), 0, 0
+    with cluster(home.root, home.environ) as found:
+        engine = ("--engine", f"dask:{found.address}", "--workers", 1)
+        began_s = time.monotonic()
+        whole = said(small(home, BLOBS_A_TASK, cache, *engine, store="whole"))
+        assert whole["segments"] == blobs // BLOBS_A_TASK
+        longest_s = time.monotonic() - began_s
+        for number, how in enumerate(hows):
+            store = Store(str(home.root / f"store-{number}"))
+            process = small(home, BLOBS_A_TASK, cache, *engine, store=Path(store.path).name)
+            time.sleep(draw.uniform(0, longest_s))
+            counts[kill(home.root, how, found, process, draw)] += 1
+            process.communicate(timeout=2 * PATIENCE_S)
+            if how == "worker":
+                assert process.returncode == 0
+            found.mend()
+            before = finished(store)
+            again = said(small(home, BLOBS_A_TASK, cache, *engine, store=Path(store.path).name))
+            # What the tasks of one that was killed were about to put is put by them, or by this run.
+            assert before.items() <= finished(store).items()
+            done_before = sum(count for _, count in before.values())
+            assert again["reused"] >= done_before
+            assert again["read"] + again["reused"] == again["counted"] == blobs
+            assert figures(merged(store)) == expected
+            reread, kept = reread + again["read"], kept + again["reused"]
+    tell(f"{len(hows)} kills: {dict(sorted(counts.items()))}")
+    tell(
+        f"of {len(hows) * blobs} blobs the runs after them found {kept} done, and read {reread}; no segment was redone"
+    )
+    assert counts["driver"] == KILLS["driver"]
+    assert counts["scheduler"] == KILLS["scheduler"]
+    assert kept > 0
