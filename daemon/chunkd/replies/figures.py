@@ -97,6 +97,8 @@ class Stats(Kept):
     measured_chunks: int
     pending_blobs: int | None
     pending_bytes: int | None
+    archived_blobs: int | None
+    archived_bytes: int | None
     unlisted_folders: int | None
     index_bytes: int
     as_of: str | None
@@ -155,7 +157,7 @@ class Blob(TypedDict):
     """
 
     digest: str
-    state: Literal["layer", "other", "failed", "ignored"]
+    state: Literal["layer", "other", "failed", "archived", "ignored"]
     stored_bytes: int
     uncompressed_bytes: int
     chunks: int

@@ -115,6 +115,7 @@ class _Medians(TypedDict):
     dearer: int
     without_error: int
     median_requests: int | None
+    median_blobs: int | None
     median_layer_bytes: int | None
     median_chunk_bytes: int | None
     median_cheaper_bytes: int | None
