@@ -107,23 +107,26 @@ def test_help_of_every_command(home: Home) -> None:
 ENDS = {
     "scan": 0, "stats": 0, "histogram": 0, "blobs": 0, "history": 0, "check": 0, "health": 3, "config": 0, "report": 0,
     "rebuild": 0, "images": 0, "freed": 2, "similar": 0, "diff": 2, "replay": 0, "updates": 0,
-    "where": 0,
+    "where": 0, "sweep": 0, "export": 0,
 }  # fmt: skip
 
 
 def test_each_command_imports_what_it_needs(scanned: Home) -> None:
     """Started, each by itself: what is forked has all modules."""
-    assert {*ENDS, "run"} == set(main.commands)
+    assert {*ENDS, "run", "merge"} == set(main.commands)
     log = scanned.root / "access.log"
     log.write_text("junk")
     given = {
         "scan": (scanned.cache(),), "report": ("-o", scanned.root / "report.html"),
         "updates": ("--all",),
         "freed": ("no-image",), "diff": ("no-image", "no-image"), "replay": (log,),
+        "export": (scanned.root / "store",),
     }  # fmt: skip
     for command, code in ENDS.items():
         started = Home(scanned.root, anew=True).command(command, *given.get(command, ()))
         assert (started.returncode, bool(started.stdout)) == (code, code != 2), started.stderr
+    words = [sys.executable, "-m", "chunkd", "merge", scanned.root / "store"]  # it has no index
+    assert subprocess.run(words, capture_output=True, check=True).stdout
 
 
 def test_version_and_the_installed_script() -> None:
