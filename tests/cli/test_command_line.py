@@ -125,7 +125,7 @@ def test_each_command_imports_what_it_needs(scanned: Home) -> None:
     for command, code in ENDS.items():
         started = Home(scanned.root, anew=True).command(command, *given.get(command, ()))
         assert (started.returncode, bool(started.stdout)) == (code, code != 2), started.stderr
-    words = [sys.executable, "-m", "chunkd", "merge", scanned.root / "store"]  # it has no index
+    words = [sys.executable, "-m", "chunkd", "merge", str(scanned.root / "store")]  # it has no index
     assert subprocess.run(words, capture_output=True, check=True).stdout
 
 
