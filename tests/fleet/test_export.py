@@ -271,6 +271,48 @@ def aged(store: Store) -> None:
         os.utime(path, (0, time.time() - GRACE_S - 1))
 
 
+def test_a_snapshot_is_the_latest_though_the_clock_went_back(
+    bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(bench, BLOBS)
+    first = exported(bench, store)
+    monkeypatch.setattr(time, "time_ns", lambda: int(first.moment) - 3600 * 10**9)
+    fill(bench, {30: chunks_of(range(5))})
+    for _ in range(3):
+        done = exported(bench, store)
+        assert snapshot.moments(store, done.source)[-1] == done.moment
+        assert len(held(store, done.source)) == done.blobs == len(BLOBS) + 1
+
+
+def test_only_files_that_were_being_made_are_removed_as_such(bench: Bench, store: Store) -> None:
+    fill(bench, BLOBS)
+    done = exported(bench, store)
+    for folder in ("segments", f"snapshots/{done.source}"):
+        Path(store.path, folder, ".snapshot").mkdir()  # as file servers have it
+        for name in (".bashrc", f".{'0a' * 8}.new", ".snapshot"):
+            Path(store.path, folder, name).touch()
+            os.utime(Path(store.path, folder, name), (1, 1))
+    exported(bench, store)
+    for folder in ("segments", f"snapshots/{done.source}"):
+        found = {path.name for path in Path(store.path, folder).iterdir()}
+        assert {name for name in found if name[0] == "."} == {".bashrc", ".snapshot"}
+
+
+def test_another_host_may_remove_its_snapshots_meanwhile(
+    bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also another export of the same host."""
+    fill(bench, BLOBS)
+    source = exported(bench, store).source
+    for number in range(3):
+        fill(bench, {40 + number: chunks_of(range(number, number + 5))})
+        exported(bench, store)
+    moments = snapshot.moments
+    gone = f"{1:020}"
+    monkeypatch.setattr(snapshot, "moments", lambda *of: [gone, *moments(*of)])
+    assert exported(bench, store).source == source
+
+
 def test_a_source_keeps_its_id(bench: Bench, tmp_path: Path) -> None:
     found = source_id(str(bench.state_dir))
     assert source_id(str(bench.state_dir)) == found

@@ -25,7 +25,7 @@ from chunkd.fleet.index_recipes import recipes_of
 from chunkd.fleet.key import Key
 from chunkd.fleet.segment import Entry, SegmentRules, digest_bytes, read_blobs, segment_id, write
 from chunkd.fleet.snapshot import Facts
-from chunkd.fleet.store import Store
+from chunkd.fleet.store import Store, is_partial
 from chunkd.index import records
 from chunkd.index.storage import durability
 from chunkd.index.storage.environment import Store as Index
@@ -253,12 +253,12 @@ def tidy(store: Store, source: str) -> None:
     moments = snapshot.moments(store, source)
     older, kept = moments[:-SNAPSHOTS_KEPT], moments[-SNAPSHOTS_KEPT:]
     used = {one for moment in kept for one in snapshot.segments(snapshot.read(store, source, moment))}
-    named = {moment: snapshot.segments(snapshot.read(store, source, moment)) for moment in older}
+    named = {moment: snapshot.segments_at(store, source, moment) for moment in older}
     gone = {one for segments in named.values() for one in segments} - used
     for other in snapshot.sources(store) if gone else ():
         for moment in snapshot.moments(store, other) if other != source else ():
-            gone -= snapshot.segments(snapshot.read(store, other, moment))
-    store.remove_old("segments", lambda name: name[0] != "." and name.partition(".")[0] not in gone)
+            gone -= snapshot.segments_at(store, other, moment)
+    store.remove_old("segments", lambda name: not is_partial(name) and name.partition(".")[0] not in gone)
     done = tuple(moment for moment in older if not any(store.has_segment(one) for one in named[moment] & gone))
     store.remove_old(f"snapshots/{source}", lambda name: not (done and name.startswith(done)), 0)
-    store.remove_old(f"snapshots/{source}", lambda name: name[0] != ".")
+    store.remove_old(f"snapshots/{source}", lambda name: not is_partial(name))
