@@ -25,6 +25,8 @@ MOST_ROWS_BYTES = 4 << 30
 MOST_BLOBS_BYTES = 512 << 20
 MOST_BLOBS = 1 << 20
 FOOTER_BYTES = 16 << 20
+# By others, such as a dictionary, a value that is there once may take memory in each row.
+ENCODINGS = frozenset({"PLAIN", "RLE"})
 
 RULES_KEY = b"chunkd"
 # In the file of the blobs: the BLAKE2b of the other one. DuckDB does not look at the checksums of pages.
@@ -219,6 +221,9 @@ def opened(store: Store, name: str, schema: pa.Schema, most_bytes: int, most_row
         raise SegmentBad(name, f"has {found.num_rows} rows, which is too many, or they are too long")
     if any(not 0 < group.num_rows <= ROWS_A_GROUP for group in groups if found.num_rows):
         raise SegmentBad(name, f"has row groups of more than {ROWS_A_GROUP} rows")
+    columns = (group.column(number) for group in groups for number in range(found.num_columns))
+    if any(not ENCODINGS.issuperset(column.encodings) for column in columns):
+        raise SegmentBad(name, f"has values that are encoded in other ways than {', '.join(sorted(ENCODINGS))}")
     return file
 
 
