@@ -368,6 +368,18 @@ def test_an_index_of_other_rules_or_another_key_does_not_get_in(bench: Bench, st
         export(str(tmp_path / "none"), store, Facts("a host", 1))
 
 
+def test_neither_names_nor_order_tell_digests_under_a_key(bench: Bench, store: Store, tmp_path: Path) -> None:
+    key = key_at(tmp_path / "key")
+    fill(bench, BLOBS)
+    source = exported(bench, store, key).source
+    (made,) = segments_in(store)
+    blobs = [blob_of(number, chunks) for number, chunks in BLOBS.items()]
+    assert made != segment.segment_id(segment.SegmentRules.of(Rules(), key), blobs), "anybody could compute it"
+    for digests in ([row["digest"] for row in blobs_in(store, made)], list(held(store, source))):
+        assert digests == sorted(digests)
+        assert len(digests) == len(BLOBS)
+
+
 def test_no_path_and_no_name_leaves_under_a_key(bench: Bench, store: Store, tmp_path: Path) -> None:
     fill(bench, BLOBS)
     key = key_at(tmp_path / "key")

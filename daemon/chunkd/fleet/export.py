@@ -161,7 +161,7 @@ class _Export:
             whole &= self._put(listing.rules, group)
             left, left_bytes = left - len(group), left_bytes - sum(size for (_, _, size), _ in group)
             self._progress(all_bytes - left_bytes, all_bytes, left)
-        return [(*fact, self._done[fact]) for fact in facts] if whole else None
+        return sorted((*fact, self._done[fact]) for fact in facts) if whole else None
 
     def _known(self, rules: SegmentRules, facts: Mapping[Fact, Blob]) -> dict[Fact, str]:
         """The segments of the last snapshot, but for those of which less than a half is still held."""
@@ -194,7 +194,7 @@ class _Export:
             entries = list(_entries(index, txn, [blob for _, blob in group]))
         if not entries:
             return False
-        segment = segment_id(SegmentRules.of(rules, self._key), (blob for blob, _, _ in entries))
+        segment = segment_id(SegmentRules.of(rules, self._key), (blob for blob, _, _ in entries), self._key)
         if self._store.has_segment(segment):
             self._store.keep_segment(segment)
             self.reused += 1

@@ -43,7 +43,7 @@ ROWS_SCHEMA = pa.schema(
         pa.field("level", pa.uint8(), nullable=False),
     ]
 )
-# Sorted by digest: the key that the index has for it (`records.digest_key`).
+# Sorted by digest: the key that the index has for it (`records.digest_key`), hidden if there is a key.
 BLOBS_SCHEMA = pa.schema(
     [
         pa.field("digest", pa.binary(), nullable=False),
@@ -119,11 +119,18 @@ def _values_of(like: Any, said: dict[str, Any]) -> dict[str, Any]:
     return said
 
 
-def segment_id(rules: SegmentRules, blobs: Iterable[Blob]) -> str:
-    """The same for the same blobs by the same rules, in whatever order."""
+def segment_id(rules: SegmentRules, blobs: Iterable[Blob], key: Key | None = None) -> str:
+    """The same for the same blobs by the same rules, in whatever order. Under a key it does not tell the digests."""
     found = hashlib.blake2b(rules.pack(), digest_size=16)
-    for blob in sorted(blobs, key=lambda blob: records.digest_key(blob.digest)):
-        facts = (str(blob.digest), blob.state, blob.codec, blob.stored_bytes, blob.uncompressed_bytes, blob.chunks)
+    for digest, blob in sorted(((digest_bytes(blob.digest, key), blob) for blob in blobs), key=lambda one: one[0]):
+        facts = (
+            digest.hex() if key else str(blob.digest),
+            blob.state,
+            blob.codec,
+            blob.stored_bytes,
+            blob.uncompressed_bytes,
+            blob.chunks,
+        )
         found.update(repr(facts).encode())
     return found.hexdigest()
 
@@ -135,8 +142,8 @@ def write(store: Store, rules: records.Rules, blobs: Sequence[Entry], key: Key |
     that is not the blob's, and StoreUnusable.
     """
     own = SegmentRules.of(rules, key)
-    entries = sorted(blobs, key=lambda entry: records.digest_key(entry[0].digest))
-    segment = segment_id(own, (blob for blob, _, _ in entries))
+    entries = sorted(blobs, key=lambda entry: digest_bytes(entry[0].digest, key))
+    segment = segment_id(own, (blob for blob, _, _ in entries), key)
     if store.has_segment(segment):
         return segment
     store.put(rows_name(segment), lambda path: write_table(path, _rows(entries, rules, key), statistics=["hash"]))
