@@ -368,6 +368,15 @@ def test_an_index_of_other_rules_or_another_key_does_not_get_in(bench: Bench, st
         export(str(tmp_path / "none"), store, Facts("a host", 1))
 
 
+def test_blobs_without_chunks_make_no_segment_that_is_too_large_to_read(
+    bench: Bench, store: Store, small_segments: None
+) -> None:
+    fill(bench, dict.fromkeys(range(100, 500), ()))
+    exported(bench, store)
+    assert len(segments_in(store)) == 4
+    assert max(len(blobs_in(store, one)) for one in segments_in(store)) < 200
+
+
 def test_neither_names_nor_order_tell_digests_under_a_key(bench: Bench, store: Store, tmp_path: Path) -> None:
     key = key_at(tmp_path / "key")
     fill(bench, BLOBS)

@@ -36,7 +36,7 @@ from chunkd.names import record
 if TYPE_CHECKING:
     import lmdb
 
-# So many chunks a segment on the average, which are read in one transaction.
+# So many chunks and blobs a segment at most on the average, which are read in one transaction.
 SEGMENT_CHUNKS = 1_000_000
 # How often blobs may go while they are read.
 TRIES = 5
@@ -240,7 +240,7 @@ def _groups(blobs: Sequence[tuple[Fact, Blob]]) -> Iterator[list[tuple[Fact, Blo
     """Blobs in groups of some SEGMENT_CHUNKS. The digests decide the group. So a blob more or less changes one group
     alone, and an export that was cut short finds the others done.
     """
-    size = sum(blob.chunks for _, blob in blobs)
+    size = sum(1 + blob.chunks for _, blob in blobs)
     bits = max(0, (size - 1) // SEGMENT_CHUNKS).bit_length()
     groups: dict[int, list[tuple[Fact, Blob]]] = {}
     for fact, blob in blobs:
