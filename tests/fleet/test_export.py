@@ -298,6 +298,18 @@ def test_only_files_that_were_being_made_are_removed_as_such(bench: Bench, store
         assert {name for name in found if name[0] == "."} == {".bashrc", ".snapshot"}
 
 
+def test_names_of_a_snapshot_that_was_cut_short_are_removed(bench: Bench, store: Store) -> None:
+    fill(bench, BLOBS)
+    folder = Path(store.path, "snapshots", exported(bench, store).source)
+    for moment, age_s in ((1, GRACE_S + 9), (2, 0)):
+        (folder / f"{moment:020}.names.parquet").touch()
+        os.utime(folder / f"{moment:020}.names.parquet", (0, time.time() - age_s))
+    done = exported(bench, store)
+    assert not (folder / f"{1:020}.names.parquet").exists()
+    assert (folder / f"{2:020}.names.parquet").exists(), "it may be being made"
+    assert (folder / f"{done.moment}.names.parquet").exists()
+
+
 def test_another_host_may_remove_its_snapshots_meanwhile(
     bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,9 +380,8 @@ def test_an_index_of_other_rules_or_another_key_does_not_get_in(bench: Bench, st
         export(str(tmp_path / "none"), store, Facts("a host", 1))
 
 
-def test_blobs_without_chunks_make_no_segment_that_is_too_large_to_read(
-    bench: Bench, store: Store, small_segments: None
-) -> None:
+@pytest.mark.usefixtures("small_segments")
+def test_blobs_without_chunks_make_no_segment_that_is_too_large_to_read(bench: Bench, store: Store) -> None:
     fill(bench, dict.fromkeys(range(100, 500), ()))
     exported(bench, store)
     assert len(segments_in(store)) == 4

@@ -261,4 +261,8 @@ def tidy(store: Store, source: str) -> None:
     store.remove_old("segments", lambda name: not is_partial(name) and name.partition(".")[0] not in gone)
     done = tuple(moment for moment in older if not any(store.has_segment(one) for one in named[moment] & gone))
     store.remove_old(f"snapshots/{source}", lambda name: not (done and name.startswith(done)), 0)
-    store.remove_old(f"snapshots/{source}", lambda name: not is_partial(name))
+    whole = tuple(moments)
+    store.remove_old(
+        f"snapshots/{source}",
+        lambda name: not is_partial(name) and (name.startswith(whole) or not name.endswith(".names.parquet")),
+    )
