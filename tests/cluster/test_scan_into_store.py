@@ -362,6 +362,8 @@ def test_flags_that_do_not_go_together(home: Home) -> None:
         ["--store", store, "--verify"],
         ["--store", store, "--engine", "ray"],
         ["--store", "s3://bucket/store"],
+        ["--store", ""],
+        ["--store", f"{store}\udcff"],
         ["--store", store, home.cache("another")],
     ):
         write_blob(cache, noise(10, 1))

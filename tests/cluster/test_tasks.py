@@ -204,3 +204,4 @@ def test_a_source_is_the_same_wherever_it_is_listed(monkeypatch: pytest.MonkeyPa
     others |= {source_id("s3://bucket/a", "host"), source_id("/a", "another host")}
     assert len(others | {bucket}) == 6
     assert source_id("/a", "host") in others
+    assert len({source_id(f"/a{odd}", "host") for odd in ("\udcff", "\udcfe", "\u00ff")}) == 3, "paths may be no UTF-8"

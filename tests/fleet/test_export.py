@@ -271,6 +271,60 @@ def aged(store: Store) -> None:
         os.utime(path, (0, time.time() - GRACE_S - 1))
 
 
+def test_a_snapshot_is_the_latest_though_the_clock_went_back(
+    bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(bench, BLOBS)
+    first = exported(bench, store)
+    monkeypatch.setattr(time, "time_ns", lambda: int(first.moment) - 3600 * 10**9)
+    fill(bench, {30: chunks_of(range(5))})
+    for _ in range(3):
+        done = exported(bench, store)
+        assert snapshot.moments(store, done.source)[-1] == done.moment
+        assert len(held(store, done.source)) == done.blobs == len(BLOBS) + 1
+
+
+def test_only_files_that_were_being_made_are_removed_as_such(bench: Bench, store: Store) -> None:
+    fill(bench, BLOBS)
+    done = exported(bench, store)
+    for folder in ("segments", f"snapshots/{done.source}"):
+        Path(store.path, folder, ".snapshot").mkdir()  # as file servers have it
+        for name in (".bashrc", f".{'0a' * 8}.new", ".snapshot"):
+            Path(store.path, folder, name).touch()
+            os.utime(Path(store.path, folder, name), (1, 1))
+    exported(bench, store)
+    for folder in ("segments", f"snapshots/{done.source}"):
+        found = {path.name for path in Path(store.path, folder).iterdir()}
+        assert {name for name in found if name[0] == "."} == {".bashrc", ".snapshot"}
+
+
+def test_names_of_a_snapshot_that_was_cut_short_are_removed(bench: Bench, store: Store) -> None:
+    fill(bench, BLOBS)
+    folder = Path(store.path, "snapshots", exported(bench, store).source)
+    for moment, age_s in ((1, GRACE_S + 9), (2, 0)):
+        (folder / f"{moment:020}.names.parquet").touch()
+        os.utime(folder / f"{moment:020}.names.parquet", (0, time.time() - age_s))
+    done = exported(bench, store)
+    assert not (folder / f"{1:020}.names.parquet").exists()
+    assert (folder / f"{2:020}.names.parquet").exists(), "it may be being made"
+    assert (folder / f"{done.moment}.names.parquet").exists()
+
+
+def test_another_host_may_remove_its_snapshots_meanwhile(
+    bench: Bench, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also another export of the same host."""
+    fill(bench, BLOBS)
+    source = exported(bench, store).source
+    for number in range(3):
+        fill(bench, {40 + number: chunks_of(range(number, number + 5))})
+        exported(bench, store)
+    moments = snapshot.moments
+    gone = f"{1:020}"
+    monkeypatch.setattr(snapshot, "moments", lambda *of: [gone, *moments(*of)])
+    assert exported(bench, store).source == source
+
+
 def test_a_source_keeps_its_id(bench: Bench, tmp_path: Path) -> None:
     found = source_id(str(bench.state_dir))
     assert source_id(str(bench.state_dir)) == found
@@ -324,6 +378,26 @@ def test_an_index_of_other_rules_or_another_key_does_not_get_in(bench: Bench, st
     assert sorted(Path(store.path).rglob("*")) == before
     with pytest.raises(IndexMissing):
         export(str(tmp_path / "none"), store, Facts("a host", 1))
+
+
+@pytest.mark.usefixtures("small_segments")
+def test_blobs_without_chunks_make_no_segment_that_is_too_large_to_read(bench: Bench, store: Store) -> None:
+    fill(bench, dict.fromkeys(range(100, 500), ()))
+    exported(bench, store)
+    assert len(segments_in(store)) == 4
+    assert max(len(blobs_in(store, one)) for one in segments_in(store)) < 200
+
+
+def test_neither_names_nor_order_tell_digests_under_a_key(bench: Bench, store: Store, tmp_path: Path) -> None:
+    key = key_at(tmp_path / "key")
+    fill(bench, BLOBS)
+    source = exported(bench, store, key).source
+    (made,) = segments_in(store)
+    blobs = [blob_of(number, chunks) for number, chunks in BLOBS.items()]
+    assert made != segment.segment_id(segment.SegmentRules.of(Rules(), key), blobs), "anybody could compute it"
+    for digests in ([row["digest"] for row in blobs_in(store, made)], list(held(store, source))):
+        assert digests == sorted(digests)
+        assert len(digests) == len(BLOBS)
 
 
 def test_no_path_and_no_name_leaves_under_a_key(bench: Bench, store: Store, tmp_path: Path) -> None:

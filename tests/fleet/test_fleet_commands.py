@@ -177,7 +177,7 @@ def test_wrong_usage_exits_2(home: Home, args: tuple[str, ...]) -> None:
 
 
 def test_what_is_no_store_is_an_error_of_one_line(home: Home) -> None:
-    for store in (home.root / "none", home.root, "s3://bucket/prefix"):
+    for store in (home.root / "none", home.root, "s3://bucket/prefix", "", f"{home.root}\udcff"):
         done = merge(home, store)
         assert done.returncode in (1, 2)
         assert len(done.stderr.splitlines()) == 1

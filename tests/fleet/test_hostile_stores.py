@@ -173,6 +173,21 @@ def test_what_takes_much_more_than_it_seems_is_not_read(store: Store, monkeypatc
         merged(store)
 
 
+@pytest.mark.parametrize(
+    "how", [{"use_dictionary": ["manifest"]}, {"column_encoding": {"manifest": "DELTA_BYTE_ARRAY"}}]
+)
+def test_values_that_are_written_once_for_many_rows_are_not_read(store: Store, how: dict[str, Any]) -> None:
+    """They take little before they are decoded, and then as much as whoever wrote them likes."""
+    made = store.names("segments", ".blobs.parquet")[0]
+    path = Path(store.path, blobs_name(made))
+    row = parquet.read_table(path).slice(0, 1).to_pylist()[0]
+    table = pa.Table.from_pylist([row | {"manifest": b"x" * 4096}] * 1000, segment.BLOBS_SCHEMA)
+    writer: dict[str, Any] = {"use_dictionary": False, "store_schema": False, **how}
+    parquet.write_table(table, path, **writer)
+    with pytest.raises(SegmentBad):
+        segment.opened(store, blobs_name(made), segment.BLOBS_SCHEMA, 1 << 20, 1 << 20)
+
+
 def test_files_that_are_no_files_are_named(store: Store, tmp_path: Path) -> None:
     for path in [path for path in files_of(store) if path.suffix == ".parquet" and "names" not in path.name][::2]:
         kept = tmp_path / "kept"

@@ -269,6 +269,14 @@ def test_a_bucket_that_is_gone_is_no_empty_folder(place: Served, monkeypatch: py
     assert "Signature" not in str(raised.value)
 
 
+@pytest.mark.parametrize("key", ["a//b", "a/../b", "a\tb"])
+def test_a_key_that_cannot_be_listed_is_named(place: Served, key: str) -> None:
+    place.put(key, b"1")
+    with pytest.raises(OSError, match="b") as raised:
+        list(Bucket(place.url).keys(""))
+    assert repr(key).strip("'") in str(raised.value)
+
+
 def test_small_objects_are_read_as_a_whole_or_refused(place: Served) -> None:
     place.put("small", b"12345")
     bucket = Bucket(place.url)
@@ -279,7 +287,9 @@ def test_small_objects_are_read_as_a_whole_or_refused(place: Served) -> None:
         bucket.read("none", 4)
 
 
-@pytest.mark.parametrize("said", [b"no JSON\n", b"[]\n", b'[["key"], 1, 2, 3]\n', b'{"a": 1}\n', b"x" * 70_000])
+@pytest.mark.parametrize(
+    "said", [b"no JSON\n", b"[]\n", b'[["key"], 1, 2, 3]\n', b'{"a": 1}\n', b"[" * 30_000 + b"\n", b"x" * 70_000]
+)
 def test_a_reader_that_says_what_none_does_is_left(place: Served, said: bytes) -> None:
     key = blob_key(place.blob(b"one"))
     ours, theirs = socket.socketpair()

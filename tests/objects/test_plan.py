@@ -19,7 +19,7 @@ from chunkd.cli.plan import plan_text
 from chunkd.errors import UsageError
 from chunkd.objects import plan
 from chunkd.objects.reader import RANGE_BYTES
-from chunkd.objects.store import PAGE_KEYS, Object
+from chunkd.objects.store import PAGE_KEYS, Bucket, Object
 from chunkd.service import plan as service_plan
 from chunkd.settings.config import load
 
@@ -142,6 +142,14 @@ def test_a_plan_of_a_bucket_reads_nothing_of_it(place: Served, tmp_path: Path) -
     assert {request.method for request in place.proxy.requests if "list-type" not in request.of} == {"HEAD"}
     assert not (tmp_path / "state").exists()
     assert "Signature" not in plan_text(reply, True)
+
+
+def test_what_is_refused_tells_no_class(place: Served) -> None:
+    """Such as by a policy that lets objects be listed and not read."""
+    place.put("there", b"1")
+    objects = [Object(key, 1, "", 0) for key in ("there", "not there")]
+    found = service_plan.class_of(Bucket(place.url), objects)
+    assert [(of.key, name) for of, name in found] == [("there", "STANDARD"), ("not there", "UNKNOWN")]
 
 
 def test_prices_are_checked(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from chunkd.cli.fleet import store_folder
 from chunkd.cli.options import INCOMPLETE, say_lines
 from chunkd.cli.output import say
 from chunkd.errors import CacheUnusable, UsageError
@@ -33,8 +34,7 @@ def scan_into_store(
     from chunkd.service.daemon import check_caches, rules_of
     from chunkd.worker.spawn import courtesy_of
 
-    if "://" in store:
-        raise UsageError(f"store {store.partition('://')[0]}://...: a store is a folder")
+    folder = store_folder(store)
     if len(config.caches) != 1:
         raise UsageError("--store is for one CACHE: name it")
     check_caches(config.caches)
@@ -51,9 +51,7 @@ def scan_into_store(
     )  # fmt: skip
     with progress() as show:
         try:
-            found = to_json(
-                scan(asked, Store(os.path.abspath(store)), lambda: make_engine(asked_engine, processes), show)
-            )
+            found = to_json(scan(asked, Store(folder), lambda: make_engine(asked_engine, processes), show))
         except OSError as error:
             raise CacheUnusable(path, f"can't be listed: {error.strerror}") from None
     if json:

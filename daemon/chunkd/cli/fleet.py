@@ -16,6 +16,7 @@ from chunkd.cli.options import INCOMPLETE, as_json, asks, end_by, quietly, say_l
 from chunkd.cli.output import say
 from chunkd.client.ask import Client
 from chunkd.errors import UsageError
+from chunkd.figures.words import shown
 
 NAME_CHARACTERS = 100
 
@@ -58,7 +59,7 @@ def export(client: Client, json: bool, quiet: bool, key_file: str | None, name: 
         unlisted_folders=stats["unlisted_folders"], problems=tuple(_problems(stats)),
     )  # fmt: skip
     with (silent if quiet else progress)("exported") as show:
-        done = exported(client.index_dir(), Store(_folder(store)), facts, key, show)
+        done = exported(client.index_dir(), Store(store_folder(store)), facts, key, show)
     if json:
         content = {"source": done.source, "name": own, "moment": done.moment, "blobs": done.blobs, "read": done.read}
         say(jsonlib.dumps(content | {"segments": done.segments, "reused": done.reused}, indent=1))
@@ -115,7 +116,7 @@ def merge(json: bool, quiet: bool, max_age: str | None, images: bool, by: str, s
     from chunkd.queries.history import since_minute
 
     least_as_of_ns = since_minute(max_age, minute_of(time.time_ns())) * MINUTE_NS if max_age else 0
-    opened = Store(_folder(store))
+    opened = Store(store_folder(store))
     sources = sources_of(opened, least_as_of_ns)
     with (silent if quiet else progress)("merged", "ranges of hashes to go") as show:
         content = listed(opened, sources, by, show) if images else merged(opened, sources, progress=show)
@@ -127,11 +128,14 @@ def merge(json: bool, quiet: bool, max_age: str | None, images: bool, by: str, s
         sys.exit(INCOMPLETE)
 
 
-def _folder(store: str) -> str:
+def store_folder(store: str) -> str:
     """Raises UsageError for what is not a folder's path."""
     if "://" in store:
         raise UsageError(f"store {store.partition('://')[0]}://...: a store is a folder")
-    return os.path.abspath(store)
+    folder = os.path.abspath(store)
+    if not (store and folder.isprintable()):
+        raise UsageError(f"store {shown(store)!r}: must be a folder whose path is printable UTF-8")
+    return folder
 
 
 COMMANDS: tuple[Any, ...] = (export, merge)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -53,7 +54,9 @@ def source_id(path: str, name: str) -> str:
     """
     if bucket := bucket_of(path):
         return str(uuid.uuid5(_SOURCES, f"{bucket.bucket.device:x} {path.rstrip('/')}"))
-    return str(uuid.uuid5(_SOURCES, f"{name} {path}"))
+    # Names and paths may have bytes that are no UTF-8.
+    of = os.fsencode(f"{name} {path}").decode(errors="backslashreplace")
+    return str(uuid.uuid5(_SOURCES, of))
 
 
 def listed(path: str) -> Held:

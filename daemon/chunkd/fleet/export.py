@@ -25,7 +25,7 @@ from chunkd.fleet.index_recipes import recipes_of
 from chunkd.fleet.key import Key
 from chunkd.fleet.segment import Entry, SegmentRules, digest_bytes, read_blobs, segment_id, write
 from chunkd.fleet.snapshot import Facts
-from chunkd.fleet.store import Store
+from chunkd.fleet.store import Store, is_partial
 from chunkd.index import records
 from chunkd.index.storage import durability
 from chunkd.index.storage.environment import Store as Index
@@ -36,7 +36,7 @@ from chunkd.names import record
 if TYPE_CHECKING:
     import lmdb
 
-# So many chunks a segment on the average, which are read in one transaction.
+# So many chunks and blobs a segment at most on the average, which are read in one transaction.
 SEGMENT_CHUNKS = 1_000_000
 # How often blobs may go while they are read.
 TRIES = 5
@@ -161,7 +161,7 @@ class _Export:
             whole &= self._put(listing.rules, group)
             left, left_bytes = left - len(group), left_bytes - sum(size for (_, _, size), _ in group)
             self._progress(all_bytes - left_bytes, all_bytes, left)
-        return [(*fact, self._done[fact]) for fact in facts] if whole else None
+        return sorted((*fact, self._done[fact]) for fact in facts) if whole else None
 
     def _known(self, rules: SegmentRules, facts: Mapping[Fact, Blob]) -> dict[Fact, str]:
         """The segments of the last snapshot, but for those of which less than a half is still held."""
@@ -194,7 +194,7 @@ class _Export:
             entries = list(_entries(index, txn, [blob for _, blob in group]))
         if not entries:
             return False
-        segment = segment_id(SegmentRules.of(rules, self._key), (blob for blob, _, _ in entries))
+        segment = segment_id(SegmentRules.of(rules, self._key), (blob for blob, _, _ in entries), self._key)
         if self._store.has_segment(segment):
             self._store.keep_segment(segment)
             self.reused += 1
@@ -240,7 +240,7 @@ def _groups(blobs: Sequence[tuple[Fact, Blob]]) -> Iterator[list[tuple[Fact, Blo
     """Blobs in groups of some SEGMENT_CHUNKS. The digests decide the group. So a blob more or less changes one group
     alone, and an export that was cut short finds the others done.
     """
-    size = sum(blob.chunks for _, blob in blobs)
+    size = sum(1 + blob.chunks for _, blob in blobs)
     bits = max(0, (size - 1) // SEGMENT_CHUNKS).bit_length()
     groups: dict[int, list[tuple[Fact, Blob]]] = {}
     for fact, blob in blobs:
@@ -253,12 +253,16 @@ def tidy(store: Store, source: str) -> None:
     moments = snapshot.moments(store, source)
     older, kept = moments[:-SNAPSHOTS_KEPT], moments[-SNAPSHOTS_KEPT:]
     used = {one for moment in kept for one in snapshot.segments(snapshot.read(store, source, moment))}
-    named = {moment: snapshot.segments(snapshot.read(store, source, moment)) for moment in older}
+    named = {moment: snapshot.segments_at(store, source, moment) for moment in older}
     gone = {one for segments in named.values() for one in segments} - used
     for other in snapshot.sources(store) if gone else ():
         for moment in snapshot.moments(store, other) if other != source else ():
-            gone -= snapshot.segments(snapshot.read(store, other, moment))
-    store.remove_old("segments", lambda name: name[0] != "." and name.partition(".")[0] not in gone)
+            gone -= snapshot.segments_at(store, other, moment)
+    store.remove_old("segments", lambda name: not is_partial(name) and name.partition(".")[0] not in gone)
     done = tuple(moment for moment in older if not any(store.has_segment(one) for one in named[moment] & gone))
     store.remove_old(f"snapshots/{source}", lambda name: not (done and name.startswith(done)), 0)
-    store.remove_old(f"snapshots/{source}", lambda name: name[0] != ".")
+    whole = tuple(moments)
+    store.remove_old(
+        f"snapshots/{source}",
+        lambda name: not is_partial(name) and (name.startswith(whole) or not name.endswith(".names.parquet")),
+    )

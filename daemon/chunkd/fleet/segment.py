@@ -25,6 +25,8 @@ MOST_ROWS_BYTES = 4 << 30
 MOST_BLOBS_BYTES = 512 << 20
 MOST_BLOBS = 1 << 20
 FOOTER_BYTES = 16 << 20
+# By others, such as a dictionary, a value that is there once may take memory in each row.
+ENCODINGS = frozenset({"PLAIN", "RLE"})
 
 RULES_KEY = b"chunkd"
 # In the file of the blobs: the BLAKE2b of the other one. DuckDB does not look at the checksums of pages.
@@ -41,7 +43,7 @@ ROWS_SCHEMA = pa.schema(
         pa.field("level", pa.uint8(), nullable=False),
     ]
 )
-# Sorted by digest: the key that the index has for it (`records.digest_key`).
+# Sorted by digest: the key that the index has for it (`records.digest_key`), hidden if there is a key.
 BLOBS_SCHEMA = pa.schema(
     [
         pa.field("digest", pa.binary(), nullable=False),
@@ -117,11 +119,18 @@ def _values_of(like: Any, said: dict[str, Any]) -> dict[str, Any]:
     return said
 
 
-def segment_id(rules: SegmentRules, blobs: Iterable[Blob]) -> str:
-    """The same for the same blobs by the same rules, in whatever order."""
+def segment_id(rules: SegmentRules, blobs: Iterable[Blob], key: Key | None = None) -> str:
+    """The same for the same blobs by the same rules, in whatever order. Under a key it does not tell the digests."""
     found = hashlib.blake2b(rules.pack(), digest_size=16)
-    for blob in sorted(blobs, key=lambda blob: records.digest_key(blob.digest)):
-        facts = (str(blob.digest), blob.state, blob.codec, blob.stored_bytes, blob.uncompressed_bytes, blob.chunks)
+    for digest, blob in sorted(((digest_bytes(blob.digest, key), blob) for blob in blobs), key=lambda one: one[0]):
+        facts = (
+            digest.hex() if key else str(blob.digest),
+            blob.state,
+            blob.codec,
+            blob.stored_bytes,
+            blob.uncompressed_bytes,
+            blob.chunks,
+        )
         found.update(repr(facts).encode())
     return found.hexdigest()
 
@@ -133,8 +142,8 @@ def write(store: Store, rules: records.Rules, blobs: Sequence[Entry], key: Key |
     that is not the blob's, and StoreUnusable.
     """
     own = SegmentRules.of(rules, key)
-    entries = sorted(blobs, key=lambda entry: records.digest_key(entry[0].digest))
-    segment = segment_id(own, (blob for blob, _, _ in entries))
+    entries = sorted(blobs, key=lambda entry: digest_bytes(entry[0].digest, key))
+    segment = segment_id(own, (blob for blob, _, _ in entries), key)
     if store.has_segment(segment):
         return segment
     store.put(rows_name(segment), lambda path: write_table(path, _rows(entries, rules, key), statistics=["hash"]))
@@ -219,6 +228,9 @@ def opened(store: Store, name: str, schema: pa.Schema, most_bytes: int, most_row
         raise SegmentBad(name, f"has {found.num_rows} rows, which is too many, or they are too long")
     if any(not 0 < group.num_rows <= ROWS_A_GROUP for group in groups if found.num_rows):
         raise SegmentBad(name, f"has row groups of more than {ROWS_A_GROUP} rows")
+    columns = (group.column(number) for group in groups for number in range(found.num_columns))
+    if any(not ENCODINGS.issuperset(column.encodings) for column in columns):
+        raise SegmentBad(name, f"has values that are encoded in other ways than {', '.join(sorted(ENCODINGS))}")
     return file
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chunkd.errors import ChunkdError
 from chunkd.fleet.segment import RULES_KEY, SegmentBad, SegmentRules, opened, read_table, write_table
 from chunkd.fleet.store import Store
 from chunkd.index.records import STATES
@@ -98,8 +99,10 @@ def put(
     store: Store, source: str, moment_ns: int, facts: Facts, rules: SegmentRules,
     held: Sequence[tuple[bytes, str, int, str]], names: Iterable[bytes],
 ) -> str:  # fmt: skip
-    """Put a snapshot into the store: a row of `held` has the columns of HELD_SCHEMA. Returns its moment."""
-    moment = f"{moment_ns:020}"
+    """Put a snapshot into the store: a row of `held` has the columns of HELD_SCHEMA. Returns its moment, which is later
+    than those of the source's other snapshots, even if the clock went back.
+    """
+    moment = f"{max([moment_ns, *(int(other) + 1 for other in moments(store, source)[-1:])]):020}"
     columns = zip(*held, strict=True) if held else [()] * len(HELD_SCHEMA)
     table = pa.table(
         [pa.array(column, kind) for column, kind in zip(columns, HELD_SCHEMA.types, strict=True)], schema=HELD_SCHEMA
@@ -144,6 +147,16 @@ def names(store: Store, snapshot: Snapshot) -> Iterator[record.Kept]:
 def segments(snapshot: Snapshot) -> set[str]:
     """The ids of the segments that a snapshot refers to."""
     return set(pc.unique(snapshot.held["segment"]).to_pylist())
+
+
+def segments_at(store: Store, source: str, moment: str) -> set[str]:
+    """The same of a listed snapshot: none if another export of its source has removed it meanwhile."""
+    try:
+        return segments(read(store, source, moment))
+    except ChunkdError:
+        if store.exists(_name(source, moment, "held")):
+            raise
+        return set()
 
 
 def _name(source: str, moment: str, what: str) -> str:

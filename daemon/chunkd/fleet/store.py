@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import stat
 import time
@@ -26,6 +27,8 @@ FORMAT = 1
 # What nobody refers to is removed after so long: somebody may be about to refer to it.
 GRACE_S = 2 * 86400
 RULES_BYTES = 4096
+
+_PARTIAL = re.compile(r"\.[0-9a-f]+\.new")
 
 
 class StoreUnusable(ChunkdError):
@@ -158,6 +161,11 @@ class Store:
                 advice = "; its file system must have hard links"
             named = os.path.relpath(error.filename, self.path) if isinstance(error.filename, str) else ""
             raise StoreUnusable(self.path, f"{named}: {error.strerror}{advice}".removeprefix(": ")) from None
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file of this name was being made. Others with a dot are not ours: file servers have some everywhere."""
+    return _PARTIAL.fullmatch(name) is not None
 
 
 def rows_name(segment: str) -> str:

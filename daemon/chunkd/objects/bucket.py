@@ -158,7 +158,7 @@ class BucketSource:
                 while len(self.unread) >= MOST_UNREAD:
                     del self.unread[next(iter(self.unread))]
                 self.unread[key] = Unread(str(tag), str(problem), bool(archived))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             self.close()  # it reads what others wrote, and may say anything: the next one is another process
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from errno import EACCES, EFBIG, EIO, ENOENT, ETIMEDOUT
+from errno import EACCES, EFBIG, EINVAL, EIO, ENOENT, ETIMEDOUT
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chunkd.errors import ChunkdError
@@ -265,5 +265,7 @@ def _problem_of(error: Exception) -> tuple[bool, OSError]:
         return _LASTING.fullmatch(status) is not None, OSError(EIO, f"the bucket answers {status} {code}".rstrip())
     if "timed out" in text or "TimedOut" in text:
         return False, OSError(ETIMEDOUT, f"no answer within {REQUEST_S} s")
+    if type(error).__name__ == "InvalidPathError":
+        return True, OSError(EINVAL, f"a key that can't be listed: {text.splitlines()[0][:200]!r}; remove the object")
     lasting = type(error).__name__ not in ("GenericError", "JoinError", "EOFError")
     return lasting, OSError(EIO, "the connection failed" if not lasting else type(error).__name__)

@@ -74,7 +74,9 @@ def class_of(bucket: Bucket, sample: Iterable[Object]) -> Iterator[tuple[Object,
     objects = list(sample)
     for of, url in zip(objects, bucket.signed("HEAD", [one.key for one in objects]), strict=True):
         headers = _headers("HEAD", url, {}, CLASS_S)
-        named = next((headers[name] for name in _CLASSES if name in headers), "STANDARD" if headers else "unknown")
+        named = next(
+            (headers[name] for name in _CLASSES if name in headers), "STANDARD" if "" in headers else "unknown"
+        )
         yield of, named.upper()
 
 
@@ -103,7 +105,7 @@ def own_region(environ: Mapping[str, str]) -> str | None:
 
 
 def _headers(method: str, url: str, headers: dict[str, str], timeout_s: float) -> dict[str, str]:
-    """The headers of an answer, and its short body under the name ""; none when there is no answer."""
+    """The headers of an answer, and if it is not a refusal its short body under the name ""; none without an answer."""
     split = urlsplit(url)
     make = http.client.HTTPSConnection if split.scheme == "https" else http.client.HTTPConnection
     connection = make(split.netloc, timeout=timeout_s)
@@ -111,7 +113,7 @@ def _headers(method: str, url: str, headers: dict[str, str], timeout_s: float) -
         connection.request(method, f"{split.path}?{split.query}" if split.query else split.path, headers=headers)
         answer = connection.getresponse()
         found = {name.lower(): value for name, value in answer.getheaders()}
-        return found | {"": answer.read(256).decode("ascii", "replace") if answer.status == 200 else ""}
+        return found | ({"": answer.read(256).decode("ascii", "replace")} if answer.status == 200 else {})
     except (OSError, http.client.HTTPException):
         return {}
     finally:
