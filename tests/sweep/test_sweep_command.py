@@ -13,18 +13,23 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 import oracle
 from answering import short_directory
 from blobs import digest_of, gz, layer, noise, tar, text, write_blob, zst
+from chunkd.cli.sweep import _read
 from chunkd.worker import sandbox
 from daemon import Home, children, npm_layers, opened, state_of, until
 from invariants import printed
 from sweeping import Reply, cache_of, kept, row, swept, whole_files
 from test_commands import settled
 from test_diff_command import two_versions
+
+if TYPE_CHECKING:
+    from chunkd.sweep.sweep import Sweep
 
 OF_THE_INDEX = (
     "chunks", "unique_chunks", "unique_bytes", "recompressed_bytes", "recompressed_error_bytes",
@@ -223,6 +228,34 @@ def test_ctrl_c_prints_what_is_known_and_the_next_run_goes_on(home: Home) -> Non
     assert again["layers"]["from_earlier_runs"] == len(before)
     assert figures_of(again) == figures_of(whole)
     assert home.command("sweep", "--resume").returncode == 1
+
+
+class _Interrupted:
+    """A sweep that Ctrl-C reaches in the middle of a step."""
+
+    def __init__(self, steps: int) -> None:
+        self.begun: list[int] = []
+        self.done: list[int] = []
+        self._steps = steps
+
+    def read(self) -> Iterator[tuple[int, int, int]]:
+        for number in range(self._steps):
+            self.begun.append(number)
+            signal.raise_signal(signal.SIGINT)
+            self.done.append(number)
+            yield number, self._steps, self._steps - number
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.done) == self._steps
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_ctrl_c_tears_no_step_apart(steps: int) -> None:
+    begun = _Interrupted(steps)
+    assert _read(cast("Sweep", begun), quiet=True) == (steps > 1)
+    assert begun.begun == begun.done == [0]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def is_alive(pid: int) -> bool:

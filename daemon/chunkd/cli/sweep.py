@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as jsonlib
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -126,12 +127,29 @@ def _seldom() -> Callable[[int, int], None]:
 
 
 def _read(begun: Sweep, quiet: bool) -> bool:
-    """Read the layers with progress. Returns whether Ctrl-C came before the end."""
+    """Read the layers with progress. Returns whether Ctrl-C came before the end.
+
+    It ends the reading between two steps: in one, a result could be kept that no figure has. A second one ends all.
+    """
     from chunkd.cli.progress import progress, silent
 
+    was = signal.getsignal(signal.SIGINT)
+    is_interrupted = False
+
+    def note(*_: object) -> None:
+        nonlocal is_interrupted
+        is_interrupted = True
+        signal.signal(signal.SIGINT, was)
+
+    if was != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, note)
     shows = (silent if quiet else progress)("swept", "layers to go")
-    with contextlib.suppress(KeyboardInterrupt), shows as show, contextlib.closing(begun.read()) as steps:
-        for step in steps:
-            show(*step)
-        return False
-    return True
+    try:
+        with shows as show, contextlib.closing(begun.read()) as steps:
+            for step in steps:
+                show(*step)
+                if is_interrupted:
+                    break
+    finally:
+        signal.signal(signal.SIGINT, was)
+    return is_interrupted and not begun.is_complete
