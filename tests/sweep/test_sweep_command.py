@@ -21,6 +21,7 @@ import oracle
 from answering import short_directory
 from blobs import digest_of, gz, layer, noise, tar, text, write_blob, zst
 from chunkd.cli.sweep import _read
+from chunkd.sweep.results import NothingToResume, Results, unfinished
 from chunkd.worker import sandbox
 from daemon import Home, children, npm_layers, opened, state_of, until
 from invariants import printed
@@ -318,6 +319,34 @@ def test_results_of_another_question_are_not_taken(home: Home) -> None:
     process.kill()
     process.communicate()
     assert swept(home, cache, "--rules", "4/32/128")["layers"]["from_earlier_runs"] == 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "", "[]", "{}", '{"caches": 5, "rules": "files", "one_in": 1, "layers": "1/1"}',
+        '{"caches": [], "rules": 7, "one_in": 1, "layers": "1/1"}',
+        '{"caches": [], "rules": "files", "one_in": "x", "layers": "1/1"}',
+        '{"caches": [], "rules": "files", "one_in": 1, "layers": 1}',
+    ],
+)  # fmt: skip
+def test_a_question_that_is_damaged_can_not_be_resumed(tmp_path: Path, said: str) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "question.json").write_text(said)
+    with pytest.raises(NothingToResume):
+        unfinished(str(tmp_path))
+
+
+def test_what_else_is_in_the_folder_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "sweep" / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "sweep" / f"sha256-{'0' * 64}").mkdir()
+    (tmp_path / "sweep" / "link").symlink_to(tmp_path)
+    results = Results(str(tmp_path), "key", 1)
+    assert list(results.kept()) == []
+    assert [path.name for path in results.folder.iterdir()] == ["lock"]
+    results.done()
+    results.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("words", [("--layers", "5/4"), ("--layers", "0/4"), ("--rules", "nonsense"), ("--rules", "")])

@@ -86,8 +86,8 @@ def _swept(
     config = effective(where, serving=False)
     caches = config.caches if where.caches_named else ()
     if resume:
-        asked = unfinished(config.state_dir)
-        caches, rules, one_in, layers = (asked[name] for name in ("caches", "rules", "one_in", "layers"))
+        named_caches, rules, one_in, layers = unfinished(config.state_dir)
+        caches = tuple(named_caches)
     named = profiles.ALL if rules is None else profiles.parse(rules)
     measure = MeasureRule(one_in or config.measure_one_in, config.measure_level)
     question = Question(tuple(profile.name for profile in named), measure, config.caps)
