@@ -67,7 +67,9 @@ class SweepStarter(Starter):
         except BaseException:
             ours.close()
             raise
-        return Worker(process, SweepsEnd(ours, self._results, len(self._question.rules), self._question.caps))
+        asked_of = self._question
+        end = SweepsEnd(ours, self._results, len(asked_of.rules), asked_of.caps, asked_of.measure)
+        return Worker(process, end)
 
 
 class Reading:
