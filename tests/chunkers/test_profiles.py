@@ -127,7 +127,7 @@ def test_a_file_that_a_recipe_s_length_can_t_hold_is_cut() -> None:
     for _ in range(1 << 8):
         chunker.feed(bytes(1 << 24))
     chunker.end_file()
-    assert chunker.finish().lengths == oracle.packed([(1 << 32) - 1, 1])
+    assert chunker.finish().lengths == oracle.packed([255 << 24, 1 << 24])
 
 
 def test_a_finished_chunker_is_refused() -> None:

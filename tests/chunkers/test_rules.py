@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
@@ -26,6 +26,9 @@ from chunkd.chunkers.chunker import HOLE, RuleChunker
 from chunkd.model import MeasureRule, Recipe
 from chunkd.worker.recompress import Recompressor
 from counts import counted
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCE = (REPOSITORY / "crules.c").read_text()
@@ -327,6 +330,27 @@ def test_sizes_that_a_kernel_can_t_take_are_refused(make: Callable[[], RuleChunk
 
 
 # --- lengths and measures
+
+
+class _Incompressible(Recompressor):
+    """Each frame has the most bytes that zstd makes (ZSTD_compressBound)."""
+
+    def length(self, _: bytes, chunk: Buffer) -> int:
+        return len(memoryview(chunk)) * 257 // 256
+
+
+def test_the_longest_chunk_can_be_measured_if_it_does_not_compress() -> None:
+    chunker = chunker_module.WholeChunker(_Incompressible(MeasureRule(1, 3)))
+    piece = bytes(chunker_module.MOST_MEASURED_BYTES)
+    # As if all of the chunk but its last two pieces had been fed.
+    before = chunker_module.MOST_CHUNK_BYTES // len(piece) - 1
+    chunker._length = before * len(piece)  # noqa: SLF001
+    chunker._measured_length = before * len(piece) * 257 // 256  # noqa: SLF001
+    for _ in range(3):
+        chunker.feed(piece)
+    recipe = chunker.finish()
+    assert sum(memoryview(recipe.lengths).cast("I")) == (before + 3) * len(piece)
+    assert sum(memoryview(recipe.measured).cast("I")) == (before + 3) * len(piece) * 257 // 256
 
 
 def test_a_chunk_and_a_hole_longer_than_a_length_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:

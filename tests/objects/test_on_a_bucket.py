@@ -87,6 +87,21 @@ def test_a_scan_equals_one_of_the_same_files_with_images(home: Home, server: Ser
     assert images(home, "inside") == images(home)
 
 
+def test_a_sweep_reads_the_layers_of_a_bucket(home: Home, server: Served) -> None:
+    fill(server)
+    scan(home, server.url)
+    scan(home, server.files, "files-state")
+    replies = []
+    for state, *cache in (("state",), ("files-state",), ("named", server.url)):
+        done = home.command("sweep", "--json", "--quiet", "--rules", "2/16/64,files", *cache, state=home.root / state)
+        assert done.returncode == 0, done.stderr
+        replies.append(json.loads(done.stdout))
+    of_bucket, of_files, named = replies
+    assert of_bucket["layers"]["found"] == 5
+    assert of_bucket["rules"] == of_files["rules"]
+    assert [row["unique_bytes"] for row in named["rules"]] == [row["unique_bytes"] for row in of_files["rules"]]
+
+
 def test_what_is_indexed_is_never_read_again_and_what_is_gone_is_subtracted(home: Home, server: Served) -> None:
     fill(server)
     scan(home, server.url)

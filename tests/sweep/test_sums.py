@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,3 +151,26 @@ def test_the_order_of_chunks_is_kept(results: Results) -> None:
     ]
     assert found == [(*one, recompressed(one) if picked(one) else 0) for one in chunks]
     assert isinstance(recipe_of(chunks), Recipe)
+
+
+def test_of_a_layer_with_many_chunks_one_block_at_a_time_is_in_memory(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sums, "PASS_CHUNKS", 1 << 12)
+    count, peaks = 1 << 14, []
+    lengths = (4096).to_bytes(4, "little") * count
+    for blocks in (2, 16):
+        draft = results.draft(digest_of(blocks))
+        for number in range(blocks):
+            draft.add(0, count, 0, random.Random(number).randbytes(16 * count) + lengths)
+        totals = Totals(blocks * count, 4096 * blocks * count)
+        finding = LayerFinding("layer", "gzip", totals.bytes, totals=(totals,))
+        draft.end(SweepJob(digest_of(blocks), FileMark(0, 0, 1000, 0), shifts=(0,)), finding)
+        result = results.result(digest_of(blocks))
+        assert result is not None
+        tracemalloc.start()
+        found = sums.summed(results, [result], 0, totals, 0, 0)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert found.unique_chunks == blocks * count
+    assert peaks[1] < 1.5 * peaks[0]

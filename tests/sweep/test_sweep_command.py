@@ -13,18 +13,24 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 import oracle
 from answering import short_directory
 from blobs import digest_of, gz, layer, noise, tar, text, write_blob, zst
+from chunkd.cli.sweep import _read
+from chunkd.sweep.results import NothingToResume, Results, unfinished
 from chunkd.worker import sandbox
 from daemon import Home, children, npm_layers, opened, state_of, until
 from invariants import printed
 from sweeping import Reply, cache_of, kept, row, swept, whole_files
 from test_commands import settled
 from test_diff_command import two_versions
+
+if TYPE_CHECKING:
+    from chunkd.sweep.sweep import Sweep
 
 OF_THE_INDEX = (
     "chunks", "unique_chunks", "unique_bytes", "recompressed_bytes", "recompressed_error_bytes",
@@ -225,6 +231,34 @@ def test_ctrl_c_prints_what_is_known_and_the_next_run_goes_on(home: Home) -> Non
     assert home.command("sweep", "--resume").returncode == 1
 
 
+class _Interrupted:
+    """A sweep that Ctrl-C reaches in the middle of a step."""
+
+    def __init__(self, steps: int) -> None:
+        self.begun: list[int] = []
+        self.done: list[int] = []
+        self._steps = steps
+
+    def read(self) -> Iterator[tuple[int, int, int]]:
+        for number in range(self._steps):
+            self.begun.append(number)
+            signal.raise_signal(signal.SIGINT)
+            self.done.append(number)
+            yield number, self._steps, self._steps - number
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.done) == self._steps
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_ctrl_c_tears_no_step_apart(steps: int) -> None:
+    begun = _Interrupted(steps)
+    assert _read(cast("Sweep", begun), quiet=True) == (steps > 1)
+    assert begun.begun == begun.done == [0]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def is_alive(pid: int) -> bool:
     with contextlib.suppress(ProcessLookupError):
         return state_of(pid) not in "ZX"
@@ -285,6 +319,34 @@ def test_results_of_another_question_are_not_taken(home: Home) -> None:
     process.kill()
     process.communicate()
     assert swept(home, cache, "--rules", "4/32/128")["layers"]["from_earlier_runs"] == 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "", "[]", "{}", '{"caches": 5, "rules": "files", "one_in": 1, "layers": "1/1"}',
+        '{"caches": [], "rules": 7, "one_in": 1, "layers": "1/1"}',
+        '{"caches": [], "rules": "files", "one_in": "x", "layers": "1/1"}',
+        '{"caches": [], "rules": "files", "one_in": 1, "layers": 1}',
+    ],
+)  # fmt: skip
+def test_a_question_that_is_damaged_can_not_be_resumed(tmp_path: Path, said: str) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "question.json").write_text(said)
+    with pytest.raises(NothingToResume):
+        unfinished(str(tmp_path))
+
+
+def test_what_else_is_in_the_folder_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "sweep" / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "sweep" / f"sha256-{'0' * 64}").mkdir()
+    (tmp_path / "sweep" / "link").symlink_to(tmp_path)
+    results = Results(str(tmp_path), "key", 1)
+    assert list(results.kept()) == []
+    assert [path.name for path in results.folder.iterdir()] == ["lock"]
+    results.done()
+    results.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("words", [("--layers", "5/4"), ("--layers", "0/4"), ("--rules", "nonsense"), ("--rules", "")])

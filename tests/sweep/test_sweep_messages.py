@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chunkd.model import Caps, FileMark, Recipe
+from chunkd.model import Caps, FileMark, MeasureRule, Recipe
 from chunkd.sweep.messages import BLOCK, FOUND, FRAME, LayerFinding, SweepJob, Totals, WorkersEnd, finding_json
 from chunkd.sweep.results import Results
 from chunkd.sweep.sweeps_end import SweepsEnd
@@ -26,7 +26,7 @@ class Ends:
     def __init__(self, folder: Path) -> None:
         ours, theirs = socket.socketpair()
         self.results = Results(str(folder), "a key", 2)
-        self.sweep = SweepsEnd(ours, self.results, 2, Caps())
+        self.sweep = SweepsEnd(ours, self.results, 2, Caps(), MeasureRule())
         self.worker, self.socket = WorkersEnd(theirs), theirs
         with open("/dev/null", "rb") as file:
             self.sweep.send_job(JOB, file.fileno())
@@ -93,7 +93,10 @@ IMPOSSIBLE = {
     "more bytes than the caps allow": found_with(
         uncompressed_bytes=1 << 50, totals=[[40, 1 << 50, 0, 0], [1, 1 << 50, 0, 0]]
     ),
-    "more kept than there are": FRAME.pack(BLOCK, 1, 2, 0) + bytes(40) + found_with(),
+    "more kept than there are": FRAME.pack(BLOCK, 1, 2, 0) + b"\xff" * 40 + found_with(),
+    "one measured that is not picked": FRAME.pack(BLOCK, 1, 1, 1) + b"\xff" * 24,
+    "one picked that is not measured": FRAME.pack(BLOCK, 1, 1, 0) + bytes(20),
+    "lists in lists": FRAME.pack(FOUND, 0, 200_000, 0) + b"[" * 200_000,
     "an unknown key": found_with(more=1),
 }  # fmt: skip
 
@@ -110,7 +113,7 @@ def test_what_no_worker_says_is_refused_and_leaves_nothing(ends: Ends, said: byt
 def test_more_chunks_than_a_layer_can_have_are_refused(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     results = Results(str(tmp_path), "a key", 1)
-    end = SweepsEnd(ours, results, 1, Caps(uncompressed_bytes=4096, ratio=1))
+    end = SweepsEnd(ours, results, 1, Caps(uncompressed_bytes=4096, ratio=1), MeasureRule())
     with open("/dev/null", "rb") as file:
         end.send_job(SweepJob(digest_of(1), FileMark(0, 0, 10, 0)), file.fileno())
     many = Recipe(bytes(16 * 1000), bytes(4 * 1000))

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 # The hash of each chunk that is a hole: zeros that the rule's product stores nowhere. Holes differ in length.
 HOLE = bytes(CHUNK_HASH_BYTES)
-MOST_CHUNK_BYTES = (1 << 32) - 1  # what a recipe's length can say
 MOST_MEASURED_BYTES = 16 << 20
+# What a recipe's length can say, and its measured length too: frames of so many pieces that do not compress.
+MOST_CHUNK_BYTES = 255 * MOST_MEASURED_BYTES
 
 
 class RuleChunker(ABC):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as jsonlib
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -85,8 +86,8 @@ def _swept(
     config = effective(where, serving=False)
     caches = config.caches if where.caches_named else ()
     if resume:
-        asked = unfinished(config.state_dir)
-        caches, rules, one_in, layers = (asked[name] for name in ("caches", "rules", "one_in", "layers"))
+        named_caches, rules, one_in, layers = unfinished(config.state_dir)
+        caches = tuple(named_caches)
     named = profiles.ALL if rules is None else profiles.parse(rules)
     measure = MeasureRule(one_in or config.measure_one_in, config.measure_level)
     question = Question(tuple(profile.name for profile in named), measure, config.caps)
@@ -126,12 +127,29 @@ def _seldom() -> Callable[[int, int], None]:
 
 
 def _read(begun: Sweep, quiet: bool) -> bool:
-    """Read the layers with progress. Returns whether Ctrl-C came before the end."""
+    """Read the layers with progress. Returns whether Ctrl-C came before the end.
+
+    It ends the reading between two steps: in one, a result could be kept that no figure has. A second one ends all.
+    """
     from chunkd.cli.progress import progress, silent
 
+    was = signal.getsignal(signal.SIGINT)
+    is_interrupted = False
+
+    def note(*_: object) -> None:
+        nonlocal is_interrupted
+        is_interrupted = True
+        signal.signal(signal.SIGINT, was)
+
+    if was != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, note)
     shows = (silent if quiet else progress)("swept", "layers to go")
-    with contextlib.suppress(KeyboardInterrupt), shows as show, contextlib.closing(begun.read()) as steps:
-        for step in steps:
-            show(*step)
-        return False
-    return True
+    try:
+        with shows as show, contextlib.closing(begun.read()) as steps:
+            for step in steps:
+                show(*step)
+                if is_interrupted:
+                    break
+    finally:
+        signal.signal(signal.SIGINT, was)
+    return is_interrupted and not begun.is_complete

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from chunkd.check.read_again import place_of
 from chunkd.index.storage.environment import reading
-from chunkd.model import Digest
+from chunkd.model import OBJECT_STORES, Digest
+from chunkd.objects.choose import bucket_of, check_usable
 from chunkd.settings.paths import normal
 from chunkd.sources import layouts
-from chunkd.sources.folder import FolderSource, check_usable
+from chunkd.sources.folder import FolderSource
 from chunkd.sources.listing import walk
 from chunkd.sweep.question import Share
 
@@ -60,10 +61,10 @@ def listed(caches: Sequence[str], share: Share) -> Layers:
     """The blobs of some caches, each digest once; what is not a layer is told when it is read. Raises CacheUnusable."""
     found: dict[Digest, Layer] = {}
     problems = []
-    roots = tuple(map(normal, caches))
+    roots = tuple(cache if cache.startswith(OBJECT_STORES) else normal(cache) for cache in caches)
     for number, root in enumerate(roots):
         check_usable(root)
-        source = FolderSource(root)
+        source = bucket_of(root) or FolderSource(root)
         for listing in walk(source, "", lambda _: None):
             if listing.problem:
                 problems.append(listing.problem)

@@ -6,9 +6,10 @@ import dataclasses
 import json
 import os
 from collections.abc import Generator, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from chunkd.model import ChunkParams, Digest
+from chunkd.objects.choose import bucket_of
 from chunkd.settings.config import Config
 from chunkd.sources.folder import FolderSource
 from chunkd.sweep.layers import Layer, Layers
@@ -20,6 +21,9 @@ from chunkd.worker.pool import Pool, Worker
 from chunkd.worker.pool import Result as WorkersResult
 from chunkd.worker.spawn import Courtesy, Starter, courtesy_of
 from chunkd.worker.starter import RUN
+
+if TYPE_CHECKING:
+    from chunkd.objects.bucket import BucketSource
 
 WORKER = "chunkd.sweep.worker"
 # A rule's figures are exact up to so many chunks, copies included. Of more those are kept whose hash is below a
@@ -63,7 +67,9 @@ class SweepStarter(Starter):
         except BaseException:
             ours.close()
             raise
-        return Worker(process, SweepsEnd(ours, self._results, len(self._question.rules), self._question.caps))
+        asked_of = self._question
+        end = SweepsEnd(ours, self._results, len(asked_of.rules), asked_of.caps, asked_of.measure)
+        return Worker(process, end)
 
 
 class Reading:
@@ -74,6 +80,7 @@ class Reading:
     def __init__(self, config: Config, question: Question, layers: Layers, results: Results) -> None:
         self._config, self._question, self._results = config, question, results
         self.layers = layers
+        self._sources: dict[int, BucketSource | FolderSource] = {}
         wanted = {layer.digest for layer in layers.layers}
         self.found: dict[Digest, Result] = {}
         self.bad: dict[Digest, str] = {}
@@ -152,6 +159,9 @@ class Reading:
                     self._take(result)
                 yield Progress(done_bytes + pool.read_bytes, known_bytes, len(left) - self.read - len(self.bad))
         finally:
+            for source in self._sources.values():
+                if not isinstance(source, FolderSource):
+                    source.close()
             pool.close()
 
     def _in_order(self, left: list[Layer]) -> Iterator[_Task]:
@@ -172,7 +182,10 @@ class Reading:
     def _give(self, pool: Pool, task: _Task) -> bool:
         layer = task.layer
         try:
-            with FolderSource(self.layers.roots[layer.root]).view() as view:
+            if layer.root not in self._sources:
+                root = self.layers.roots[layer.root]
+                self._sources[layer.root] = bucket_of(root, pool.run) or FolderSource(root)
+            with self._sources[layer.root].view() as view:
                 descriptor, seen = view.open(layer.path)
         except OSError as error:
             self.bad[layer.digest] = error.strerror or str(error)

@@ -30,7 +30,7 @@ _LENGTH = struct.Struct("<Q")
 _CHECKSUM_BYTES = 16
 _PIECE_BYTES = 1 << 20
 _NAME = re.compile(r"(sha256|sha512)-([0-9a-f]+)")
-_QUESTION = "question.json"
+_QUESTION, _LOCK = "question.json", "lock"
 
 
 class SweepBusy(ChunkdError):
@@ -46,6 +46,15 @@ class SweepUnwritable(ChunkdError):
 class NothingToResume(ChunkdError):
     def __init__(self, folder: str) -> None:
         super().__init__(f"sweep {folder}: there is no sweep to be resumed; start one without --resume")
+
+
+class Asked(NamedTuple):
+    """What a sweep was asked, in the words of the command line."""
+
+    caches: list[str]
+    rules: str
+    one_in: int
+    layers: str
 
 
 class Result(NamedTuple):
@@ -111,8 +120,9 @@ class Draft:
 
     def discard(self) -> None:
         with contextlib.suppress(OSError):
-            self._file.close()
             self._draft.unlink()
+        with contextlib.suppress(OSError):
+            self._file.close()  # which writes, and fails on a full disk
 
 
 class Results:
@@ -125,7 +135,7 @@ class Results:
         self._rules = rules
         with self.guarded():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+            self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -145,26 +155,35 @@ class Results:
     def draft(self, digest: Digest) -> Draft:
         return Draft(self, digest, self._rules)
 
-    def note_question(self, asked: dict[str, Any]) -> None:
+    def note_question(self, asked: Asked) -> None:
         """For `--resume`."""
         with self.guarded():
             draft = self.folder / f"{_QUESTION}.part"
-            draft.write_text(json.dumps(asked))
+            draft.write_text(json.dumps(asked._asdict()))
             draft.replace(self.folder / _QUESTION)
 
     def kept(self) -> Iterator[Result]:
         """The results that earlier runs have kept. A file that is not whole, or of another question, is removed."""
-        for path in sorted(self.folder.iterdir()):
+        with self.guarded():
+            paths = sorted(self.folder.iterdir())
+        for path in paths:
             match = _NAME.fullmatch(path.name)
             if match is None or len(match[2]) != HEX_DIGITS[match[1]]:
-                if path.name not in ("lock", _QUESTION):
-                    path.unlink(missing_ok=True)
+                if path.name not in (_LOCK, _QUESTION):
+                    self._remove(path)
                 continue
             result = self.result(Digest(match[1], match[2]), verify=True)
             if result is None:
-                path.unlink(missing_ok=True)
+                self._remove(path)
             else:
                 yield result
+
+    def _remove(self, path: Path) -> None:
+        with self.guarded():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def result(self, digest: Digest, *, verify: bool = False) -> Result | None:
         """None for a file that is not what a sweep has written."""
@@ -196,8 +215,11 @@ class Results:
             yield file, [Block(*row) for row in rows[rule]] if rows else []
 
     def done(self) -> None:
-        """The sweep is done: remove all results."""
+        """The sweep is done: remove all results, and the lock last: until then no other sweep begins here."""
         with self.guarded():
+            for path in self.folder.iterdir():
+                if path.name != _LOCK:
+                    self._remove(path)
             shutil.rmtree(self.folder)
 
     def close(self) -> None:
@@ -216,13 +238,14 @@ def _said(file: BinaryIO) -> dict[str, Any]:
     return said
 
 
-def unfinished(state_dir: str) -> dict[str, Any]:
+def unfinished(state_dir: str) -> Asked:
     """What the unfinished sweep of a state directory was asked. Raises NothingToResume."""
     path = Path(state_dir, "sweep", _QUESTION)
     try:
-        asked = json.loads(path.read_text())
-    except (OSError, ValueError):
+        asked = Asked(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
         raise NothingToResume(str(path.parent)) from None
-    if not isinstance(asked, dict):
+    is_whole = isinstance(asked.rules, str) and isinstance(asked.one_in, int) and isinstance(asked.layers, str)
+    if not is_whole or not isinstance(asked.caches, list) or not all(isinstance(one, str) for one in asked.caches):
         raise NothingToResume(str(path.parent))
     return asked

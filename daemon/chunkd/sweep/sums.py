@@ -7,7 +7,7 @@ layers have.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,10 +54,9 @@ class RuleSums(NamedTuple):
     unique_error_bytes: int
 
 
-def read(results: Results, result: Result, rule: int, threshold: int) -> list[Chunks]:
-    """The chunks of a rule in one layer, block by block. `threshold` is that of the measuring rule."""
+def read(results: Results, result: Result, rule: int, threshold: int) -> Iterator[Chunks]:
+    """The chunks of a rule in one layer, one block at a time. `threshold` is that of the measuring rule."""
     with results.blocks(result.digest, rule) as (file, blocks):
-        found = []
         for block in blocks:
             file.seek(block.offset)
             hashes = np.frombuffer(file.read(block.chunks * CHUNK_HASH_BYTES), ">u8").astype(np.uint64).reshape(-1, 2)
@@ -65,8 +64,7 @@ def read(results: Results, result: Result, rule: int, threshold: int) -> list[Ch
             measured = np.frombuffer(file.read(block.measured * _LENGTH_BYTES), "<u4")
             recompressed = np.zeros(block.chunks, np.int64)
             recompressed[_is_measured(hashes[:, 1], threshold)] = measured
-            found.append(Chunks(hashes[:, 0], hashes[:, 1], lengths, recompressed))
-    return found
+            yield Chunks(hashes[:, 0], hashes[:, 1], lengths, recompressed)
 
 
 def _is_measured(low: NDArray[np.uint64], threshold: int) -> NDArray[np.bool_]:

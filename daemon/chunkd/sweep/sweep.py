@@ -12,7 +12,7 @@ from chunkd.sweep import figures
 from chunkd.sweep.layers import Layers, indexed, listed
 from chunkd.sweep.question import Question, Share
 from chunkd.sweep.reading import Progress, Reading
-from chunkd.sweep.results import Results
+from chunkd.sweep.results import Asked, Results
 
 
 class Sweep:
@@ -51,10 +51,7 @@ def opened(
     layers = listed(caches, share) if caches else _indexed(states, share)
     results = Results(config.state_dir, question.key, len(question.rules))
     try:
-        asked = {
-            "caches": list(caches), "rules": ",".join(question.rules), "one_in": question.measure.one_in,
-            "layers": str(share),
-        }  # fmt: skip
+        asked = Asked(list(caches), ",".join(question.rules), question.measure.one_in, str(share))
         results.note_question(asked)
         yield Sweep(config, results, question, share, layers)
     finally:

@@ -8,7 +8,7 @@ import os
 import socket
 from typing import Any
 
-from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams, Finding, Job
+from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams, Finding, Job, MeasureRule
 from chunkd.sweep.messages import (
     BLOCK,
     FOUND,
@@ -22,15 +22,16 @@ from chunkd.sweep.messages import (
     finding_of,
 )
 from chunkd.sweep.results import Draft, Results
+from chunkd.untrusted_json import parse
 from chunkd.worker.protocol import LENGTH_BYTES, DaemonsEnd
 
 
 class SweepsEnd(DaemonsEnd):
     """The sweep's end of the connection to a worker. Never waits."""
 
-    def __init__(self, pair: socket.socket, results: Results, rules: int, caps: Caps) -> None:
+    def __init__(self, pair: socket.socket, results: Results, rules: int, caps: Caps, measure: MeasureRule) -> None:
         super().__init__(pair, ChunkParams(), caps)
-        self._results, self._rules = results, rules
+        self._results, self._rules, self._threshold = results, rules, measure.threshold
         self._draft: Draft | None = None
         self._blocks_bytes_left = 0
 
@@ -71,14 +72,18 @@ class SweepsEnd(DaemonsEnd):
                 self._blocks_bytes_left -= size
                 if self._blocks_bytes_left < 0:
                     raise ValueError("more chunks than the layer can have")
-                self._draft.add(rule, count, measured, self._take(size))
+                chunks = self._take(size)
+                ends = (chunks[at : count * CHUNK_HASH_BYTES : CHUNK_HASH_BYTES] for at in (14, 15))  # as `picks`
+                if measured != sum(low | high << 8 < self._threshold for low, high in zip(*ends, strict=True)):
+                    raise ValueError("a block in which others are measured than those that the rule picks")
+                self._draft.add(rule, count, measured, chunks)
                 continue
             if kind != FOUND or count > MOST_FOUND_BYTES:
                 raise ValueError("a message of another kind")
             if len(self._heard) < FRAME.size + count:
                 return None
             self._take(FRAME.size)
-            found = self._found(json.loads(self._take(count)), job)
+            found = self._found(parse(self._take(count), MOST_FOUND_BYTES), job)
             self._draft.end(job, found)
             self._draft = None
             return found

@@ -66,7 +66,7 @@ class _Chunks:
         return found.recipe
 
     def _read(self, digest: Digest) -> _Layer:
-        blocks = read(self.results, self.layers[digest], self.rule, self.threshold)
+        blocks = list(read(self.results, self.layers[digest], self.rule, self.threshold))
         if not blocks:
             return _Layer(*(np.empty(0, np.int64),) * 4)
         recipe = np.concatenate([(chunks.high >> np.uint64(1)).astype(np.int64) for chunks in blocks])
