@@ -21,6 +21,7 @@ from chunkd.errors import ChunkdError, UsageError
 ALLOWED_FAILURES = 10
 TASK = (sys.executable, "-P", "-m", "chunkd.cluster.task")
 CONNECT_S = 30
+CANCEL_EVERY_S = 0.1
 
 
 class DaskMissing(ChunkdError):
@@ -88,9 +89,11 @@ class Local:
         return [(self._running.pop(one), one.result()) for one in done]
 
     def cancel(self) -> None:
-        for process in self._processes.copy():
-            process.kill()
-        self._threads.shutdown(cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        # Also those that were just being started.
+        while futures.wait(self._running, CANCEL_EVERY_S).not_done:
+            for process in self._processes.copy():
+                process.kill()
 
 
 class Dask:
