@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from hypothesis import settings
 import forked
 from counts import IN_TORTURE, QUICK_SEED, counted
 from indexing import Bench, recounted
+
+# A run that a shell started in the background ignores Ctrl-C, and all that its tests start would too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TORTURE = Path(__file__).parent / "torture"
 TOLD = "told"
