@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from array import array
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from chunkd.model import CODECS, Digest, FileMark, Finding, Job, Recipe
-from chunkd.worker.protocol import DESCRIPTOR_SPACE, LENGTH_BYTES, LINE_BYTES, REASON_CHARACTERS
+from chunkd.worker.protocol import LENGTH_BYTES, REASON_CHARACTERS, receive_line
 
 # Which message, of which rule, and two numbers: bytes read; the chunks of a block and how many of them are measured;
 # the length of a finding.
@@ -71,19 +70,7 @@ class WorkersEnd:
 
     def receive_job(self) -> tuple[SweepJob, int]:
         """The next job, and the descriptor of its layer, which the caller must close."""
-        line, descriptors = b"", array("i")
-        while not line.endswith(b"\n"):
-            part, ancillary, flags, _ = self._socket.recvmsg(LINE_BYTES, DESCRIPTOR_SPACE)
-            for level, kind, data in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-            if not part:
-                raise EOFError
-            line += part
-            if len(line) > LINE_BYTES or flags & socket.MSG_CTRUNC:
-                raise ValueError("a job that is too long, or has more descriptors than one")
-        algorithm, hex_digits, stored_bytes, level_19_s, shifts = json.loads(line)
-        [descriptor] = descriptors
+        (algorithm, hex_digits, stored_bytes, level_19_s, shifts), descriptor = receive_line(self._socket)
         mark = FileMark(0, 0, stored_bytes, 0)
         job = SweepJob(Digest(algorithm, hex_digits), mark, level_19_s=level_19_s, shifts=tuple(shifts))
         return job, descriptor

@@ -42,6 +42,26 @@ _KEYS = {"kind", "codec", "uncompressed_bytes", "reason", "read_until_ns", "chun
 _RECORD_HEAD_BYTES = 64
 
 
+def receive_line(pair: socket.socket) -> tuple[Any, int]:
+    """The next line of JSON, and the descriptor that comes with it, which the caller must close. Raises EOFError when
+    the other end has gone, ValueError for a line that is too long or has another number of descriptors than one.
+    """
+    line, descriptors = b"", array("i")
+    while not line.endswith(b"\n"):
+        # A file object over the socket would read the bytes and drop the descriptor that comes with the first.
+        part, ancillary, flags, _ = pair.recvmsg(LINE_BYTES, DESCRIPTOR_SPACE, _CLOSE_ON_EXEC)
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+        if not part:
+            raise EOFError
+        line += part
+        if len(line) > LINE_BYTES or flags & socket.MSG_CTRUNC:
+            raise ValueError("a job that is too long, or has more descriptors than one")
+    [descriptor] = descriptors
+    return json.loads(line), descriptor
+
+
 class WorkersEnd:
     """A worker's end of the connection. Waits for the daemon without a limit. Raises EOFError or ConnectionError when
     the daemon has gone, ValueError for a message that no daemon sends.
@@ -52,20 +72,7 @@ class WorkersEnd:
 
     def receive_job(self) -> tuple[Job, int]:
         """The next job, whose mark has only the size, and the descriptor of its blob, which the caller must close."""
-        line, descriptors = b"", array("i")
-        while not line.endswith(b"\n"):
-            # A file object over the socket would read the bytes and drop the descriptor that comes with the first.
-            part, ancillary, flags, _ = self._socket.recvmsg(LINE_BYTES, DESCRIPTOR_SPACE, _CLOSE_ON_EXEC)
-            for level, kind, data in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-            if not part:
-                raise EOFError
-            line += part
-            if len(line) > LINE_BYTES or flags & socket.MSG_CTRUNC:
-                raise ValueError("a job that is too long, or has more descriptors than one")
-        algorithm, hex_digits, stored_bytes, decode, relayed = json.loads(line)
-        [descriptor] = descriptors
+        (algorithm, hex_digits, stored_bytes, decode, relayed), descriptor = receive_line(self._socket)
         return Job(Digest(algorithm, hex_digits), FileMark(0, 0, stored_bytes, 0), decode, relayed), descriptor
 
     def send_progress(self, read_bytes: int) -> None:
