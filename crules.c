@@ -13,7 +13,7 @@
  * first can be `settled` itself: then the chunk ends with the bytes of earlier calls.) It sets `settled` to the bytes
  * of data that no later cut comes before. If it returned `capacity`, it is to be called again for the rest. Otherwise
  * all of data is settled but for the bytes that are to be there again before those that follow, as the function says;
- * with `last` all of it is. The end of a file is no cut: what is open there is the file's last chunk.
+ * with `last` all of it is. The end of a file is not among the cuts: the caller ends the last chunk there.
  */
 
 #include <stddef.h>
