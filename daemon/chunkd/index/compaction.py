@@ -13,6 +13,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from chunkd.index.index import Index
+from chunkd.index.storage.page_audit import seek
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,7 +75,7 @@ class Compaction:
         # Buffers: of most blocks only the first slot is read.
         with store.guarded(), store.env.begin(buffers=True) as txn, txn.cursor(db=store.databases["chunks"]) as cursor:
             newest = store.head(txn).next_number // blocks.SLOTS
-            there = cursor.set_range(blocks.block_key(self._at + 1))
+            there = seek(cursor, blocks.block_key(self._at + 1))
             for key, value in itertools.islice(cursor, BLOCKS_A_SLICE if there else 0):
                 seen += 1
                 self._at = int.from_bytes(key, "big")

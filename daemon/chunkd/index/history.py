@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from chunkd.figures.totals import Totals
 from chunkd.index.records import Damaged, pack_totals, unpack_totals
+from chunkd.index.storage.page_audit import seek
 
 if TYPE_CHECKING:
     import lmdb
@@ -54,7 +55,7 @@ class History:
     def _drop_ahead(self, txn: lmdb.Transaction, now: int) -> None:
         """Drop the rows of the next day: a clock that has been put back since wrote them before this one."""
         with txn.cursor(db=self._table) as cursor:
-            there = cursor.set_range(moment_key(min(now + 1, LAST_MINUTE)))
+            there = seek(cursor, moment_key(min(now + 1, LAST_MINUTE)))
             while there and now < _minute(cursor.key()) <= now + DAY:
                 there = cursor.delete()
 
@@ -62,7 +63,7 @@ class History:
         with txn.cursor(db=self._table) as cursor:
             if txn.stat(self._table)["entries"] > MOST_ROWS and cursor.first():
                 cursor.delete()
-            there = cursor.set_range(moment_key(self._hand))
+            there = seek(cursor, moment_key(self._hand))
             keys = cursor.iternext(values=False) if there else iter(())
             minutes = [_minute(key) for key in itertools.islice(keys, self._slice_rows)]
         old = [minute for minute, following in itertools.pairwise(minutes) if _surplus(minute, following, now)]

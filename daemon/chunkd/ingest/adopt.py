@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from chunkd.index import records
 from chunkd.index.index import Change, Index
+from chunkd.index.storage.page_audit import seek
 from chunkd.ingest.places import AfterCommit, PlaceChanges
 from chunkd.model import Blob, Cache, Caps, FileMark, Place
 from chunkd.sources.numbered import Known
@@ -106,9 +107,9 @@ def known_places(index: Index, number: int) -> Known:
     found: dict[str, FileMark] = {}
     start, end = (records.place_key(Place(cache, "")) for cache in (number, number + 1))
     with index.snapshot() as txn, txn.cursor(db=index.store.databases["places"]) as cursor:
-        if not cursor.set_range(start) or not (first := bytes(cursor.key())).startswith(start):
+        if not seek(cursor, start) or not (first := bytes(cursor.key())).startswith(start):
             return ()
-        cursor.prev() if cursor.set_range(end) else cursor.last()
+        cursor.prev() if seek(cursor, end) else cursor.last()
         last = bytes(cursor.key())
         same = next((at for at, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
         # Names, which mostly are digests, are spread over what follows of the path that all have.
@@ -116,7 +117,7 @@ def known_places(index: Index, number: int) -> Known:
         following = [letter for letter in NAME_LETTERS if low <= bytes([letter]) <= high]
         starts = [bytes(two) for two in itertools.product(following, NAME_LETTERS[:16])] or [b""]
         for step in range(KNOWN_PLACES):
-            cursor.set_range(first[:same] + starts[step * len(starts) // KNOWN_PLACES])
+            seek(cursor, first[:same] + starts[step * len(starts) // KNOWN_PLACES])
             for key, value in itertools.islice(cursor.iternext(), KNOWN_PLACES):
                 path, held = records.place_from_key(bytes(key)).path, records.unpack_held(bytes(value))
                 if key[:4] == start and held.mark.ctime_ns and path not in found:

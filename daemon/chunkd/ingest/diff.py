@@ -10,6 +10,7 @@ import lmdb
 
 from chunkd.index.records import Held, place_from_key, place_key, unpack_held
 from chunkd.index.storage.environment import Store
+from chunkd.index.storage.page_audit import seek
 from chunkd.model import Cause, Hint, Place
 from chunkd.sources import layouts
 from chunkd.sources.listing import Listing, name_hash
@@ -63,7 +64,7 @@ def gone(
     databases = ("places", "ignored")  # the first byte of `after` says which
     for number in range(after[0] if after else 0, len(databases)):
         with txn.cursor(db=store.databases[databases[number]]) as cursor:
-            there = cursor.set_range(after[1:] if after and after[0] == number else prefix)
+            there = seek(cursor, after[1:] if after and after[0] == number else prefix)
             while there:
                 if len(hints) >= most:
                     return hints, bytes([number]) + bytes(cursor.key())
@@ -73,7 +74,7 @@ def gone(
                 hints += [Hint(place_from_key(key), Cause.NOT_LISTED) for key in missing]
                 if len(below) < len(keys) or len(keys) < KEYS_AT_ONCE:
                     break
-                there = cursor.set_range(skip_to or keys[-1] + b"\0")
+                there = seek(cursor, skip_to or keys[-1] + b"\0")
     return hints, None
 
 

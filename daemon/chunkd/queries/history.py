@@ -15,6 +15,7 @@ from chunkd.figures.totals import Totals
 from chunkd.index.history import DAY, HOUR, MINUTE_NS, minute_of, moment_from_key, moment_key
 from chunkd.index.records import unpack_totals
 from chunkd.index.storage.environment import Store
+from chunkd.index.storage.page_audit import seek
 
 WEEK = 7 * DAY
 
@@ -25,7 +26,7 @@ SPANS = {"m": 1, "h": HOUR, "d": DAY, "w": WEEK}
 def rows(store: Store, txn: lmdb.Transaction, since: int, until: int) -> Iterator[tuple[int, Totals]]:
     """The minutes from `since` to `until` that have a row, with their totals."""
     with txn.cursor(db=store.databases["history"]) as cursor:
-        there = cursor.set_range(moment_key(since))
+        there = seek(cursor, moment_key(since))
         for key, value in cursor if there else ():
             minute = moment_from_key(bytes(key))
             if minute > until:
@@ -36,7 +37,7 @@ def rows(store: Store, txn: lmdb.Transaction, since: int, until: int) -> Iterato
 def stood(store: Store, txn: lmdb.Transaction, at: int) -> Totals | None:
     """The totals at the end of a minute, None if that is before the first row."""
     with txn.cursor(db=store.databases["history"]) as cursor:
-        there = cursor.prev() if cursor.set_range(moment_key(max(at, 0) + 1)) else cursor.last()
+        there = cursor.prev() if seek(cursor, moment_key(max(at, 0) + 1)) else cursor.last()
         return unpack_totals(bytes(cursor.value())) if there and at >= 0 else None
 
 
@@ -82,7 +83,7 @@ def read_history(store: Store, since: str, limit: int, now_ns: int) -> dict[str,
 def _last_before(store: Store, txn: lmdb.Transaction, start: int) -> int:
     """The last minute up to `start` that has a row; `start` itself if there is none."""
     with txn.cursor(db=store.databases["history"]) as cursor:
-        if cursor.set_range(moment_key(start)) and moment_from_key(bytes(cursor.key())) == start:
+        if seek(cursor, moment_key(start)) and moment_from_key(bytes(cursor.key())) == start:
             return start
         there = cursor.prev() if cursor.key() else cursor.last()
         return moment_from_key(bytes(cursor.key())) if there else start

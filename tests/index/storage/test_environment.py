@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from chunkd.errors import BadIndex, IndexBusy, IndexDamaged, IndexMissing, Index
 from chunkd.index import records
 from chunkd.index.index import Index
 from chunkd.index.records import Held, Rules
-from chunkd.index.storage import lock
+from chunkd.index.storage import environment, lock
 from chunkd.index.storage.environment import Store, reading
 from chunkd.index.storage.lock import IndexLock
 from chunkd.model import MAX_PATH_BYTES, Blob, Cache, Digest, FileMark, Place, Recipe
@@ -328,3 +329,50 @@ def test_a_small_index_is_followed_by_the_writer_that_opens_it(bench: Bench) -> 
             data.write_bytes(whole)
     data.write_bytes(whole)
     assert named > 5
+
+
+def with_raised_separators(data: bytes) -> Iterator[bytes]:
+    """An index's file once for each copy of a key in a branch page, with that copy's last byte raised: a look-up of the
+    key itself then goes to the page before. (A page's flags are at byte 10, where its nodes begin is listed from 16 on,
+    and a node's key has its length at byte 6 and begins at byte 8: `MDB_page` and `MDB_node` of LMDB's mdb.c.)
+    """
+    for page in range(2 * PAGE_BYTES, len(data), PAGE_BYTES):
+        flags, lower = struct.unpack_from("=HH", data, page + 10)
+        if not flags & 0x01:
+            continue
+        for at in range(page + 18, page + lower, 2):  # the first node has no key
+            node = page + int.from_bytes(data[at : at + 2], sys.byteorder)
+            last = node + 7 + int.from_bytes(data[node + 6 : node + 8], sys.byteorder)
+            yield data[:last] + bytes([data[last] + 1]) + data[last + 1 :]
+
+
+def test_a_look_up_that_is_led_astray_is_a_damage(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer would else count a place a second time, and going on from place to place would never end."""
+    for number in range(150):
+        bench.add(number, chunks_of(range(3)))
+    bench.close()
+    data = Path(bench.index.store.path, "data.mdb")
+    whole = data.read_bytes()
+    damaged = []
+    for content in with_raised_separators(whole):
+        data.write_bytes(content)
+        try:
+            Index(str(bench.state_dir), Rules(), WRITER).close()
+        except IndexDamaged:
+            damaged.append(content)
+        else:  # a free page
+            data.write_bytes(whole)
+    # An index that is too large to be followed at each start.
+    monkeypatch.setattr(environment, "AUDITED_BYTES", 0)
+    found = 0
+    for content in damaged:
+        data.write_bytes(content)
+        place = Place(1, "")
+        try:
+            with reading(str(bench.state_dir)) as store, store.snapshot() as txn:
+                while there := store.place_from(txn, place):
+                    place = Place(1, there.path + "\0")
+        except IndexDamaged:
+            found += 1
+    data.write_bytes(whole)
+    assert len(damaged) > found > 0

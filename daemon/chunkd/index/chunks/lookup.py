@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from chunkd.index.blocks import Numbers
 from chunkd.index.chunks.entries import Entries, Prefixes, join_entries, unpack_entries
+from chunkd.index.storage.page_audit import seek
 
 # 16,384 entries are 144 KiB: 36 adjacent pages.
 DENSE_ENTRIES = 16384
@@ -158,7 +159,7 @@ class Lookup:
         """
         table = self._dense if dense else self._young
         with txn.cursor(db=table) as cursor:
-            if after + 1 >= 1 << 32 or not cursor.set_range(_key(after + 1)):
+            if after + 1 >= 1 << 32 or not seek(cursor, _key(after + 1)):
                 return -1, 0
             key = int.from_bytes(cursor.key(), "big")
         entries = self._read(txn, table, key)
