@@ -75,6 +75,7 @@ def apart(command: Callable[[], object]) -> Found:
     if not pid:
         faulthandler.disable()
         signal.alarm(DEADLINE_S)
+        faulthandler.dump_traceback_later(DEADLINE_S - 5, file=os.dup(sys.stderr.fileno()))  # where it hangs
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         found: Found
         try:
