@@ -42,7 +42,7 @@ from chunkd.names.name import Part
 from chunkd.names.names_file import read_names_file
 from chunkd.sources import watch
 from chunkd.sources.activity import Activity
-from chunkd.sources.cache import ServedCache
+from chunkd.sources.cache import Request, ServedCache
 from chunkd.sources.folder import FolderSource
 from chunkd.sources.names_reader import NamesReader
 from chunkd.sources.numbered import Devices
@@ -565,6 +565,21 @@ def looks() -> Iterator[list[Hint]]:
         yield looked
 
 
+@contextlib.contextmanager
+def comparisons() -> Iterator[list[Request]]:
+    """The scans that caches ask for themselves meanwhile, because they may have missed events."""
+    asked: list[Request] = []
+    request_scan = ServedCache.request_scan
+
+    def noted(cache: ServedCache, request: Request) -> None:
+        if request.verify and request.number == 0:
+            asked.append(request)
+        request_scan(cache, request)
+
+    with mock.patch.object(ServedCache, "request_scan", noted):
+        yield asked
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -603,5 +618,6 @@ def wrong(content: Content) -> bytes:
     return hashlib.shake_128(content.stored).digest(len(content.stored))
 
 
-def messages(records: Iterable[logging.LogRecord], word: str) -> list[str]:
-    return [record.getMessage() for record in records if word in record.getMessage()]
+def logged(records: Iterable[logging.LogRecord], value: object, level: int = logging.INFO) -> list[logging.LogRecord]:
+    """The records from `level` on that name a value, such as a path."""
+    return [record for record in records if record.levelno >= level and str(value) in record.getMessage()]

@@ -300,7 +300,7 @@ class TooManyImages(ChunkdError):
     """The figures of images would take too much time or memory."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"images: too many for figures of them: {why}")
+        super().__init__(f"images: their figures would take too much time or memory: {why}")
 
 
 class IndexMoves(ChunkdError):

@@ -24,6 +24,7 @@ from chunkd import errors
 from chunkd.client.ask import Client
 from chunkd.errors import NothingThere, SettingInvalid, UsageError
 from chunkd.figures.names import KEPT
+from chunkd.pulls.log_files import LogUnreadable
 from chunkd.replies.figures import Blob, Cache, Health
 from chunkd.replies.images import Chunks, Images
 from chunkd.replies.pulls import Replay
@@ -110,11 +111,20 @@ def test_logs_are_replayed(home: Home) -> None:
     log = home.root / "log"
     log.write_bytes(b"\n".join(line_of(get, "json") for get in gets))
     shown: list[int] = []
-    found = client.replay([str(log)], lambda _done_bytes, _known_bytes, pulls: shown.append(pulls))
+    found = client.replay(str(log), lambda _done_bytes, _known_bytes, pulls: shown.append(pulls))
     assert_type(found, Replay)
     check(Replay, found)
     assert (found["clients"], found["lines"]["pulls"], found["served"]["bytes"]) == (2, 2, 2 * layer["stored_bytes"])
     assert shown[-1] == 2
+    assert client.replay([str(log)])["clients"] == 2
+    with pytest.raises(LogUnreadable):
+        client.replay("absent")
+
+
+def test_one_image_needs_no_list(home: Home) -> None:
+    home.scan(filled_layout(home).path)
+    client = chunkd.connect(state_dir=home.state)
+    assert client.diff("shop/api:v1", "shop/both:v1") == client.diff(["shop/api:v1"], "shop/both:v1")
 
 
 @pytest.mark.parametrize("with_daemon", [False, True])

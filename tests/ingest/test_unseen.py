@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from chunkd.model import Cause, Hint, Place
 from chunkd.sources.hints import MAX_HINTS
 from chunkd.sources.source import Seen
 from faulty import FaultySource, Many, as_it_is, faulty
-from ingesting import LAYER, OTHER, World, distribution, land, looks, messages, oci, world_in, wrong
+from ingesting import LAYER, OTHER, World, comparisons, distribution, land, logged, looks, oci, world_in, wrong
 
 
 @pytest.fixture
@@ -47,15 +48,14 @@ def test_a_place_that_cannot_be_looked_at_waits_once_however_often_it_is_listed(
 ) -> None:
     source = faulty(world)
     source.look = refusing
-    for content in (LAYER, OTHER):
-        land(oci(world.roots[0], content), content.stored)
-    caplog.set_level("INFO")
-    for _ in range(60):
-        world.scan()
+    paths = [land(oci(world.roots[0], content), content.stored) for content in (LAYER, OTHER)]
+    with comparisons() as asked:
+        for _ in range(60):
+            world.scan()
     assert waiting_later(world) == 2
     assert len(world.writer.remembered.doubts) == 2
-    assert len(messages(caplog.records, "can't look at")) == 2
-    assert not messages(caplog.records, "everything is compared")
+    assert [len(logged(caplog.records, path, logging.WARNING)) for path in paths] == [1, 1]
+    assert not asked
     assert world.activity.idle(), "it may be so for ever"
     world.holds_exactly()
     answer(source)
@@ -100,19 +100,19 @@ def test_an_event_begins_them_anew(world: World) -> None:
     world.holds_exactly(LAYER)
 
 
-def test_more_of_them_than_the_queue_holds_cause_no_scan(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_more_of_them_than_the_queue_holds_cause_no_scan(world: World) -> None:
     def look(path: str) -> Seen:
         raise PermissionError(13, "Permission denied", path)
 
-    caplog.set_level("INFO")
     source = Many(str(world.roots[0]), [f"{number:064x}" for number in range(MAX_HINTS + 64)], look)
     world.sources[source.path] = source
     world.restart()
-    world.scan()
+    with comparisons() as asked:
+        world.scan()
     assert waiting_later(world) == MAX_HINTS
     assert world.activity.idle()
     assert world.writer.scans.finished == 1
-    assert not messages(caplog.records, "everything is compared")
+    assert not asked
     world.holds_exactly()
 
 

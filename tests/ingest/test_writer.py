@@ -32,11 +32,12 @@ from ingesting import (
     Content,
     Deaf,
     World,
+    comparisons,
     distribution,
     land,
     layer_of,
+    logged,
     looks,
-    messages,
     oci,
     world_in,
     wrong,
@@ -394,16 +395,14 @@ def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "MAX_TASKS", 8)
 
 
-def test_too_many_blobs_for_the_queue_are_found_by_a_scan(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
+def test_too_many_blobs_for_the_queue_are_found_by_a_scan(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     few_tasks(monkeypatch)
     contents = many(40)
     for content in contents:
         world.event(land(oci(world.roots[0], content), content.stored))
-    world.rest()
-    assert messages(caplog.records, "everything is compared: too many blobs")
+    with comparisons() as asked:
+        world.rest()
+    assert asked
     assert world.counted() == {content.digest for content in contents}
 
 
@@ -613,7 +612,7 @@ def test_a_root_that_is_gone_keeps_its_figures(world: World, caplog: pytest.LogC
     world.holds_exactly(LAYER, OTHER)
     stale = world.cache_of(path)
     assert "can't be reached" in stale.status.stale
-    assert len(messages(caplog.records, "stale")) <= 1
+    assert len(logged(caplog.records, world.roots[0], logging.WARNING)) <= 1
     away.rename(world.roots[0])
     world.scan()
     assert not stale.status.stale
@@ -822,7 +821,7 @@ def test_scans_that_are_asked_for_together_are_one(world: World, caplog: pytest.
         (2, numbers[2], True),
     ]
     assert [item.verify for item in found if isinstance(item, Listed)] == [True, True]
-    assert not messages(caplog.records, "taken as it is now")
+    assert not logged(caplog.records, "", logging.WARNING), "no cache is accepted as it is"
 
 
 def test_every_scan_that_was_asked_for_ends(world: World) -> None:
@@ -886,7 +885,7 @@ def test_a_watch_that_cannot_be_set_makes_a_cache_unwatched_and_listed_on_a_time
     assert world.caches[2].status.unwatched == ""
     world.ahead_s += 61
     assert [item.cache for item in listed(world)] == [1]
-    assert len(messages(caplog.records, "limit reached")) == 1
+    assert len(logged(caplog.records, world.roots[0], logging.WARNING)) == 1
 
 
 def test_a_folder_is_listed_when_it_appears(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,8 +53,7 @@ def test_real_layers_are_indexed_behind_the_walls_of_the_unit(tmp_path: Path) ->
             assert (status["NoNewPrivs"], status["Seccomp"], int(status["CapEff"], 16)) == ("1", "2", 0)
         assert status["Seccomp_filters"].strip() == "2"  # the worker's own as well
         log = daemon.log
-        assert "runs without" not in log, log
-        assert "rror" not in log, log
+        assert not re.search(r"\b(WARNING|ERROR|CRITICAL)\b", log), log
         assert ("(Landlock " in log) == bool(sandbox.landlock_version())
         assert daemon.stop() == 0
         home.check()

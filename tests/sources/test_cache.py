@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -25,7 +26,7 @@ from chunkd.sources.root import Root
 from chunkd.sources.source import Entry, Observation, RootMark, Seen
 from chunkd.sources.status import LAYERLESS, CacheStatus, idle_state, state_of, warnings, warnings_of
 from faulty import FaultySource, FaultyView, faulty, on_device
-from ingesting import LAYER, LIKE_IT, OTHER, PLAIN, Deaf, World, land, messages, oci, world_in
+from ingesting import LAYER, LIKE_IT, OTHER, PLAIN, Deaf, World, land, logged, oci, world_in
 
 # --- what it opens unasked --------------------------------------------------------------------------------------------
 
@@ -245,10 +246,6 @@ def test_what_is_listed_of_a_root_that_is_there_again_is_compared(world: World, 
     world.holds_exactly(LIKE_IT)
 
 
-def warned(records: list[logging.LogRecord]) -> list[str]:
-    return messages([record for record in records if record.levelno >= logging.WARNING], "stale")
-
-
 def test_a_stale_cache_is_told_of_with_its_reason_when_it_changes(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -261,28 +258,31 @@ def test_a_stale_cache_is_told_of_with_its_reason_when_it_changes(
     world.restart()  # it is away at the start
     world.settle()
     world.settle()
-    [said] = warned(caplog.records)
-    assert str(root) in said
-    assert "can't be reached: No such file or directory" in said
+    away_because = world.caches[1].status.stale
+    [told] = logged(caplog.records, root, logging.WARNING)
+    assert told.args == (str(root), away_because)
+    assert os.strerror(errno.ENOENT) in away_because
     caplog.clear()
 
     root.write_bytes(b"")
     world.pass_s(6)
     world.pass_s(6)
-    assert [text.partition("kept: ")[2] for text in warned(caplog.records)] == ["its root is not a folder"]
+    no_folder_because = world.caches[1].status.stale
+    assert no_folder_because not in ("", away_because)
+    assert [told.args for told in logged(caplog.records, root, logging.WARNING)] == [(str(root), no_folder_because)]
     caplog.clear()
     root.unlink()
     away.rename(root)
     world.pass_s(6)
-    assert warned(caplog.records) == []
-    assert messages(caplog.records, "there again")
+    assert world.caches[1].status.stale == ""
+    assert [told.levelno for told in logged(caplog.records, root)] == [logging.INFO]
     caplog.clear()
 
     on_another_device(faulty(world))
     world.settle()
-    [said] = warned(caplog.records)
-    assert "another device" in said
-    assert f"`chunkd scan --accept {root}`" in said
+    [told] = logged(caplog.records, root, logging.WARNING)
+    assert told.args == (str(root), world.caches[1].status.stale)
+    assert f"`chunkd scan --accept {root}`" in world.caches[1].status.stale
     world.holds_exactly(LAYER)
 
 
@@ -336,7 +336,7 @@ class NoDescriptor(FaultySource):
     @contextlib.contextmanager
     def view(self) -> Iterator[FaultyView]:
         if self.full:
-            raise OSError(24, "Too many open files")
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         with super().view() as view:
             yield view
 
@@ -351,7 +351,7 @@ def test_a_place_that_an_event_named_is_looked_at_again_when_its_root_can_be_ope
     source.full = True
     path.unlink()
     world.heard(path, Cause.DELETED)
-    assert messages(caplog.records, "Too many open files")
+    assert logged(caplog.records, os.strerror(errno.EMFILE), logging.WARNING)
     world.holds_exactly(LAYER)
     source.full = False
     world.pass_s(61)

@@ -34,9 +34,9 @@ NAME_CHARACTERS = 100
 def export(client: Client, json: bool, quiet: bool, key_file: str | None, name: str | None, store: str) -> None:
     """Put this host's part into a store that hosts share.
 
-    A STORE is a folder, on a file system that has hard links, such as a mount of NFS. It gets which chunks each blob
-    has, by their hashes, and what this host holds now: no file's content, and no path. The first export writes all of
-    that, and each later one only what is new. Works beside a daemon, and without one. `chunkd merge` then has the
+    A STORE is a folder, on a file system that has hard links, such as a mount of NFS. An export writes the hashes of
+    each blob's chunks and what this host holds now, but no file's content and no path. The first one writes all of
+    that, and each later one only what is new. It works beside a daemon, and without one. `chunkd merge` then prints the
     figures of all hosts.
 
     Needs the packages of `pip install 'chunkd[fleet]'`.
@@ -84,7 +84,7 @@ def _problems(stats: Mapping[str, Any]) -> Iterator[str]:
 @quietly
 @click.option(
     "--max-age", metavar="AGE",
-    help="Leave out sources that were last known longer ago: 2d (m, h, d, w), 2026-01-31 or 2026-01-31T12:00Z.",
+    help="Leave out hosts whose figures are older: 2d (m, h, d, w), 2026-01-31 or 2026-01-31T12:00Z.",
 )  # fmt: skip
 @click.option("--images", is_flag=True, help="List the images of all hosts instead, as `chunkd images` does.")
 @click.option(
@@ -95,11 +95,11 @@ def _problems(stats: Mapping[str, Any]) -> Iterator[str]:
 def merge(json: bool, quiet: bool, max_age: str | None, images: bool, by: str, store: str) -> None:
     """Print the figures of all hosts that exported into a store.
 
-    They are those that one index would have with the blobs of all hosts: what several hosts have counts once. Beside
-    them: what all hosts' copies of layers take, what these layers take if each is kept once, as in one registry for
-    all, and what their chunks would take. With --max-age sources that are left out are named, and the exit code is 7.
+    They are those that one index with the blobs of all hosts would have: a blob that several hosts have counts once.
+    Below them: what all hosts' copies of layers take, what these layers take if each is kept once, as in one registry
+    for all, and what their chunks would take. If --max-age leaves out hosts, they are named, and the exit code is 7.
 
-    A STORE is a folder that `chunkd export` made. A host that is no more is removed with its folder in `snapshots`.
+    A STORE is a folder that `chunkd export` made. To drop a host that is gone, remove its folder in `snapshots`.
     Needs the packages of `pip install 'chunkd[fleet]'`.
     """
     if by != "image" and not images:

@@ -84,8 +84,8 @@ def freed(client: Client, json: bool, references: tuple[str, ...], keep_last: in
 def similar(client: Client, json: bool, threshold: float) -> None:
     """List images that are alike by their chunks.
 
-    Two images are alike if the chunks that both hold have at least --threshold of the bytes of all chunks that they
-    hold. A cluster is a group of images in which each one is like at least one other. From 20 images on, chunks that
+    Two images are alike if the chunks that both hold have at least --threshold of the bytes of all chunks that either
+    holds. A cluster is a group of images in which each one is like at least one other. From 20 images on, chunks that
     more than half of all images hold are left out. A second list shows the pairs of different repositories that share
     most.
     """

@@ -24,7 +24,7 @@ def replay(client: Client, json: bool, quiet: bool, files: tuple[str, ...]) -> N
     (combined, with X-Forwarded-For as the last column), or a trace in JSON as IBM published them. It may be compressed
     with gzip or zstd; - is standard input. Clients are told apart by their addresses. No output has an address.
 
-    A client is taken to have what it pulled before in these logs. As layers: each blob moves once to each client. As
+    A client is assumed to have what it pulled earlier in these logs. As layers: each blob moves once to each client. As
     chunks: for each layer, its list of chunks and the chunks that the client lacks move, each compressed. A blob that
     is not a layer of the index moves whole. One cache for all: the same, for one cache that all clients share.
     """

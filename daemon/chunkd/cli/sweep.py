@@ -41,7 +41,7 @@ PLAIN_LINE_EVERY_S = 5.0
     help="Recompress one chunk in so many, as the setting measure_one_in.",
 )  # fmt: skip
 @click.option("--layers", metavar="1/4", help="Read a part of the layers, picked by their digests.")
-@click.option("--resume", is_flag=True, help="Go on with the unfinished sweep, whatever it was asked.")
+@click.option("--resume", is_flag=True, help="Go on with the unfinished sweep, as it was asked.")
 @click.option("-o", "--output", metavar="FILE", help="Also write an HTML page with curves. Needs matplotlib.")
 def sweep(
     where: Resolved, json: bool, quiet: bool, rules: str | None, one_in: int | None, layers: str | None,
@@ -54,8 +54,8 @@ def sweep(
     are the layers as they are and as zstd, whole files, and fixed blocks. It changes no figure of the index, and may
     run beside the daemon.
 
-    Run it again after an interruption, and it reads no layer twice that it was done with. Ctrl-C prints the figures of
-    the layers that were read, and exits 7, as do layers that can't be read.
+    Run it again after an interruption: it goes on where it ended. Ctrl-C prints the figures of the layers that were
+    read, and exits 7. If a layer can't be read, it exits 7 too.
     """
     if resume and (where.caches_named or rules is not None or one_in is not None or layers is not None):
         raise UsageError("--resume takes what the unfinished sweep was asked; name nothing else")

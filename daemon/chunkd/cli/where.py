@@ -29,7 +29,7 @@ BY = ("directory", "extension", "package", "file")
 )  # fmt: skip
 @click.option(
     "--depth", type=click.IntRange(1, 64), default=3, show_default=True,
-    help="A directory is so many parts of a path.",
+    help="How many parts of a path a directory has.",
 )  # fmt: skip
 @click.option(
     "--layers", metavar="1/N",
@@ -40,10 +40,10 @@ def where(
 ) -> None:  # fmt: skip
     """Say which directories, files and packages the redundancy is in.
 
-    The layers of an image, of all images of a repository, or without either those of the whole index are decoded again;
-    the index and the blobs must be readable. Of each chunk the first copy is the one in the layer with the least
-    digest; all others are further copies, which a chunk store would not keep. Each of their bytes belongs to the file
-    of the layer's tar that covers it, with its header, and has one cause, the first that holds:
+    Decodes layers again: those of an image, of all images of a repository, or of the whole index. It must be able to
+    read the index and the blobs. The first copy of a chunk is the one in the layer with the least digest. All others
+    are further copies, which a chunk store would not keep. Each byte of a further copy belongs to the file of the
+    layer's tar that covers it, with its header. It has one cause, the first of these that holds:
 
     \b
       zeros                 a chunk of zeros alone
@@ -52,9 +52,9 @@ def where(
       the same file, moved  the same content at another path
       parts, headers        all else: files that are alike in part, headers
 
-    They add up to the uncompressed bytes minus the unique bytes of the layers that were read. The same files are what a
-    shared base image would save as well; for parts it takes a chunk store. A layer that can't be read is named and left
-    out, and the command exits 7.
+    The causes add up to the uncompressed bytes minus the unique bytes of the layers that were read. A shared base image
+    would save the same files as well; parts take a chunk store. A layer that can't be read is named and left out, and
+    the command exits 7.
     """  # noqa: D301 - click's mark for a paragraph that is not to be rewrapped
     # numpy, LMDB and workers: only where they are needed.
     from chunkd.cli.progress import progress, silent

@@ -158,9 +158,9 @@ class Client:
         """The images that are alike: both hold at least this part of what either holds (three decimals at most)."""
         return self._images("similar", {"threshold": str(threshold)})
 
-    def diff(self, client: Sequence[str], to: str, platform: str = "") -> Diff:
-        """What a client that has these images, or nothing, moves to pull another one. References are as for `freed`."""
-        return self._images("diff", {"from": _joined(client), "to": _joined([to]), "platform": platform})
+    def diff(self, client: str | Sequence[str], to: str, platform: str = "") -> Diff:
+        """What a client that has one image, several or none moves to pull another. References are as for `freed`."""
+        return self._images("diff", {"from": _joined(_several(client)), "to": _joined([to]), "platform": platform})
 
     def updates(self, repository: str, platform: str = "") -> Updates:
         """What a client moves from each version of a repository, or of one of its tags, to the next one."""
@@ -170,9 +170,9 @@ class Client:
         """The same for all repositories, a row for each."""
         return self._images("updates", {"repository": "", "platform": platform})
 
-    def replay(self, files: Sequence[str], show: Show = lambda *_: None) -> Replay:
+    def replay(self, files: str | Sequence[str], show: Show = lambda *_: None) -> Replay:
         """What a registry served, by its logs, and what chunks would have moved; always from the index. `show` gets the
-        bytes that are read, those of all files as far as they are known, and the pulls so far. Raises LogUnreadable.
+        bytes read so far, the bytes of all files whose size is known, and the pulls so far. Raises LogUnreadable.
         """
         from chunkd.pulls.log_files import LogFiles
 
@@ -181,7 +181,7 @@ class Client:
 
             return indexed(store)
 
-        logs = LogFiles(files)
+        logs = LogFiles(_several(files))
         as_of, found = self._from_index(offline)
         from chunkd.pulls.replay import Replay  # numpy, only where there is an index
 
@@ -193,7 +193,7 @@ class Client:
         return counted
 
     def index_dir(self) -> str:
-        """The state directory of the index, also where a daemon runs. Raises IndexMissing."""
+        """The state directory whose index can be opened, also where a daemon runs. Raises IndexMissing."""
         self._from_index(lambda _: None)
         return self.state_dir
 
@@ -282,6 +282,10 @@ class Client:
             page = self._ask(target, partial(offline, start))
             yield page
             start = page["next"]
+
+
+def _several(given: str | Sequence[str]) -> Sequence[str]:
+    return [given] if isinstance(given, str) else given
 
 
 def _joined(references: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ class TooManyClasses(ChunkdError):
     """The index is too large for a replay."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"replay: too large for figures of it: {why}")
+        super().__init__(f"replay: the index is too large for one: {why}; use an index of fewer caches (`--state DIR`)")
 
 
 @dataclass(frozen=True, slots=True)

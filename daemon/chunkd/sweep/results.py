@@ -45,7 +45,7 @@ class SweepUnwritable(ChunkdError):
 
 class NothingToResume(ChunkdError):
     def __init__(self, folder: str) -> None:
-        super().__init__(f"sweep {folder}: there is no sweep to be resumed; start one without --resume")
+        super().__init__(f"sweep {folder}: there is no unfinished sweep; start one without --resume")
 
 
 class Asked(NamedTuple):
