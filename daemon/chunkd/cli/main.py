@@ -236,8 +236,7 @@ def check(where: Resolved, json: bool, repair: bool, read: bool) -> None:
     """
     from chunkd.check.check import check_index
 
-    states = [given.value for given in where.states]
-    differences = check_index(_load(where, serving=False), states, repair=repair, read=read)
+    differences = check_index(_load(where, serving=False), where.states, repair=repair, read=read)
     count = f"{len(differences)} differences{', repaired' if repair and differences else ''}"
     reply = {"differences": [difference._asdict() for difference in differences]}
     say_reply(reply, json, [*map(str, differences), count])

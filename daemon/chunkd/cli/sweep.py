@@ -92,8 +92,7 @@ def _swept(
     named = profiles.ALL if rules is None else profiles.parse(rules)
     measure = MeasureRule(one_in or config.measure_one_in, config.measure_level)
     question = Question(tuple(profile.name for profile in named), measure, config.caps)
-    states = [given.value for given in where.states]
-    with opened(config, states, caches, question, Share.parse(layers or WHOLE)) as begun:
+    with opened(config, where.states, caches, question, Share.parse(layers or WHOLE)) as begun:
         is_interrupted = _read(begun, quiet)
         reply = begun.reply((lambda *_: None) if quiet else _seldom())
         if json:

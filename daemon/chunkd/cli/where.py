@@ -61,9 +61,8 @@ def where(
     from chunkd.sweep.where import where as asked
 
     question = Question(value_of("repository", reference), by, depth, part_of(layers) if layers is not None else 0)
-    states = [given.value for given in place.states]
     with progress("read", "layers to go", quiet=quiet) as show:
-        reply, state_dir = asked(effective(place, serving=False), states, question, show)
+        reply, state_dir = asked(effective(place, serving=False), place.states, question, show)
     say_reply(reply, json, where_lines(reply, state_dir))
     if reply["unread_layers"]:
         sys.exit(INCOMPLETE)
