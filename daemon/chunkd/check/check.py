@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 
@@ -38,11 +39,8 @@ def check_index(config: Config, states: list[str], *, repair: bool, read: bool) 
                 bad.add(records.digest_key(digest))
     if repair and differences:
         rules = records.Rules(caps=config.caps, decoder=decode.decoder_rule())
-        index = Index(state_dir, rules, "chunkd check --repair")
-        try:
+        with contextlib.closing(Index(state_dir, rules, "chunkd check --repair")) as index:
             left = repair_index(index, bad)
-        finally:
-            index.close()
         if left:
             raise Unrepairable(state_dir, str(left[0]))
     return differences

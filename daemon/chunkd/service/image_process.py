@@ -46,11 +46,8 @@ def main(connection: socket.socket, asked: dict[str, Any]) -> None:
 
 
 def answered(asked: dict[str, Any]) -> list[bytes]:
-    store = Store(asked["index"], readonly=True)
-    try:
+    with contextlib.closing(Store(asked["index"], readonly=True)) as store:
         reply = answers.asked(store, (getattr(answers, asked["question"]), tuple(asked["arguments"])))
-    finally:
-        store.close()
     return [json.dumps(one).encode() + b"\n" for one in (pages.with_rows(reply, []), *pages.rows_of(reply))]
 
 
