@@ -299,9 +299,6 @@ def _load(where: Resolved, *, serving: bool = True) -> Config:
     return effective(where, serving=serving)
 
 
-_ALL = (
-    *(*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, *where.COMMANDS, *FLEET),
-    *(replay, report, sweep),
-)
-for command in _ALL:
+_ONE_EACH = (diff.diff, updates.updates, where.where, replay, report, sweep)
+for command in (*lists.COMMANDS, *images.COMMANDS, *FLEET, *_ONE_EACH):
     main.add_command(command)

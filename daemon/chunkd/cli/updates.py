@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from chunkd.cli.options import as_json, asks, end_by, say_reply
@@ -36,6 +34,3 @@ def updates(client: Client, json: bool, repository: str | None, is_all: bool, pl
     found = client.all_updates(platform) if repository is None else client.updates(repository, platform)
     say_reply(found, json, (all_lines if is_all else update_lines)(found, client.source(found["as_of"])))
     end_by(client.stats())
-
-
-COMMANDS: tuple[Any, ...] = (updates,)

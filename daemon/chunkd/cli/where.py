@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 
@@ -67,6 +66,3 @@ def where(
     if reply["unread_layers"]:
         sys.exit(INCOMPLETE)
     end_by(Client(place).stats())
-
-
-COMMANDS: tuple[Any, ...] = (where,)

@@ -91,7 +91,7 @@ class Client:
     def health(self) -> Health:
         """The daemon's `state` with its `reasons`, or the state `down` where none answers."""
         try:
-            found: Any = http.first_answer([given.value for given in self._where.sockets], "GET", "/v1/health")[1]
+            found: Any = http.first_answer(self._sockets(), "/v1/health")[1]
         except NoDaemon as error:
             return {"state": "down", "reasons": [str(error)]}
         return found
@@ -205,9 +205,7 @@ class Client:
         """
         where = self._where
         try:
-            self.socket, content = http.first_answer(
-                [given.value for given in where.sockets], "GET", target, timeout_s=timeout_s
-            )
+            self.socket, content = http.first_answer(self._sockets(), target, timeout_s)
             self.state_dir = ""
             return content
         except NoDaemon as nobody:
@@ -227,6 +225,9 @@ class Client:
             except (BadIndex, IndexUnreachable):
                 pass
             raise
+
+    def _sockets(self) -> list[str]:
+        return [given.value for given in self._where.sockets]
 
     def _from_index(self, offline: Offline, states: Sequence[str] = ()) -> Any:
         """What `offline` reads from the first index that there is, in these state directories or in those of the
