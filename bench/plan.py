@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from chunkd.cli.plan import plan_text
+from chunkd.cli.plan import plan_lines
 from chunkd.objects import plan
 from chunkd.objects.store import PAGE_KEYS, Object
 from chunkd.service.plan import calibrate
@@ -59,7 +59,7 @@ def main() -> None:
     prices = {"cpu_hour": 0.04, "list_per_1000": 0.005, "get_per_1000": 0.0004, "head_per_1000": 0.0004}
     prices |= {"transfer_per_gb": 0.02, "retrieval_per_gb": 0.01}
     config = load({"caches": ["s3://registry"], "state_dir": "/nowhere"}, {"HOME": "/nowhere"})
-    print(plan_text(plan.plan(counted, classes, calibrate(config), 16, where, prices), False))
+    print("\n".join(plan_lines(plan.plan(counted, classes, calibrate(config), 16, where, prices))))
     print()
     print(f"{keys:,} keys counted in {counted_s:.1f} s of a processor, {keys / counted_s:,.0f} a second, {mib:.0f} MiB")
 

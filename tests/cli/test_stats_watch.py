@@ -79,7 +79,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, screen: Screen, sizes: list[tuple[i
 
     client = Client(Resolved({}, {}))
     monkeypatch.setattr(client, "stats", lambda: {"as_of": None})
-    monkeypatch.setattr("chunkd.cli.tables.stats_text", lambda *_: frame(number))
+    monkeypatch.setattr("chunkd.cli.tables.stats_lines", lambda *_: frame(number).split("\n"))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setattr(os, "get_terminal_size", lambda _: (screen.columns, screen.lines))
     monkeypatch.setattr(time, "sleep", rest)

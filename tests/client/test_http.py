@@ -183,14 +183,14 @@ def nobodies(directory: Path) -> list[str]:
 def test_the_first_that_listens_is_asked(directory: Path) -> None:
     tried = nobodies(directory)
     with running(directory / "s", FakeAnswers()), running(directory / "t", FakeAnswers()):
-        found, reply = http.first_answer([*tried, f"{directory}/s", f"{directory}/t"], "GET", "/v1/health")
+        found, reply = http.first_answer([*tried, f"{directory}/s", f"{directory}/t"], "/v1/health")
     assert (found, reply["state"]) == (f"{directory}/s", "ok")
 
 
 def test_no_daemon_says_what_was_tried(directory: Path) -> None:
     tried = nobodies(directory)
     with pytest.raises(NoDaemon) as caught:
-        http.first_answer(tried, "GET", "/v1/health")
+        http.first_answer(tried, "/v1/health")
     assert caught.value.tried == tried
 
 
@@ -201,7 +201,7 @@ def test_what_is_there_and_fails_is_not_passed_over(directory: Path) -> None:
         connection.recv(65536)
 
     with running(directory / "t", FakeAnswers()), peer(path, talk), pytest.raises(SocketUnusable):
-        http.first_answer([str(path), f"{directory}/t"], "GET", "/v1/stats")
+        http.first_answer([str(path), f"{directory}/t"], "/v1/stats")
 
 
 ASK_AS_NOBODY = """
@@ -213,7 +213,7 @@ if os.getuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
 try:
-    http.first_answer(sys.argv[1:], "GET", "/v1/stats", timeout_s=20)
+    http.first_answer(sys.argv[1:], "/v1/stats", timeout_s=20)
 except errors.SocketDenied as error:
     print("denied", error.path, error.group)
 except errors.NoDaemon:

@@ -10,18 +10,18 @@ import bolts
 from chunkd.model import Digest
 from chunkd.names import containerd, name
 from chunkd.names.containerd import DATABASE, read_containerd
-from chunkd.names.name import Name, Part, Standing
+from chunkd.names.name import Name, Part
 from chunkd.sources.beneath import Beneath
 
 A, B, C = (Digest("sha256", letter * 64) for letter in "abc")
 
 
-def parts(root: Path, contents: dict[bytes, Any] | bytes, unnamed: set[Digest] | None = None) -> list[Part]:
+def parts(root: Path, contents: dict[bytes, Any] | bytes) -> list[Part]:
     path = root / DATABASE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(contents if isinstance(contents, bytes) else bolts.database(contents))
     with Beneath(str(root)) as beneath:
-        return read_containerd(beneath, unnamed or ())
+        return read_containerd(beneath)
 
 
 def images(**by_name: Any) -> dict[bytes, Any]:
@@ -57,29 +57,6 @@ def test_images_of_all_namespaces(tmp_path: Path) -> None:
             ),
         ),
     ]
-
-
-def test_repositories_of_unnamed_blobs(tmp_path: Path) -> None:
-    source = b"containerd.io/distribution.source."
-    contents: dict[bytes, Any] = {
-        b"v1": {
-            b"default": {
-                b"content": {
-                    b"blob": {
-                        str(A).encode(): {b"labels": {source + b"docker.io": b"library/a,other/b", b"x": b"y"}},
-                        str(B).encode(): {b"labels": {source + b"quay.io": b"b"}},
-                        str(C).encode(): {b"size": b"1"},
-                        b"nonsense": {},
-                    }
-                }
-            }
-        }
-    }
-    [part] = parts(tmp_path, contents, {A, C})
-    assert part.names == tuple(
-        Name("", repository, "", A, 0, Standing.HELD) for repository in ("docker.io/library/a", "docker.io/other/b")
-    )
-    assert parts(tmp_path, contents) == [Part("containerd", "default", ())]
 
 
 @pytest.mark.parametrize("contents", [{}, {b"v1": b"no bucket"}, {b"v2": {}}])

@@ -55,7 +55,7 @@ def sockets(flags: Mapping[str, object], env: Environment) -> list[str]:
 
 
 def states(flags: Mapping[str, object], env: Environment) -> list[str]:
-    return [given.value for given in resolve.Resolved(flags, env).states]
+    return resolve.Resolved(flags, env).states
 
 
 # --- the table ----------------------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import lmdb
 import numpy as np
@@ -12,10 +12,10 @@ import numpy as np
 from chunkd.check.read_again import read_again
 from chunkd.check.recount import recount
 from chunkd.check.repair import repair_index
-from chunkd.errors import IndexMissing, Unrepairable
+from chunkd.errors import Unrepairable
 from chunkd.index import blocks, records
 from chunkd.index.index import Index
-from chunkd.index.storage.environment import Store, reading
+from chunkd.index.storage.environment import Store, reading_first
 from chunkd.model import Difference, Digest, Finding
 from chunkd.settings.config import Config
 from chunkd.worker import decode, recompress
@@ -27,10 +27,7 @@ def check_index(config: Config, states: list[str], *, repair: bool, read: bool) 
     Raises Unrepairable when it does not, IndexMissing when there is no index, IndexBusy when a repair is requested
     while a daemon runs, IndexDamaged when no recount can read the index.
     """
-    state_dir = next((state for state in states if _there(Path(state, "index", "data.mdb"))), None)
-    if state_dir is None:
-        raise IndexMissing(", ".join(states))
-    with reading(state_dir, audit=True) as store, store.snapshot() as txn:
+    with reading_first(states, audit=True) as (store, state_dir), store.snapshot() as txn:
         try:
             result = recount(store, txn, _tell)
         finally:
@@ -42,21 +39,11 @@ def check_index(config: Config, states: list[str], *, repair: bool, read: bool) 
                 bad.add(records.digest_key(digest))
     if repair and differences:
         rules = records.Rules(caps=config.caps, decoder=decode.decoder_rule())
-        index = Index(state_dir, rules, "chunkd check --repair")
-        try:
+        with contextlib.closing(Index(state_dir, rules, "chunkd check --repair")) as index:
             left = repair_index(index, bad)
-        finally:
-            index.close()
         if left:
             raise Unrepairable(state_dir, str(left[0]))
     return differences
-
-
-def _there(data: Path) -> bool:
-    try:
-        return data.exists()
-    except PermissionError:
-        return True  # opening it reports the problem
 
 
 def _tell(what: str) -> None:

@@ -1,20 +1,18 @@
-"""Chunks of any length by any rule, hashed as they come: none has to fit into memory."""
+"""What all chunkers do alike; and chunks of any length by any rule, hashed as they come and never held whole."""
 
 from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from blake3 import blake3
 
-from chunkd.model import CHUNK_HASH_BYTES, Recipe
+from chunkd.model import CHUNK_HASH_BYTES, MeasureRule, Recipe
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-    from chunkd.chunkers.gear import Measure
 
 # The hash of each chunk that is a hole: zeros that the rule's product stores nowhere. Holes differ in length.
 HOLE = bytes(CHUNK_HASH_BYTES)
@@ -23,22 +21,24 @@ MOST_MEASURED_BYTES = 16 << 20
 MOST_CHUNK_BYTES = 255 * MOST_MEASURED_BYTES
 
 
-class RuleChunker(ABC):
-    """The chunks of files, one after the other, as one `Recipe` that does not depend on where buffers end. A rule that
-    knows no files has one, the whole stream.
+class Measure(Protocol):
+    """Decides which chunks are recompressed, and measures their length then (`recompress.Recompressor`)."""
 
-    For one thread at a time. Holds 20 to 24 bytes a chunk, with a `measure` also the open chunk's bytes, at most
-    MOST_MEASURED_BYTES, and no view of a buffer after `feed` returns. A chunk that is longer is measured as the sum of
-    its pieces of so many bytes. After `finish`, or an exception in `feed` other than for its argument, it can't be used
-    again.
+    rule: MeasureRule
+
+    def length(self, name: bytes, chunk: Buffer, /) -> int: ...
+
+
+class Chunker(ABC):
+    """The chunks of one stream, fed as buffers and returned as a `Recipe` that does not depend on where buffers end.
+
+    For one stream and one thread at a time. Holds 20 to 24 bytes a chunk, and no view of a buffer after `feed` returns.
+    After `finish`, or an exception in `feed` other than for its argument, it can't be used again.
     """
 
-    def __init__(self, measure: Measure | None = None) -> None:
+    def __init__(self, measure: Measure | None) -> None:
+        """Without `measure` the recipe has no recompressed lengths."""
         self._measure = measure
-        self._hash = blake3()
-        self._length = 0
-        self._bytes = bytearray()
-        self._measured_length = 0
         self._hashes = bytearray()
         self._lengths = array("I")
         self._measured = array("I")
@@ -46,23 +46,17 @@ class RuleChunker(ABC):
         self._drained = 0
 
     def feed(self, buffer: Buffer) -> None:
-        """Take in the file's next bytes, any number of them.
+        """Take in the stream's next bytes, any number of them.
 
         Raises TypeError when `buffer` is not bytes-like and contiguous, ValueError after `finish`.
         """
-        if self._finished:
-            raise ValueError("this chunker has finished: take a new one for each recipe")
+        self._check_open()
         with memoryview(buffer) as shaped, shaped.cast("B") as data:
             self._cut(data)
 
-    def end_file(self) -> None:
-        """End the file, and its last chunk with it: the next bytes are another file's. Without bytes it has no chunk.
-
-        Raises ValueError after `finish`.
-        """
+    def _check_open(self) -> None:
         if self._finished:
             raise ValueError("this chunker has finished: take a new one for each recipe")
-        self._end_file()
 
     @property
     def chunks(self) -> int:
@@ -84,15 +78,43 @@ class RuleChunker(ABC):
         """The chunks of all that was fed but drained ones; the last ends with the data. Raises ValueError when called
         twice.
         """
-        self.end_file()
+        self._check_open()
+        self._end_file()
         self._finished = True
         return self.drain()
 
-    # --- what a rule says, and how
-
     @abstractmethod
     def _cut(self, data: memoryview) -> None:
-        """Take in the file's next bytes, as calls of the three methods below that add up to them."""
+        """Take in the stream's next bytes."""
+
+    @abstractmethod
+    def _end_file(self) -> None:
+        """The stream has ended, and its last chunk with it."""
+
+
+class RuleChunker(Chunker):
+    """The chunks of files, one after the other, in one recipe. A rule that knows no files has one, the whole stream.
+
+    With a `measure` it also holds the open chunk's bytes, at most MOST_MEASURED_BYTES. A chunk that is longer is
+    measured as the sum of its pieces of so many bytes.
+    """
+
+    def __init__(self, measure: Measure | None = None) -> None:
+        super().__init__(measure)
+        self._hash = blake3()
+        self._length = 0
+        self._bytes = bytearray()
+        self._measured_length = 0
+
+    def end_file(self) -> None:
+        """End the file, and its last chunk with it: the next bytes are another file's. Without bytes it has no chunk.
+
+        Raises ValueError after `finish`.
+        """
+        self._check_open()
+        self._end_file()
+
+    # --- what a rule says: `_cut` calls these three, and what they take adds up to the file's bytes
 
     def _end_file(self) -> None:
         """The file has ended: add what was held back, end the last chunk and begin anew."""

@@ -9,31 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
 
 from chunkd.chunkers import gear, rules, tables
-from chunkd.chunkers.chunker import FixedChunker, RuleChunker, WholeChunker
+from chunkd.chunkers.chunker import Chunker, FixedChunker, Measure, RuleChunker, WholeChunker
 from chunkd.errors import RuleUnknown
-from chunkd.model import ChunkParams, Recipe
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
+from chunkd.model import ChunkParams
 
 KIB = 1024
 # The steps of a curve over the chunk size, around the index's own.
 GEAR_SIZES = ("1/8/32", "2/16/64", "4/32/128", "8/64/256", "16/128/512", "32/256/1024")
 FIXED_KIB = (4, 16, 64, 128, 256, 1024, 4096)
 RESTIC_POLYNOMIAL = 0x3DA3358B4DC173  # of degree 53, from the tests of restic's chunker
-
-
-class Chunker(Protocol):
-    """What `gear.Chunker` and `RuleChunker` have in common."""
-
-    def feed(self, buffer: Buffer, /) -> None: ...
-    def drain(self) -> Recipe: ...
-    def finish(self) -> Recipe: ...
-    @property
-    def chunks(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +33,13 @@ class Profile:
     name: str
     per_file: bool
     parameters: str
-    make: Callable[[gear.Measure | None], Chunker] = field(repr=False, compare=False)
+    make: Callable[[Measure | None], Chunker] = field(repr=False, compare=False)
 
-    def chunker(self, measure: gear.Measure | None = None) -> Chunker:
+    def chunker(self, measure: Measure | None = None) -> Chunker:
         """A new chunker, for one recipe."""
         return self.make(measure)
 
-    def file_chunker(self, measure: gear.Measure | None = None) -> RuleChunker:
+    def file_chunker(self, measure: Measure | None = None) -> RuleChunker:
         """The same for a `per_file` rule: one recipe of many files. Raises TypeError for another rule."""
         chunker = self.make(measure)
         if not self.per_file or not isinstance(chunker, RuleChunker):

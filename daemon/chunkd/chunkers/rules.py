@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, cast
 
 from chunkd.chunkers import tables
 from chunkd.chunkers._crules import ffi, lib
-from chunkd.chunkers.chunker import RuleChunker
+from chunkd.chunkers.chunker import Measure, RuleChunker
 
 if TYPE_CHECKING:
     from chunkd.chunkers._crules import Array, Piece
-    from chunkd.chunkers.gear import Measure
 
 CUTS_PER_CALL = 4096
 PIECE_BYTES = 1 << 20  # what is copied, to be joined to the bytes before it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import os
 import re
 import sys
@@ -10,8 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from chunkd.cli.fleet import store_folder
-from chunkd.cli.options import INCOMPLETE, say_lines
-from chunkd.cli.output import say
+from chunkd.cli.options import INCOMPLETE, say_reply
 from chunkd.errors import CacheUnusable, UsageError
 from chunkd.figures.words import bytes_text, count_text, shown
 from chunkd.service.oneshot import Progress
@@ -54,10 +52,7 @@ def scan_into_store(
             found = to_json(scan(asked, Store(folder), lambda: make_engine(asked_engine, processes), show))
         except OSError as error:
             raise CacheUnusable(path, f"can't be listed: {error.strerror}") from None
-    if json:
-        say(jsonlib.dumps(found, indent=1))
-    else:
-        say_lines(lines(found, path, store))
+    say_reply(found, json, lines(found, path, store))
     if found["pending"] or found["unlisted_folders"]:
         sys.exit(INCOMPLETE)
 

@@ -101,8 +101,7 @@ def _decoded(where: Resolved, has: Sequence[str], to: str, platform: str) -> tup
     from chunkd.service.decoded_diff import decoded_diff  # numpy, LMDB and workers: only where they are needed
     from chunkd.settings.config import effective
 
-    states = [given.value for given in where.states]
-    found, state_dir = decoded_diff(effective(where, serving=False), states, has, to, platform)
+    found, state_dir = decoded_diff(effective(where, serving=False), where.states, has, to, platform)
     return found, f"from the index at {shown(state_dir)}, its layers decoded"
 
 
@@ -111,6 +110,3 @@ def _link(text: str) -> Link:
     if found is None or not int(found[1]) or not int(found[4]):
         raise UsageError("--link takes a rate, a latency and a number of requests, such as 100Mbit,30ms,8")
     return Link(int(found[1]) * _BITS[found[2]], int(found[3]), int(found[4]))
-
-
-COMMANDS: tuple[Any, ...] = (diff,)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import os
 import sys
 import time
@@ -12,8 +11,8 @@ from typing import Any
 import click
 
 from chunkd.cli import fleet_lines
-from chunkd.cli.options import INCOMPLETE, as_json, asks, end_by, quietly, say_lines
-from chunkd.cli.output import say
+from chunkd.cli.options import INCOMPLETE, as_json, asks, end_by, quietly, say_reply
+from chunkd.cli.progress import progress
 from chunkd.client.ask import Client
 from chunkd.errors import UsageError
 from chunkd.figures.words import shown
@@ -44,7 +43,6 @@ def export(client: Client, json: bool, quiet: bool, key_file: str | None, name: 
     from chunkd.fleet import extra
 
     extra.needed()
-    from chunkd.cli.progress import progress, silent
     from chunkd.fleet.export import export as exported
     from chunkd.fleet.key import Key
     from chunkd.fleet.snapshot import Facts
@@ -58,13 +56,11 @@ def export(client: Client, json: bool, quiet: bool, key_file: str | None, name: 
         own, int(by_daemon), pending_blobs=stats["pending_blobs"], pending_bytes=stats["pending_bytes"],
         unlisted_folders=stats["unlisted_folders"], problems=tuple(_problems(stats)),
     )  # fmt: skip
-    with (silent if quiet else progress)("exported") as show:
+    with progress("exported", quiet=quiet) as show:
         done = exported(client.index_dir(), Store(store_folder(store)), facts, key, show)
-    if json:
-        content = {"source": done.source, "name": own, "moment": done.moment, "blobs": done.blobs, "read": done.read}
-        say(jsonlib.dumps(content | {"segments": done.segments, "reused": done.reused}, indent=1))
-    else:
-        say_lines(fleet_lines.export_lines(own, store, done.blobs, done.read))
+    content = {"source": done.source, "name": own, "moment": done.moment, "blobs": done.blobs, "read": done.read}
+    content |= {"segments": done.segments, "reused": done.reused}
+    say_reply(content, json, fleet_lines.export_lines(own, store, done.blobs, done.read))
     end_by(stats)
 
 
@@ -107,7 +103,6 @@ def merge(json: bool, quiet: bool, max_age: str | None, images: bool, by: str, s
     from chunkd.fleet import extra
 
     extra.needed()
-    from chunkd.cli.progress import progress, silent
     from chunkd.fleet.images import images as listed
     from chunkd.fleet.merge import merge as merged
     from chunkd.fleet.merge import sources_of
@@ -118,12 +113,9 @@ def merge(json: bool, quiet: bool, max_age: str | None, images: bool, by: str, s
     least_as_of_ns = since_minute(max_age, minute_of(time.time_ns())) * MINUTE_NS if max_age else 0
     opened = Store(store_folder(store))
     sources = sources_of(opened, least_as_of_ns)
-    with (silent if quiet else progress)("merged", "ranges of hashes to go") as show:
+    with progress("merged", "ranges of hashes to go", quiet=quiet) as show:
         content = listed(opened, sources, by, show) if images else merged(opened, sources, progress=show)
-    if json:
-        say(jsonlib.dumps(content, indent=1))
-    else:
-        say_lines((fleet_lines.images_lines if images else fleet_lines.merge_lines)(content, store))
+    say_reply(content, json, (fleet_lines.images_lines if images else fleet_lines.merge_lines)(content, store))
     if content["fleet"]["left_out"] or any(row["problems"] for row in content["fleet"]["sources"]):
         sys.exit(INCOMPLETE)
 

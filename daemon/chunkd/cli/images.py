@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from typing import Any
 
 import click
 
 from chunkd.cli import image_tables
-from chunkd.cli.options import as_json, asks, end_by, say_lines
-from chunkd.cli.output import say
+from chunkd.cli.options import as_json, asks, end_by, say_reply
 from chunkd.client.ask import Client
 from chunkd.errors import UsageError
 
@@ -42,12 +40,12 @@ def images(client: Client, json: bool, by: str, sort: str, untagged: bool, parti
         raise UsageError("--by repository can't be combined with --untagged or --partial")
     found: dict[str, Any] = {**(client.images() if by == "image" else client.repositories())}
     rows = image_tables.chosen(found, sort, untagged=untagged, partial=partial)
-    if json:
-        say(jsonlib.dumps(found | ({"images": rows} if untagged or partial else {}), indent=1))
-    elif partial:
-        say_lines(image_tables.partial_lines(rows, found, client.source(found["as_of"])))
+    source = client.source(found["as_of"])
+    if partial:
+        lines = image_tables.partial_lines(rows, found, source)
     else:
-        say_lines(image_tables.image_lines(rows, found, client.source(found["as_of"]), untagged=untagged))
+        lines = image_tables.image_lines(rows, found, source, untagged=untagged)
+    say_reply(found | ({"images": rows} if untagged or partial else {}), json, lines)
     end_by(client.stats())
 
 
@@ -67,10 +65,7 @@ def freed(client: Client, json: bool, references: tuple[str, ...], keep_last: in
     all match. chunkd deletes nothing.
     """
     found = client.freed(*references, keep_last=keep_last)
-    if json:
-        say(jsonlib.dumps(found, indent=1))
-    else:
-        say_lines(image_tables.freed_lines(found, client.source(found["as_of"])))
+    say_reply(found, json, image_tables.freed_lines(found, client.source(found["as_of"])))
     end_by(client.stats())
 
 
@@ -90,10 +85,7 @@ def similar(client: Client, json: bool, threshold: float) -> None:
     most.
     """
     found = client.similar(threshold)
-    if json:
-        say(jsonlib.dumps(found, indent=1))
-    else:
-        say_lines(image_tables.similar_lines(found, client.source(found["as_of"])))
+    say_reply(found, json, image_tables.similar_lines(found, client.source(found["as_of"])))
     end_by(client.stats())
 
 

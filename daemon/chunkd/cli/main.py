@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json as jsonlib
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from chunkd import __version__
 from chunkd.cli import diff, fail_if, images, lists, tables, updates, where
 from chunkd.cli.fleet import COMMANDS as FLEET
-from chunkd.cli.options import DEGRADED, DIFFERENT, as_json, asks, end_by, quietly, say_lines, settings, works
+from chunkd.cli.options import DEGRADED, DIFFERENT, as_json, asks, end_by, quietly, say_reply, settings, works
 from chunkd.cli.output import say
+from chunkd.cli.progress import progress
 from chunkd.cli.replay import replay
 from chunkd.cli.report import report
 from chunkd.cli.sweep import sweep
@@ -135,9 +137,7 @@ def scan(
     Dask cluster, and `chunkd merge STORE` has the figures. After a kill the next run reads only what is left. Needs the
     packages of `pip install 'chunkd[fleet]'`.
     """
-    from chunkd.cli.progress import progress, silent
-
-    show = silent if quiet else progress
+    show = partial(progress, quiet=quiet)
     if store is None and (shard or engine or name):
         raise click.UsageError("--shard, --engine and --name go with --store")
     if store is not None:
@@ -148,12 +148,13 @@ def scan(
         scan_into_store(_load(where), store, shard, engine, name, retry_failed, json, show)
         return
     if plan or prices:
-        from chunkd.cli.plan import plan_text
+        from chunkd.cli.plan import plan_lines
         from chunkd.service.plan import plan_of
 
         if not plan or remeasure or verify or accept or retry_failed or replace:
             raise click.UsageError("--prices goes with --plan, and --plan with no other flag of scan")
-        say(plan_text(plan_of(_load(where), prices), json))
+        plan_reply = plan_of(_load(where), prices)
+        say_reply(plan_reply, json, plan_lines(plan_reply))
         return
     if remeasure:
         if where.caches_named or verify or accept or retry_failed or replace:
@@ -167,7 +168,7 @@ def scan(
         asked = {"verify": verify, "accept": accept, "retry_failed": retry_failed}
         sockets = [given.value for given in where.sockets]
         stats = scan_once(_load(where), sockets, asked, replace, place_was_given=where.place_was_given, progress=show)
-    say(tables.stats_text(stats, "", json))
+    say_reply(stats, json, tables.stats_lines(stats))
     end_by(stats)
 
 
@@ -201,7 +202,7 @@ def stats(client: Client, json: bool, watch: bool, explain: bool, conditions: tu
             watch_stats(client, json)
         return
     found = client.stats()
-    say(tables.stats_text(found, client.source(found["as_of"]), json, explain))
+    say_reply(found, json, tables.stats_lines(found, client.source(found["as_of"]), explain))
     fail_if.test(gates, found)
     end_by(found)
 
@@ -218,10 +219,7 @@ def histogram(client: Client, json: bool) -> None:
     `share` is its part of all bytes. The columns add up to the figures of `chunkd stats`.
     """
     found = client.histogram()
-    if json:
-        say(jsonlib.dumps(found, indent=1))
-    else:
-        say_lines(tables.histogram_lines(found, client.source(found["as_of"])))
+    say_reply(found, json, tables.histogram_lines(found, client.source(found["as_of"])))
     end_by(client.stats())
 
 
@@ -238,13 +236,10 @@ def check(where: Resolved, json: bool, repair: bool, read: bool) -> None:
     """
     from chunkd.check.check import check_index
 
-    states = [given.value for given in where.states]
-    differences = check_index(_load(where, serving=False), states, repair=repair, read=read)
-    if json:
-        say(jsonlib.dumps({"differences": [difference._asdict() for difference in differences]}, indent=1))
-    else:
-        say_lines(str(difference) for difference in differences)
-        say(f"{len(differences)} differences{', repaired' if repair and differences else ''}")
+    differences = check_index(_load(where, serving=False), where.states, repair=repair, read=read)
+    count = f"{len(differences)} differences{', repaired' if repair and differences else ''}"
+    reply = {"differences": [difference._asdict() for difference in differences]}
+    say_reply(reply, json, [*map(str, differences), count])
     if differences:
         sys.exit(DIFFERENT)
 
@@ -258,11 +253,10 @@ def rebuild(where: Resolved, json: bool, quiet: bool) -> None:
 
     The caches are those named, or else those that the index served, if they can still be read from it.
     """
-    from chunkd.cli.progress import progress, silent
     from chunkd.service.oneshot import rebuild_index
 
-    stats = rebuild_index(_load(where), where.caches_named, silent if quiet else progress)
-    say(tables.stats_text(stats, "", json))
+    stats = rebuild_index(_load(where), where.caches_named, partial(progress, quiet=quiet))
+    say_reply(stats, json, tables.stats_lines(stats))
     end_by(stats)
 
 
@@ -276,7 +270,7 @@ def health(client: Client, json: bool, live: bool) -> None:
     It exits 0 when the daemon is well, 6 when it is degraded, and 3 when no daemon answers.
     """
     content = client.health()
-    say(tables.health_text(content, json))
+    say_reply(content, json, tables.health_lines(content))
     sys.exit({"ok": 0, "degraded": 0 if live else DEGRADED}.get(content["state"], NoDaemon.exit_code))
 
 
@@ -290,12 +284,13 @@ def config_(where: Resolved, json: bool) -> None:
     """
     config = _load(where)
     rows = {name: {"value": getattr(config, name), "source": config.sources[name]} for name in SETTINGS}
-    if json:
-        say(jsonlib.dumps(rows, indent=1))
-        return
+    say_reply(rows, json, _settings_lines(rows))
+
+
+def _settings_lines(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, row in rows.items():
         value = ":".join(row["value"]) if name == "caches" else row["value"]
-        say(f"{name:<24} {value}  ({row['source']})")
+        yield f"{name:<24} {value}  ({row['source']})"
 
 
 def _load(where: Resolved, *, serving: bool = True) -> Config:
@@ -304,9 +299,6 @@ def _load(where: Resolved, *, serving: bool = True) -> Config:
     return effective(where, serving=serving)
 
 
-_ALL = (
-    *(*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, *where.COMMANDS, *FLEET),
-    *(replay, report, sweep),
-)
-for command in _ALL:
+_ONE_EACH = (diff.diff, updates.updates, where.where, replay, report, sweep)
+for command in (*lists.COMMANDS, *images.COMMANDS, *FLEET, *_ONE_EACH):
     main.add_command(command)

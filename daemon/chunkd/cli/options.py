@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -90,6 +91,11 @@ as_json = click.option("--json", "json", is_flag=True, help="Print JSON, for pro
 def say_lines(lines: Iterable[str]) -> None:
     for line in lines:
         say(line)
+
+
+def say_reply(reply: Any, as_json: bool, lines: Iterable[str]) -> None:
+    """Print a reply as one JSON object, for programs, or as these lines."""
+    say_lines([json.dumps(reply, indent=1)] if as_json else lines)
 
 
 def end_by(stats: Mapping[str, Any]) -> None:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from chunkd.figures.words import _wrapped, bytes_text, shown
-
-
-def plan_text(reply: Mapping[str, Any], as_json: bool) -> str:
-    return json.dumps(reply, indent=1) if as_json else "\n".join(plan_lines(reply))
 
 
 def plan_lines(reply: Mapping[str, Any]) -> Iterator[str]:

@@ -6,24 +6,24 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from chunkd.cli.output import say
-from chunkd.service.oneshot import Show
+
+if TYPE_CHECKING:
+    from chunkd.service.oneshot import Show
 
 PLAIN_LINE_EVERY_S = 5.0
 
 
 @contextmanager
-def silent(*_: str) -> Iterator[Show]:
-    """For `--quiet`: shows nothing."""
-    yield lambda *_: None
-
-
-@contextmanager
-def progress(done: str = "scanned", counted: str = "blobs to go") -> Iterator[Show]:
-    """A bar with bytes, rate and time left on a terminal, and a plain line now and then elsewhere; on stderr. `done` is
-    the word for what happens, and `counted` for what the third number counts.
+def progress(done: str = "scanned", counted: str = "blobs to go", *, quiet: bool = False) -> Iterator[Show]:
+    """A bar with bytes, rate and time left on a terminal, and a plain line now and then elsewhere; on stderr. With
+    `quiet` nothing. `done` is the word for what happens, and `counted` for what the third number counts.
     """
+    if quiet:
+        yield lambda *_: None
+        return
     if not sys.stderr.isatty():
         told_at = time.monotonic()
 

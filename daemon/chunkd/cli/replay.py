@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-
 import click
 
 from chunkd.cli import replay_tables
-from chunkd.cli.options import as_json, asks, complete_path, end_by, quietly, say_lines
-from chunkd.cli.output import say
+from chunkd.cli.options import as_json, asks, complete_path, end_by, quietly, say_reply
+from chunkd.cli.progress import progress
 from chunkd.client.ask import Client
 
 
@@ -28,12 +26,7 @@ def replay(client: Client, json: bool, quiet: bool, files: tuple[str, ...]) -> N
     chunks: for each layer, its list of chunks and the chunks that the client lacks move, each compressed. A blob that
     is not a layer of the index moves whole. One cache for all: the same, for one cache that all clients share.
     """
-    from chunkd.cli.progress import progress, silent
-
-    with (silent if quiet else progress)("read", "pulls") as show:
+    with progress("read", "pulls", quiet=quiet) as show:
         found = client.replay(files, show)
-    if json:
-        say(jsonlib.dumps(found, indent=1))
-    else:
-        say_lines(replay_tables.lines(found, client.state_dir))
+    say_reply(found, json, replay_tables.lines(found, client.state_dir))
     end_by(client.stats())

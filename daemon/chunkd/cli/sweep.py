@@ -14,6 +14,7 @@ import click
 
 from chunkd.cli.options import INCOMPLETE, as_json, quietly, say_lines, settings
 from chunkd.cli.output import say
+from chunkd.cli.progress import progress
 from chunkd.errors import RUN_AGAIN, UsageError
 from chunkd.figures.words import bytes_text, count_text, shown
 from chunkd.settings.resolve import Resolved
@@ -91,8 +92,7 @@ def _swept(
     named = profiles.ALL if rules is None else profiles.parse(rules)
     measure = MeasureRule(one_in or config.measure_one_in, config.measure_level)
     question = Question(tuple(profile.name for profile in named), measure, config.caps)
-    states = [given.value for given in where.states]
-    with opened(config, states, caches, question, Share.parse(layers or WHOLE)) as begun:
+    with opened(config, where.states, caches, question, Share.parse(layers or WHOLE)) as begun:
         is_interrupted = _read(begun, quiet)
         reply = begun.reply((lambda *_: None) if quiet else _seldom())
         if json:
@@ -131,8 +131,6 @@ def _read(begun: Sweep, quiet: bool) -> bool:
 
     It ends the reading between two steps: in one, a result could be kept that no figure has. A second one ends all.
     """
-    from chunkd.cli.progress import progress, silent
-
     was = signal.getsignal(signal.SIGINT)
     is_interrupted = False
 
@@ -143,9 +141,8 @@ def _read(begun: Sweep, quiet: bool) -> bool:
 
     if was != signal.SIG_IGN:
         signal.signal(signal.SIGINT, note)
-    shows = (silent if quiet else progress)("swept", "layers to go")
     try:
-        with shows as show, contextlib.closing(begun.read()) as steps:
+        with progress("swept", "layers to go", quiet=quiet) as show, contextlib.closing(begun.read()) as steps:
             for step in steps:
                 show(*step)
                 if is_interrupted:

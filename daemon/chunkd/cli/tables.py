@@ -6,7 +6,6 @@ is shown with control characters escaped: a terminal obeys them.
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -27,11 +26,6 @@ from chunkd.figures.words import (
 )
 
 BAR_COLUMNS = 11
-
-
-def stats_text(stats: Mapping[str, Any], source: str, as_json: bool, explain: bool = False) -> str:
-    """The figures as JSON, for programs, or as `stats_lines`."""
-    return json.dumps(stats, indent=1) if as_json else "\n".join(stats_lines(stats, source, explain))
 
 
 def stats_lines(stats: Mapping[str, Any], source: str = "", explain: bool = False) -> Iterator[str]:
@@ -143,11 +137,6 @@ def layer_lines(layers: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for layer in layers:
         sizes = (bytes_text(layer[f"{name}_bytes"]) for name in names)
         yield f"{shown(str(layer['digest'])):<71}" + "".join(f"  {size:>12}" for size in sizes)
-
-
-def health_text(health: Mapping[str, Any], as_json: bool) -> str:
-    """The health as JSON, for programs, or as `health_lines`."""
-    return json.dumps(health, indent=1) if as_json else "\n".join(health_lines(health))
 
 
 def health_lines(health: Mapping[str, Any]) -> Iterator[str]:

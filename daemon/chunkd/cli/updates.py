@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-from typing import Any
-
 import click
 
-from chunkd.cli.options import as_json, asks, end_by, say_lines
-from chunkd.cli.output import say
+from chunkd.cli.options import as_json, asks, end_by, say_reply
 from chunkd.cli.update_lines import all_lines, update_lines
 from chunkd.client.ask import Client
 from chunkd.errors import UsageError
@@ -36,11 +32,5 @@ def updates(client: Client, json: bool, repository: str | None, is_all: bool, pl
     if (repository is None) != is_all:
         raise UsageError("name a repository, such as shop/api, or one of its tags, or use --all")
     found = client.all_updates(platform) if repository is None else client.updates(repository, platform)
-    if json:
-        say(jsonlib.dumps(found, indent=1))
-    else:
-        say_lines((all_lines if is_all else update_lines)(found, client.source(found["as_of"])))
+    say_reply(found, json, (all_lines if is_all else update_lines)(found, client.source(found["as_of"])))
     end_by(client.stats())
-
-
-COMMANDS: tuple[Any, ...] = (updates,)

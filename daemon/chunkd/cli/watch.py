@@ -23,7 +23,7 @@ def watch_stats(client: Client, as_json: bool) -> None:
     while True:
         found = client.stats()
         source = client.source(found["as_of"])
-        frame = json.dumps(found) if as_json else tables.stats_text(found, source, False)
+        frame = json.dumps(found) if as_json else "\n".join(tables.stats_lines(found, source))
         on_terminal = sys.stdout.isatty() and not as_json
         size = _size() if on_terminal else (0, 0)
         if (frame, size) != shown:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
-from typing import Any
 
 import click
 
-from chunkd.cli.options import INCOMPLETE, as_json, end_by, quietly, say_lines, settings
-from chunkd.cli.output import say
+from chunkd.cli.options import INCOMPLETE, as_json, end_by, quietly, say_reply, settings
+from chunkd.cli.progress import progress
 from chunkd.cli.where_lines import where_lines
 from chunkd.client.ask import Client
 from chunkd.parameters import value_of
@@ -57,22 +55,14 @@ def where(
     the command exits 7.
     """  # noqa: D301 - click's mark for a paragraph that is not to be rewrapped
     # numpy, LMDB and workers: only where they are needed.
-    from chunkd.cli.progress import progress, silent
     from chunkd.settings.config import effective
     from chunkd.sweep.where import Question, part_of
     from chunkd.sweep.where import where as asked
 
     question = Question(value_of("repository", reference), by, depth, part_of(layers) if layers is not None else 0)
-    states = [given.value for given in place.states]
-    with silent() if quiet else progress("read", "layers to go") as show:
-        reply, state_dir = asked(effective(place, serving=False), states, question, show)
-    if json:
-        say(jsonlib.dumps(reply, indent=1))
-    else:
-        say_lines(where_lines(reply, state_dir))
+    with progress("read", "layers to go", quiet=quiet) as show:
+        reply, state_dir = asked(effective(place, serving=False), place.states, question, show)
+    say_reply(reply, json, where_lines(reply, state_dir))
     if reply["unread_layers"]:
         sys.exit(INCOMPLETE)
     end_by(Client(place).stats())
-
-
-COMMANDS: tuple[Any, ...] = (where,)

@@ -91,7 +91,7 @@ class Client:
     def health(self) -> Health:
         """The daemon's `state` with its `reasons`, or the state `down` where none answers."""
         try:
-            found: Any = http.first_answer([given.value for given in self._where.sockets], "GET", "/v1/health")[1]
+            found: Any = http.first_answer(self._sockets(), "/v1/health")[1]
         except NoDaemon as error:
             return {"state": "down", "reasons": [str(error)]}
         return found
@@ -205,16 +205,14 @@ class Client:
         """
         where = self._where
         try:
-            self.socket, content = http.first_answer(
-                [given.value for given in where.sockets], "GET", target, timeout_s=timeout_s
-            )
+            self.socket, content = http.first_answer(self._sockets(), target, timeout_s)
             self.state_dir = ""
             return content
         except NoDaemon as nobody:
             try:
                 return self._from_index(offline)
             except IndexMissing:
-                raise NothingThere(nobody.tried, [given.value for given in where.states]) from None
+                raise NothingThere(nobody.tried, where.states) from None
         except RequestRefused as refused:
             if refused.status == 400:
                 raise UsageError(refused.reason) from None
@@ -223,25 +221,21 @@ class Client:
             if where.place_was_given or where.own_state_dir is None:
                 raise
             try:
-                return self._read(where.own_state_dir, offline)
+                return self._from_index(offline, [where.own_state_dir])
             except (BadIndex, IndexUnreachable):
                 pass
             raise
 
-    def _from_index(self, offline: Offline) -> Any:
-        """What `offline` reads from the first index that there is, also where a daemon runs. Raises IndexMissing."""
-        states = [given.value for given in self._where.states]
-        for state_dir in states:
-            try:
-                return self._read(state_dir, offline)
-            except IndexMissing:
-                continue
-        raise IndexMissing(", ".join(states))
+    def _sockets(self) -> list[str]:
+        return [given.value for given in self._where.sockets]
 
-    def _read(self, state_dir: str, offline: Offline) -> Any:
-        from chunkd.index.storage.environment import reading  # only here: LMDB is not needed to ask a daemon
+    def _from_index(self, offline: Offline, states: Sequence[str] = ()) -> Any:
+        """What `offline` reads from the first index that there is, in these state directories or in those of the
+        settings, also where a daemon runs. Raises IndexMissing.
+        """
+        from chunkd.index.storage.environment import reading_first  # only here: LMDB is not needed to ask a daemon
 
-        with reading(state_dir) as store:
+        with reading_first(states or self._where.states) as (store, state_dir):
             content = offline(store)
         self.socket, self.state_dir = "", state_dir
         return content

@@ -84,17 +84,15 @@ def ask(
             raise SocketUnusable(path, f"not a chunkd daemon: {shown(str(error)[:80])}") from None
 
 
-def first_answer(
-    candidates: Iterable[str], method: str, target: str, body: dict[str, Any] | None = None, timeout_s: float = 10.0
-) -> tuple[str, dict[str, Any]]:
-    """The first of the sockets at which a daemon listens, and its reply to `ask`.
+def first_answer(candidates: Iterable[str], target: str, timeout_s: float = 10.0) -> tuple[str, dict[str, Any]]:
+    """The first of the sockets at which a daemon listens, and its reply to a GET.
 
     Raises NoDaemon with all that were tried, and otherwise as `ask` does: only "nobody listens" is passed over.
     """
     tried = []
     for path in candidates:
         try:
-            return path, ask(path, method, target, body, timeout_s)
+            return path, ask(path, "GET", target, timeout_s=timeout_s)
         except NoDaemon:
             tried.append(path)
     raise NoDaemon(tried)

@@ -41,8 +41,8 @@ def images(store: Store, sources: Sources, by: str, progress: Progress = lambda 
         _bound(len(facts), MOST_BLOBS, "blobs")
         _bound(tables.rows, MOST_ROWS, "rows of chunks")
         contents = _contents(store, facts)
-        blobs = {_digest(key): BlobFacts(size, contents.get(key)) for key, size, _ in facts}
-        layers = {_digest(key): size for key, size in tables.layers()}
+        blobs = {records.digest_from_key(key): BlobFacts(size, contents.get(key)) for key, size, _ in facts}
+        layers = {records.digest_from_key(key): size for key, size in tables.layers()}
         chunks = _chunks(tables, sources, list(layers), progress)
         held = tables.source_sums()
     found = Images.of(build(blobs, _names(store, sources)), blobs, layers, chunks)
@@ -55,10 +55,6 @@ def images(store: Store, sources: Sources, by: str, progress: Progress = lambda 
 def _bound(count: int, most: int, what: str) -> None:
     if count > most:
         raise TooManyImages(f"the store has more than {most} {what}")
-
-
-def _digest(key: bytes) -> Digest:
-    return records.digest_from_key(key)
 
 
 def _contents(store: Store, facts: list[tuple[bytes, int, str]]) -> dict[bytes, Contents]:

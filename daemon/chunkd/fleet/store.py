@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from chunkd.errors import ChunkdError
+from chunkd.index.storage import durability
 from chunkd.model import ChunkParams
 
 FORMAT = 1
@@ -112,12 +113,12 @@ class Store:
                 with open(partial, "xb"):
                     pass
                 write(str(partial))
-                _sync(partial)
+                durability.sync(partial)
                 try:
                     os.link(partial, target)
                 except FileExistsError:
                     return False
-                _sync(target.parent)
+                durability.sync(target.parent)
                 return True
             finally:
                 with contextlib.suppress(FileNotFoundError):
@@ -181,13 +182,4 @@ def _make_folder(path: Path) -> None:
     if not path.is_dir():
         _make_folder(path.parent)
         path.mkdir(exist_ok=True)
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """A file's bytes, or a folder's names, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        durability.sync(path.parent)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkd.figures.totals import Sample
-from chunkd.images.graph import BlobFacts, Graph
+from chunkd.images.graph import Graph
 from chunkd.model import Digest
 
 Numbers = NDArray[np.int64]
@@ -62,17 +62,8 @@ class Chunks:
     )
 
 
-def stored_atoms(graph: Graph, blobs: Mapping[Digest, BlobFacts]) -> Atoms:
-    """The bytes on disk of all blobs that are present; `number` counts blobs."""
-    return _of_blobs(graph, {digest: facts.stored_bytes for digest, facts in blobs.items()})
-
-
-def layer_atoms(graph: Graph, uncompressed: Mapping[Digest, int]) -> Atoms:
-    """The uncompressed bytes of the layers, each once; `number` counts layers."""
-    return _of_blobs(graph, uncompressed)
-
-
-def _of_blobs(graph: Graph, sizes: Mapping[Digest, int]) -> Atoms:
+def blob_atoms(graph: Graph, sizes: Mapping[Digest, int]) -> Atoms:
+    """The bytes of blobs, each once, if they are present; `number` counts blobs."""
     bytes_of, count_of = [0] * len(graph.holders), [0] * len(graph.holders)
     for digest, found in zip(graph.digests, graph.classes, strict=True):
         size = sizes.get(digest)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chunkd.figures.net_saving import estimate
-from chunkd.images.atoms import Atoms, Chunks, Parts, Weight, chunk_atoms, layer_atoms, members, regrouped, stored_atoms
+from chunkd.images.atoms import Atoms, Chunks, Parts, Weight, blob_atoms, chunk_atoms, members, regrouped
 from chunkd.images.columns import Column, freed, held_back, unreached
 from chunkd.images.graph import ORDER, BlobFacts, Graph
 from chunkd.model import Digest
@@ -87,7 +87,8 @@ class Images:
         cls, graph: Graph, blobs: Mapping[Digest, BlobFacts], layers: Mapping[Digest, int], chunks: Chunks
     ) -> Images:
         """Of a graph, the blobs it was built of, the uncompressed bytes of each layer that counts, and the chunks."""
-        return cls(graph, stored_atoms(graph, blobs), layer_atoms(graph, layers), frozenset(layers), chunks)
+        stored = blob_atoms(graph, {digest: facts.stored_bytes for digest, facts in blobs.items()})
+        return cls(graph, stored, blob_atoms(graph, layers), frozenset(layers), chunks)
 
     def chunk_parts(self) -> Parts:
         """The atoms of the chunks, computed anew."""

@@ -38,7 +38,7 @@ def mark_whole(state_dir: str) -> None:
     with IndexLock(str(beside), exclusive=True, holder="chunkd scan --remeasure"):
         (beside / "whole").touch()
         give_away(state_dir)
-        durability.sync_folder(str(beside))
+        durability.sync(beside)
 
 
 def mark_unfinished(state_dir: str) -> None:
@@ -80,7 +80,7 @@ def take_over(state_dir: str) -> bool:
             with contextlib.suppress(FileNotFoundError):
                 (index / "lock.mdb").unlink()
             made.rename(index / "data.mdb")
-            durability.sync_folder(str(index))
+            durability.sync(index)
         shutil.rmtree(beside)
     return there
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
-from chunkd.model import Digest
 from chunkd.names.containerd import read_containerd
 from chunkd.names.name import MOST_NAMES, Part
 from chunkd.names.names_file import read_names_file
@@ -39,13 +38,10 @@ def repository_of(root: str, base: str) -> str:
 Open = Callable[[str, str], AbstractContextManager[Beside]]
 
 
-def read_names(
-    base: str, repository: str, unnamed: Container[Digest] = (), root: str = "", opened: Open | None = None
-) -> Iterator[Part | None]:
+def read_names(base: str, repository: str, root: str = "", opened: Open | None = None) -> Iterator[Part | None]:
     """Every part of the names that lie at a base, with `Part.where` as seen from there; None means that the caller may
-    do other things. Raises OSError when the base can't be opened. `unnamed` is as in `read_containerd`. No symbolic
-    link below the base is followed, and none below the cache's `root` if that is given. `opened` opens a base that is
-    no folder.
+    do other things. Raises OSError when the base can't be opened. No symbolic link below the base is followed, and
+    none below the cache's `root` if that is given. `opened` opens a base that is no folder.
     """
     with (opened or _opened)(base, root) as folder:
         if folder.is_there(REPOSITORIES):
@@ -54,7 +50,7 @@ def read_names(
             yield read_layout(folder, "", repository)
     if os.path.basename(base) == CONTENT and opened is None:
         with _opened(os.path.dirname(base), root) as folder:
-            yield from read_containerd(folder, unnamed)
+            yield from read_containerd(folder)
 
 
 def reading_beside(root: str, opened: Open | None = None) -> ReadBase:

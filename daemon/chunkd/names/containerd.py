@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 
-from chunkd.model import Digest
 from chunkd.names import bolt
 from chunkd.names.name import MOST_NAMES, Part, Rows, digest_of, named
 from chunkd.sources.beneath import Beneath
 
 # Below containerd's root, beside the folder of its blobs.
 DATABASE = "io.containerd.metadata.v1.bolt/meta.db"
-_SOURCE = b"containerd.io/distribution.source."
-_MOST_REPOSITORIES_A_BLOB = 64
 # Go's time: a version, seconds since the year 1, nanoseconds, then the time zone.
 _EPOCH_S = 62_135_596_800
 
 
-def read_containerd(root: Beneath, unnamed: Container[Digest] = ()) -> list[Part]:
-    """The names of all images, a part for each namespace. Of the digests in `unnamed` the repositories that they were
-    pulled from are added. A database that can't be read is one part with its problem, and without names.
+def read_containerd(root: Beneath) -> list[Part]:
+    """The names of all images, a part for each namespace. A database that can't be read is one part with its problem,
+    and without names.
     """
     try:
         descriptor = root.open_file(DATABASE)
     except OSError as error:
         return [Part("containerd", "", None, f"{DATABASE}: {error.strerror}")]
     try:
-        return bolt.read(lambda at, size: os.pread(descriptor, size, at), lambda state: list(parts_of(state, unnamed)))
+        return bolt.read(lambda at, size: os.pread(descriptor, size, at), lambda state: list(parts_of(state)))
     except OSError as error:
         return [Part("containerd", "", None, f"{DATABASE}: {error.strerror}")]
     except bolt.BadBolt as error:
@@ -36,7 +33,7 @@ def read_containerd(root: Beneath, unnamed: Container[Digest] = ()) -> list[Part
         os.close(descriptor)
 
 
-def parts_of(state: bolt.Snapshot, unnamed: Container[Digest]) -> Iterator[Part]:
+def parts_of(state: bolt.Snapshot) -> Iterator[Part]:
     """As `read_containerd`, from one state of the database. Raises BadBolt."""
     version = state.bucket(b"v1")
     left = MOST_NAMES
@@ -45,11 +42,6 @@ def parts_of(state: bolt.Snapshot, unnamed: Container[Digest]) -> Iterator[Part]
         if images := state.below(bucket, b"images"):
             for name, image in state.buckets(images):
                 _add_image(state, name, image, rows)
-        if unnamed and (content := state.below(bucket, b"content")) and (blobs := state.below(content, b"blob")):
-            for name, blob in state.buckets(blobs):
-                digest = digest_of(_text(name))
-                if digest is not None and digest in unnamed:
-                    _add_repositories(state, digest, blob, rows)
         left -= len(rows)
         yield rows.part("containerd", _text(namespace))
 
@@ -62,16 +54,6 @@ def _add_image(state: bolt.Snapshot, name: bytes, image: bolt.Bucket, rows: Rows
         rows.leave_out("an image without a digest")
     else:
         rows.add(named(_text(name), "", digest, _time_ns(values.get(b"updatedat", b""))))
-
-
-def _add_repositories(state: bolt.Snapshot, digest: Digest, blob: bolt.Bucket, rows: Rows) -> None:
-    labels = state.below(blob, b"labels")
-    for key, value in state.contents(labels)[0].items() if labels else ():
-        if key.startswith(_SOURCE):
-            host = _text(key.removeprefix(_SOURCE))
-            for repository in _text(value).split(",")[:_MOST_REPOSITORIES_A_BLOB]:
-                if repository:
-                    rows.add(named("", f"{host}/{repository}", digest))
 
 
 def _text(value: bytes) -> str:

@@ -10,12 +10,12 @@ import numpy as np
 
 from chunkd.check.check import compare
 from chunkd.check.read_again import read_again
-from chunkd.errors import ChunkdError, IndexMissing
+from chunkd.errors import ChunkdError
 from chunkd.images import answers
 from chunkd.images.atoms import Numbers
 from chunkd.images.diff import planned
 from chunkd.images.read import read
-from chunkd.index.storage.environment import Store, reading
+from chunkd.index.storage.environment import Store, reading_first
 from chunkd.settings.config import Config
 
 
@@ -33,13 +33,8 @@ def decoded_diff(
 
     Raises LayerUnread for a layer that can't be read or is another than the index says, IndexMissing, and as `diff`.
     """
-    for state_dir in states:
-        try:
-            with reading(state_dir) as store:
-                return _decoded(store, config, client, to, platform), state_dir
-        except IndexMissing:
-            continue
-    raise IndexMissing(", ".join(states))
+    with reading_first(states) as (store, state_dir):
+        return _decoded(store, config, client, to, platform), state_dir
 
 
 def _decoded(store: Store, config: Config, client: Sequence[str], to: str, platform: str) -> dict[str, Any]:

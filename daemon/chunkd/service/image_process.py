@@ -8,17 +8,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import select
 import signal
 import socket
-import sys
 from typing import Any
 
 from chunkd.errors import ChunkdError, UsageError
 from chunkd.images import answers, pages
 from chunkd.index.storage.environment import Store
 from chunkd.service.image_pages import END
+from chunkd.worker.sandbox import limit_memory
 
 # The most memory that an answer may take, and the most bytes that it may have.
 MEMORY_BYTES = 2 << 30
@@ -47,11 +46,8 @@ def main(connection: socket.socket, asked: dict[str, Any]) -> None:
 
 
 def answered(asked: dict[str, Any]) -> list[bytes]:
-    store = Store(asked["index"], readonly=True)
-    try:
+    with contextlib.closing(Store(asked["index"], readonly=True)) as store:
         reply = answers.asked(store, (getattr(answers, asked["question"]), tuple(asked["arguments"])))
-    finally:
-        store.close()
     return [json.dumps(one).encode() + b"\n" for one in (pages.with_rows(reply, []), *pages.rows_of(reply))]
 
 
@@ -68,11 +64,3 @@ def end_with(connection: socket.socket) -> None:
 
     signal.signal(signal.SIGALRM, check)
     signal.setitimer(signal.ITIMER_REAL, CHECK_EVERY_S, CHECK_EVERY_S)
-
-
-def limit_memory(most_bytes: int) -> None:
-    """Python raises MemoryError beyond it. Linux only: macOS does not enforce the limit."""
-    if sys.platform == "linux":
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        most = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))

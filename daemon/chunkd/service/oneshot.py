@@ -108,14 +108,10 @@ def served_by(state_dir: str) -> tuple[str, ...]:
     """The caches of an index, of whatever format, as far as it can be read. To be called by who holds its lock."""
     try:
         store = Store(str(Path(state_dir, "index")), readonly=True, lock=False, any_format=True)
+        with contextlib.closing(store):
+            return caches_in(store)
     except BadIndex:
         return ()
-    try:
-        return caches_in(store)
-    except BadIndex:
-        return ()
-    finally:
-        store.close()
 
 
 def caches_in(store: Store) -> tuple[str, ...]:

@@ -111,16 +111,15 @@ class Resolved:
         return _each_once(found)
 
     @cached_property
-    def states(self) -> list[Given]:
+    def states(self) -> list[str]:
         """Where a client looks for an index when no daemon answers, in order; `run` and `scan` have the first.
 
         One given by flag or variable is the only one. Raises SettingInvalid where this user has no state directory.
         """
         if "state_dir" in self.call:
-            return [self.call["state_dir"]]
-        own = self.own_state_dir
-        found = [self.files.get("state_dir"), self._default_state(), Given(own, "default") if own else None]
-        return _each_once([*filter(None, found), Given(paths.SYSTEM_STATE, "default")])
+            return [self.call["state_dir"].value]
+        given = [one.value for one in (self.files.get("state_dir"), self._default_state()) if one]
+        return list(dict.fromkeys(filter(None, (*given, self.own_state_dir, paths.SYSTEM_STATE))))
 
     @property
     def own_state_dir(self) -> str | None:

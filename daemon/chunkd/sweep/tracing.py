@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import socket
 import sys
 from collections.abc import Iterator
@@ -165,11 +164,7 @@ def main(connection: socket.socket, asked: dict[str, Any]) -> None:
     while True:
         with _asker():
             job, descriptor = asker.receive_job()
-        if sys.platform == "linux":
-            most_bytes = sandbox.memory_bytes(job.mark.stored_bytes, params, caps) + TRACE_MEMORY_BYTES
-            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-            most_bytes = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
-            resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, hard))
+        sandbox.limit_memory(sandbox.memory_bytes(job.mark.stored_bytes, params, caps) + TRACE_MEMORY_BYTES)
         tracer = Tracer(params)
         try:
             finding = examine(job, descriptor, params, caps, progress, pace, cutter=tracer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -184,10 +183,7 @@ def main(connection: socket.socket, asked: dict[str, Any]) -> None:
             sweep.send_block(rule, chunks)
 
     sandbox.give_up_rights()
-    if sys.platform == "linux":
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        most_bytes = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, hard))
+    sandbox.limit_memory(MEMORY_BYTES)
     while True:
         with _sweep():
             job, descriptor = sweep.receive_job()

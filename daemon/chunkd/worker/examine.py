@@ -196,7 +196,7 @@ def main(argv: list[str]) -> None:
     while True:
         with _daemon():
             job, descriptor = daemon.receive_job()
-        sandbox.limit_memory(job.mark.stored_bytes, params, caps)
+        sandbox.limit_memory(sandbox.memory_bytes(job.mark.stored_bytes, params, caps))
         try:
             finding = examine(job, descriptor, params, caps, progress, pace, measure=measure)
             with _daemon():

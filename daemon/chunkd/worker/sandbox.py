@@ -76,15 +76,13 @@ def give_up_rights() -> None:
         _refuse_calls(libc)
 
 
-def limit_memory(stored_bytes: int, params: ChunkParams, caps: Caps) -> None:
-    """Limit this process's memory to what a blob of this size can need within the caps.
-
-    Beyond it a decoder gets none, and Python raises MemoryError. Linux only: macOS does not enforce the limit.
+def limit_memory(most_bytes: int) -> None:
+    """Limit this process's memory. Beyond it a decoder gets none, and Python raises MemoryError. It can be called again
+    with more. Linux only: macOS does not enforce the limit.
     """
     if sys.platform == "linux":
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        most = _within(hard, memory_bytes(stored_bytes, params, caps))
-        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))  # to be raised again for a larger one
+        resource.setrlimit(resource.RLIMIT_DATA, (_within(hard, most_bytes), hard))
 
 
 def memory_bytes(stored_bytes: int, params: ChunkParams, caps: Caps) -> int:

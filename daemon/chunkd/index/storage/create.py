@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -29,23 +30,19 @@ def create(path: Path, rules: records.Rules) -> None:
     try:
         if beside.exists():
             shutil.rmtree(beside)
-        store = Store(str(beside), readonly=False)
-        try:
-            with store.guarded():
-                with store.env.begin(write=True, db=store.databases["meta"]) as txn:
-                    txn.put(FORMAT_KEY, records.pack_format())
-                    txn.put(RULES_KEY, records.pack_rules(rules))
-                    txn.put(HEAD_KEY, records.pack_head(records.Head()))
-                    txn.put(CACHES_KEY, records.pack_caches({}))
-                    empty = [[0] * len(histogram.COLUMNS)] * histogram.ROWS
-                    txn.put(HISTOGRAM_KEY, records.seal(histogram.pack(empty)))
-                store.env.sync(True)
-        finally:
-            store.close()
+        with contextlib.closing(Store(str(beside), readonly=False)) as store, store.guarded():
+            with store.env.begin(write=True, db=store.databases["meta"]) as txn:
+                txn.put(FORMAT_KEY, records.pack_format())
+                txn.put(RULES_KEY, records.pack_rules(rules))
+                txn.put(HEAD_KEY, records.pack_head(records.Head()))
+                txn.put(CACHES_KEY, records.pack_caches({}))
+                empty = [[0] * len(histogram.COLUMNS)] * histogram.ROWS
+                txn.put(HISTOGRAM_KEY, records.seal(histogram.pack(empty)))
+            store.env.sync(True)
         path.mkdir(mode=0o750, exist_ok=True)
         (beside / "data.mdb").rename(path / "data.mdb")
         for folder in (path, path.parent):
-            durability.sync_folder(str(folder))
+            durability.sync(folder)
         shutil.rmtree(beside)
     except OSError as error:
         raise IndexUnreachable(

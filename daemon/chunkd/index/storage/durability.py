@@ -40,9 +40,9 @@ def rewrite(path: str, size: int) -> None:
         os.close(fd)
 
 
-def sync_folder(path: str) -> None:
-    """Wait until the names in a folder are on disk. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, are on disk. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

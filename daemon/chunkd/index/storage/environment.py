@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -339,3 +339,16 @@ def reading(state_dir: str, *, audit: bool = False, any_format: bool = False) ->
             raise IndexUnreachable(path, f"{error.reason}; {as_whom(state_dir)}") from error
         stack.callback(store.close)
         yield store
+
+
+@contextlib.contextmanager
+def reading_first(state_dirs: Sequence[str], *, audit: bool = False) -> Iterator[tuple[Store, str]]:
+    """The first index that there is, as `reading` opens it, and its state directory. Raises as that does."""
+    with contextlib.ExitStack() as stack:
+        for state_dir in state_dirs:
+            with contextlib.suppress(IndexMissing):
+                store = stack.enter_context(reading(state_dir, audit=audit))
+                break
+        else:
+            raise IndexMissing(", ".join(state_dirs))
+        yield store, state_dir
