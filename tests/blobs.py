@@ -22,6 +22,10 @@ else:
     from backports import zstd
 
 ZSTD_SKIPPABLE_MAGIC = 0x184D2A50
+# The letter of each byte, by its upper four bits.
+LETTERS = bytes(b"abcdefghijklmnop"[byte >> 4] for byte in range(256))
+# What many tests make anew is kept, if it is so small.
+KEPT_BYTES = 1 << 20
 
 
 def noise(size: int, seed: int = 0) -> bytes:
@@ -30,9 +34,8 @@ def noise(size: int, seed: int = 0) -> bytes:
 
 
 def text(size: int, seed: int = 0) -> bytes:
-    """Bytes that compress to about half."""
-    letters = b"abcdefghijklmnop"
-    return bytes(random.Random(seed).choices(letters, k=size))
+    """Bytes that compress to about half: what `choices` draws of 16 letters, in a quarter of its time."""
+    return random.Random(seed).randbytes(8 * size)[3::8].translate(LETTERS)
 
 
 def tar(files: dict[str, bytes]) -> bytes:
@@ -46,6 +49,7 @@ def tar(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
+@functools.lru_cache(64)
 def layer(seed: int = 0, size: int = 300_000) -> bytes:
     """A tar of three files, of about `size` bytes in all; another seed changes all but the third."""
     return tar(
@@ -58,6 +62,11 @@ def layer(seed: int = 0, size: int = 300_000) -> bytes:
 
 
 def gz(data: bytes) -> bytes:
+    return _gz(data) if len(data) <= KEPT_BYTES else gzip.compress(data, mtime=0)
+
+
+@functools.lru_cache(64)
+def _gz(data: bytes) -> bytes:
     return gzip.compress(data, mtime=0)
 
 

@@ -1,6 +1,7 @@
 """`chunkd ARGS` as a process that is forked from one which has imported chunkd already.
 
-The imports of a command or a daemon take a fifth to half of a second of the processor, and the tests start hundreds.
+The imports of a command or a daemon take a fifth of a second of the processor to a whole one, and the tests start
+hundreds. A command that needs pyarrow or matplotlib is forked from a process that has these too.
 What was forked has an environment, a folder, standard streams, signals and an exit code of its own. What it doesn't
 show is a start of Python: what is imported and when, and what Python makes of streams that are closed.
 """
@@ -9,12 +10,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import gc
 import importlib
 import json
 import os
 import pkgutil
+import runpy
 import select
 import signal
 import socket
@@ -28,6 +29,15 @@ from typing import IO, Any
 REQUEST_BYTES = 1 << 17
 # So that a child can be waited for beside requests: pidfd_open(2) is Linux's.
 HERE = sys.platform == "linux"
+# What a process that is forked from has imported beside chunkd, by the words that ask for it.
+PLAIN, FLEET, DASK, REPORT = "plain", "fleet", "dask", "report"
+LATER = {
+    PLAIN: (),
+    FLEET: ("cryptography.hazmat.primitives.ciphers", "obstore"),
+    DASK: ("distributed", "obstore"),
+    REPORT: ("matplotlib.dates", "matplotlib.figure", "matplotlib.backends.backend_svg"),
+}
+WORDS = {"--engine": DASK, "export": FLEET, "merge": FLEET, "--store": FLEET, "report": REPORT}
 
 
 class Process:
@@ -73,15 +83,16 @@ class Process:
 
 
 class Forker:
-    """The process that is forked from. It ends when this one has closed its socket."""
+    """A process that is forked from. It ends when this one has closed its socket."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
         self.requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()],
-                # A thread of numpy's would be missing in what is forked.
-                stdin=subprocess.DEVNULL, env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+                [sys.executable, __file__, str(theirs.fileno()), kind], pass_fds=[theirs.fileno()],
+                # A thread of numpy's or pyarrow's would be missing in what is forked.
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"},
             )  # fmt: skip
 
     def close(self) -> None:
@@ -89,27 +100,35 @@ class Forker:
         self._process.wait()
 
 
-@functools.cache
-def forker() -> Forker:
+FORKERS: dict[str, Forker] = {}
+
+
+def forker(kind: str) -> Forker:
     """That of this process, started when it is first needed."""
-    return Forker()
+    if kind not in FORKERS:
+        FORKERS[kind] = Forker(kind)
+    return FORKERS[kind]
 
 
 def close() -> None:
-    if forker.cache_info().currsize:
-        forker().close()
-        forker.cache_clear()
+    while FORKERS:
+        FORKERS.popitem()[1].close()
 
 
 def start(
-    args: Sequence[str], environ: Mapping[str, str], streams: Sequence[IO[Any]], cwd: Path | None = None
+    args: Sequence[str],
+    environ: Mapping[str, str],
+    streams: Sequence[IO[Any]],
+    cwd: Path | None = None,
+    script: Path | None = None,
 ) -> Process:
-    """`chunkd ARGS`; `streams` are its standard input, output and error."""
-    request = json.dumps([["chunkd", *args], dict(environ), str(cwd or Path.cwd())]).encode()
+    """`chunkd ARGS`, or a script with these; `streams` are its standard input, output and error."""
+    kind = next((kind for word, kind in WORDS.items() if word in args), PLAIN)
+    request = json.dumps([[str(script or "chunkd"), *args], dict(environ), str(cwd or Path.cwd())]).encode()
     assert len(request) < REQUEST_BYTES
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        socket.send_fds(forker().requests, [request], [theirs.fileno(), *(stream.fileno() for stream in streams)])
+        socket.send_fds(forker(kind).requests, [request], [theirs.fileno(), *(stream.fileno() for stream in streams)])
     return Process(args, ours)
 
 
@@ -119,14 +138,12 @@ def run(
     timeout: float,
     cwd: Path | None = None,
     stdout: IO[Any] | None = None,
+    script: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """`chunkd ARGS` to its end. Raises subprocess.TimeoutExpired, after it was killed."""
-    with (
-        open(os.devnull) as nothing,
-        tempfile.TemporaryFile("w+") as out,
-        tempfile.TemporaryFile("w+") as err,
-    ):
-        process = start(args, environ, (nothing, stdout or out, err), cwd)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        with open(os.devnull) as nothing:
+            process = start(args, environ, (nothing, stdout or out, err), cwd, script)
         try:
             process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -142,15 +159,17 @@ def run(
 # --- the process that is forked from ------------------------------------------------------------------------------
 
 
-def import_all() -> None:
+def import_all(kind: str) -> None:
     import chunkd
 
     for module in pkgutil.walk_packages(chunkd.__path__, "chunkd."):
-        # pyarrow makes threads when it is imported.
-        if not module.name.endswith("__main__") and not module.name.startswith(("chunkd.cluster.", "chunkd.fleet.")):
+        needs_pyarrow = module.name.startswith(("chunkd.cluster.", "chunkd.fleet."))
+        if not module.name.endswith("__main__") and (kind in (FLEET, DASK) or not needs_pyarrow):
             importlib.import_module(module.name)
     import chunkd.__main__
 
+    for name in LATER[kind]:
+        importlib.import_module(name)
     gc.freeze()
     assert len(os.listdir("/proc/self/task")) == 1, "a fork has one thread"
 
@@ -210,12 +229,15 @@ if __name__ == "__main__":
     codes: list[Any] = []
     # Registered first, so that it is called last: threads have ended, and what others registered is done.
     atexit.register(leave, codes)
-    import_all()
+    import_all(sys.argv[2])
     if serve(socket.socket(fileno=int(sys.argv[1]))):
         from chunkd.__main__ import main
 
         try:
-            main()
+            if sys.argv[0] == "chunkd":
+                main()
+            else:
+                runpy.run_path(sys.argv[0], run_name="__main__")
         except SystemExit as ended:
             codes.append(ended.code)
             raise

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import forked
 from answering import short_directory
 from blobs import digest_of, gz, layer, noise, tar, write_blob, zst
 from buckets import ACCESS_KEY, BUCKET, SECRET, Served, blob_key, fill, served
@@ -63,25 +64,22 @@ def store_scan(home: Home, source: object, *flags: object, store: str = "store",
     return found
 
 
-def small(home: Home, blobs: int, source: object, *flags: object, store: str = "store") -> subprocess.Popen[str]:
+def small(home: Home, blobs: int, source: object, *flags: object, store: str = "store") -> forked.Process:
     """A scan that has a task for each so many blobs."""
-    words = ["scan", "--json", "--quiet", str(source), "--store", str(home.root / store), *map(str, flags)]
-    return subprocess.Popen(
-        [sys.executable, str(SMALL), str(blobs), *words], env=home.environ, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
+    words = [str(blobs), "scan", "--json", "--quiet", str(source), "--store", str(home.root / store), *map(str, flags)]
+    with open(os.devnull) as nothing, (home.root / "out").open("w") as out, (home.root / "err").open("w") as err:
+        return forked.start(words, home.environ, (nothing, out, err), script=SMALL)
 
 
-def said(process: subprocess.Popen[str], code: int = 0) -> dict[str, Any]:
-    out, errors = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == code, out + errors
-    found: dict[str, Any] = json.loads(out)
+def said(home: Home, process: forked.Process) -> dict[str, Any]:
+    """What the scan that was started last says."""
+    assert process.wait(PATIENCE_S) == 0, (home.root / "err").read_text()
+    found: dict[str, Any] = json.loads((home.root / "out").read_text())
     return found
 
 
 def merged(home: Home, *flags: str, store: str = "store") -> dict[str, Any]:
-    words = [sys.executable, "-m", "chunkd", "merge", str(home.root / store), "--json", *flags]
-    done = subprocess.run(words, env=home.environ, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    done = forked.run(["merge", str(home.root / store), "--json", *flags], home.environ, PATIENCE_S)
     assert done.returncode in (0, 7), done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return {name: value for name, value in found.items() if name not in OWN_FIELDS - {"pending_blobs"}}
@@ -138,8 +136,8 @@ def test_a_folder_into_a_store_equals_a_scan_with_images(home: Home) -> None:
 
 
 def _merge_images(home: Home) -> str:
-    words = [sys.executable, "-m", "chunkd", "merge", str(home.root / "store"), "--images", "--json"]
-    done = subprocess.run(words, env=home.environ, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    done = forked.run(["merge", str(home.root / "store"), "--images", "--json"], home.environ, PATIENCE_S)
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
@@ -196,13 +194,13 @@ def test_engines_make_the_same_store(home: Home) -> None:
     """I2: also on a cluster of two machines, by their workers."""
     cache = a_cache(home)
     expected = of_scan(home, cache)
-    made = [said(small(home, 4, cache, "--workers", 1))]
-    made.append(said(small(home, 4, cache, "--engine", "dask", store="here")))
+    made = [said(home, small(home, 5, cache, "--workers", 1))]
+    made.append(said(home, small(home, 5, cache, "--engine", "dask", store="here")))
     with cluster(home.root, home.environ) as found:
-        made.append(said(small(home, 4, cache, "--engine", f"dask:{found.address}", store="there")))
-    assert [one["segments"] for one in made] == [4, 4, 4]
+        made.append(said(home, small(home, 5, cache, "--engine", f"dask:{found.address}", store="there")))
+    assert [one["segments"] for one in made] == [3, 3, 3]
     assert segments(home) == segments(home, "here") == segments(home, "there")
-    for store in ("store", "here", "there"):
+    for store in ("here", "there"):
         assert merged(home, store=store) == expected
 
 
@@ -302,16 +300,16 @@ def test_a_death_costs_the_work_in_hand(home: Home, victim: str) -> None:
     from deaths_of_tasks import kill_one, victims
 
     cache = a_cache(home)
-    process = small(home, 2, cache, "--workers", 2)
+    process = small(home, 4, cache, "--workers", 2)
     until(lambda: victims(home.root, process, victim), bool, f"a {victim}")
     kill_one(home.root, process, victim, random.Random(1))
-    _, stderr = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode == 0) == (victim != "driver"), stderr
+    code = process.wait(PATIENCE_S)
+    assert (code == 0) == (victim != "driver"), (home.root / "err").read_text()
     finished = (
         {name for name in segments(home) if "blobs" in name} if (home.root / "store/segments").exists() else set()
     )
     before = {name: (home.root / "store/segments" / name).stat().st_ino for name in finished}
-    again = said(small(home, 2, cache))
+    again = said(home, small(home, 4, cache))
     assert again["read"] + again["reused"] == 14
     assert (
         before.items() <= {name: (home.root / "store/segments" / name).stat().st_ino for name in segments(home)}.items()
@@ -338,8 +336,7 @@ def test_an_interrupted_scan_leaves_no_process(home: Home) -> None:
     process = small(home, 2, a_cache(home), "--workers", 2)
     until(lambda: task_processes(home.root), bool, "a task")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 1
+    assert process.wait(PATIENCE_S) == 1
     until(lambda: task_processes(home.root), lambda left: not left, "no task is left")
 
 
@@ -350,7 +347,6 @@ def test_a_task_ends_when_nobody_waits_for_it(home: Home) -> None:
     process.kill()
     process.wait(PATIENCE_S)
     until(lambda: task_processes(home.root), lambda left: not left, "no task is left", 15.0)
-    process.communicate()
     assert not segments_of(home)
 
 

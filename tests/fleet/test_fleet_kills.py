@@ -6,13 +6,12 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import forked
 from chunkd.fleet.store import Store
 from conftest import Tell
 from counts import counted
@@ -28,11 +27,7 @@ KILLED = Path(__file__).parent / "killed.py"
 
 def run(step: int, *args: object) -> tuple[int, list[int]]:
     """How it ended, and the numbers that it printed."""
-    path = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run(
-        [sys.executable, str(KILLED), str(step), *map(str, args)], env=os.environ | {"PYTHONPATH": path},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = forked.run([str(step), *map(str, args)], os.environ, 60, script=KILLED)
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode, [int(word) for word in done.stdout.split()]
 

@@ -18,10 +18,11 @@ from chunkd.images.figures import Images
 from chunkd.images.graph import BlobFacts, build
 from chunkd.model import Digest
 from chunkd.names.name import Name
+from counts import counted
 from image_oracle import Oracle, World
 from worlds import Maker, chunks_of, images_of, moved, overlap, worlds
 
-WORLDS = settings(max_examples=120, deadline=None)
+WORLDS = settings(max_examples=counted(120), deadline=None)
 
 
 def without_order(found: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def test_new_bytes_add_up_in_any_order(world: World) -> None:
 
 
 @given(worlds(), st.integers(0, 1 << 30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=counted(60), deadline=None)
 def test_any_order_of_arrival_gives_the_same_figures(world: World, seed: int) -> None:
     """Also of the numbers of chunks, which are the order of their arrival, and with numbers that are not in use."""
     draw = random.Random(seed)
@@ -139,7 +140,7 @@ def merged(parts: Parts) -> Atoms:
 
 
 @given(worlds(), st.integers(1, 12), st.integers(1, 4), st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=counted(60), deadline=None)
 def test_ranges_of_numbers_change_nothing(world: World, numbers: int, classes: int, sets: int) -> None:
     images = images_of(world)
     expected, figures = merged(images.chunk_parts()), images.to_json()

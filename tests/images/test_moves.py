@@ -18,9 +18,10 @@ from chunkd.images import moves as module
 from chunkd.images.atoms import Numbers
 from chunkd.images.moves import Moves, Recipes, TooManyChunks, moves
 from chunkd.model import Digest
+from counts import counted
 from moves_oracle import Layer, Pull
 
-MADE = settings(max_examples=300, deadline=None)
+MADE = settings(max_examples=counted(300), deadline=None)
 
 
 class Store:

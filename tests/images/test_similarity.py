@@ -10,12 +10,13 @@ from chunkd.errors import TooManyImages
 from chunkd.images import similarity
 from chunkd.images.atoms import Weight
 from chunkd.images.similarity import COMMON_FROM_ROOTS, Pair, Similarities
+from counts import counted
 from image_oracle import Oracle, World
 from worlds import Maker, images_of, overlap, worlds
 
 
 @given(worlds(), st.integers(1, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=counted(60), deadline=None)
 def test_overlaps_and_clusters_are_those_of_the_chunk_sets(world: World, permille: int) -> None:
     images, oracle = images_of(world), Oracle(world)
     found = Similarities(images.chunk_parts(), len(images.graph.roots))

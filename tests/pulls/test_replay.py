@@ -15,6 +15,7 @@ from chunkd.figures import net_saving
 from chunkd.pulls import clients, layer_classes, replay, rows
 from chunkd.pulls.layer_classes import classes_of
 from chunkd.pulls.replay import Indexed, Replay
+from counts import counted
 from image_oracle import World
 from lines import FORMATS, line_of
 from pull_oracle import Get, Known, Oracle
@@ -69,7 +70,7 @@ def gets(draw: st.DrawFn) -> list[Get]:
     return [get._replace(day=day) for get, day in zip(found, days, strict=True)]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=counted(80), deadline=None)
 @given(
     known=knowns(), gets=gets(), form=st.sampled_from(FORMATS), least=st.sampled_from([2, 31]),
     numbers=st.integers(1, 30), kept_bytes=st.sampled_from([0, 1500, 1 << 20]),

@@ -51,14 +51,14 @@ def test_a_registry_in_a_bucket_on_a_cluster_equals_its_files(home: Home, store:
         store.push(number)
     with cluster(home.root, home.environ) as found:
         engine = ("--engine", f"dask:{found.address}")
-        first = said(small(home, 5, f"s3://{BUCKET}", *engine))
+        first = said(home, small(home, 5, f"s3://{BUCKET}", *engine))
         assert (first["failed"], first["pending"], first["read"]) == (0, 0, first["counted"])
         files = files_of(store)
         assert merged(home) == of_scan(home, files)
         assert merged_images(home) == images_of_index(home)
         # One more image: only what it has is read.
         store.push(IMAGES)
-        second = said(small(home, 5, f"s3://{BUCKET}", *engine))
+        second = said(home, small(home, 5, f"s3://{BUCKET}", *engine))
         assert (second["reused"], second["read"]) == (first["counted"], second["counted"] - first["counted"])
         assert second["read"] > 0
         shutil.rmtree(files)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import forked
 from answering import short_directory
 from blobs import gz, layer, noise, write_blob, zst
 from chunkd.fleet.segment import read_blobs
@@ -51,7 +51,7 @@ def finished(store: Store) -> dict[str, tuple[int, int]]:
     }
 
 
-def kill(root: Path, what: str, found: Cluster, process: subprocess.Popen[str], draw: random.Random) -> str:
+def kill(root: Path, what: str, found: Cluster, process: forked.Process, draw: random.Random) -> str:
     """Kill one of these, which is what the word says."""
     if what == "scheduler":
         found.scheduler.send_signal(signal.SIGKILL)
@@ -81,7 +81,7 @@ def test_kills_on_a_cluster_lose_nothing_and_redo_no_segment(home: Home, seed: i
     with cluster(home.root, home.environ) as found:
         engine = ("--engine", f"dask:{found.address}", "--workers", 1)
         began_s = time.monotonic()
-        whole = said(small(home, BLOBS_A_TASK, cache, *engine, store="whole"))
+        whole = said(home, small(home, BLOBS_A_TASK, cache, *engine, store="whole"))
         assert whole["segments"] == blobs // BLOBS_A_TASK
         longest_s = time.monotonic() - began_s
         for number, how in enumerate(hows):
@@ -89,12 +89,12 @@ def test_kills_on_a_cluster_lose_nothing_and_redo_no_segment(home: Home, seed: i
             process = small(home, BLOBS_A_TASK, cache, *engine, store=Path(store.path).name)
             time.sleep(draw.uniform(0, longest_s))
             counts[kill(home.root, how, found, process, draw)] += 1
-            process.communicate(timeout=2 * PATIENCE_S)
+            code = process.wait(2 * PATIENCE_S)
             if how == "worker":
-                assert process.returncode == 0
+                assert code == 0
             found.mend()
             before = finished(store)
-            again = said(small(home, BLOBS_A_TASK, cache, *engine, store=Path(store.path).name))
+            again = said(home, small(home, BLOBS_A_TASK, cache, *engine, store=Path(store.path).name))
             # What the tasks of one that was killed were about to put is put by them, or by this run.
             assert before.items() <= finished(store).items()
             done_before = sum(count for _, count in before.values())
