@@ -111,6 +111,3 @@ def _link(text: str) -> Link:
     if found is None or not int(found[1]) or not int(found[4]):
         raise UsageError("--link takes a rate, a latency and a number of requests, such as 100Mbit,30ms,8")
     return Link(int(found[1]) * _BITS[found[2]], int(found[3]), int(found[4]))
-
-
-COMMANDS: tuple[Any, ...] = (diff,)

@@ -95,6 +95,3 @@ def similar(client: Client, json: bool, threshold: float) -> None:
     else:
         say_lines(image_tables.similar_lines(found, client.source(found["as_of"])))
     end_by(client.stats())
-
-
-COMMANDS: tuple[Any, ...] = (images, freed, similar)

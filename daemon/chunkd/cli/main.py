@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import json as jsonlib
 import sys
-from typing import TYPE_CHECKING
+from collections import UserDict
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from chunkd import __version__
-from chunkd.cli import diff, fail_if, images, lists, tables, updates, where
-from chunkd.cli.fleet import COMMANDS as FLEET
+from chunkd.cli import fail_if, tables
 from chunkd.cli.options import DEGRADED, DIFFERENT, as_json, asks, end_by, quietly, say_lines, settings, works
 from chunkd.cli.output import say
-from chunkd.cli.replay import replay
-from chunkd.cli.report import report
-from chunkd.cli.sweep import sweep
 from chunkd.client.ask import Client
 from chunkd.errors import NoDaemon, UsageError
 from chunkd.figures.names import GATED
@@ -32,6 +30,22 @@ EPILOG = (
     " cache is stale or hung, a layer could not be read, or a source of a store was left out."
 )
 OTHER_FLAGS = "Every other setting is a flag too: `chunkd config --help` lists them."
+
+
+class _Commands(UserDict[str, Any]):
+    """The commands by name. Where a name has a module's name instead, that is imported once the command is needed."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        if isinstance(self.data[name], str):
+            self.data[name] = getattr(import_module(f"chunkd.cli.{self.data[name]}"), name)
+        command: click.Command = self.data[name]
+        return command
+
+
+COMMANDS = _Commands(
+    blobs="lists", history="lists", images="images", freed="images", similar="images", diff="diff", updates="updates",
+    where="where", export="fleet", merge="fleet", replay="replay", report="report", sweep="sweep",
+)  # fmt: skip
 
 
 def _versions(context: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -50,7 +64,7 @@ def _versions(context: click.Context, _: click.Parameter, asked: bool) -> None:
     context.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.group(commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.option(
     "--version",
     is_flag=True,
@@ -302,11 +316,3 @@ def _load(where: Resolved, *, serving: bool = True) -> Config:
     from chunkd.settings.config import effective  # only where all settings are needed
 
     return effective(where, serving=serving)
-
-
-_ALL = (
-    *(*lists.COMMANDS, *images.COMMANDS, *diff.COMMANDS, *updates.COMMANDS, *where.COMMANDS, *FLEET),
-    *(replay, report, sweep),
-)
-for command in _ALL:
-    main.add_command(command)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-from typing import Any
 
 import click
 
@@ -41,6 +40,3 @@ def updates(client: Client, json: bool, repository: str | None, is_all: bool, pl
     else:
         say_lines((all_lines if is_all else update_lines)(found, client.source(found["as_of"])))
     end_by(client.stats())
-
-
-COMMANDS: tuple[Any, ...] = (updates,)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
-from typing import Any
 
 import click
 
@@ -73,6 +72,3 @@ def where(
     if reply["unread_layers"]:
         sys.exit(INCOMPLETE)
     end_by(Client(place).stats())
-
-
-COMMANDS: tuple[Any, ...] = (where,)
