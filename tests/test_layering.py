@@ -30,7 +30,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("index", "worker", "names", "objects"),
     ("settings", "figures", "sources", "chunkers"),
     ("api",),
-    ("model", "parameters", "replies", "untrusted_json"),
+    ("model", "parameters", "replies", "untrusted_json", "urls"),
     ("errors",),
 )
 LEVEL_OF = {wing: level for level, wings in enumerate(LEVELS) for wing in wings}

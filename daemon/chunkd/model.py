@@ -9,8 +9,6 @@ from typing import NamedTuple
 HEX_DIGITS = {"sha256": 64, "sha512": 128}
 CHUNK_HASH_BYTES = 16
 CODECS = ("", "gzip", "zstd", "tar")
-# What the URL of a cache in object storage begins with: S3 and what speaks its protocol, Google's, Azure's.
-OBJECT_STORES = ("s3://", "gs://", "az://")
 
 
 class Digest(NamedTuple):

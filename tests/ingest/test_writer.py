@@ -1030,6 +1030,20 @@ def test_what_has_no_hurry_is_done_though_there_is_always_something_to_do(
     world.run()
 
 
+def test_a_blob_is_handed_out_before_what_has_no_hurry(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.settle()
+    in_hand: list[int] = []
+    monkeypatch.setattr(world.writer.compaction, "turn", lambda: in_hand.append(len(world.pool.jobs())))
+    world.pool.held = True
+    land(oci(world.roots[0], LAYER), LAYER.stored)
+    world.event(oci(world.roots[0], LAYER), Cause.MOVED_IN)
+    world.ahead_s += 3600  # tidying is due
+    world.run_turns(1)
+    assert in_hand == [1]
+    world.pool.held = False
+    world.run()
+
+
 def test_a_scan_ends_though_a_doubt_of_one_cache_is_listed_after_it(tmp_path: Path) -> None:
     with world_in(tmp_path, "one", "two") as world:
         world.settle()

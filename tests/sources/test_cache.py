@@ -49,7 +49,9 @@ def test_a_blob_that_an_event_names_is_opened_as_it_is_observed(world: World) ->
     assert observed.opened.mark == observed.seen.mark
     with open(observed.opened.descriptor, "rb", closefd=False) as file:
         assert file.read() == LAYER.stored
+    world.caches[1].hints.news.clear()
     world.caches[1].close_descriptor(observed.opened.descriptor)
+    assert not world.caches[1].hints.news.is_set(), "the thread would be in the way of the blob's worker"
     world.step()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(observed.opened.descriptor)

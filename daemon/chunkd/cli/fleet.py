@@ -128,6 +128,3 @@ def store_folder(store: str) -> str:
     if not (store and folder.isprintable()):
         raise UsageError(f"store {shown(store)!r}: must be a folder whose path is printable UTF-8")
     return folder
-
-
-COMMANDS: tuple[Any, ...] = (export, merge)

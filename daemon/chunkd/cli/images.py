@@ -87,6 +87,3 @@ def similar(client: Client, json: bool, threshold: float) -> None:
     found = client.similar(threshold)
     say_reply(found, json, image_tables.similar_lines(found, client.source(found["as_of"])))
     end_by(client.stats())
-
-
-COMMANDS: tuple[Any, ...] = (images, freed, similar)

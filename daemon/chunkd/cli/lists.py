@@ -87,6 +87,3 @@ def history(client: Client, json: bool, as_csv: bool, since: str) -> None:
 
 def _cell(value: object) -> str:
     return "" if value is None else str(value)
-
-
-COMMANDS = (blobs, history)

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections import UserDict
 from collections.abc import Iterator, Mapping
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from chunkd import __version__
-from chunkd.cli import diff, fail_if, images, lists, tables, updates, where
-from chunkd.cli.fleet import COMMANDS as FLEET
+from chunkd.cli import fail_if, tables
 from chunkd.cli.options import DEGRADED, DIFFERENT, as_json, asks, end_by, quietly, say_reply, settings, works
 from chunkd.cli.output import say
-from chunkd.cli.progress import progress
-from chunkd.cli.replay import replay
-from chunkd.cli.report import report
-from chunkd.cli.sweep import sweep
 from chunkd.client.ask import Client
 from chunkd.errors import NoDaemon, UsageError
 from chunkd.figures.names import GATED
@@ -34,6 +31,22 @@ EPILOG = (
     " cache is stale or hung, a layer could not be read, or a source of a store was left out."
 )
 OTHER_FLAGS = "Every other setting is a flag too: `chunkd config --help` lists them."
+
+
+class _Commands(UserDict[str, Any]):
+    """The commands by name. Where a name has a module's name instead, that is imported once the command is needed."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        if isinstance(self.data[name], str):
+            self.data[name] = getattr(import_module(f"chunkd.cli.{self.data[name]}"), name)
+        command: click.Command = self.data[name]
+        return command
+
+
+COMMANDS = _Commands(
+    blobs="lists", history="lists", images="images", freed="images", similar="images", diff="diff", updates="updates",
+    where="where", export="fleet", merge="fleet", replay="replay", report="report", sweep="sweep",
+)  # fmt: skip
 
 
 def _versions(context: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -52,7 +65,7 @@ def _versions(context: click.Context, _: click.Parameter, asked: bool) -> None:
     context.exit()
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.group(commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.option(
     "--version",
     is_flag=True,
@@ -137,6 +150,8 @@ def scan(
     Dask cluster, and `chunkd merge STORE` has the figures. After a kill the next run reads only what is left. Needs the
     packages of `pip install 'chunkd[fleet]'`.
     """
+    from chunkd.cli.progress import progress
+
     show = partial(progress, quiet=quiet)
     if store is None and (shard or engine or name):
         raise click.UsageError("--shard, --engine and --name go with --store")
@@ -253,6 +268,7 @@ def rebuild(where: Resolved, json: bool, quiet: bool) -> None:
 
     The caches are those named, or else those that the index served, if they can still be read from it.
     """
+    from chunkd.cli.progress import progress
     from chunkd.service.oneshot import rebuild_index
 
     stats = rebuild_index(_load(where), where.caches_named, partial(progress, quiet=quiet))
@@ -297,8 +313,3 @@ def _load(where: Resolved, *, serving: bool = True) -> Config:
     from chunkd.settings.config import effective  # only where all settings are needed
 
     return effective(where, serving=serving)
-
-
-_ONE_EACH = (diff.diff, updates.updates, where.where, replay, report, sweep)
-for command in (*lists.COMMANDS, *images.COMMANDS, *FLEET, *_ONE_EACH):
-    main.add_command(command)

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from chunkd.model import OBJECT_STORES, Digest
+from chunkd.model import Digest
 from chunkd.names import record
 from chunkd.names.beside import base_of, reading_beside
 from chunkd.objects.choose import bucket_of
 from chunkd.sources import layouts
 from chunkd.sources.folder import FolderSource
 from chunkd.sources.listing import walk
+from chunkd.urls import OBJECT_STORES
 
 if TYPE_CHECKING:
     from chunkd.objects.bucket import BucketSource

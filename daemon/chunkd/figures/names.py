@@ -6,10 +6,12 @@ To add a figure, add a row here: `stats --json`, its metric, its condition and i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chunkd.figures import net_saving
-from chunkd.figures.totals import TOTALS, Totals
+
+if TYPE_CHECKING:
+    from chunkd.figures.totals import Totals
 
 
 class Figure(NamedTuple):
@@ -106,6 +108,8 @@ METRICS = {
 
 def value_of(name: str, totals: Totals) -> Any:
     """A figure computed from the totals; None if they do not determine it, or one of them was not counted yet."""
+    from chunkd.figures.totals import TOTALS  # late: whoever asks a daemon needs the names alone
+
     of = FIGURES[name].of
     try:
         return getattr(totals, name) if of is None else of(totals)

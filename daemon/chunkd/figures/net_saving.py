@@ -11,9 +11,10 @@ such chunks more are assumed to be in each sample, for the interval alone: as Ag
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from chunkd.figures.totals import Sample
+if TYPE_CHECKING:
+    from chunkd.figures.totals import Sample
 
 # What a store keeps for each unique chunk besides its bytes, after restic: an entry of a pack's header is type 1,
 # length 4, uncompressed length 4 and SHA-256 32 bytes (its doc/design.rst, "Pack Format").

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 
 from chunkd.index.index import Index
 from chunkd.index.records import digest_key, place_from_key
-from chunkd.model import OBJECT_STORES, Blob, Cause, Hint, Place
+from chunkd.model import Blob, Cause, Hint, Place
 from chunkd.sources.activity import WRITER, Activity, Token
 from chunkd.sources.cache import ServedCache
+from chunkd.urls import OBJECT_STORES
 
 # So many places are compared, then a second goes by.
 PLACES_A_SLICE = 200

@@ -143,11 +143,11 @@ class Writer:
             if self.failed_round.turn():
                 self.wakeup.wake()
             self._end_scans()
+            self.tasks.give()
             # Not in a turn that commits, but for a scan's last: who waits for the new figures would wait for this too.
             idle = (not due or self.scans.finished != scan) and not self.activity.working()
             if idle or not self._waits(self._tidy_at, TIDY_EVERY_S):
                 self._tidy()
-            self.tasks.give()
             self.names.turn()  # last: no blob's job waits for it
         except IndexUnwritable as error:
             self._retry_at = 0.0  # what a round of retries found is not known any longer

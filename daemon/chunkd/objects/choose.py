@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chunkd.model import OBJECT_STORES
 from chunkd.sources import folder
+from chunkd.urls import OBJECT_STORES
 
 if TYPE_CHECKING:
     from chunkd.objects.bucket import BucketSource, Run

@@ -18,12 +18,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from chunkd.errors import UsageError
-from chunkd.model import OBJECT_STORES, Digest, FileMark, Job
+from chunkd.model import Digest, FileMark, Job
 from chunkd.objects import plan
 from chunkd.objects.bucket import prefix_of
 from chunkd.objects.store import Bucket, Object
 from chunkd.service.daemon import rules_of
 from chunkd.settings.config import Config
+from chunkd.urls import OBJECT_STORES
 from chunkd.worker.examine import examine
 from chunkd.worker.recompress import Recompressor
 from chunkd.worker.spawn import courtesy_of

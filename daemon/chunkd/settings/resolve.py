@@ -7,12 +7,15 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from chunkd.errors import SettingInvalid, SettingsFileUnusable
-from chunkd.model import OBJECT_STORES, Timing
 from chunkd.settings import paths
 from chunkd.settings.table import SETTINGS, checked, checked_path, from_text
+from chunkd.urls import OBJECT_STORES
+
+if TYPE_CHECKING:
+    from chunkd.model import Timing
 
 FILE_BYTES = 1 << 20
 FILE_VARIABLE = "CHUNKD_CONFIG"
@@ -209,6 +212,8 @@ def _file(path: str, must_exist: bool = False) -> dict[str, Given]:
 
 def timing_of(environ: Mapping[str, str]) -> Timing:
     """How long the daemon waits for what others do. Raises SettingInvalid for what has no such field."""
+    from chunkd.model import Timing  # late: most commands wait for nothing
+
     try:
         return Timing(**json.loads(environ.get(TIMING_VARIABLE, "{}")))
     except (TypeError, ValueError) as error:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from chunkd.errors import SettingInvalid
-from chunkd.model import OBJECT_STORES
 from chunkd.settings.paths import normal
+from chunkd.urls import OBJECT_STORES
 
 YEAR_S = 366 * 86400
 UNIT_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}

@@ -133,9 +133,10 @@ class ServedCache:
         self.hints.wake()
 
     def close_descriptor(self, descriptor: int) -> None:
-        """Close a descriptor in this thread, because closing a file may wait for its file system too."""
+        """Close a descriptor in the cache's thread, because closing a file may wait for its file system too. It does so
+        with its next piece of work, or within a second.
+        """
         self._to_close.append(descriptor)
-        self.hints.wake()
 
     def remember(self, known: Known) -> None:
         """Use these places when a file system must be recognised."""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from chunkd.model import OBJECT_STORES
+from chunkd.urls import OBJECT_STORES
 
 # Only this host writes to these, so that each change gives an event. On any other, known or not, another host may.
 _LOCAL = re.compile(

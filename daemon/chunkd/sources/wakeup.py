@@ -24,7 +24,7 @@ class Wakeup:
 
     def drain(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while os.read(self._read, 4096):
+            while len(os.read(self._read, 4096)) == 4096:
                 pass
 
     def close(self) -> None:

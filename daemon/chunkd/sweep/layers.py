@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from chunkd.check.read_again import place_of
 from chunkd.index.storage.environment import reading
-from chunkd.model import OBJECT_STORES, Digest
+from chunkd.model import Digest
 from chunkd.objects.choose import bucket_of, check_usable
 from chunkd.settings.paths import normal
 from chunkd.sources import layouts
 from chunkd.sources.folder import FolderSource
 from chunkd.sources.listing import walk
 from chunkd.sweep.question import Share
+from chunkd.urls import OBJECT_STORES
 
 # What a layer decompresses to as a multiple of its size, where that is not known. It only plans.
 _LIKELY_RATIO = 4
