@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from chunkd.cli.sweep_tables import lines
+from chunkd.figures.words import zstd_layers_text
 from chunkd.report.sweep import page
 
 pytest.importorskip("matplotlib")
@@ -65,6 +66,19 @@ def test_the_page_has_every_rule_three_curves_and_no_address() -> None:
     assert "http://" not in found.replace("http://www.w3.org/", "")
     assert "49.0 ± 1.0 %" in found
     assert "20.0 ± ? %" in found
+
+
+def test_zstd_layers_that_save_more_than_every_rule_are_named() -> None:
+    said = "layers as zstd 19 save more: 66.6 %"
+    assert zstd_layers_text(REPLY) == ""
+    reply = changed()
+    reply["baselines"]["zstd"][1]["net"] = 0.666
+    assert zstd_layers_text(reply) == said
+    assert said in page(reply)
+    assert said in list(lines(reply))
+    for row in reply["rules"]:
+        row["net"] = None
+    assert zstd_layers_text(reply) == "", "no rule's saving is known"
 
 
 def test_what_is_not_known_is_not_drawn() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from chunkd.figures.words import bytes_text, count_text, net_text, shown, signed_bytes_text
+from chunkd.figures.words import bytes_text, count_text, net_text, shown, signed_bytes_text, zstd_layers_text
 
 BAD_SHOWN = 20
 UNKNOWN = "-"
@@ -77,16 +77,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 def _remarks(reply: Mapping[str, Any]) -> Iterator[str]:
     best = reply["best"]
     if best["net"]:
-        yield f"most is saved by {shown(best['net'])}"
+        yield f"of the rules, {shown(best['net'])} saves most"
+    if by_zstd := zstd_layers_text(reply):
+        yield by_zstd
     if best["update_bytes"]:
-        yield f"the median update moves least by {shown(best['update_bytes'])}"
+        yield f"the median update moves least with {shown(best['update_bytes'])}"
     if reply["updates_unknown"]:
         yield f"updates are unknown: {shown(reply['updates_unknown'])}"
     measure = reply["measure"]
     which = "every chunk" if measure["one_in"] == 1 else f"1 chunk in {measure['one_in']}"
     yield f"recompressed: {which}, at level {measure['level']} of zstd; ± is half of a 95 % interval"
     level_19 = reply["baselines"]["zstd"][-1]
-    yield f"zstd {level_19['level']}: told by {count_text(level_19['layers_measured'], 'layer')}"
+    yield f"zstd {level_19['level']}: estimated from {count_text(level_19['layers_measured'], 'layer')}"
     for row in reply["rules"]:
         if row["unique_one_in"] > 1:
             yield (

@@ -1,1 +1,1 @@
-"""The one writer: it holds what a cache has against the index, and decides what counts. It must not know who asks."""
+"""The one writer: it compares what a cache has with the index, and decides what counts. It must not know who asks."""

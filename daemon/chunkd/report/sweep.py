@@ -59,7 +59,9 @@ def _answer(reply: Mapping[str, Any]) -> str:
     if best is None or best["net"] is None:
         return "Not known yet"
     way = "less" if best["net"] >= 0 else "more"
-    return f"{abs(100 * best['net']):.1f} % {way} storage at best, by {best['name']}"
+    answer = f"{abs(100 * best['net']):.1f} % {way} storage by the best rule, {best['name']}"
+    by_zstd = text.zstd_layers_text(reply)
+    return f"{answer}; {by_zstd}" if by_zstd else answer
 
 
 def _curves(reply: Mapping[str, Any], part: str) -> Iterator[Element]:
