@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
@@ -19,6 +20,17 @@ class Digest(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
+
+
+_DIGEST = re.compile(r"(sha256|sha512):([0-9a-f]+)")
+
+
+def digest_of(text: object) -> Digest | None:
+    """The digest that a text is, `sha256:<hex>`; None for anything else."""
+    match = _DIGEST.fullmatch(text) if isinstance(text, str) else None
+    if match is None or len(match[2]) != HEX_DIGITS[match[1]]:
+        return None
+    return Digest(match[1], match[2])
 
 
 class Place(NamedTuple):

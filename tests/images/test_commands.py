@@ -22,9 +22,9 @@ from chunkd.index.index import Index
 from chunkd.index.records import Rules
 from chunkd.index.storage.environment import reading
 from chunkd.model import Digest
+from chunkd.model import digest_of as digest_in
 from chunkd.names import record
 from chunkd.names.name import Name, Part, Standing
-from chunkd.names.name import digest_of as digest_in
 from chunkd.settings.resolve import Resolved
 from daemon import NPM_FIGURES, Daemon, Home, npm_layers, opened
 from image_oracle import Oracle

@@ -16,7 +16,7 @@ import pytest
 from answering import short_directory
 from blobs import digest_of, noise, tar, zst
 from chunkd.model import Digest
-from chunkd.names.name import digest_of as digest_in
+from chunkd.model import digest_of as digest_in
 from daemon import Home, opened
 from image_oracle import Oracle
 from invariants import assert_invariants

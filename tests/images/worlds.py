@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from chunkd.images.atoms import Chunks, Numbers, Parts, Weight
 from chunkd.images.figures import Images
 from chunkd.images.graph import BlobFacts, Graph, build
-from chunkd.model import Digest
-from chunkd.names.name import Name, Standing, digest_of
+from chunkd.model import Digest, digest_of
+from chunkd.names.name import Name, Standing
 from chunkd.worker import manifest
 from image_oracle import World
 

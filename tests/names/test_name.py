@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from chunkd.model import Digest
+from chunkd.model import Digest, digest_of
 from chunkd.names import name
 from chunkd.names.beside import base_of, read_names, repository_of
-from chunkd.names.name import Name, Part, Rows, Standing, digest_of, is_tag, named, split_reference
+from chunkd.names.name import Name, Part, Rows, Standing, is_tag, named, split_reference
 from chunkd.names.names_file import read_names_file
 
 A, B = (Digest("sha256", letter * 64) for letter in "ab")

@@ -13,10 +13,10 @@ import pytest
 from answering import short_directory
 from blobs import digest_of, tar
 from chunkd.model import Digest
+from chunkd.model import digest_of as digest_in
 from chunkd.names.beside import read_names
 from chunkd.names.containerd import read_containerd
 from chunkd.names.name import Name, Part, Standing
-from chunkd.names.name import digest_of as digest_in
 from chunkd.sources.beneath import Beneath
 from daemon import Home, opened
 from test_writers import copy, delete_image, make_image, make_images, need, registry

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chunkd.check.recount_figures import count_histogram, count_measured, measured_beyond
-from chunkd.check.recount_places import recount_places
+from chunkd.check.recount_places import blob_records, recount_places
 from chunkd.check.result import MAX_DIFFERENCES, RecountResult
 from chunkd.index import blocks, records
 from chunkd.index.blocks import Numbers
@@ -72,14 +72,7 @@ def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: 
 def _layers(store: Store, txn: lmdb.Transaction, result: RecountResult, caches: Container[int]) -> dict[bytes, Blob]:
     """The layers by key. Sums up the other blobs, and reports every bad record."""
     layers: dict[bytes, Blob] = {}
-    for key, value in store.walk(txn, "blobs"):
-        try:
-            blob = records.unpack_blob(records.digest_from_key(key), value)
-        except records.Damaged as error:
-            result.differ("blobs", key.hex(), "a blob record", error)
-            result.bad.add(key)
-            continue
-        result.count("blobs", blob)
+    for key, blob in blob_records(store, txn, result, "blobs"):
         what = blob.reason if blob.state == "other" else ""
         bare = Blob(blob.digest, blob.state, blob.stored_bytes, blob.uncompressed_bytes, blob.chunks, blob.codec, what)
         if blob != bare or (blob.state == "layer") != bool(blob.codec):

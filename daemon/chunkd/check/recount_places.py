@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import lmdb
 
 from chunkd.check.result import RecountResult
@@ -17,15 +19,23 @@ def recount_places(store: Store, txn: lmdb.Transaction, result: RecountResult, c
     _ignored(store, txn, result, caches)
 
 
-def _failures(store: Store, txn: lmdb.Transaction, result: RecountResult) -> None:
-    for key, value in store.walk(txn, "failed"):
+def blob_records(
+    store: Store, txn: lmdb.Transaction, result: RecountResult, database: str
+) -> Iterator[tuple[bytes, Blob]]:
+    """The blobs of a database by their keys, counted. A record that can't be read is a difference, and its blob bad."""
+    for key, value in store.walk(txn, database):
         try:
             blob = records.unpack_blob(records.digest_from_key(key), value)
         except records.Damaged as error:
-            result.differ("failed", key.hex(), "a blob record", error)
+            result.differ(database, key.hex(), "a blob record", error)
             result.bad.add(key)
             continue
-        result.count("failed", blob)
+        result.count(database, blob)
+        yield key, blob
+
+
+def _failures(store: Store, txn: lmdb.Transaction, result: RecountResult) -> None:
+    for key, blob in blob_records(store, txn, result, "failed"):
         if blob.counted or store.get(txn, "blobs", key) is not None:
             result.differ("failed", blob.digest, "a failed blob that is not counted", blob)
 

@@ -133,18 +133,13 @@ def _products() -> tuple[Profile, ...]:
     )
 
 
-def _all() -> tuple[Profile, ...]:
-    gears = [profile for sizes in GEAR_SIZES if (profile := gear_profile(sizes))]
-    return (
-        *gears,
-        *_products(),
-        *(_fixed(kib, per_file=False) for kib in FIXED_KIB),
-        *(_fixed(kib, per_file=True) for kib in FIXED_KIB if kib != 4096),  # that is estargz
-        Profile("files", True, "each file is one chunk", WholeChunker),
-    )
-
-
-ALL = _all()
+ALL: tuple[Profile, ...] = (
+    *filter(None, map(gear_profile, GEAR_SIZES)),
+    *_products(),
+    *(_fixed(kib, per_file=False) for kib in FIXED_KIB),
+    *(_fixed(kib, per_file=True) for kib in FIXED_KIB if kib != 4096),  # that is estargz
+    Profile("files", True, "each file is one chunk", WholeChunker),
+)
 _BY_NAME = {profile.name: profile for profile in ALL}
 
 

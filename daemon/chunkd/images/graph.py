@@ -112,7 +112,7 @@ class _Reached:
 def build(blobs: Mapping[Digest, BlobFacts], names: Iterable[Name]) -> Graph:
     """The graph of the blobs that are present. Raises TooManyImages."""
     digests = tuple(sorted(blobs))
-    builder = _Builder(digests, [blobs[digest].contents for digest in digests])
+    builder = _Builder(digests, blobs)
     named, without_blob = _gather(names, blobs)
     found: list[tuple[Root, array[int]]] = []
     left = MOST_HOLDS
@@ -151,14 +151,15 @@ def _gather(names: Iterable[Name], blobs: Mapping[Digest, BlobFacts]) -> tuple[d
 class _Builder:
     """The blobs by number, in the order of their digests."""
 
-    def __init__(self, digests: tuple[Digest, ...], contents: list[Contents | None]) -> None:
-        self._digests, self._contents = digests, contents
+    def __init__(self, digests: tuple[Digest, ...], blobs: Mapping[Digest, BlobFacts]) -> None:
+        self._digests, self._blobs = digests, blobs
+        self._contents = [blobs[digest].contents for digest in digests]
         self._numbers = {digest: number for number, digest in enumerate(digests)}
         # Of each blob that contains others: those that are present; and those that are not, with what an absent
         # platform is called.
         self._present: dict[int, list[tuple[Edge, int]]] = {}
         self._absent: dict[int, list[tuple[Edge, str]]] = {}
-        for number, of in enumerate(contents):
+        for number, of in enumerate(self._contents):
             if of is not None and of.kind in _CONTAINERS:
                 hard = {edge: self._numbers.get(edge.digest, -1) for edge in of.edges if edge.role is not Role.SUBJECT}
                 self._present[number] = [(edge, child) for edge, child in hard.items() if child >= 0]
@@ -219,12 +220,18 @@ class _Builder:
         return contents.kind if contents else Kind.UNKNOWN
 
     def _platform(self, manifest: int) -> str:
-        """What the config of a manifest says."""
-        for edge, child in self._present[manifest]:
-            contents = self._contents[child]
-            if edge.role is Role.CONFIG and contents is not None and contents.platform:
+        contents = self._contents[manifest]
+        return platform_of(self._blobs, contents) if contents else UNKNOWN_PLATFORM
+
+
+def platform_of(blobs: Mapping[Digest, BlobFacts], manifest: Contents) -> str:
+    """What the config of a manifest says."""
+    for edge in manifest.edges:
+        if edge.role is Role.CONFIG and edge.digest in blobs:
+            contents = blobs[edge.digest].contents
+            if contents is not None and contents.platform:
                 return contents.platform
-        return UNKNOWN_PLATFORM
+    return UNKNOWN_PLATFORM
 
 
 def _kind_of_root(contents: Contents | None, named: _Named) -> str:

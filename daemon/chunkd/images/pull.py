@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from chunkd.images.graph import UNKNOWN_PLATFORM, BlobFacts
+from chunkd.images.graph import BlobFacts, platform_of
 from chunkd.model import Digest
-from chunkd.worker.manifest import Contents, Kind, Role
+from chunkd.worker.manifest import Kind, Role
 
 
 class Pulled(NamedTuple):
@@ -34,7 +34,7 @@ def pulled(blobs: Mapping[Digest, BlobFacts], root: Digest, platform: str = "") 
         if digest in found.blobs:
             continue
         if contents is not None and contents.kind in (Kind.IMAGE, Kind.SCHEMA_1):
-            own = claimed or _platform(blobs, contents)
+            own = claimed or platform_of(blobs, contents)
             if not _fits(own, platform):
                 continue
             found.platforms.add(own)
@@ -53,16 +53,6 @@ def pulled(blobs: Mapping[Digest, BlobFacts], root: Digest, platform: str = "") 
                 following.append((edge.digest, edge.role is Role.LAYER, edge.platform))
         pending += reversed(following)
     return found
-
-
-def _platform(blobs: Mapping[Digest, BlobFacts], manifest: Contents) -> str:
-    """What the config of a manifest says."""
-    for edge in manifest.edges:
-        if edge.role is Role.CONFIG and edge.digest in blobs:
-            contents = blobs[edge.digest].contents
-            if contents is not None and contents.platform:
-                return contents.platform
-    return UNKNOWN_PLATFORM
 
 
 def _fits(own: str, wanted: str) -> bool:

@@ -11,7 +11,7 @@ from chunkd.index import records
 from chunkd.index.index import Change, Index
 from chunkd.index.storage.page_audit import seek
 from chunkd.ingest.places import AfterCommit, PlaceChanges
-from chunkd.model import Blob, Cache, Caps, FileMark, Place
+from chunkd.model import Blob, Cache, FileMark, Place
 from chunkd.sources.numbered import Known
 
 log = logging.getLogger(__name__)
@@ -42,11 +42,12 @@ def adopt_rules(index: Index, rules: records.Rules) -> None:
     if old.decoder.partition("; ")[2] != rules.decoder.partition("; ")[2]:
         judged_otherwise |= {"tar", ""}
     judged_anew = (old.caps, old.decoder) != (rules.caps, rules.decoder)
+    most_bytes = rules.caps.most_uncompressed_bytes
 
     def judge(change: Change, blob: Blob) -> None:
         if not blob.counted:
             change.fail(dataclasses.replace(blob, retry_at=1))
-        elif _breaks(blob, rules.caps) or blob.codec in judged_otherwise:
+        elif blob.uncompressed_bytes > most_bytes(blob.stored_bytes) or blob.codec in judged_otherwise:
             for place, _ in list(change.holders(blob.digest)):
                 change.release(place, blob.digest)
             change.remove(blob.digest)
@@ -70,11 +71,6 @@ def _for_each_blob(index: Index, database: str, do: Callable[[Change, Blob], Non
         if not some:
             return
         after = records.digest_key(some[-1].digest)
-
-
-def _breaks(blob: Blob, caps: Caps) -> bool:
-    size = blob.uncompressed_bytes
-    return size > caps.uncompressed_bytes or (size > caps.RATIO_FROM_BYTES and size > caps.ratio * blob.stored_bytes)
 
 
 def number_caches(index: Index, paths: tuple[str, ...]) -> tuple[dict[int, Cache], set[int]]:

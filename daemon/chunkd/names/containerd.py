@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from chunkd.model import digest_of
 from chunkd.names import bolt
-from chunkd.names.name import MOST_NAMES, Part, Rows, digest_of, named
+from chunkd.names.name import MOST_NAMES, Part, Rows, named
 from chunkd.sources.beneath import Beneath
 
 # Below containerd's root, beside the folder of its blobs.

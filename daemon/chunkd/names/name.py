@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from chunkd.model import HEX_DIGITS, Digest
+from chunkd.model import Digest, digest_of
 
 # Over 255 characters no registry takes a repository, and over 128 no tag. containerd's names may be any text.
 MOST_NAME_CHARACTERS = 1024
 # In one part, which is one file or one repository, and in all parts of a source.
 MOST_NAMES = 1 << 18
 
-_DIGEST = re.compile(r"(sha256|sha512):([0-9a-f]+)")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
@@ -57,14 +56,6 @@ class Part:
     names: tuple[Name, ...] | None
     problem: str = ""
     at_ns: int = 0
-
-
-def digest_of(text: object) -> Digest | None:
-    """The digest that a text is, `sha256:<hex>`; None for anything else."""
-    match = _DIGEST.fullmatch(text) if isinstance(text, str) else None
-    if match is None or len(match[2]) != HEX_DIGITS[match[1]]:
-        return None
-    return Digest(match[1], match[2])
 
 
 def is_tag(text: str) -> bool:

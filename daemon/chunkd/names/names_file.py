@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
-from chunkd.names.name import Part, Rows, digest_of, named
+from chunkd.model import digest_of
+from chunkd.names.name import Part, Rows, named
 
 MOST_BYTES = 64 << 20
 _LINE_BYTES = 4096

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from chunkd import untrusted_json
-from chunkd.names.name import Part, Rows, digest_of, named
+from chunkd.model import digest_of
+from chunkd.names.name import Part, Rows, named
 from chunkd.sources.layouts import INDEX
 from chunkd.sources.source import Beside
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from typing import NamedTuple
 
-from chunkd.names.name import MOST_NAMES, Name, Part, Standing, digest_of
+from chunkd.model import digest_of
+from chunkd.names.name import MOST_NAMES, Name, Part, Standing
 from chunkd.sources.names_reader import NamesRead
 
 KEY_BYTES = 16

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chunkd.model import HEX_DIGITS, Digest
-from chunkd.names.name import MOST_NAMES, Part, Rows, Standing, digest_of, is_tag, named
+from chunkd.model import HEX_DIGITS, Digest, digest_of
+from chunkd.names.name import MOST_NAMES, Part, Rows, Standing, is_tag, named
 from chunkd.sources.layouts import MAX_DEPTH
 from chunkd.sources.source import Beside
 

@@ -42,10 +42,7 @@ def read_stats(
         if caches is None:
             caches = tuple(idle_state(cache) for cache in store.caches(txn).values())
         at_rest = store.at_rest(txn)
-    if pending is None:
-        pending_blobs, pending_bytes = (0, 0) if at_rest else (None, None)
-    else:
-        pending_blobs, pending_bytes = pending
+    pending_blobs, pending_bytes = pending or ((0, 0) if at_rest else (None, None))
     return Stats(
         head.totals, pending_blobs, pending_bytes, moment(head.as_of_ns), moment(head.scanned_at_ns), watching,
         store.index_bytes(),

@@ -52,7 +52,7 @@ def _reach(reply: Mapping[str, Any]) -> str:
     repositories, unheld = reply["repositories"], reply["unheld"]
     unnamed = [row for row in repositories if not row["repository"]]
     named = len(repositories) - len(unnamed)
-    said = f"{named:,} {'repository' if named == 1 else 'repositories'}"
+    said = words.count_text(named, "repository")
     said += f" and {sum(row['images'] for row in unnamed):,} images without a name. "
     unreached_bytes = unheld["stored_bytes"] + sum(row["stored"]["exclusive_bytes"] for row in unnamed)
     said += f"No name reaches {words.bytes_text(unreached_bytes)} on disk,"
@@ -98,9 +98,8 @@ def _updates(seen: ImagesSeen) -> Iterator[Element]:
 
 def _median(median: Mapping[str, Any]) -> str:
     as_layers, as_chunks = (words.bytes_text(median[f"median_{one}_bytes"]) for one in ("layer", "chunk"))
-    count = median["repositories"]
-    said = "1 repository" if count == 1 else f"{count:,} repositories"
-    return f"The median over {said}: {as_layers} as layers, {as_chunks} as chunks."
+    count = words.count_text(median["repositories"], "repository")
+    return f"The median over {count}: {as_layers} as layers, {as_chunks} as chunks."
 
 
 def _of_updates(label: str, row: Mapping[str, Any]) -> list[Child]:

@@ -111,7 +111,10 @@ class Resolved:
         if called is None or called.value == (files["state_dir"].value if "state_dir" in files else paths.SYSTEM_STATE):
             found += [given for name, given in files.items() if given.source == f"{paths.SYSTEM_FILE}:socket"]
             found.append(Given(paths.system_socket(), "default"))
-        return _each_once(found)
+        by_value: dict[str, Given] = {}
+        for given in found:
+            by_value.setdefault(given.value, given)
+        return list(by_value.values())
 
     @cached_property
     def states(self) -> list[str]:
@@ -169,13 +172,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.75)
     return f"; did you mean {' or '.join(near)}?" if near else ""
-
-
-def _each_once(found: Iterable[Given]) -> list[Given]:
-    by_value: dict[Any, Given] = {}
-    for given in found:
-        by_value.setdefault(given.value, given)
-    return list(by_value.values())
 
 
 def _file(path: str, must_exist: bool = False) -> dict[str, Given]:

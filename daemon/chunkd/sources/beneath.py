@@ -14,7 +14,6 @@ import os
 import stat
 import struct
 import sys
-from types import TracebackType
 
 # openat2(2), as <linux/openat2.h> has it. The number is the same on every architecture that Python runs on.
 OPENAT2 = 437
@@ -52,9 +51,7 @@ class Beneath:
     def __enter__(self) -> Beneath:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._root)
         self._leave_parent()
 

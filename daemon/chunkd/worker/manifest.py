@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from chunkd import untrusted_json
-from chunkd.model import HEX_DIGITS, Digest
+from chunkd.model import Digest, digest_of
 
 # What registries accept at most, and descriptors of the least length that a document of this size has room for.
 MOST_BYTES = 4 << 20
@@ -77,7 +77,6 @@ class Contents:
 
 UNKNOWN = Contents(Kind.UNKNOWN)
 
-_DIGEST = re.compile(r"(sha256|sha512):([0-9a-f]+)")
 _PLATFORM_PART = re.compile(r"[A-Za-z0-9._-]{1,32}")
 MOST_PLATFORM_CHARACTERS = 3 * 32 + 2
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.\d{1,20})?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)
@@ -204,10 +203,10 @@ def _descriptor(role: Role, descriptor: Mapping[str, Any]) -> Edge:
 
 
 def _digest(descriptor: Mapping[str, Any], key: str) -> Digest:
-    match = _DIGEST.fullmatch(_text(descriptor, key))
-    if match is None or len(match[2]) != HEX_DIGITS[match[1]]:
+    found = digest_of(descriptor.get(key))
+    if found is None:
         raise _Malformed
-    return Digest(match[1], match[2])
+    return found
 
 
 def _text(document: Mapping[str, Any], key: str) -> str:

@@ -8,7 +8,6 @@ import os
 import pwd
 import time
 from pathlib import Path
-from types import TracebackType
 
 from chunkd.errors import IndexBusy, IndexMissing, IndexUnreachable
 
@@ -92,7 +91,5 @@ class IndexLock:
     def __enter__(self) -> IndexLock:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
