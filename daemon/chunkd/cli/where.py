@@ -59,8 +59,8 @@ def where(
     # numpy, LMDB and workers: only where they are needed.
     from chunkd.cli.progress import progress, silent
     from chunkd.settings.config import effective
-    from chunkd.sweep.where import Question, part_of
-    from chunkd.sweep.where import where as asked
+    from chunkd.where.where import Question, part_of
+    from chunkd.where.where import where as asked
 
     question = Question(value_of("repository", reference), by, depth, part_of(layers) if layers is not None else 0)
     states = [given.value for given in place.states]
