@@ -128,6 +128,8 @@ LIGHT: dict[str, set[str]] = {
         *("asyncio", "chunkd.cluster", "chunkd.objects.bucket", "cryptography", "distributed", "duckdb", "http.client"),
         *("multiprocessing", "numpy", "obstore", "pyarrow", "watchdog"),
     },
+    # a task of a sweep, of which there are many
+    "cluster.sweep_task": HEAVY - {"blake3", "chunkd.chunkers._cgear", "chunkd.chunkers._crules", "isal"},
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one
     "where.tracing": HEAVY - {"blake3", "chunkd.chunkers._cgear", "isal", "psutil"},  # as that of a worker

@@ -1,4 +1,4 @@
-"""`chunkd scan --store`: a source into a store, in tasks on this machine or on a cluster."""
+"""`chunkd scan --store` and `chunkd sweep --store`, in tasks on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json as jsonlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from chunkd.cli.fleet import store_folder
@@ -19,6 +19,8 @@ from chunkd.settings.config import Config
 
 if TYPE_CHECKING:
     from chunkd.cluster.tasks import Hands, Shard
+    from chunkd.sweep.question import Question, Share
+    from chunkd.sweep.sweep import Sweep
 
 MOST_SHARDS = 1 << 20
 
@@ -54,6 +56,20 @@ def scan_into_store(
         say_lines(lines(found, path, store))
     if found["pending"] or found["unlisted_folders"]:
         sys.exit(INCOMPLETE)
+
+
+def sweep_into_store(
+    config: Config, states: Sequence[str], caches: Sequence[str], question: Question, share: Share, store: str,
+    engine: str, shard: Shard | None,
+) -> Sweep:  # fmt: skip
+    """A sweep that keeps what it finds of each layer in a store."""
+    from chunkd.cluster.engine import make_engine
+    from chunkd.cluster.sweep import begin
+    from chunkd.fleet.store import Store
+
+    hands = hands_of(config, engine)
+    opened = Store(store_folder(store))
+    return begin(states, caches, question, share, opened, hands, lambda: make_engine(engine, hands.processes), shard)
 
 
 def hands_of(config: Config, engine: str) -> Hands:

@@ -19,7 +19,7 @@ from chunkd.worker import decode, recompress
 from chunkd.worker.pool import Wakeup
 
 # Which module carries out which kind of task. Each imports much that the other does not need.
-KINDS = {"scan": "chunkd.cluster.scan_task"}
+KINDS = {"scan": "chunkd.cluster.scan_task", "sweep": "chunkd.cluster.sweep_task"}
 
 
 class Unlike(ChunkdError):

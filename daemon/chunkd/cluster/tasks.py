@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from chunkd.cluster.engine import ALLOWED_FAILURES, Engine
@@ -62,7 +62,7 @@ def split(blobs: Sequence[tuple[Blob, int]], processes: int) -> Iterator[list[Bl
 
 def carried_out(
     tasks: Sequence[list[Blob]], task_of: Callable[[list[Blob]], Mapping[str, Any]], start: Callable[[], Engine]
-) -> Iterator[list[tuple[list[Blob], dict[str, Any]]]]:
+) -> Generator[list[tuple[list[Blob], dict[str, Any]]], None, None]:
     """Tasks with what they said, as they end; nothing in between, so that whoever asks may give up. `task_of` makes a
     task as it is given out. Raises TaskFailed.
     """
