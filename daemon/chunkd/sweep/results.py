@@ -60,7 +60,7 @@ class SweepBusy(ChunkdError):
 
 class SweepUnwritable(ChunkdError):
     def __init__(self, folder: str, problem: str) -> None:
-        super().__init__(f"sweep {folder}: can't be written: {problem}; use another `--state DIR`")
+        super().__init__(f"sweep {folder}: can't be written: {problem}; use another `--state DIR` or `--store STORE`")
 
 
 class ResultChanged(ChunkdError):
