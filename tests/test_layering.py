@@ -24,6 +24,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("service", "report", "cluster"),
     ("__init__",),
     ("client",),
+    ("where",),
     ("pulls", "fleet", "sweep"),
     ("images",),
     ("check", "queries", "ingest"),
@@ -48,6 +49,7 @@ FORBIDDEN: dict[str, set[str]] = {
     "pulls": {"ingest", "lmdb", "service", "sources"},
     "report": {"worker", "sources", "ingest", "service"},
     "sweep": {"ingest", "service"},
+    "where": {"ingest", "service"},
     "worker": {"sources", "settings", "lmdb"},
 }
 
@@ -56,7 +58,7 @@ DOORS: dict[str, set[str]] = {
     "_cgear": {"chunkers.gear"},
     "_crules": {"chunkers.rules"},
     "backports": {"pulls.log_files", "worker.decode", "worker.recompress"},
-    "blake3": {"chunkers.chunker", "chunkers.gear", "sweep.tracing"},
+    "blake3": {"chunkers.chunker", "chunkers.gear", "where.tracing"},
     "click": {
         *("cli.diff", "cli.fleet", "cli.images", "cli.lists", "cli.main", "cli.options", "cli.output", "cli.replay"),
         *("cli.report", "cli.sweep", "cli.updates", "cli.where"),
@@ -85,7 +87,7 @@ DOORS: dict[str, set[str]] = {
         *("fleet.images", "fleet.index_recipes", "fleet.rows", "fleet.segment", "fleet.tables"),
         *("images.atoms", "images.columns", "images.moves", "images.read", "images.similarity"),
         *("pulls.clients", "pulls.layer_classes", "pulls.replay"),
-        *("sweep.causes", "sweep.groups", "sweep.sums", "sweep.updates"),
+        *("sweep.sums", "sweep.updates", "where.causes", "where.groups"),
     },
     "prometheus_client": {"service.openmetrics"},
     "psutil": {"worker.priority"},
@@ -126,9 +128,11 @@ LIGHT: dict[str, set[str]] = {
         *("asyncio", "chunkd.cluster", "chunkd.objects.bucket", "cryptography", "distributed", "duckdb", "http.client"),
         *("multiprocessing", "numpy", "obstore", "pyarrow", "watchdog"),
     },
+    # a task of a sweep, of which there are many
+    "cluster.sweep_task": HEAVY - {"blake3", "chunkd.chunkers._cgear", "chunkd.chunkers._crules", "isal"},
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one
-    "sweep.tracing": HEAVY - {"blake3", "chunkd.chunkers._cgear", "isal", "psutil"},  # as that of a worker
+    "where.tracing": HEAVY - {"blake3", "chunkd.chunkers._cgear", "isal", "psutil"},  # as that of a worker
     "worker.spawn": HEAVY,  # the daemon's part of starting workers
     "worker.examine": HEAVY - {"blake3", "chunkd.chunkers._cgear", "isal"},  # reads hostile bytes, has no index
 }

@@ -10,7 +10,8 @@ The path of a blob, wing by wing:
     index      recipe, copies, totals, histogram and history change in one transaction (index, chunks)
     queries    the figures are read; figures says what they mean, replies which types they have
     pulls      what a registry served, by its logs, is replayed against what the index has
-    sweep      layers are decoded again, to compare rules, and to say which files their copies are in
+    sweep      layers are decoded again, to compare rules
+    where      and to say which files their copies are in
     fleet      recipes go into a store that hosts share, and are merged to the figures of all of them
     api        they are asked for over a Unix socket; client asks, or reads the index where no daemon runs, for commands
                and for programs (connect)

@@ -6,14 +6,17 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 from pathlib import Path
 
 import forked
 from clusters import task_processes
 from daemon import children
 
+Driver = forked.Process | subprocess.Popen[str]
 
-def victims(root: Path, driver: forked.Process, what: str) -> list[int]:
+
+def victims(root: Path, driver: Driver, what: str) -> list[int]:
     """The process ids of all that are this: the `driver`, a `task`, or a `worker` that decodes for one. `root` is the
     home of the test.
     """
@@ -34,7 +37,7 @@ def starters(pid: int) -> list[int]:
     return found
 
 
-def kill_one(root: Path, driver: forked.Process, what: str, draw: random.Random) -> bool:
+def kill_one(root: Path, driver: Driver, what: str, draw: random.Random) -> bool:
     """SIGKILL for one of them; False where there is none."""
     there = victims(root, driver, what)
     if not there:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from chunkd.__main__ import main
-from chunkd.cluster import scan
+from chunkd.cluster import tasks
 
 if __name__ == "__main__":
-    scan.TASK_BLOBS = int(sys.argv.pop(1))
+    tasks.TASK_BLOBS = int(sys.argv.pop(1))
     main()

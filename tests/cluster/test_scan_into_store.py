@@ -290,7 +290,7 @@ def test_a_machine_without_the_store_is_named(home: Home) -> None:
 
     rules = SegmentRules.of(Rules()).pack().decode()
     nowhere = home.root / "not-mounted"
-    answer = carry_out({"versions": versions(), "rules": rules, "store": str(nowhere)})
+    answer = carry_out({"kind": "scan", "versions": versions(), "rules": rules, "store": str(nowhere)})
     assert str(nowhere) in answer["error"]
     assert not nowhere.exists()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chunkd.cluster import scan
+from chunkd.cluster import scan, tasks
 from chunkd.cluster.engine import ALLOWED_FAILURES, DaskMissing, EngineGone, Local, make_engine
 from chunkd.cluster.listing import Where, source_id
 from chunkd.errors import UsageError
@@ -28,10 +28,6 @@ Listed = dict[Digest, list[Where]]
 BLOBS: Blobs = {number: chunks_of(range(number * 40, number * 40 + 60)) for number in range(1, 5)} | {20: []}
 
 
-def listed(*sizes: int) -> Listed:
-    return {digest_of(number): [Where(f"{number}", size)] for number, size in enumerate(sizes)}
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return store_at(tmp_path / "store")
@@ -40,30 +36,28 @@ def store(tmp_path: Path) -> Store:
 # --- tasks ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_task_is_bounded_and_the_largest_come_first(seed: int) -> None:
+def test_a_task_is_bounded_and_the_order_is_kept(seed: int) -> None:
     draw = random.Random(seed)
-    blobs = listed(*(draw.choice((10**6, 3 * 10**9, 20 * 10**9)) for _ in range(4000)))
-    tasks = list(scan.split(blobs, 4))
-    assert sorted(digest for task in tasks for digest in task) == sorted(blobs)
-    sizes = [[of[0].stored_bytes for of in task.values()] for task in tasks]
-    for task in sizes:
-        assert len(task) <= scan.TASK_BLOBS
-        assert sum(task) <= scan.TASK_BYTES or len(task) == 1
-    firsts = [task[0] for task in sizes]
-    assert firsts == sorted(firsts, reverse=True)
-    assert any(len(task) == 1 and task[0] > scan.TASK_BYTES for task in sizes)
-    assert any(len(task) == scan.TASK_BLOBS for task in sizes)
+    sizes = sorted((draw.choice((10**6, 3 * 10**9, 20 * 10**9)) for _ in range(4000)), reverse=True)
+    made = list(tasks.split(list(zip(enumerate(sizes), sizes, strict=True)), 4))
+    assert [blob for task in made for blob in task] == list(enumerate(sizes))
+    of_tasks = [[size for _, size in task] for task in made]
+    for task in of_tasks:
+        assert len(task) <= tasks.TASK_BLOBS
+        assert sum(task) <= tasks.TASK_BYTES or len(task) == 1
+    assert any(len(task) == 1 and task[0] > tasks.TASK_BYTES for task in of_tasks)
+    assert any(len(task) == tasks.TASK_BLOBS for task in of_tasks)
 
 
 def test_with_little_to_do_each_process_has_some() -> None:
-    assert len(list(scan.split(listed(*[10**6] * 50), 8))) == 1
-    assert 32 <= len(list(scan.split(listed(*[10**8] * 320), 8))) <= 33
-    assert list(scan.split({}, 8)) == []
+    assert len(list(tasks.split([("a", 10**6)] * 50, 8))) == 1
+    assert 32 <= len(list(tasks.split([("a", 10**8)] * 320, 8))) <= 33
+    assert list(tasks.split([], 8)) == []
 
 
 def test_shards_take_each_digest_once() -> None:
     digests = [digest_of(number) for number in range(500)]
-    shards = [scan.Shard(number, 7) for number in range(7)]
+    shards = [tasks.Shard(number, 7) for number in range(7)]
     assert all(sum(shard.has(digest) for shard in shards) == 1 for digest in digests)
     assert all(30 < sum(map(shard.has, digests)) < 120 for shard in shards)
 
@@ -141,9 +135,11 @@ class Dying:
         self.cancelled += 1
 
 
-def carried_out(engine: Any, count: int) -> list[Listed]:
-    tasks = [listed(number) for number in range(count)]
-    return [task for task, _ in scan.carried_out(tasks, {"store": "s"}, lambda: engine)]
+def carried_out(engine: Any, count: int) -> list[list[int]]:
+    steps = tasks.carried_out(
+        [[number] for number in range(count)], lambda blobs: {"store": "s", "blobs": blobs}, lambda: engine
+    )
+    return [task for ended in steps for task, _ in ended]
 
 
 def test_a_task_that_dies_is_carried_out_again() -> None:
@@ -151,14 +147,14 @@ def test_a_task_that_dies_is_carried_out_again() -> None:
     assert len(carried_out(engine, 9)) == 9
     assert (engine.most, engine.cancelled) == (3, 1)
     engine = Dying({2: ALLOWED_FAILURES})
-    with pytest.raises(scan.TaskFailed):
+    with pytest.raises(tasks.TaskFailed):
         carried_out(engine, 9)
     assert engine.cancelled == 1
 
 
 def test_a_task_that_cannot_be_carried_out_ends_the_scan() -> None:
     engine = Dying({}, {"error": "worker there: the reason"})
-    with pytest.raises(scan.TaskFailed) as raised:
+    with pytest.raises(tasks.TaskFailed) as raised:
         carried_out(engine, 2)
     assert "worker there: the reason" in str(raised.value)
     assert engine.cancelled == 1
@@ -168,7 +164,7 @@ def test_without_anything_to_do_no_engine_is_started() -> None:
     def start() -> Any:
         raise AssertionError
 
-    assert list(scan.carried_out([], {}, start)) == []
+    assert list(tasks.carried_out([], lambda _: {}, start)) == []
 
 
 def test_without_dask_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,11 @@ def test_a_sweep_reads_the_layers_of_a_bucket(home: Home, server: Served) -> Non
         done = home.command("sweep", "--json", "--quiet", "--rules", "2/16/64,files", *cache, state=home.root / state)
         assert done.returncode == 0, done.stderr
         replies.append(json.loads(done.stdout))
+    words = ("sweep", "--json", "--quiet", "--rules", "2/16/64,files", server.url, "--store", home.root / "store")
+    done = home.command(*words)
+    assert done.returncode == 0, done.stderr
     of_bucket, of_files, named = replies
+    assert json.loads(done.stdout) == named  # in tasks, into a store
     assert of_bucket["layers"]["found"] == 5
     assert of_bucket["rules"] == of_files["rules"]
     assert [row["unique_bytes"] for row in named["rules"]] == [row["unique_bytes"] for row in of_files["rules"]]

@@ -12,7 +12,7 @@ from blobs import gz, noise, tar, write_blob
 from chunkd.chunkers import profiles
 from chunkd.model import MeasureRule
 from chunkd.settings.config import load
-from chunkd.sweep import reading
+from chunkd.sweep import tally
 from chunkd.sweep.question import Question, Share
 from chunkd.sweep.sweep import Sweep, opened
 from sweeping import Reply, row
@@ -52,7 +52,7 @@ def swept_here(cache: Path, state: Path, layers: int = 1 << 20) -> Reply:
 def test_beyond_the_bound_it_is_estimated(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = swept_here(cache, tmp_path / "exact")
     assert {one["unique_one_in"] for one in exact["rules"]} == {1}
-    monkeypatch.setattr(reading, "EXACT_CHUNKS", 600)
+    monkeypatch.setattr(tally, "EXACT_CHUNKS", 600)
     found = swept_here(cache, tmp_path / "sampled")
     chunks = row(exact, "fixed-4KiB")["chunks"]
     assert 1200 < chunks <= 2400

@@ -12,18 +12,18 @@ import pytest
 from chunkd.figures.net_saving import figures as net_figures
 from chunkd.figures.totals import Sample
 from chunkd.model import Caps, FileMark, MeasureRule, Recipe
-from chunkd.sweep import reading, sums
+from chunkd.sweep import sums, tally
 from chunkd.sweep.messages import LayerFinding, SweepJob, Totals
 from chunkd.sweep.question import Question
-from chunkd.sweep.results import Result, Results
+from chunkd.sweep.results import OwnResults, Result, Results
 from indexing import Chunk, chunk, chunks_of, digest_of, picked, recipe_of, recompressed
 
 THRESHOLD = MeasureRule().threshold
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Iterator[Results]:
-    found = Results(str(tmp_path), "a key", 1)
+def results(tmp_path: Path) -> Iterator[OwnResults]:
+    found = OwnResults(str(tmp_path), "a key", 1)
     yield found
     found.close()
 
@@ -109,17 +109,17 @@ def test_an_estimate_is_within_its_error_in_19_of_20_cases(results: Results) -> 
 
 
 def test_the_threshold_is_the_same_for_all_rules_and_a_function_of_the_totals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "EXACT_CHUNKS", 1000)
-    found = object.__new__(reading.Reading)
+    monkeypatch.setattr(tally, "EXACT_CHUNKS", 1000)
+    found = tally.Tally(tally.Layers((), [], None, []), 2)
     for counts, expected in (
         ((0, 1000), (0, 0)), ((1000, 1001), (0, 1)), ((2000, 2001), (2, 2)), ((999, 8000), (0, 3)),
         ((8001, 1001), (4, 4)),
     ):  # fmt: skip
         found.totals = [Totals(count + 5, 0, 5, 0) for count in counts]
-        found._least_shifts = [0, 0]
+        found.least_shifts = [0, 0]
         assert found.shifts == expected
     # What an earlier run with more layers left out does not come back.
-    found.totals, found._least_shifts = [Totals(), Totals(1001)], [3, 0]
+    found.totals, found.least_shifts = [Totals(), Totals(1001)], [3, 0]
     assert found.shifts == (3, 3)
 
 

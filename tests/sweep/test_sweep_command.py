@@ -21,7 +21,7 @@ import oracle
 from answering import short_directory
 from blobs import digest_of, gz, layer, noise, tar, text, write_blob, zst
 from chunkd.cli.sweep import _read
-from chunkd.sweep.results import NothingToResume, Results, unfinished
+from chunkd.sweep.results import NothingToResume, OwnResults, unfinished
 from chunkd.worker import sandbox
 from daemon import Home, children, npm_layers, opened, state_of, until
 from invariants import printed
@@ -228,7 +228,7 @@ def test_ctrl_c_prints_what_is_known_and_the_next_run_goes_on(home: Home) -> Non
     assert not reply["complete"]
     assert (reply["layers"]["found"], reply["layers"]["left"]) == (len(before), SLOW_LAYERS - len(before))
     assert 0 < row(reply, "2/16/64")["chunk_bytes"] < row(whole, "2/16/64")["chunk_bytes"]
-    assert not list((home.state / "sweep").glob("*.part"))
+    assert not list((home.state / "sweep").glob(".*.new"))
     again = swept(home, "--resume")
     assert again["layers"]["from_earlier_runs"] == len(before)
     assert figures_of(again) == figures_of(whole)
@@ -345,8 +345,8 @@ def test_what_else_is_in_the_folder_is_removed(tmp_path: Path) -> None:
     (tmp_path / "sweep" / "folder" / "inner").mkdir(parents=True)
     (tmp_path / "sweep" / f"sha256-{'0' * 64}").mkdir()
     (tmp_path / "sweep" / "link").symlink_to(tmp_path)
-    results = Results(str(tmp_path), "key", 1)
-    assert list(results.kept()) == []
+    results = OwnResults(str(tmp_path), "key", 1)
+    assert list(results.kept({})) == []
     assert [path.name for path in results.folder.iterdir()] == ["lock"]
     results.done()
     results.close()

@@ -12,7 +12,7 @@ import pytest
 
 from chunkd.model import Caps, FileMark, MeasureRule, Recipe
 from chunkd.sweep.messages import BLOCK, FOUND, FRAME, LayerFinding, SweepJob, Totals, WorkersEnd, finding_json
-from chunkd.sweep.results import Results
+from chunkd.sweep.results import OwnResults
 from chunkd.sweep.sweeps_end import SweepsEnd
 from indexing import chunks_of, digest_of, recipe_of
 
@@ -25,7 +25,7 @@ GOOD = LayerFinding("layer", "gzip", SIZE, totals=(Totals(40, SIZE), Totals(1, S
 class Ends:
     def __init__(self, folder: Path) -> None:
         ours, theirs = socket.socketpair()
-        self.results = Results(str(folder), "a key", 2)
+        self.results = OwnResults(str(folder), "a key", 2)
         self.sweep = SweepsEnd(ours, self.results, 2, Caps(), MeasureRule())
         self.worker, self.socket = WorkersEnd(theirs), theirs
         with open("/dev/null", "rb") as file:
@@ -61,12 +61,10 @@ def test_a_job_its_progress_its_chunks_and_its_finding_come_through(ends: Ends) 
     kept = ends.results.result(JOB.digest, verify=True)
     assert kept is not None
     assert (kept.finding, kept.stored_bytes, kept.shifts) == (GOOD, 100_000, JOB.shifts)
-    with ends.results.blocks(JOB.digest, 0) as (file, [block]):
-        file.seek(block.offset)
-        assert file.read(len(CHUNKS.hashes)) == CHUNKS.hashes
-        assert (block.chunks, block.measured) == (40, len(CHUNKS.measured) // 4)
-    with ends.results.blocks(JOB.digest, 1) as (_, blocks):
-        assert blocks == []
+    [(block, data)] = ends.results.blocks(kept, 0)
+    assert data == CHUNKS.hashes + CHUNKS.lengths + CHUNKS.measured
+    assert block == (0, 40, len(CHUNKS.measured) // 4)
+    assert list(ends.results.blocks(kept, 1)) == []
 
 
 def found_with(**changed: Any) -> bytes:
@@ -112,7 +110,7 @@ def test_what_no_worker_says_is_refused_and_leaves_nothing(ends: Ends, said: byt
 
 def test_more_chunks_than_a_layer_can_have_are_refused(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
-    results = Results(str(tmp_path), "a key", 1)
+    results = OwnResults(str(tmp_path), "a key", 1)
     end = SweepsEnd(ours, results, 1, Caps(uncompressed_bytes=4096, ratio=1), MeasureRule())
     with open("/dev/null", "rb") as file:
         end.send_job(SweepJob(digest_of(1), FileMark(0, 0, 10, 0)), file.fileno())

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-import forked
 from answering import short_directory
 from blobs import gz, layer, noise, write_blob, zst
 from chunkd.fleet.segment import read_blobs
@@ -25,7 +24,7 @@ from clusters import Cluster, cluster
 from conftest import Tell
 from counts import share_of
 from daemon import PATIENCE_S, Home, opened, until
-from deaths_of_tasks import kill_one, victims
+from deaths_of_tasks import Driver, kill_one, victims
 from fleets import figures, merged
 from test_scan_into_store import said, small
 
@@ -51,7 +50,7 @@ def finished(store: Store) -> dict[str, tuple[int, int]]:
     }
 
 
-def kill(root: Path, what: str, found: Cluster, process: forked.Process, draw: random.Random) -> str:
+def kill(root: Path, what: str, found: Cluster, process: Driver, draw: random.Random) -> str:
     """Kill one of these, which is what the word says."""
     if what == "scheduler":
         found.scheduler.send_signal(signal.SIGKILL)

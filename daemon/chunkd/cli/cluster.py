@@ -1,12 +1,12 @@
-"""`chunkd scan --store`: a source into a store, in tasks on this machine or on a cluster."""
+"""`chunkd scan --store` and `chunkd sweep --store`, in tasks on this machine or on a cluster."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from chunkd.cli.fleet import store_folder
 from chunkd.cli.options import INCOMPLETE, say_reply
@@ -15,11 +15,16 @@ from chunkd.figures.words import bytes_text, count_text, shown
 from chunkd.service.oneshot import Progress
 from chunkd.settings.config import Config
 
+if TYPE_CHECKING:
+    from chunkd.cluster.tasks import Hands, Shard
+    from chunkd.sweep.question import Question, Share
+    from chunkd.sweep.sweep import Sweep
+
 MOST_SHARDS = 1 << 20
 
 
 def scan_into_store(
-    config: Config, store: str, shard: str | None, engine: str | None, name: str | None, retry_failed: bool, json: bool,
+    config: Config, store: str, shard: str | None, engine: str, name: str | None, retry_failed: bool, json: bool,
     progress: Progress,
 ) -> None:  # fmt: skip
     """Scan the one cache of the settings and say what was done. Exits 7 when something may be missing."""
@@ -30,26 +35,17 @@ def scan_into_store(
     from chunkd.cluster.scan import Asked, scan, to_json
     from chunkd.fleet.store import Store
     from chunkd.service.daemon import check_caches, rules_of
-    from chunkd.worker.spawn import courtesy_of
 
     folder = store_folder(store)
     if len(config.caches) != 1:
         raise UsageError("--store is for one CACHE: name it")
     check_caches(config.caches)
-    workers, courtesy = courtesy_of(config.workers, config.nice, config.io_priority, config.read_bytes_per_s)
-    asked_engine = engine or "local"
-    # Two tasks at once, so that one's workers are busy while the other's last blob is read. A machine of a cluster
-    # counts its own cores: there each task has one worker, unless the settings say otherwise.
-    processes = min(2, workers) if asked_engine == "local" else workers
-    decoders = -(-workers // processes) if asked_engine == "local" else max(1, config.workers)
     [path] = config.caches
-    asked = Asked(
-        path, name or os.uname().nodename, rules_of(config), courtesy, decoders, processes, shard_of(shard),
-        retry_failed,
-    )  # fmt: skip
+    hands = hands_of(config, engine)
+    asked = Asked(path, name or os.uname().nodename, rules_of(config), hands, shard_of(shard), retry_failed)
     with progress() as show:
         try:
-            found = to_json(scan(asked, Store(folder), lambda: make_engine(asked_engine, processes), show))
+            found = to_json(scan(asked, Store(folder), lambda: make_engine(engine, hands.processes), show))
         except OSError as error:
             raise CacheUnusable(path, f"can't be listed: {error.strerror}") from None
     say_reply(found, json, lines(found, path, store))
@@ -57,9 +53,37 @@ def scan_into_store(
         sys.exit(INCOMPLETE)
 
 
-def shard_of(text: str | None) -> Any:
+def sweep_into_store(
+    config: Config, states: Sequence[str], caches: Sequence[str], question: Question, share: Share, store: str,
+    engine: str, shard: Shard | None,
+) -> Sweep:  # fmt: skip
+    """A sweep that keeps what it finds of each layer in a store."""
+    from chunkd.cluster.engine import make_engine
+    from chunkd.cluster.sweep import begin
+    from chunkd.fleet.store import Store
+
+    hands = hands_of(config, engine)
+    opened = Store(store_folder(store))
+    return begin(states, caches, question, share, opened, hands, lambda: make_engine(engine, hands.processes), shard)
+
+
+def hands_of(config: Config, engine: str) -> Hands:
+    """Two tasks at once, so that one's workers are busy while the other's last blob is read. A machine of a cluster
+    counts its own cores: there each task has one worker, unless the settings say otherwise.
+    """
+    from chunkd.cluster.tasks import Hands
+    from chunkd.worker.spawn import courtesy_of
+
+    workers, courtesy = courtesy_of(config.workers, config.nice, config.io_priority, config.read_bytes_per_s)
+    if engine != "local":
+        return Hands(courtesy, max(1, config.workers), workers)
+    processes = min(2, workers)
+    return Hands(courtesy, -(-workers // processes), processes)
+
+
+def shard_of(text: str | None) -> Shard | None:
     """Raises UsageError for what is not such as 0/16."""
-    from chunkd.cluster.scan import Shard
+    from chunkd.cluster.tasks import Shard
 
     if text is None:
         return None

@@ -20,6 +20,7 @@ from chunkd.figures.words import bytes_text, count_text, shown
 from chunkd.settings.resolve import Resolved
 
 if TYPE_CHECKING:
+    from chunkd.cluster.tasks import Shard
     from chunkd.sweep.sweep import Sweep
 
 WHOLE = "1/1"
@@ -44,9 +45,12 @@ PLAIN_LINE_EVERY_S = 5.0
 @click.option("--layers", metavar="1/4", help="Read a part of the layers, picked by their digests.")
 @click.option("--resume", is_flag=True, help="Go on with the unfinished sweep, as it was asked.")
 @click.option("-o", "--output", metavar="FILE", help="Also write an HTML page with curves. Needs matplotlib.")
+@click.option("--store", metavar="STORE", help="Read the layers in tasks, and keep what is found in a store.")
+@click.option("--engine", metavar="local|dask[:ADDRESS]", help="With --store: where tasks are carried out.")
+@click.option("--shard", metavar="I/N", help="With --store: read only the part I (from 0) of N, for a job array.")
 def sweep(
     where: Resolved, json: bool, quiet: bool, rules: str | None, one_in: int | None, layers: str | None,
-    resume: bool, output: str | None,
+    resume: bool, output: str | None, store: str | None, engine: str | None, shard: str | None,
 ) -> None:  # fmt: skip
     """Compare chunk sizes, rules and simpler alternatives.
 
@@ -57,14 +61,24 @@ def sweep(
 
     Run it again after an interruption: it goes on where it ended. Ctrl-C prints the figures of the layers that were
     read, and exits 7. If a layer can't be read, it exits 7 too.
+
+    With --store layers that have no result in the store are read in tasks, on this machine or on a Dask cluster, and
+    the results stay there: a later sweep reads only what is new. A shard prints no figures; when all are done, the same
+    command without --shard does.
     """
+    if store is None and (engine or shard):
+        raise UsageError("--engine and --shard go with --store")
+    if store is not None and resume:
+        raise UsageError("--resume is for a sweep without --store; with it, the same command goes on")
+    if shard and output is not None:
+        raise UsageError("a shard has no figures: -o can't be combined with --shard")
     if resume and (where.caches_named or rules is not None or one_in is not None or layers is not None):
         raise UsageError("--resume takes what the unfinished sweep was asked; name nothing else")
     if output is not None:
         from chunkd.report import plots
 
         plots.needed()  # before anything is read
-    reply, is_interrupted = _swept(where, quiet, rules, one_in, layers, resume, output, json)
+    reply, is_interrupted = _swept(where, quiet, rules, one_in, layers, resume, output, json, store, engine, shard)
     if is_interrupted:
         left = reply["layers"]["left"]
         say(f"chunkd: interrupted: {count_text(left, 'layer')} left; {RUN_AGAIN}", err=True)
@@ -74,10 +88,11 @@ def sweep(
 
 def _swept(
     where: Resolved, quiet: bool, rules: str | None, one_in: int | None, layers: str | None, resume: bool,
-    output: str | None, json: bool,
+    output: str | None, json: bool, store: str | None, engine: str | None, shard: str | None,
 ) -> tuple[dict[str, Any], bool]:  # fmt: skip
     """The reply, printed, and whether somebody has interrupted it."""
     from chunkd.chunkers import profiles
+    from chunkd.cli.cluster import shard_of, sweep_into_store
     from chunkd.model import MeasureRule
     from chunkd.settings.config import effective
     from chunkd.sweep.question import Question, Share
@@ -92,8 +107,15 @@ def _swept(
     named = profiles.ALL if rules is None else profiles.parse(rules)
     measure = MeasureRule(one_in or config.measure_one_in, config.measure_level)
     question = Question(tuple(profile.name for profile in named), measure, config.caps)
-    with opened(config, where.states, caches, question, Share.parse(layers or WHOLE)) as begun:
+    share, part = Share.parse(layers or WHOLE), shard_of(shard)
+    with contextlib.ExitStack() as stack:
+        if store is None:
+            begun = stack.enter_context(opened(config, where.states, caches, question, share))
+        else:
+            begun = sweep_into_store(config, where.states, caches, question, share, store, engine or "local", part)
         is_interrupted = _read(begun, quiet)
+        if part:
+            return _say_shard(begun, part, json), is_interrupted
         reply = begun.reply((lambda *_: None) if quiet else _seldom())
         if json:
             say(jsonlib.dumps(reply, indent=1))
@@ -111,6 +133,21 @@ def _swept(
         if not is_interrupted and begun.is_complete:
             begun.done()
     return reply, is_interrupted
+
+
+def _say_shard(begun: Sweep, shard: Shard, json: bool) -> dict[str, Any]:
+    from chunkd.cluster.sweep import shard_reply
+
+    reply = shard_reply(begun, shard)
+    layers = reply["layers"]
+    if json:
+        say(jsonlib.dumps(reply, indent=1))
+        return reply
+    say(f"shard {reply['shard']}: {count_text(layers['found'], 'layer')}, {layers['from_earlier_runs']:,} before")
+    for bad in layers["bad"]:
+        say(f"not read: {bad['digest']}: {shown(bad['reason'])}")
+    say("This was one shard. When all are done, the same command without --shard prints the figures.")
+    return reply
 
 
 def _seldom() -> Callable[[int, int], None]:

@@ -56,8 +56,8 @@ def where(
     """  # noqa: D301 - click's mark for a paragraph that is not to be rewrapped
     # numpy, LMDB and workers: only where they are needed.
     from chunkd.settings.config import effective
-    from chunkd.sweep.where import Question, part_of
-    from chunkd.sweep.where import where as asked
+    from chunkd.where.where import Question, part_of
+    from chunkd.where.where import where as asked
 
     question = Question(value_of("repository", reference), by, depth, part_of(layers) if layers is not None else 0)
     with progress("read", "layers to go", quiet=quiet) as show:

@@ -21,7 +21,7 @@ from chunkd.errors import ChunkdError, UsageError
 ALLOWED_FAILURES = 10
 TASK = (sys.executable, "-P", "-m", "chunkd.cluster.task")
 CONNECT_S = 30
-CANCEL_EVERY_S = 0.1
+CANCEL_EVERY_S, GATHER_S = 0.1, 1.0
 
 
 class DaskMissing(ChunkdError):
@@ -37,8 +37,8 @@ class EngineGone(ChunkdError):
 class Engine(Protocol):
     """`room` is how many tasks it takes at once. `cancel` gives up all tasks and the engine itself.
 
-    `gather` waits until one or more tasks have ended, and has their numbers with what became of them: what the task
-    said, `error` if it can't be carried out, `died` if its process or its machine died.
+    `gather` waits until tasks have ended, at most GATHER_S, and has their numbers with what became of them: what the
+    task said, `error` if it can't be carried out, `died` if its process or its machine died.
     """
 
     @property
@@ -85,7 +85,7 @@ class Local:
         self._running[self._threads.submit(carry_out, task, self._processes)] = number
 
     def gather(self) -> list[tuple[int, dict[str, Any]]]:
-        done = futures.wait(self._running, return_when=futures.FIRST_COMPLETED).done
+        done = futures.wait(self._running, GATHER_S, futures.FIRST_COMPLETED).done
         return [(self._running.pop(one), one.result()) for one in done]
 
     def cancel(self) -> None:
@@ -133,7 +133,10 @@ class Dask:
 
     def gather(self) -> list[tuple[int, dict[str, Any]]]:
         with self._scheduler():
-            done = self._distributed.wait(list(self._running), return_when="FIRST_COMPLETED").done
+            try:
+                done = self._distributed.wait(list(self._running), GATHER_S, "FIRST_COMPLETED").done
+            except TimeoutError:
+                return []
             return [(self._running.pop(one), self._said(one)) for one in done]
 
     def _said(self, one: Any) -> dict[str, Any]:

@@ -6,46 +6,24 @@ killed, or work at the same time, and the next one goes on.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from chunkd.cluster.engine import ALLOWED_FAILURES, Engine
+from chunkd.cluster.engine import Engine
 from chunkd.cluster.listing import Held, Where, listed, shown_as, sizes, source_id
 from chunkd.cluster.task import versions
-from chunkd.errors import CacheUnusable, ChunkdError
+from chunkd.cluster.tasks import Hands, Progress, Shard, carried_out, split
+from chunkd.errors import CacheUnusable
 from chunkd.fleet import export, snapshot
 from chunkd.fleet.segment import SegmentRules, digest_bytes, read_blobs
 from chunkd.fleet.snapshot import Facts
 from chunkd.fleet.store import Store
 from chunkd.index import records
 from chunkd.model import Digest
-from chunkd.worker.spawn import Courtesy
-
-# What a task has at most. A larger blob is a task by itself.
-TASK_BYTES, TASK_BLOBS = 16 * 10**9, 1000
-# Where there is little to do, tasks are smaller than that, so that each process has some; but not smaller than this.
-TASKS_A_PROCESS, LEAST_TASK_BYTES = 4, 64 * 10**6
-
-# Stored bytes that are done, those of all blobs, and how many blobs are left.
-Progress = Callable[[int, int, int], None]
-
-
-class TaskFailed(ChunkdError):
-    def __init__(self, problem: str) -> None:
-        super().__init__(f"{problem}; what is done is in the store: run the command again to go on")
-
-
-class Shard(NamedTuple):
-    """The part `number`, from 0 on, `of` so many of all digests, by their own bits."""
-
-    number: int
-    of: int
-
-    def has(self, digest: Digest) -> bool:
-        return int(digest.hex[:16], 16) % self.of == self.number
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +52,12 @@ class Scanned:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is to be scanned, and how. `workers` decode in each task, of which `processes` are carried out at once."""
+    """What is to be scanned, and how."""
 
     path: str
     name: str
     rules: records.Rules
-    courtesy: Courtesy
-    workers: int
-    processes: int
+    hands: Hands
     shard: Shard | None = None
     retry_failed: bool = False
 
@@ -108,20 +84,24 @@ def scan(asked: Asked, store: Store, start: Callable[[], Engine], progress: Prog
     all_bytes, left_bytes = (sum(size for _, size in sizes(blobs)) for blobs in (held.blobs, left))
     reused, blobs_left = len(held.blobs) - len(left), len(left)
     task = {
-        "source": asked.path, "store": store.path, "rules": rules.pack().decode(), "versions": versions(),
-        "courtesy": asked.courtesy, "workers": asked.workers,
+        "kind": "scan", "source": asked.path, "store": store.path, "rules": rules.pack().decode(),
+        "versions": versions(), "courtesy": asked.hands.courtesy, "workers": asked.hands.workers,
     }  # fmt: skip
-    tasks = list(split(left, asked.processes))
+
+    def task_of(digests: list[Digest]) -> dict[str, Any]:
+        return {**task, "blobs": [(*digest, left[digest]) for digest in digests]}
+
+    tasks = list(split(sorted(sizes(left), key=lambda one: (-one[1], one[0])), asked.hands.processes))
     read, segments, unread, peak_bytes = Counter[str](), 0, Counter[str](), 0
-    for blobs, said in carried_out(tasks, task, start):
+    for digests, said in itertools.chain.from_iterable(carried_out(tasks, task_of, start)):
         read.update(said["read"])
         unread.update(said["unread"])
         segments += len(said["segments"])
         peak_bytes = max(peak_bytes, said["peak_bytes"])
         for algorithm, hex_digits in said["vanished"]:
             held.blobs.pop(Digest(algorithm, hex_digits), None)
-        blobs_left -= len(blobs)
-        left_bytes -= sum(size for _, size in sizes(blobs))
+        blobs_left -= len(digests)
+        left_bytes -= sum(size for _, size in sizes({digest: left[digest] for digest in digests}))
         progress(all_bytes - left_bytes, all_bytes, blobs_left)
     known = done(store, rules, held.blobs)
     kinds = Counter(kind for _, kind, _, _ in known.values())
@@ -159,52 +139,6 @@ def done(store: Store, rules: SegmentRules, blobs: Mapping[Digest, Sequence[Wher
             if (counts or alike) and (digest not in found or (counts and found[digest][1] not in ("layer", "other"))):
                 found[digest] = (packed, kind, size, segment)
     return found
-
-
-def split(blobs: Mapping[Digest, list[Where]], processes: int) -> Iterator[dict[Digest, list[Where]]]:
-    """Tasks, those with the largest blobs first."""
-    in_order = sorted(sizes(blobs), key=lambda one: (-one[1], one[0]))
-    share_bytes = sum(size for _, size in in_order) // (TASKS_A_PROCESS * processes)
-    most_bytes = min(TASK_BYTES, max(LEAST_TASK_BYTES, share_bytes))
-    some: dict[Digest, list[Where]] = {}
-    some_bytes = 0
-    for digest, size in in_order:
-        if some and (some_bytes + size > most_bytes or len(some) >= TASK_BLOBS):
-            yield some
-            some, some_bytes = {}, 0
-        some[digest] = blobs[digest]
-        some_bytes += size
-    if some:
-        yield some
-
-
-def carried_out(
-    tasks: Sequence[dict[Digest, list[Where]]], same: Mapping[str, Any], start: Callable[[], Engine]
-) -> Iterator[tuple[dict[Digest, list[Where]], dict[str, Any]]]:
-    """Each task with what it said, as they end. Raises TaskFailed."""
-    if not tasks:
-        return
-    waiting, running, deaths = list(range(len(tasks)))[::-1], set[int](), Counter[int]()
-    engine = start()
-    try:
-        while waiting or running:
-            while waiting and len(running) < engine.room:
-                number = waiting.pop()
-                running.add(number)
-                engine.submit(number, {**same, "blobs": [(*one, tasks[number][one]) for one in tasks[number]]})
-            for number, said in engine.gather():
-                running.discard(number)
-                if "error" in said:
-                    raise TaskFailed(said["error"])
-                if "died" not in said:
-                    yield tasks[number], said
-                    continue
-                deaths[number] += 1
-                if deaths[number] >= ALLOWED_FAILURES:
-                    raise TaskFailed(f"a task died {ALLOWED_FAILURES} times, the last time since {said['died']}")
-                waiting.append(number)
-    finally:
-        engine.cancel()
 
 
 def _put_snapshot(

@@ -4,6 +4,7 @@ rules.json                        what all that is in it must agree in
 segments/<id>.rows.parquet        the chunks of some blobs
 segments/<id>.blobs.parquet       these blobs; a segment exists when this file does
 snapshots/<source>/               what one source held at a moment
+sweeps/<key>/                     what a sweep that asks one question found in each layer
 """
 
 from __future__ import annotations
@@ -86,6 +87,12 @@ class Store:
                 return stat.S_ISREG(os.lstat(self._root / name).st_mode)
             except (FileNotFoundError, NotADirectoryError):
                 return False
+
+    def folder(self, name: str) -> Path:
+        """The path of a folder, which is made if it is not there."""
+        with self._refusals():
+            _make_folder(self._root / name)
+        return self._root / name
 
     def file(self, name: str, most_bytes: int) -> str:
         """The path of a file to read. It is a regular file of at most so many bytes."""

@@ -1,3 +1,3 @@
-"""Layers read again, beside the index: which chunks would save most, and where their copies come from. It must not know
-the writer (`ingest`) or the daemon, and changes no figure.
+"""Layers read again, beside the index: which chunks would save most. It must not know the writer (`ingest`) or the
+daemon, and changes no figure.
 """

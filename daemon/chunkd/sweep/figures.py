@@ -13,8 +13,8 @@ from chunkd.images.read import read as read_images
 from chunkd.index.storage.environment import reading as reading_index
 from chunkd.sweep import sums, updates
 from chunkd.sweep.question import Question, Share
-from chunkd.sweep.reading import Reading
 from chunkd.sweep.results import Result, Results
+from chunkd.sweep.tally import Tally
 
 # With fewer layers at level 19 there is no error.
 _LEAST_LAYERS = 4
@@ -25,7 +25,7 @@ _BEST = {"net": ("net", 1), "update_bytes": ("median_update_bytes", -1)}
 
 
 def reply(
-    swept: Reading, results: Results, question: Question, share: Share,
+    swept: Tally, results: Results, question: Question, share: Share,
     show: Callable[[int, int], object] = lambda *_: None,
 ) -> dict[str, Any]:  # fmt: skip
     """The object of `sweep --json`. `show` is called with how many rules are done, and how many there are."""
@@ -41,7 +41,8 @@ def reply(
         found = sums.summed(results, layers, at, totals, shifts[at], threshold)
         update = updates.Update(None, None)
         if images is not None and not shifts[at]:
-            update = updates.update(images, results, by_digest, at, threshold, found.sample)
+            counts = {digest: swept.kept[digest][at] for digest in by_digest}
+            update = updates.update(images, results, by_digest, counts, at, threshold, found.sample)
         figures = sums.figures(found)
         rows.append(
             {
@@ -64,33 +65,11 @@ def reply(
         )
     show(len(rows), len(rows))
     as_layers = updates.update_as_layers(images) if images is not None else updates.Update(None, None)
-    findings = [result.finding for result in swept.found.values()]
     stored_bytes = sum(layer.stored_bytes for layer in layers)
-    bad = {str(digest): why for digest, why in swept.bad.items()}
-    undecodable = {
-        str(digest): result.finding.reason
-        for digest, result in swept.found.items()
-        if result.finding.kind == "undecodable"
-    }
     return {
         "complete": swept.is_complete and not swept.layers.problems,
         "layers_share": str(share),
-        "layers": {
-            "wanted": len(swept.layers.layers),
-            "found": len(layers),
-            "left": len(swept.layers.layers) - len(swept.found) - len(swept.bad),
-            "from_earlier_runs": swept.from_disk,
-            "others": sum(finding.kind == "other" for finding in findings),
-            "bad": [{"digest": name, "reason": why} for name, why in sorted((bad | undecodable).items())][
-                :_MOST_BAD_SHOWN
-            ],
-            "damaged_tars": [
-                {"digest": str(layer.digest), "reason": layer.finding.damaged}
-                for layer in layers
-                if layer.finding.damaged
-            ][:_MOST_BAD_SHOWN],
-            "problems": swept.layers.problems[:_MOST_BAD_SHOWN],
-        },
+        "layers": counted(swept, layers),
         "layer_stored_bytes": stored_bytes,
         "uncompressed_bytes": sum(layer.finding.uncompressed_bytes for layer in layers),
         "measure": {"one_in": question.measure.one_in, "level": question.measure.level},
@@ -110,6 +89,31 @@ def reply(
     }
 
 
+def counted(swept: Tally, layers: Sequence[Result]) -> dict[str, Any]:
+    """How many layers there are and were read, and what is wrong with others."""
+    bad = {str(digest): why for digest, why in swept.bad.items()}
+    undecodable = {
+        str(digest): result.finding.reason
+        for digest, result in swept.found.items()
+        if result.finding.kind == "undecodable"
+    }
+    damaged = [(str(layer.digest), layer.finding.damaged) for layer in layers if layer.finding.damaged]
+    return {
+        "wanted": len(swept.layers.layers),
+        "found": len(layers),
+        "left": len(swept.layers.layers) - len(swept.found) - len(swept.bad),
+        "from_earlier_runs": swept.from_disk,
+        "others": sum(result.finding.kind == "other" for result in swept.found.values()),
+        "bad": _named(sorted((bad | undecodable).items())),
+        "damaged_tars": _named(damaged),
+        "problems": swept.layers.problems[:_MOST_BAD_SHOWN],
+    }
+
+
+def _named(reasons: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"digest": name, "reason": why} for name, why in reasons[:_MOST_BAD_SHOWN]]
+
+
 def _best(rows: Sequence[dict[str, Any]], figure: str, sign: int) -> str | None:
     """The rule with the most of a figure, or the least if the sign is negative; None where it is not known."""
     known = [row for row in rows if row[figure] is not None]
@@ -117,7 +121,7 @@ def _best(rows: Sequence[dict[str, Any]], figure: str, sign: int) -> str | None:
     return best
 
 
-def _images(swept: Reading, layers: Sequence[Result], share: Share) -> tuple[Images | None, str | None]:
+def _images(swept: Tally, layers: Sequence[Result], share: Share) -> tuple[Images | None, str | None]:
     """The images of the index, or why updates are unknown."""
     if not share.is_whole:
         return None, f"only {share} of the layers are read"

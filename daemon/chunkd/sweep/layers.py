@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from chunkd.check.read_again import place_of
+from chunkd.errors import IndexMissing
 from chunkd.index.storage.environment import reading
 from chunkd.model import Digest
 from chunkd.objects.choose import bucket_of, check_usable
@@ -14,33 +15,23 @@ from chunkd.sources import layouts
 from chunkd.sources.folder import FolderSource
 from chunkd.sources.listing import walk
 from chunkd.sweep.question import Share
+from chunkd.sweep.tally import Layer, Layers, picked
 from chunkd.urls import OBJECT_STORES
 
 # What a layer decompresses to as a multiple of its size, where that is not known. It only plans.
 _LIKELY_RATIO = 4
 
 
-class Layer(NamedTuple):
-    """A blob to be read. `uncompressed_bytes` is what the index says, or a guess; `root` is the number of its cache
-    among those of the sweep, and `path` is below it.
+def found(states: Sequence[str], caches: Sequence[str], share: Share) -> Layers:
+    """What these caches list, or the layers of the first index that there is if none is named. Raises IndexMissing,
+    CacheUnusable, and what reading an index raises.
     """
-
-    digest: Digest
-    stored_bytes: int
-    uncompressed_bytes: int
-    root: int
-    path: str
-
-
-class Layers(NamedTuple):
-    """`state_dir` is that of the index that they come from; None if the caches were listed. `problems` says which
-    folders could not be listed.
-    """
-
-    roots: tuple[str, ...]
-    layers: list[Layer]
-    state_dir: str | None
-    problems: list[str]
+    if caches:
+        return listed(caches, share)
+    for state_dir in states:
+        with contextlib.suppress(IndexMissing):
+            return indexed(state_dir, share)
+    raise IndexMissing(", ".join(states))
 
 
 def indexed(state_dir: str, share: Share) -> Layers:
@@ -55,7 +46,7 @@ def indexed(state_dir: str, share: Share) -> Layers:
                 root, path = place_of(store, txn, caches, blob.digest)
                 number = roots.setdefault(root, len(roots))
                 found.append(Layer(blob.digest, blob.stored_bytes, blob.uncompressed_bytes, number, path))
-    return Layers(tuple(roots), sorted(found), state_dir, [])
+    return Layers(tuple(roots), picked(found), state_dir, [])
 
 
 def listed(caches: Sequence[str], share: Share) -> Layers:
@@ -82,4 +73,4 @@ def listed(caches: Sequence[str], share: Share) -> Layers:
                 if not seen.kind:
                     size = seen.mark.stored_bytes
                     found[named[0]] = Layer(named[0], size, _LIKELY_RATIO * size, number, path)
-    return Layers(roots, sorted(found.values()), None, problems)
+    return Layers(roots, picked(found.values()), None, problems)

@@ -13,7 +13,7 @@ from chunkd.model import Caps, Digest, MeasureRule
 from chunkd.worker import decode, recompress
 
 # Changes when the result of a layer would be another one.
-_RESULTS_VERSION = 1
+_RESULTS_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from chunkd.figures import net_saving
 from chunkd.figures.totals import Sample, dot
 from chunkd.model import CHUNK_HASH_BYTES
 from chunkd.sweep.messages import Totals
-from chunkd.sweep.results import Result, Results
+from chunkd.sweep.results import Result, ResultChanged, Results
 
 # In one pass; it takes some 100 bytes for each.
 PASS_CHUNKS = 1 << 19
@@ -55,16 +55,20 @@ class RuleSums(NamedTuple):
 
 
 def read(results: Results, result: Result, rule: int, threshold: int) -> Iterator[Chunks]:
-    """The chunks of a rule in one layer, one block at a time. `threshold` is that of the measuring rule."""
-    with results.blocks(result.digest, rule) as (file, blocks):
-        for block in blocks:
-            file.seek(block.offset)
-            hashes = np.frombuffer(file.read(block.chunks * CHUNK_HASH_BYTES), ">u8").astype(np.uint64).reshape(-1, 2)
-            lengths = np.frombuffer(file.read(block.chunks * _LENGTH_BYTES), "<u4").astype(np.int64)
-            measured = np.frombuffer(file.read(block.measured * _LENGTH_BYTES), "<u4")
-            recompressed = np.zeros(block.chunks, np.int64)
-            recompressed[_is_measured(hashes[:, 1], threshold)] = measured
-            yield Chunks(hashes[:, 0], hashes[:, 1], lengths, recompressed)
+    """The chunks of a rule in one layer, one block at a time. `threshold` is that of the measuring rule. Raises
+    ResultChanged.
+    """
+    for block, data in results.blocks(result, rule):
+        lengths_at = block.chunks * CHUNK_HASH_BYTES
+        measured_at = lengths_at + block.chunks * _LENGTH_BYTES
+        hashes = np.frombuffer(data[:lengths_at], ">u8").astype(np.uint64).reshape(-1, 2)
+        lengths = np.frombuffer(data[lengths_at:measured_at], "<u4").astype(np.int64)
+        is_measured = _is_measured(hashes[:, 1], threshold)
+        if np.count_nonzero(is_measured) != block.measured:
+            raise ResultChanged(str(results.path(result.digest)))
+        recompressed = np.zeros(block.chunks, np.int64)
+        recompressed[is_measured] = np.frombuffer(data[measured_at:], "<u4")
+        yield Chunks(hashes[:, 0], hashes[:, 1], lengths, recompressed)
 
 
 def _is_measured(low: NDArray[np.uint64], threshold: int) -> NDArray[np.bool_]:

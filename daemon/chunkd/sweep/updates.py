@@ -112,14 +112,13 @@ def known(reading: Reading, layers: Mapping[Digest, Result]) -> Reading:
 
 
 def update(
-    reading: Reading, results: Results, layers: Mapping[Digest, Result], rule: int, threshold: int, sample: Sample
-) -> Update:
-    """The median update by a rule whose chunks were all kept; `sample` are the sums over all its measured chunks."""
+    reading: Reading, results: Results, layers: Mapping[Digest, Result], counts: Mapping[Digest, int], rule: int,
+    threshold: int, sample: Sample,
+) -> Update:  # fmt: skip
+    """The median update by a rule whose chunks were all kept, so many of each layer; `sample` are the sums over all its
+    measured chunks.
+    """
     chunks = _Chunks(results, rule, threshold, layers)
-    counts = {}
-    for digest, result in layers.items():
-        totals = result.finding.totals[rule]
-        counts[digest] = totals.chunks - totals.holes
     recipes = _RuleRecipes(counts, chunks.recipe, chunks.lengths, chunks.recompressed, lambda: sample, chunks.begin)
     found = _rows(reading, recipes)
     return Update(_median(found, "median_chunk_bytes"), _median(found, "median_requests"))

@@ -21,10 +21,10 @@ from chunkd.cli.where_lines import where_lines
 from chunkd.model import Caps, ChunkParams, Digest, FileMark, Job, MeasureRule
 from chunkd.settings.config import effective
 from chunkd.settings.resolve import Resolved
-from chunkd.sweep import where
-from chunkd.sweep.causes import CAUSES
-from chunkd.sweep.trace import MOST_TRACE_BYTES
-from chunkd.sweep.traced import Traced, Tracers, TracesEnd
+from chunkd.where import where
+from chunkd.where.causes import CAUSES
+from chunkd.where.trace import MOST_TRACE_BYTES
+from chunkd.where.traced import Traced, Tracers, TracesEnd
 from chunkd.worker.spawn import Courtesy, make_pool
 from daemon import Home, npm_layers, opened
 from invariants import printed

@@ -13,10 +13,10 @@ from blake3 import blake3
 
 from chunkd.chunkers.gear import Chunker
 from chunkd.model import Caps, ChunkParams, Recipe
-from chunkd.sweep import trace
-from chunkd.sweep.packages import MOST_LIST_BYTES, is_list, listed_path, owners, plain_path
 from chunkd.sweep.tar_stream import DIRECTORY, FILE, MOST_PATH_BYTES, SPARSE, TarEntry, TarStream
-from chunkd.sweep.trace import FILE_HASH_BYTES, NO_CONTENT, Trace
+from chunkd.where import trace
+from chunkd.where.packages import MOST_LIST_BYTES, is_list, listed_path, owners, plain_path
+from chunkd.where.trace import FILE_HASH_BYTES, NO_CONTENT, Trace
 from chunkd.worker import priority, protocol, sandbox
 from chunkd.worker.examine import examine
 from chunkd.worker.rate_limit import Pace

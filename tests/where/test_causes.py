@@ -17,10 +17,10 @@ import where_oracle
 from blobs import noise, text
 from chunkd.images.atoms import Numbers
 from chunkd.model import ChunkParams, Digest
-from chunkd.sweep import causes, groups
-from chunkd.sweep.causes import CAUSES, Attribution, Layers, TooMuchToTrace
-from chunkd.sweep.trace import pack, unpack
-from chunkd.sweep.tracing import Tracer
+from chunkd.where import causes, groups
+from chunkd.where.causes import CAUSES, Attribution, Layers, TooMuchToTrace
+from chunkd.where.trace import pack, unpack
+from chunkd.where.tracing import Tracer
 from daemon import npm_layers
 from tars import END, cuts, entry, header, record
 from test_tar_stream import BROKEN

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from blobs import noise
 from chunkd.model import ChunkParams
-from chunkd.sweep import groups, packages, trace, tracing
-from chunkd.sweep.packages import Package, is_list, listed_path, owners, plain_path
-from chunkd.sweep.trace import Trace, pack, unpack
+from chunkd.where import groups, packages, trace, tracing
+from chunkd.where.packages import Package, is_list, listed_path, owners, plain_path
+from chunkd.where.trace import Trace, pack, unpack
 from tars import END, entry, header
 from test_causes import attribution
 

@@ -17,9 +17,9 @@ from chunkd.images.read import Reading, read
 from chunkd.index.storage.environment import Store, reading
 from chunkd.model import Digest
 from chunkd.settings.config import Config
-from chunkd.sweep import groups
-from chunkd.sweep.causes import Layers
-from chunkd.sweep.traced import Traced, Tracers
+from chunkd.where import groups
+from chunkd.where.causes import Layers
+from chunkd.where.traced import Traced, Tracers
 
 if TYPE_CHECKING:
     import lmdb

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from struct import Struct
 
-from chunkd.sweep.packages import MOST_NAME_BYTES, MOST_PACKAGES, Package
 from chunkd.sweep.tar_stream import MOST_PATH_BYTES
+from chunkd.where.packages import MOST_NAME_BYTES, MOST_PACKAGES, Package
 
 FILE_HASH_BYTES = 16
 NO_CONTENT = bytes(FILE_HASH_BYTES)

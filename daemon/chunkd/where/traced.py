@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from chunkd.model import Caps, ChunkParams, Finding, Job, MeasureRule
-from chunkd.sweep import tracing
-from chunkd.sweep.trace import MOST_TRACE_BYTES, Trace, unpack
+from chunkd.where import tracing
+from chunkd.where.trace import MOST_TRACE_BYTES, Trace, unpack
 from chunkd.worker import protocol, spawn
 from chunkd.worker.pool import Worker
 from chunkd.worker.starter import RUN

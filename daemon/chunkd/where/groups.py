@@ -9,7 +9,7 @@ import numpy as np
 
 from chunkd.images.atoms import Numbers
 from chunkd.model import Digest
-from chunkd.sweep.causes import CAUSES, ZEROS, Attribution
+from chunkd.where.causes import CAUSES, ZEROS, Attribution
 
 DIRECTORY, EXTENSION, PACKAGE, FILE = GROUPS = ("directory", "extension", "package", "file")
 MOST_ROWS = 1000

@@ -17,8 +17,8 @@ from chunkd.chunkers.gear import Chunker
 from chunkd.errors import ChunkdError
 from chunkd.images.atoms import Numbers
 from chunkd.model import CHUNK_HASH_BYTES, ChunkParams, Digest, Recipe
-from chunkd.sweep.packages import Package, listed_path
-from chunkd.sweep.trace import FILE_HASH_BYTES, Trace
+from chunkd.where.packages import Package, listed_path
+from chunkd.where.trace import FILE_HASH_BYTES, Trace
 
 ZEROS, SAME_LAYER, SAME_PATH, OTHER_PATH, PARTS = CAUSES = (
     *("zeros", "same_layer", "same_path", "other_path"),
