@@ -140,7 +140,7 @@ def as_json(home: Home, *arguments: str | Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.long
+@pytest.mark.long(15)
 def test_skopeo_pulls_from_docker_registry(home: Home) -> None:
     """In a random order, for three clients. The bytes are those that were served, and the columns are the oracle's."""
     need("skopeo", "docker-registry")
