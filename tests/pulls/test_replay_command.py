@@ -35,8 +35,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-IMAGES = 30
-PULLS = 45
+IMAGES = 12
+PULLS = 20
 CLIENTS = ("192.0.2.1", "192.0.2.2", "2001:db8::3")
 LOGGED = "{level: info}"
 
