@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections import Counter
@@ -191,7 +192,10 @@ def imports_of(source: str) -> Imports:
     return found
 
 
-MODULES = {name: imports_of(path.read_text(encoding="utf-8")) for name, path in PATHS.items()}
+@functools.cache
+def modules() -> dict[str, Imports]:
+    """Of each module what it imports. Not when this file is collected, as that is done in each process of a run."""
+    return {name: imports_of(path.read_text(encoding="utf-8")) for name, path in PATHS.items()}
 
 
 def wing_of(module: str) -> str:
@@ -204,7 +208,7 @@ def lines_of(wing: str) -> int:
 
 def between_wings() -> dict[tuple[str, str], int]:
     """How many modules of one wing import from another, for each pair."""
-    found = {(wing_of(name), wing_of(own), name) for name, imports in MODULES.items() for own in imports.own}
+    found = {(wing_of(name), wing_of(own), name) for name, imports in modules().items() for own in imports.own}
     return Counter((above, below) for above, below, _ in found if above != below)
 
 
@@ -218,18 +222,20 @@ def test_the_reading_of_imports_sees_them_all() -> None:
     )
     own = {"__init__", "index.records", "model", "ingest.writer"}
     assert found == Imports(own, {"lmdb", "_cgear", "isal", "numpy"})
-    assert len(MODULES) > 60
+    assert len(PATHS) > 60
 
 
 def test_every_wing_has_its_level() -> None:
-    assert {wing_of(name) for name in MODULES} == set(LEVEL_OF)
+    assert {wing_of(name) for name in PATHS} == set(LEVEL_OF)
     assert len(LEVEL_OF) == sum(map(len, LEVELS)), "a wing stands on two levels"
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
+@pytest.mark.parametrize("module", sorted(PATHS))
 def test_imports_only_go_down(module: str) -> None:
     wing = wing_of(module)
-    upwards = {own for own in MODULES[module].own if wing_of(own) != wing and LEVEL_OF[wing_of(own)] <= LEVEL_OF[wing]}
+    upwards = {
+        own for own in modules()[module].own if wing_of(own) != wing and LEVEL_OF[wing_of(own)] <= LEVEL_OF[wing]
+    }
     assert not upwards, f"{module} imports {sorted(upwards)}, which stand(s) no lower in LEVELS"
 
 
@@ -240,23 +246,23 @@ def test_no_wing_has_a_cycle() -> None:
     def visit(module: str, above: tuple[str, ...]) -> None:
         assert module not in above, " -> ".join((*above, module))
         if module not in done:
-            for own in MODULES[module].own & set(MODULES):
+            for own in modules()[module].own & set(PATHS):
                 visit(own, (*above, module))
             done.add(module)
 
-    for module in MODULES:
+    for module in PATHS:
         visit(module, ())
 
 
 @pytest.mark.parametrize("wing", sorted(FORBIDDEN))
 def test_a_wing_does_not_know_what_it_must_not(wing: str) -> None:
-    for module, imports in MODULES.items():
+    for module, imports in modules().items():
         if wing_of(module) == wing:
             known = imports.others | {wing_of(own) for own in imports.own} | {f"chunkd.{own}" for own in imports.own}
             assert not known & FORBIDDEN[wing], module
 
 
-@pytest.mark.parametrize("wing", sorted({wing_of(name) for name in MODULES} - {"__init__", "__main__"}))
+@pytest.mark.parametrize("wing", sorted({wing_of(name) for name in PATHS} - {"__init__", "__main__"}))
 def test_a_wing_says_what_it_is_and_what_it_must_not_know(wing: str) -> None:
     path = PACKAGE / wing / "__init__.py"
     if path.exists():
@@ -267,7 +273,7 @@ def test_a_wing_says_what_it_is_and_what_it_must_not_know(wing: str) -> None:
 
 def test_each_dependency_comes_in_by_its_doors() -> None:
     doors: dict[str, set[str]] = {}
-    for module, imports in MODULES.items():
+    for module, imports in modules().items():
         for package in imports.others:
             doors.setdefault(package, set()).add(module)
     assert doors == DOORS
@@ -308,7 +314,7 @@ def test_what_must_be_light_brings_nothing_heavy(module: str) -> None:
 def test_importing_does_no_work() -> None:
     code = f"""
 import importlib, multiprocessing, os, sys, threading
-before, modules = set(os.listdir("/dev/fd")), {sorted(set(MODULES) - {"__main__"})!r}
+before, modules = set(os.listdir("/dev/fd")), {sorted(set(PATHS) - {"__main__"})!r}
 for module in modules:
     importlib.import_module("chunkd" if module == "__init__" else "chunkd." + module)
 assert threading.active_count() == 1, threading.enumerate()
@@ -319,7 +325,7 @@ assert set(os.listdir("/dev/fd")) == before
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
+@pytest.mark.parametrize("module", sorted(PATHS))
 def test_no_module_is_too_long(module: str) -> None:
     lines = len(PATHS[module].read_text(encoding="utf-8").splitlines())
     assert lines <= MOST_LINES_A_MODULE, f"{module} has {lines} lines: where does its meaning part?"
@@ -337,4 +343,4 @@ if __name__ == "__main__":
                 f"{to} {count}" for (above, to), count in sorted(between_wings().items()) if above == wing
             )
             print(f"{level:>2}  {wing:<10} {lines_of(wing):>6} lines  imports {below or 'nothing'}")
-    print(f"{sum(map(lines_of, LEVEL_OF)):,} lines, {len(MODULES)} modules, {len(between_wings())} pairs of wings")
+    print(f"{sum(map(lines_of, LEVEL_OF)):,} lines, {len(PATHS)} modules, {len(between_wings())} pairs of wings")

@@ -219,11 +219,11 @@ def test_archived_replaced_and_vanished_objects(home: Home, server: Served) -> N
     assert merged(home) == of_scan(home, server.files)
 
 
-@pytest.mark.long
+@pytest.mark.long(36)
 def test_a_bucket_that_fails_now_and_then(home: Home, server: Served, seed: int) -> None:
     fill(server)
     draw = random.Random(seed)
-    server.proxy.fault = lambda _: draw.choice(["", "", "503", "cut", "reset", "another"])
+    server.proxy.fault = lambda _: draw.choice(["", "", "", "", "503", "cut", "reset", "another"])
     words = ["scan", "--json", "--quiet", server.url, "--store", home.root / "store"]
     done = home.command(*words)
     # An object that is another one at each of three readings is pending.

@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import boto3
-from moto.server import ThreadedMotoServer
-
 import proxy
 from blobs import gz, layer
 
@@ -93,6 +90,10 @@ def _descriptor(kind: str, content: bytes) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def served(files: Path) -> Iterator[Served]:
+    # Not while tests are collected, which each process of a run does.
+    import boto3
+    from moto.server import ThreadedMotoServer
+
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

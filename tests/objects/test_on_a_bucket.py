@@ -88,7 +88,7 @@ def test_a_scan_equals_one_of_the_same_files_with_images(home: Home, server: Ser
 
 
 def test_a_sweep_reads_the_layers_of_a_bucket(home: Home, server: Served) -> None:
-    fill(server)
+    server.image("shop/api", "v1", *(gz(layer(seed, 60_000)) for seed in range(5)))
     scan(home, server.url)
     scan(home, server.files, "files-state")
     replies = []

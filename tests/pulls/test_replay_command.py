@@ -35,8 +35,8 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-IMAGES = 30
-PULLS = 45
+IMAGES = 12
+PULLS = 20
 CLIENTS = ("192.0.2.1", "192.0.2.2", "2001:db8::3")
 LOGGED = "{level: info}"
 
@@ -140,7 +140,7 @@ def as_json(home: Home, *arguments: str | Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.long
+@pytest.mark.long(15)
 def test_skopeo_pulls_from_docker_registry(home: Home) -> None:
     """In a random order, for three clients. The bytes are those that were served, and the columns are the oracle's."""
     need("skopeo", "docker-registry")

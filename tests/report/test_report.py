@@ -20,7 +20,6 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import lmdb
-import matplotlib.image as mpimg
 import pytest
 
 from answering import short_directory
@@ -652,6 +651,8 @@ def test_a_step_is_found_for_the_axis_of_any_span(span: dict[str, int]) -> None:
 
 
 def test_it_is_shown_on_any_screen_and_on_paper(home: Home) -> None:
+    import matplotlib.image as mpimg
+
     cache = home.cache("cache-" + "long" * 40)
     steps = fill(home, cache)
     put_history(home, {20_000: steps[0], 3000: steps[1]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from chunkd.cli.sweep_tables import lines
 from chunkd.figures.words import zstd_layers_text
 from chunkd.report.sweep import page
 
-pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
 
 
 def rule(name: str, mean: float, net: float | None, *, per_file: bool = False, **more: Any) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def half_written(cache: Path) -> None:
     (cache / blobs.digest_of(data).hex).write_bytes(data[:-100])
 
 
-@pytest.mark.long
+@pytest.mark.long(12)
 def test_a_scan_that_is_killed_leaves_unknown_what_is_left(home: Home) -> None:
     cache = home.cache()
     half_written(cache)

@@ -796,7 +796,7 @@ def test_an_overflow_of_the_kernels_queue_leads_to_a_scan(home: Home) -> None:
 
 
 @linux_only
-@pytest.mark.long
+@pytest.mark.long(12)
 def test_a_blob_whose_worker_dies_is_tried_once_more_and_then_failed(home: Home) -> None:
     cache = home.cache()
     large = tar({"noise": noise(3_000_000, 1)})

@@ -25,7 +25,7 @@ from chunkd.worker import pool
 from daemon import Daemon, Home, opened, state_of, timing, until
 from hanging import HangingDisk, hanging
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.long(10)
 
 NEVER = {"CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400", "CHUNKD_WORKERS": "2"}
 # Who waits for a cache that hangs waits for ever: a busy machine is far quicker than this.

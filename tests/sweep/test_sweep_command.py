@@ -46,7 +46,7 @@ def home() -> Iterator[Home]:
 
 
 def test_the_row_of_the_indexs_rule_is_the_indexs_figures(home: Home) -> None:
-    paths = npm_layers()[:5]
+    paths = npm_layers()[:4]
     cache = cache_of(home, paths)
     stats = home.scan(cache)
     reply = swept(home)
@@ -196,7 +196,7 @@ def until_kept(home: Home, count: int, process: subprocess.Popen[str]) -> dict[s
     raise AssertionError(f"the sweep ended with {len(kept(home))} results")
 
 
-SLOW_LAYERS = 14
+SLOW_LAYERS = 10
 
 
 def slow_cache(home: Home) -> Path:
@@ -219,7 +219,7 @@ def test_ctrl_c_prints_what_is_known_and_the_next_run_goes_on(home: Home) -> Non
     cache = slow_cache(home)
     whole = swept(home, cache)
     process = started(home, cache, "--json", "--quiet", "--workers", "1")
-    until_kept(home, 5, process)
+    until_kept(home, 3, process)
     os.kill(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 7, err
@@ -301,7 +301,7 @@ def test_a_damaged_result_is_read_again(home: Home) -> None:
     cache = slow_cache(home)
     whole = swept(home, cache, "--rules", "2/16/64")
     process = started(home, cache, "--json", "--quiet", "--workers", "1", "--rules", "2/16/64")
-    until_kept(home, 6, process)
+    until_kept(home, 5, process)
     process.kill()
     process.communicate()
     names = sorted(kept(home))

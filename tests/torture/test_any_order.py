@@ -10,7 +10,7 @@ import machine
 from conftest import Tell
 
 
-@pytest.mark.long
+@pytest.mark.long(72)
 def test_the_index_is_the_models_whatever_the_order(seed: int, tell: Tell, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.CRITICAL, "chunkd"):
         counts = machine.look(steps=20_000, of_each=100, seed=seed)

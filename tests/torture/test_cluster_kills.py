@@ -66,6 +66,7 @@ def kill(root: Path, what: str, found: Cluster, process: Driver, draw: random.Ra
     return victim if kill_one(root, process, victim, draw) else f"no {victim} any more"
 
 
+@pytest.mark.long(130)
 def test_kills_on_a_cluster_lose_nothing_and_redo_no_segment(home: Home, seed: int, tell: Tell) -> None:
     cache, draw = home.cache(), random.Random(seed)
     for number in range(LAYERS):

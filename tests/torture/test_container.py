@@ -139,6 +139,7 @@ def exits(runc: Sequence[str], name: str, *words: str) -> int:
     return subprocess.run([*runc, "exec", name, *words], capture_output=True, timeout=PATIENCE_S).returncode
 
 
+@pytest.mark.long(75)
 def test_the_image(home: Home, tell: Tell) -> None:
     need("buildah", "runc", "apt-cache", "dpkg-query")
     with built(home) as (root, config):

@@ -345,6 +345,7 @@ def test_no_descriptor_left(home: Home) -> None:
     assert "Traceback" not in daemon.log
 
 
+@pytest.mark.long(61)
 def test_an_event_that_comes_while_no_descriptor_is_left_is_seen_to(home: Home) -> None:
     """Its place can't be looked at: that is tried again, and no scan is needed."""
     rng = random.Random(1)

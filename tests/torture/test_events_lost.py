@@ -146,7 +146,7 @@ def faulty(home: Home, patch: str) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(paths), "FAULT": str(home.root / "fault")}
 
 
-@pytest.mark.long
+@pytest.mark.long(21)
 def test_files_by_the_thousand_overflow_the_queue(home: Home, tell: Tell) -> None:
     cache = home.cache()
     layers = put(cache / "layers" / "blobs" / "sha256", *range(20))

@@ -75,7 +75,7 @@ def test_a_block_is_one_chunk_whatever_comes_before() -> None:
     assert replace(recipe, measured=b"") == replace(indexing.recipe_of(chunks), measured=b"")
 
 
-@pytest.mark.long
+@pytest.mark.long(34)
 def test_deaths_lose_nothing_and_read_nothing_twice(home: Home, shim: Path, seed: int, tell: Tell) -> None:
     rng = random.Random(seed)
     deaths = Deaths(home, shim, contents_for(rng), rng)

@@ -158,7 +158,7 @@ def at_rest(daemon: Daemon, writer: Writer) -> Held:
     return until(lambda: held_by(daemon, writer.caches), lambda held: not held.read, "no blob is read")
 
 
-@pytest.mark.long
+@pytest.mark.long(85)
 def test_a_long_day_leaves_nothing_behind(home: Home, seed: int, tell: Tell) -> None:
     writer = Writer(home, random.Random(seed))
     begin = time.monotonic()

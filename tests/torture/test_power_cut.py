@@ -212,7 +212,7 @@ def positions(operations: list[Operation], cuts: int, rng: random.Random) -> lis
 # --- tests ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.long
+@pytest.mark.long(25)
 def test_power_cuts_under_the_daemon(home: Home, seed: int, tell: Tell) -> None:
     rng = random.Random(seed)
     home.state.mkdir()

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 import proxy
@@ -132,6 +131,8 @@ def store(home: Home) -> Iterator[Store]:
     s3 = f"http://127.0.0.1:{ports[0]}"
     without_ca = {name: value for name, value in home.environ.items() if name != "AWS_CA_BUNDLE"}
     environ = without_ca | {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+    import boto3
+
     client: Any = boto3.client(
         "s3", endpoint_url=s3, aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET, region_name="us-east-1"
     )
@@ -206,6 +207,7 @@ def says_no_secret(home: Home, state: Path) -> None:
             assert ACCESS_KEY.encode() not in content, path
 
 
+@pytest.mark.long(61)
 def test_a_registry_in_a_bucket_equals_its_files(home: Home, store: Store, seed: int, tell: Tell) -> None:
     url = f"s3://{BUCKET}"
     for number in range(IMAGES):
