@@ -108,12 +108,12 @@ METRICS = {
 
 def value_of(name: str, totals: Totals) -> Any:
     """A figure computed from the totals; None if they do not determine it, or one of them was not counted yet."""
-    from chunkd.figures.totals import TOTALS  # late: whoever asks a daemon needs the names alone
-
     of = FIGURES[name].of
     try:
         return getattr(totals, name) if of is None else of(totals)
     except AttributeError as error:
+        from chunkd.figures.totals import TOTALS  # late: whoever asks a daemon needs the names alone
+
         if error.obj is totals and error.name in TOTALS:
             return None
         raise

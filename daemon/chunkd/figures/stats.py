@@ -48,10 +48,9 @@ class Stats:
             "as_of": self.as_of,
             "scanned_at": self.scanned_at,
             "watching": self.watching,
-            "params": dataclasses.asdict(self.params)
-            | {"caps": dataclasses.asdict(self.caps), "measure": dataclasses.asdict(self.measure)},
+            "params": _fields(self.params) | {"caps": _fields(self.caps), "measure": _fields(self.measure)},
             "caches": [
-                dataclasses.asdict(cache) | {"layouts": list(cache.layouts), "warnings": list(cache.warnings)}
+                _fields(cache) | {"layouts": list(cache.layouts), "warnings": list(cache.warnings)}
                 for cache in self.caches
             ],
             "problems": list(self.problems),
@@ -59,3 +58,8 @@ class Stats:
             "changes": dict(self.changes),
             "images": None,  # only a daemon computes them beside its work
         }
+
+
+def _fields(of: Any) -> dict[str, Any]:
+    """As `asdict`, but for its copy of each value, which takes seven times as long."""
+    return {field.name: getattr(of, field.name) for field in dataclasses.fields(of)}

@@ -219,8 +219,7 @@ class Pool:
         heard = [worker.connection.fileno() for worker in self._workers]
         ready = self._wait(timeout_s, *heard, *([] if bell is None else [bell.fileno()]))
         results, self._lost = self._lost, []
-        if self._starter.fileno() in ready:
-            self._starter.read()
+        self._starter.read()
         self._killed = [killed for killed in self._killed if killed.process.poll() is None]
         for worker in list(self._leaving):
             results += self._reap(worker)
