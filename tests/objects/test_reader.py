@@ -185,7 +185,10 @@ def test_what_is_wrong_is_said_before_the_end_is_closed(place: Served, bucket: B
             assert ours.fileno() == -1
 
 
-def test_a_worker_that_waits_for_longer_than_a_request_may_take_loses_no_byte(place: Served, bucket: Bucket) -> None:
+def test_a_worker_that_waits_for_longer_than_a_request_may_take_loses_no_byte(
+    place: Served, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "RANGE_BYTES", 1 << 22)  # more than all buffers hold
     reading, found = Reading(bucket, put(place, bucket, noise(SIZE))), []
     reading.start()
     with reading.theirs:
@@ -194,7 +197,7 @@ def test_a_worker_that_waits_for_longer_than_a_request_may_take_loses_no_byte(pl
             found.append(piece)
     reading.join(30)
     assert (b"".join(found), reading.error) == (noise(SIZE), None)
-    assert any(begin % (1 << 20) for begin in begins(place)), "no request took too long"
+    assert len(begins(place)) > 1, "no request took too long"
 
 
 def test_a_worker_that_dies_ends_the_reading(place: Served, bucket: Bucket) -> None:

@@ -12,22 +12,28 @@ import contextlib
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from chunkd.objects.store import Archived, Bucket, Object, Patience, Replaced
 
 # One request asks for so much: less than comes in the time that a request may take.
 RANGE_BYTES = 64 << 20
+# What lies between the reader and a worker, if the system allows it. With half as much they wait for each other twice
+# as often, at a fifth more processor time of the reader.
+BUFFER_BYTES = 1 << 20
 REQUEST_BYTES = 8192
 READY = b"\n"
+# A thread for each object that is being handed on: as many as there are, since a worker may take none of its for long.
+_THREADS = ThreadPoolExecutor(1 << 16, "read")
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
     """The reader's end and the worker's."""
     ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
     theirs.send(b"\0")
     return ours, theirs
 
@@ -80,7 +86,7 @@ def main(connection: socket.socket, asked: dict[str, Any]) -> None:
             if not text:
                 break
             request = connection, bucket, Object(*json.loads(text)), socket.socket(fileno=descriptors[0])
-            threading.Thread(target=serve, args=request, daemon=True).start()
+            _THREADS.submit(serve, *request).add_done_callback(Future.result)  # which logs what it raises
     os._exit(0)  # a thread may still wait for a worker
 
 
