@@ -98,7 +98,7 @@ DOORS: dict[str, set[str]] = {
 }
 
 # Who may make threads and worker processes.
-THREADS = {"cluster.engine", "service.daemon", "api.server", "worker.pipeline"}
+THREADS = {"cluster.engine", "service.daemon", "api.server", "worker.pipeline", "objects.reader", "objects.store"}
 PROCESSES = {"cluster.engine", "worker.spawn", "index.storage.environment", "sources.filesystems"}
 FORKS = {"worker.starter"}  # which has one thread, and no LMDB
 
@@ -290,7 +290,10 @@ def makers(*names: str) -> set[str]:
 
 
 def test_threads_and_processes_are_made_in_few_places() -> None:
-    assert makers("threading.Thread", "Thread", "ThreadingMixIn", "futures.ThreadPoolExecutor") <= THREADS
+    assert (
+        makers("threading.Thread", "Thread", "ThreadingMixIn", "ThreadPoolExecutor", "futures.ThreadPoolExecutor")
+        <= THREADS
+    )
     assert makers("subprocess.Popen", "subprocess.run", "Process", "multiprocessing.Process") <= PROCESSES
     assert makers("os.fork") == FORKS
 

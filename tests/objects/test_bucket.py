@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import socket
 import sys
@@ -84,19 +85,52 @@ def test_another_endpoint_is_another_bucket(place: Served, monkeypatch: pytest.M
     assert Bucket(place.url).device != here
 
 
-def test_a_listing_serves_two_looks_and_then_the_bucket_is_asked(place: Served) -> None:
+def test_a_listing_serves_three_looks_and_then_the_bucket_is_asked(place: Served) -> None:
     key = blob_key(place.blob(gz(layer(1))))
     source = BucketSource(place.url)
     walked(source)
     place.proxy.requests.clear()
     with source.view() as view:
-        first, second = view.look(key), view.look(key)
-        assert (first == second, place.proxy.requests) == (True, [])
+        first, second, third = view.look(key), view.look(key), view.look(key)
+        assert (first == second == third, place.proxy.requests) == (True, [])
         view.look(key)
         assert [request.method for request in place.proxy.requests] == ["HEAD"]
         place.delete(key)
         with pytest.raises(FileNotFoundError):
             view.look(key)
+
+
+def test_the_look_after_the_reading_asks_only_for_an_object_that_the_reader_found_changed(place: Served) -> None:
+    key, other = blob_key(place.blob(gz(layer(1)))), blob_key(place.blob(gz(layer(2))))
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    theirs.send(reader.READY)
+    source = BucketSource(place.url, lambda *_: ours)
+    walked(source)
+    place.proxy.requests.clear()
+
+    def asked() -> list[str]:
+        found = [request.of for request in place.proxy.requests]
+        place.proxy.requests.clear()
+        return found
+
+    with source.view() as view:
+        for path in (key, other):
+            before = view.look(path), view.look(path)
+            descriptor, seen = view.open(path)
+            os.close(descriptor)
+            assert before == (seen, seen)
+        assert view.look(key) == view.look(key)
+        assert asked() == [f"/{BUCKET}/{key}"]  # for the second one
+        tag = source.listed[other][0].tag
+        place.put(other, gz(layer(3)))
+        asked()
+        theirs.send(json.dumps([other, tag, "", False]).encode() + b"\n")
+        assert view.look(other).mark != seen.mark
+        assert asked() == [f"/{BUCKET}/{other}"]
+    assert source.unread == {}
+    source.close()
+    theirs.close()
 
 
 def test_looks_are_asked_for_together(place: Served) -> None:

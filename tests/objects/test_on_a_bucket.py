@@ -110,6 +110,7 @@ def test_what_is_indexed_is_never_read_again_and_what_is_gone_is_subtracted(home
     fill(server)
     scan(home, server.url)
     assert len(server.proxy.data()) == 11
+    assert [one.of for one in server.proxy.requests if one.method == "HEAD" and one.of.endswith("/data")] == []
     server.proxy.requests.clear()
     scan(home, server.url)
     scan(home, server.url, "state", "--verify")
@@ -181,13 +182,17 @@ def test_a_bucket_that_does_not_answer_hangs_nothing(home: Home, server: Served)
     home.check()
 
 
+def threads(pid: int) -> set[str]:
+    return {path.read_text().strip() for path in Path(f"/proc/{pid}/task").glob("*/comm")}
+
+
 def test_a_reader_that_is_killed_costs_no_blob(home: Home, server: Served) -> None:
     server.blob(gz(layer(1)))
     daemon = home.start(server.url, environ=NEVER)
     daemon.until(lambda stats: stats["settled"] and stats["layers"] == 1, "one is counted")
 
     def readers() -> list[int]:
-        return [pid for pid in daemon.workers() if len(os.listdir(f"/proc/{pid}/task")) > 2]
+        return [pid for pid in daemon.workers() if "tokio-rt-worker" in threads(pid)]
 
     [reader] = readers()
     os.kill(reader, signal.SIGKILL)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from blobs import noise
 from buckets import BUCKET, Served, served
 from chunkd.objects import reader, store
-from chunkd.objects.store import Archived, Bucket, Object
+from chunkd.objects.store import Archived, Bucket, Object, Replaced
 from proxy import Request, by_chance
 
 SIZE = 3_300_000
@@ -61,7 +63,8 @@ class Reading(threading.Thread):
 
     def run(self) -> None:
         try:
-            reader.copy_now(self.bucket, self.of, self.ours)
+            with self.ours:
+                reader.copy(self.bucket, self.of, self.ours)
         except OSError as error:
             self.error = error
 
@@ -80,11 +83,15 @@ def read(bucket: Bucket, of: Object) -> tuple[bytes, OSError | None, OSError | N
     return b"".join(found), error, reading.error
 
 
+def begins(place: Served) -> list[int]:
+    return [int(request.range[6:].partition("-")[0]) for request in place.proxy.data()]
+
+
 def test_an_object_is_read_in_ranges_of_one_etag(place: Served, bucket: Bucket) -> None:
     content = noise(SIZE)
     of = put(place, bucket, content)
     assert read(bucket, of) == (content, None, None)
-    asked = sorted(place.proxy.data(), key=lambda request: int(request.range[6:].partition("-")[0]))
+    asked = place.proxy.data()
     assert [request.range for request in asked] == [
         f"bytes={begin}-{min(begin + (1 << 20), SIZE) - 1}" for begin in range(0, SIZE, 1 << 20)
     ]
@@ -111,8 +118,7 @@ def test_a_fault_of_each_range_costs_no_byte(place: Served, bucket: Bucket, faul
     assert read(bucket, of) == (noise(SIZE), None, None)
     assert len(place.proxy.faults) >= 4
     if fault != "503":
-        begins = {request.range[6:].partition("-")[0] for request in place.proxy.data()}
-        assert any(int(begin) % (1 << 20) for begin in begins), "none went on within a range"
+        assert any(begin % (1 << 20) for begin in begins(place)), "none went on within a range"
 
 
 def test_faults_drawn_by_chance(place: Served, bucket: Bucket) -> None:
@@ -133,13 +139,13 @@ def test_a_bucket_that_fails_for_good_is_no_end_of_file(place: Served, bucket: B
 
 
 def test_what_is_replaced_or_removed_meanwhile_ends_early(place: Served, bucket: Bucket) -> None:
-    for fault in ("another", "404"):
+    for fault, error in (("another", Replaced), ("404", FileNotFoundError)):
         of = put(place, bucket, noise(SIZE))
         place.proxy.fault = lambda request, fault=fault: (  # type: ignore[misc]
             fault if request.range.startswith(f"bytes={2 << 20}") else ""
         )
         found, seen, raised = read(bucket, of)
-        assert (found, seen, raised) == (noise(SIZE)[: 2 << 20], None, None)
+        assert (found, seen, type(raised)) == (noise(SIZE)[: 2 << 20], None, error)
 
 
 def test_an_archived_object_says_so(place: Served, bucket: Bucket) -> None:
@@ -160,6 +166,38 @@ def test_a_reader_that_dies_is_no_end_of_file() -> None:
     with pytest.raises(ConnectionResetError):
         os.read(theirs.fileno(), 100)
     theirs.close()
+
+
+def test_what_is_wrong_is_said_before_the_end_is_closed(place: Served, bucket: Bucket) -> None:
+    of = put(place, bucket, noise(10))
+    for fault, said in (("", None), ("404", ""), ("another", ""), ("503", "the bucket answers 503")):
+        place.proxy.fault = lambda _, fault=fault: fault  # type: ignore[misc]
+        here, there = socket.socketpair()
+        ours, theirs = reader.pair()
+        with here, there, theirs:
+            reader.serve(there, bucket, of, ours)
+            here.setblocking(False)
+            try:
+                line = json.loads(here.recv(1000))
+            except BlockingIOError:
+                line = None
+            assert line == (None if said is None else [of.key, of.tag, said, False])
+            assert ours.fileno() == -1
+
+
+def test_a_worker_that_waits_for_longer_than_a_request_may_take_loses_no_byte(
+    place: Served, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "RANGE_BYTES", 1 << 22)  # more than all buffers hold
+    reading, found = Reading(bucket, put(place, bucket, noise(SIZE))), []
+    reading.start()
+    with reading.theirs:
+        time.sleep(1.5)
+        while piece := os.read(reading.theirs.fileno(), 100_000):
+            found.append(piece)
+    reading.join(30)
+    assert (b"".join(found), reading.error) == (noise(SIZE), None)
+    assert len(begins(place)) > 1, "no request took too long"
 
 
 def test_a_worker_that_dies_ends_the_reading(place: Served, bucket: Bucket) -> None:

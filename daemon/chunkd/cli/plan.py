@@ -14,8 +14,8 @@ def plan_lines(reply: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield _row("blobs", f"{reply['blobs']:,}", f"the largest has {bytes_text(reply['largest_bytes'])}")
     yield _row("to be read", bytes_text(reply["read_bytes"]), f"{reply['read_bytes']:,} bytes")
-    requests = reply["list_requests"] + reply["get_requests"] + reply["head_requests"]
-    kinds = f"{reply['list_requests']:,} LIST, {reply['get_requests']:,} GET, {reply['head_requests']:,} HEAD"
+    requests = reply["list_requests"] + reply["get_requests"]
+    kinds = f"{reply['list_requests']:,} LIST, {reply['get_requests']:,} GET"
     yield _row("requests", f"{requests:,}", kinds)
     speed = bytes_text(reply["stored_bytes_per_cpu_s"])
     yield _row(

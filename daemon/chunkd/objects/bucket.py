@@ -30,8 +30,8 @@ from chunkd.sources.source import Entry, RootMark, Seen
 
 # What listings said of so many objects is kept, and why so many could not be read.
 MOST_LISTED, MOST_UNREAD = 1 << 16, 4096
-# Two looks at an object come before its bytes: when it is observed, and when it is opened.
-LOOKS_A_LISTING = 2
+# Looks at an object before its bytes are read: at the mount it is on, when it is observed, and when it is opened.
+LOOKS_A_LISTING = 3
 # So long the bucket is taken to be there, unless an object was absent: each look at it is a request that is paid for.
 ROOT_S = 60.0
 # How long the process that reads may take to start, or to take a request; and the most that it says at once.
@@ -155,6 +155,9 @@ class BucketSource:
                 raise ValueError("a line without end")
             for line in lines:
                 key, tag, problem, archived = json.loads(line)
+                if not problem:
+                    self.listed.pop(key, None)
+                    continue
                 while len(self.unread) >= MOST_UNREAD:
                     del self.unread[next(iter(self.unread))]
                 self.unread[key] = Unread(str(tag), str(problem), bool(archived))
@@ -181,12 +184,12 @@ class BucketView:
 
     def look(self, path: str) -> Seen:
         key = self._key(path)
+        self._source.hear()
         listed, left = self._source.listed.get(key, (None, 0))
         if listed is not None and left:
             self._source.listed[key] = listed, left - 1
         else:
             listed = self._asked(key)
-        self._source.hear()
         return self._seen(listed)
 
     def _asked(self, key: str) -> Object:
@@ -230,6 +233,7 @@ class BucketView:
         key = self._key(path)
         of = self._source.listed.get(key, (None, 0))[0] or self._asked(key)
         self._source.unread.pop(key, None)
+        self._source.remember(of, looks=1)  # after the reading, which is a look: it says so if the object is another
         seen = self._seen(of)
         return (-1 if seen.kind else self._source.open(of)), seen
 

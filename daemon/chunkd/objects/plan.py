@@ -22,8 +22,6 @@ RETRIEVALS = frozenset({"STANDARD_IA", "ONEZONE_IA", "GLACIER_IR", "NEARLINE", "
 PROMOTED = frozenset({"INTELLIGENT_TIERING"})
 # So many objects are asked for their class.
 SAMPLE = 100
-# Beside the bytes of a blob: it is looked at once more when it was read.
-LOOKS = 1
 GB = 10**9
 
 
@@ -116,7 +114,6 @@ def plan(
         "largest_bytes": counted.largest_bytes,
         "list_requests": counted.pages,
         "get_requests": counted.ranges,
-        "head_requests": LOOKS * counted.blobs,
         "sampled_objects": sum(number for number, _ in classes.values()),
         "storage_classes": by_class,
         "stored_bytes_per_cpu_s": round(stored_bytes_per_cpu_s),
@@ -181,7 +178,6 @@ PRICES: dict[str, tuple[str, float]] = {
     "cpu_hour": ("cpu_hours", 1),
     "list_per_1000": ("list_requests", 1000),
     "get_per_1000": ("get_requests", 1000),
-    "head_per_1000": ("head_requests", 1000),
     "transfer_per_gb": ("read_bytes", GB),
     "retrieval_per_gb": ("retrieval_bytes", GB),
     "promotion_per_gb": ("promoted_bytes", GB),

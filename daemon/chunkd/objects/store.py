@@ -6,13 +6,13 @@ what is wrong: a library's text may have a signed URL in it.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from errno import EACCES, EFBIG, EINVAL, EIO, ENOENT, ETIMEDOUT
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,8 +30,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 # So many requests about single objects are under way at once.
 AT_ONCE = 16
 PAGE_KEYS = 1000
-# What a request that breaks off may lose, and is handed on at once.
-PIECE_BYTES = 1 << 20
+# What a request that breaks off may lose, and is handed on at once. Each time, more would be new memory of the system.
+PIECE_BYTES = 64 << 10
 _ARCHIVED = ("InvalidObjectState", "BlobArchived")
 # What lasts, whatever is done: a wrong key, an object that is not there, a request that the bucket does not understand.
 _LASTING = re.compile(r"4(?!08|29)[0-9]{2}")
@@ -152,10 +152,12 @@ class Bucket:
 
     def looks(self, keys: Sequence[str]) -> list[Object | OSError]:
         """What each of these objects is, or why nobody knows."""
-        return asyncio.run(self._looks(keys)) if len(keys) > 1 else [self._look_now(key) for key in keys]
+        if len(keys) == 1:
+            return [self._look(keys[0])]
+        with ThreadPoolExecutor(AT_ONCE, "look") as threads:
+            return list(threads.map(self._look, keys))
 
-    def _look_now(self, key: str) -> Object | OSError:
-        """The same without a loop, which costs more than the request."""
+    def _look(self, key: str) -> Object | OSError:
         import obstore
 
         patience = Patience()
@@ -165,28 +167,6 @@ class Bucket:
             except Exception as error:
                 try:
                     time.sleep(patience.wait_s(error))
-                except OSError as problem:
-                    return problem
-
-    async def _looks(self, keys: Sequence[str]) -> list[Object | OSError]:
-        gate = asyncio.Semaphore(AT_ONCE)
-
-        async def look(key: str) -> Object | OSError:
-            async with gate:
-                return await self._look(key)
-
-        return list(await asyncio.gather(*map(look, keys)))
-
-    async def _look(self, key: str) -> Object | OSError:
-        import obstore
-
-        patience = Patience()
-        while True:
-            try:
-                return _object(await obstore.head_async(self._store, key))
-            except Exception as error:
-                try:
-                    await asyncio.sleep(patience.wait_s(error))
                 except OSError as problem:
                     return problem
 
@@ -206,18 +186,17 @@ class Bucket:
                 raise OSError(EFBIG, f"larger than {most_bytes} bytes", key)
             return content, _object(got.meta)
 
-    async def pieces(self, of: Object, begin: int, end: int) -> AsyncIterator[Any]:
+    def pieces(self, of: Object, begin: int, end: int) -> Iterator[Any]:
         """The bytes of a range in pieces, by one request. Raises Replaced if the object is another than this one, and
         whatever obstore does.
         """
         import obstore
 
         options: Any = {"range": (begin, end)} | ({"if_match": of.tag} if of.tag.endswith('"') else {})
-        got = await obstore.get_async(self._store, of.key, options=options)
+        got = obstore.get(self._store, of.key, options=options)
         if _object(got.meta)[1:3] != of[1:3]:  # by a server that does not know If-Match
             raise Replaced(EIO, "replaced while it was read")
-        async for piece in got.stream(min_chunk_size=PIECE_BYTES):
-            yield piece
+        yield from got.stream(min_chunk_size=PIECE_BYTES)
 
     def signed(self, method: str, keys: Iterable[str]) -> list[str]:
         """URLs with which anybody may do that for a minute: for none but the request itself."""
