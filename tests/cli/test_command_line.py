@@ -511,7 +511,7 @@ finally:
     return {name.partition(".")[0] for name in done.stderr.split()}
 
 
-HEAVY = {"numpy", "watchdog", "rich", "deflate", "isal", "blake3", "cffi", "matplotlib", "prometheus_client", "psutil"}
+HEAVY = {"numpy", "watchdog", "rich", "isal", "blake3", "cffi", "matplotlib", "prometheus_client", "psutil"}
 
 
 def test_stats_imports_little(scanned: Home) -> None:
