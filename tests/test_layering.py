@@ -65,7 +65,6 @@ DOORS: dict[str, set[str]] = {
     # Of the standard library from Python 3.14 on.
     "compression": {"pulls.log_files", "worker.decode", "worker.recompress"},
     "dask": {"cluster.engine"},
-    "deflate": {"worker.decode"},
     "distributed": {"cluster.engine"},
     "duckdb": {"fleet.tables"},
     "isal": {"worker.decode"},
@@ -105,7 +104,6 @@ HEAVY = {
     "chunkd.chunkers._cgear",
     "chunkd.chunkers._crules",
     "cryptography",
-    "deflate",
     "distributed",
     "duckdb",
     "isal",
@@ -130,10 +128,9 @@ LIGHT: dict[str, set[str]] = {
     },
     "queries.read": HEAVY - {"lmdb"},  # `chunkd stats` where none does
     "worker.starter": HEAVY,  # an idle daemon has one
-    "sweep.tracing": HEAVY - {"blake3", "chunkd.chunkers._cgear", "deflate", "isal", "psutil"},  # as that of a worker
+    "sweep.tracing": HEAVY - {"blake3", "chunkd.chunkers._cgear", "isal", "psutil"},  # as that of a worker
     "worker.spawn": HEAVY,  # the daemon's part of starting workers
-    "worker.examine": HEAVY
-    - {"blake3", "chunkd.chunkers._cgear", "deflate", "isal"},  # reads hostile bytes, has no index
+    "worker.examine": HEAVY - {"blake3", "chunkd.chunkers._cgear", "isal"},  # reads hostile bytes, has no index
 }
 
 MOST_LINES_A_MODULE = 400

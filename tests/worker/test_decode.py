@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import deflate
 import isal
 import pytest
 from hypothesis import given, settings
@@ -336,62 +335,7 @@ def test_sha512_and_progress(tmp_path: Path) -> None:
     assert seen == sorted(seen)
 
 
-ONE_MEMBER = blobs.gz(LAYER)
-
-
-@pytest.mark.parametrize(
-    ("stored", "is_whole"),
-    [
-        (ONE_MEMBER, True),
-        (blobs.gz(b""), False),
-        (ONE_MEMBER * 2, False),
-        (blobs.gz(b"") + ONE_MEMBER, False),
-        (ONE_MEMBER + blobs.gz(b""), False),
-        (ONE_MEMBER + bytes(8), False),
-        (ONE_MEMBER + b"x" + ONE_MEMBER[-8:], False),
-        (ONE_MEMBER[:3] + b"\x08" + ONE_MEMBER[4:10] + b"name\0" + ONE_MEMBER[10:], False),
-        (ONE_MEMBER[:-1], False),
-        (ONE_MEMBER[:-4] + (len(LAYER) + 1).to_bytes(4, "little"), False),
-        (ONE_MEMBER[:5000] + b"x" + ONE_MEMBER[5001:], False),
-        (ONE_MEMBER[:10] + ONE_MEMBER[-8:], False),
-    ],
-)
-def test_one_small_member_alone_is_inflated_whole_and_all_else_by_igzip(
-    stored: bytes, is_whole: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = outcome(stored)
-    with monkeypatch.context() as patched:
-        patched.setattr(decode, "WHOLE_STORED_BYTES", -1)
-        assert outcome(stored) == expected
-    opened: list[decode.Source] = []
-
-    def no_gzip(fileobj: decode.Source, **_: str) -> io.BytesIO:
-        opened.append(fileobj)
-        return io.BytesIO()
-
-    monkeypatch.setattr(decode, "_Gzip", no_gzip)
-    assert outcome(stored) == (expected if is_whole else ("", b""))
-    assert len(opened) == (not is_whole)
-    assert all(source.readall() == stored for source in opened)
-
-
-@pytest.mark.parametrize(("name", "size"), [("WHOLE_STORED_BYTES", len(ONE_MEMBER)), ("WHOLE_BYTES", len(LAYER))])
-def test_what_is_inflated_whole_is_bounded(name: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[int] = []
-
-    def gzip_decompress(_: bytearray, most: int) -> bytearray:
-        tried.append(most)
-        raise deflate.DeflateError
-
-    monkeypatch.setattr(deflate, "gzip_decompress", gzip_decompress)
-    for most in (size, size - 1):
-        monkeypatch.setattr(decode, name, most)
-        assert decoded(ONE_MEMBER) == ("gzip", LAYER)
-    assert tried == [len(LAYER)]
-
-
-def test_the_rule_names_all_decoders() -> None:
-    assert f"deflate {deflate.__version__}" in decode.decoder_rule()
+def test_the_rule_names_both_decoders() -> None:
     assert f"isal {isal.__version__}" in decode.decoder_rule()
     assert f"libzstd {zstd.zstd_version}" in decode.decoder_rule()
 

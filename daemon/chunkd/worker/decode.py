@@ -7,19 +7,16 @@ frames followed by bytes that are not a frame are another format, and so not a l
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import io
 import os
 import re
-import struct
 import sys
 from collections.abc import Callable, Iterator
 from gzip import BadGzipFile
 from typing import cast
 
-import deflate
 import isal
 from isal import igzip, isal_zlib
 
@@ -34,11 +31,6 @@ else:
 
 # Small enough to stay in a core's own cache from decoder to chunker. With 1 MiB a layer takes an eighth longer.
 BUFFER_BYTES = 256 << 10
-
-# A gzip blob of at most so many bytes is inflated whole if it claims at most so many. Both are held at once, and a
-# worker keeps that memory for the next one.
-WHOLE_STORED_BYTES = 8 << 20
-WHOLE_BYTES = 16 << 20
 
 # A tar's header is one block. A tar without files is at least two blocks of NUL, and only NUL to its end.
 _BLOCK_BYTES = 512
@@ -123,19 +115,13 @@ class Source(io.RawIOBase):
         while self._read(view):
             pass
 
-    def read_whole(self, most_bytes: int) -> bytearray:
+    def read_whole(self, most_bytes: int) -> bytes:
         """At most so many of the bytes that were not handed out yet, which are all of them if nothing was decoded."""
         buffer = bytearray(most_bytes)
         filled = 0
-        with memoryview(buffer) as view:
-            while filled < most_bytes and (got := self.readinto(view[filled : filled + BUFFER_BYTES])):
-                filled += got
-        del buffer[filled:]
-        return buffer
-
-    def give_back(self, data: bytearray) -> None:
-        """Take back what `read_whole` has read, to hand it out again."""
-        self._unread = memoryview(data)
+        while filled < most_bytes and (got := self.readinto(memoryview(buffer)[filled:])):
+            filled += got
+        return bytes(buffer[:filled])
 
     def hexdigest(self) -> str:
         """The hash of all bytes read so far: the blob's name after `drain`."""
@@ -169,8 +155,7 @@ def _is_tar(head: bytes) -> bool:
 
 
 def buffers(source: Source, take: Callable[[], bytearray], caps: Caps, stored_bytes: int) -> Iterator[memoryview]:
-    """The uncompressed bytes in order, each time in the buffer that `take` gives, or all in one of their own that stays
-    as it is; none when the codec is `other`.
+    """The uncompressed bytes in order, each time in the buffer that `take` gives; none when the codec is `other`.
 
     Changes the codec to `other` if the blob turns out not to be a layer: it begins with a block of NUL and has another
     byte, or bytes that are not a frame follow whole zstd frames. What was yielded must then be discarded.
@@ -181,11 +166,6 @@ def buffers(source: Source, take: Callable[[], bytearray], caps: Caps, stored_by
     two in `caps.zstd_window_bytes`. A frame so small that it is decoded at once needs no window, and is decoded
     whatever window it declares.
     """
-    if source.codec == "gzip" and (whole := _inflated(source, caps, stored_bytes)):
-        with memoryview(whole) as view:
-            for begin in range(0, len(whole), BUFFER_BYTES):
-                yield view[begin : begin + BUFFER_BYTES]
-        return
     codec = source.codec
     blank = codec == "tar" and not any(source.head[:_BLOCK_BYTES])
     stream = _open(source, caps)
@@ -216,28 +196,6 @@ def buffers(source: Source, take: Callable[[], bytearray], caps: Caps, stored_by
                 codec, f"decompresses to more than max_ratio = {caps.ratio} times its {stored_bytes} bytes"
             )
         yield memoryview(buffer)[:filled]
-
-
-def _inflated(source: Source, caps: Caps, stored_bytes: int) -> bytearray | None:
-    """All the bytes of a small gzip of one member, by libdeflate. None, with nothing handed out, if it is not small, or
-    not whole as far as libdeflate can tell: igzip then decides what it is.
-
-    libdeflate holds the first member's checksum and length, and ignores what follows. Nothing does if these eight bytes
-    are the file's last and nowhere before. It ignores the CRC of a header, too: so there must be no fields.
-    """
-    if stored_bytes > WHOLE_STORED_BYTES:
-        return None
-    stored = source.read_whole(stored_bytes + 1)  # one more, to meet the end as `buffers` would
-    trailer = bytes(stored[-8:])
-    claimed_bytes = int.from_bytes(trailer[4:], "little")
-    is_plain = stored[3:4] == b"\0" and stored.rfind(trailer, 0, -1) < 0
-    if is_plain and 0 < claimed_bytes <= min(WHOLE_BYTES, caps.most_uncompressed_bytes(stored_bytes)):
-        with contextlib.suppress(deflate.DeflateError):
-            whole = deflate.gzip_decompress(stored, claimed_bytes)
-            if trailer == struct.pack("<II", deflate.crc32(whole), len(whole)):
-                return whole
-    source.give_back(stored)
-    return None
 
 
 class _Gzip(igzip.IGzipFile):
@@ -283,5 +241,4 @@ def decoder_rule() -> str:
 
     When this changes, a blob that failed for good is tried again. When the rule changes, so are plain tars.
     """
-    for_gzip = f"isal {isal.__version__} ({isal.ISAL_VERSION}), deflate {deflate.__version__}"
-    return f"{for_gzip}, libzstd {zstd.zstd_version}; {_KINDS_RULE}"
+    return f"isal {isal.__version__} ({isal.ISAL_VERSION}), libzstd {zstd.zstd_version}; {_KINDS_RULE}"

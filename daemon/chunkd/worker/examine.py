@@ -138,7 +138,7 @@ def _read(
             failure = error
     document = b""
     if job.decode and source.codec == "other" and manifest.may_be_one(source.head, job.mark.stored_bytes):
-        document = bytes(source.read_whole(job.mark.stored_bytes))
+        document = source.read_whole(job.mark.stored_bytes)
     # To the file's end even after a failure: a mismatch with the name outranks it, as a writer may be busy.
     source.drain(buffer)
     until_ns = time.time_ns()

@@ -26,9 +26,9 @@ class Relay:
     def __init__(self, feed: Callable[[memoryview], object]) -> None:
         self._feed = feed
         self._free: SimpleQueue[bytearray] = SimpleQueue()
-        self._filled: SimpleQueue[tuple[memoryview, bytearray | None] | None] = SimpleQueue()
+        self._filled: SimpleQueue[tuple[bytearray, int] | None] = SimpleQueue()
         self._failure: BaseException | None = None
-        self._taken: bytearray | None = None
+        self._taken = bytearray()
         self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
 
     def __enter__(self) -> Relay:
@@ -39,28 +39,25 @@ class Relay:
 
     def take(self) -> bytearray:
         """A buffer to fill."""
-        self._taken = taken = self._free.get()
-        return taken
+        self._taken = self._free.get()
+        return self._taken
 
     def hand(self, data: memoryview) -> None:
-        """Pass on the filled part of the buffer taken last, or else bytes that stay as they are. Raises what `feed` has
-        raised meanwhile.
-        """
+        """Pass on the filled part of the buffer taken last. Raises what `feed` has raised meanwhile."""
         if self._failure is not None:
             raise self._failure
-        self._filled.put((data, self._taken))
-        self._taken = None
+        self._filled.put((self._taken, len(data)))
 
     def _run(self) -> None:
         while (filled := self._filled.get()) is not None:
-            data, taken = filled
+            buffer, count = filled
             if self._failure is None:
                 try:
-                    self._feed(data)
+                    with memoryview(buffer) as view:
+                        self._feed(view[:count])
                 except BaseException as error:  # raised again in the other thread, from `hand` or on leaving
                     self._failure = error
-            if taken is not None:
-                self._free.put(taken)
+            self._free.put(buffer)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

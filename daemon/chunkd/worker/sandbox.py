@@ -20,7 +20,7 @@ from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams
 
 # For what is open from the start, and the blob, with some to spare.
 OPEN_FILES = 32
-# Measured after the imports: 12 MiB, and at most 27 MiB more for gzip. The rest is for memory that is freed late.
+# Measured after the imports: 12 MiB, and 3 MiB more for gzip. The rest is for memory that Python frees late.
 BASE_BYTES = 64 << 20
 # A recipe grows, then is copied once: at most 24 bytes a chunk and an eighth for growth, and the same as a whole.
 BYTES_A_CHUNK = 3 * (CHUNK_HASH_BYTES + 4 + 4)
