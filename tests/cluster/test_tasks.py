@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from chunkd.cluster import scan, tasks
+from chunkd.cluster import engine, scan, tasks
 from chunkd.cluster.engine import ALLOWED_FAILURES, DaskMissing, EngineGone, Local, make_engine
 from chunkd.cluster.listing import Where, source_id
 from chunkd.errors import UsageError
@@ -201,3 +202,13 @@ def test_a_source_is_the_same_wherever_it_is_listed(monkeypatch: pytest.MonkeyPa
     assert len(others | {bucket}) == 6
     assert source_id("/a", "host") in others
     assert len({source_id(f"/a{odd}", "host") for odd in ("\udcff", "\udcfe", "\u00ff")}) == 3, "paths may be no UTF-8"
+
+
+def test_a_task_may_die_before_it_has_read_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(_: object) -> str:
+        time.sleep(0.3)
+        return "{}"
+
+    monkeypatch.setattr(engine, "TASK", ("true",))
+    monkeypatch.setattr("json.dumps", late)
+    assert list(engine.carry_out({})) == ["died"]

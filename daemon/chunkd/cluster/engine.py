@@ -59,8 +59,10 @@ def carry_out(task: dict[str, Any], running: set[subprocess.Popen[bytes]] | None
             process.stdin.write(json.dumps(task).encode() + b"\n")
             process.stdin.flush()
             said = process.stdout.read()
-        except BrokenPipeError:
+        except BrokenPipeError:  # it died before it had read the task
             said = b""
+            with contextlib.suppress(BrokenPipeError):  # what is left in the buffer
+                process.stdin.close()
         except BaseException:
             process.kill()
             raise
