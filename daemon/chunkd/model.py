@@ -292,6 +292,11 @@ class MeasureRule:
     def picks(self, chunk_hash: bytes) -> bool:
         return int.from_bytes(chunk_hash[14:16], "little") < self.threshold
 
+    def picked(self, hashes: bytes) -> int:
+        """How many of these hashes, one after the other, it picks."""
+        ends = (hashes[at::CHUNK_HASH_BYTES] for at in (14, 15))
+        return sum(low | high << 8 < self.threshold for low, high in zip(*ends, strict=True))
+
     def __str__(self) -> str:
         which = f"1 chunk in {self.one_in}" if self.one_in > 1 else "every chunk"
         return f"{which} at level {self.level} of {self.library or 'zstd'}"

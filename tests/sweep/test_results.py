@@ -65,6 +65,9 @@ def rows(*totals: tuple[int, int, int, int]) -> bytes:
 
 
 SHORTER = CHUNKS[: 16 * 40] + (1).to_bytes(4, "little") + CHUNKS[16 * 40 + 4 :]
+NOT_PICKED = b"\xff" * 640 + CHUNKS[640:]
+# Its bytes are the next chunk's.
+NO_BYTES = CHUNKS[:640] + struct.pack("<II", 0, sum(struct.unpack_from("<II", CHUNKS, 640))) + CHUNKS[648:]
 HOSTILE: dict[str, bytes] = {
     "nothing": b"",
     "a few bytes": b"x" * 20,
@@ -94,6 +97,9 @@ HOSTILE: dict[str, bytes] = {
     "bytes of another layer": rows((40, LAYER_BYTES, 0, 0), (1, LAYER_BYTES + 1, 0, 0)),
     "more chunks than bytes": rows((40, LAYER_BYTES, 0, 0), (1 << 40, LAYER_BYTES, 0, 0)),
     "chunks of other bytes": written(chunks=SHORTER),
+    "other chunks measured than the rule picks": written(chunks=NOT_PICKED),
+    "a chunk of no bytes": written(chunks=NO_BYTES),
+    "a frame of no bytes": found_with(zstd_3_bytes=0, zstd_19_bytes=9),
     "a bomb": found_with(uncompressed_bytes=1 << 50, totals=[[40, 1 << 50, 0, 0], [1, 1 << 50, 0, 0]]),
     "a kind that is not kept": found_with(kind="mismatched", totals=[]),
     "chunks of no layer": found_with(kind="other", totals=[]),
@@ -157,13 +163,12 @@ def test_a_result_that_is_changed_while_it_is_summed_up_is_named(results: Result
         path.write_bytes(content)
         with pytest.raises(ResultChanged):
             list(sums.read(results, found, 0, THRESHOLD))
-    # Hashes that the measuring rule does not pick, with a true checksum, as if it had been there from the beginning.
-    other = Results(results.folder, "a key", 2)
-    path.write_bytes(written(chunks=b"\xff" * 640 + CHUNKS[640:]))
-    swapped = other.result(DIGEST, verify=True)
-    assert swapped is not None
-    with pytest.raises(ResultChanged):
-        list(sums.read(other, swapped, 0, THRESHOLD))
+    # Other chunks, with the end of the file as it was.
+    end = len(b"chunkd sweep a key\n") + len(CHUNKS)
+    for chunks in (NOT_PICKED, NO_BYTES):
+        path.write_bytes(written(chunks=chunks)[:end] + written()[end:])
+        with pytest.raises(ResultChanged):
+            list(sums.read(results, found, 0, THRESHOLD))
 
 
 def test_by_other_caps_a_result_is_not_used(results: Results) -> None:

@@ -20,7 +20,8 @@ from chunkd.worker.spawn import Courtesy
 def results_of(store: Store, question: Question) -> Results:
     """The results in a store of all sweeps that ask this. Raises RulesDiffer, and StoreUnusable if it is not there."""
     store.check(ChunkParams(), "")
-    return Results(store.folder(f"sweeps/{question.key}"), question.key, len(question.rules), question.caps)
+    folder = store.folder(f"sweeps/{question.key}")
+    return Results(folder, question.key, len(question.rules), question.caps, question.measure)
 
 
 def run(task: dict[str, Any], _: Wakeup, check_asker: Callable[[], None]) -> dict[str, Any]:

@@ -113,6 +113,8 @@ def finding_of(said: Any, rules: int) -> LayerFinding:
     if len(rows) != len(totals):
         raise ValueError("totals of other things")
     sizes = [None if said[name] is None else _number(said[name]) for name in ("zstd_3_bytes", "zstd_19_bytes")]
+    if 0 in sizes:
+        raise ValueError("a frame of no bytes")
     return LayerFinding(
         said["kind"], said["codec"], _number(said["uncompressed_bytes"]), said["reason"], totals=rows,
         zstd_3_bytes=sizes[0], zstd_19_bytes=sizes[1], level_19_ms=_number(said["level_19_ms"]),

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from chunkd.errors import ChunkdError
-from chunkd.model import CHUNK_HASH_BYTES, HEX_DIGITS, Caps, Digest
+from chunkd.model import CHUNK_HASH_BYTES, HEX_DIGITS, Caps, Digest, MeasureRule
 from chunkd.sweep.messages import (
     LEAST_BYTES_A_CHUNK,
     MOST_BLOCK_CHUNKS,
@@ -155,9 +155,11 @@ class Draft:
 class Results:
     """The results of one question in a folder that hosts share. What is whole there is never changed."""
 
-    def __init__(self, folder: Path, key: str, rules: int, caps: Caps = Caps()) -> None:
+    def __init__(
+        self, folder: Path, key: str, rules: int, caps: Caps = Caps(), measure: MeasureRule = MeasureRule()
+    ) -> None:
         """Raises SweepUnwritable."""
-        self.folder, self._rules, self._caps = folder, rules, caps
+        self.folder, self._rules, self._caps, self._measure = folder, rules, caps, measure
         self.first_line = f"chunkd sweep {key}\n".encode()
         with self.guarded():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -282,8 +284,10 @@ class Results:
         for block in blocks:
             data = file.read(block.size)
             found.update(data)
-            lengths = data[block.chunks * CHUNK_HASH_BYTES :][: block.chunks * LENGTH_BYTES]
-            kept_bytes[block.rule] += sum(memoryview(lengths).cast("I"))
+            lengths = memoryview(data[block.chunks * CHUNK_HASH_BYTES :][: block.chunks * LENGTH_BYTES]).cast("I")
+            kept_bytes[block.rule] += sum(lengths)
+            if block.measured != self._measure.picked(data[: block.chunks * CHUNK_HASH_BYTES]) or not all(lengths):
+                raise ValueError("chunks that no worker sends")
         left = len(blocks) * _BLOCK.size + MOST_FOUND_BYTES + _TAIL.size
         rest = file.read(left + _CHECKSUM_BYTES)
         found.update(rest[:-_CHECKSUM_BYTES])
@@ -320,9 +324,11 @@ class Results:
 class OwnResults(Results):
     """The results in a state directory, of one question. One process at a time has them."""
 
-    def __init__(self, state_dir: str, key: str, rules: int, caps: Caps = Caps()) -> None:
+    def __init__(
+        self, state_dir: str, key: str, rules: int, caps: Caps = Caps(), measure: MeasureRule = MeasureRule()
+    ) -> None:
         """Raises SweepBusy and SweepUnwritable."""
-        super().__init__(Path(state_dir, "sweep"), key, rules, caps)
+        super().__init__(Path(state_dir, "sweep"), key, rules, caps, measure)
         with self.guarded():
             self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         try:

@@ -64,7 +64,7 @@ def read(results: Results, result: Result, rule: int, threshold: int) -> Iterato
         hashes = np.frombuffer(data[:lengths_at], ">u8").astype(np.uint64).reshape(-1, 2)
         lengths = np.frombuffer(data[lengths_at:measured_at], "<u4").astype(np.int64)
         is_measured = _is_measured(hashes[:, 1], threshold)
-        if np.count_nonzero(is_measured) != block.measured:
+        if np.count_nonzero(is_measured) != block.measured or not lengths.all():
             raise ResultChanged(str(results.path(result.digest)))
         recompressed = np.zeros(block.chunks, np.int64)
         recompressed[is_measured] = np.frombuffer(data[measured_at:], "<u4")

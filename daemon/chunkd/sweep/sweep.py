@@ -49,7 +49,7 @@ def opened(
     SweepBusy, SweepUnwritable and what reading an index raises.
     """
     tally = Tally(layers.found(states, caches, share), len(question.rules))
-    results = OwnResults(config.state_dir, question.key, len(question.rules), question.caps)
+    results = OwnResults(config.state_dir, question.key, len(question.rules), question.caps, question.measure)
     try:
         results.note_question(Asked(list(caches), ",".join(question.rules), question.measure.one_in, str(share)))
         tally.take(results.kept(tally.wanted))

@@ -31,7 +31,7 @@ class SweepsEnd(DaemonsEnd):
 
     def __init__(self, pair: socket.socket, results: Results, rules: int, caps: Caps, measure: MeasureRule) -> None:
         super().__init__(pair, ChunkParams(), caps)
-        self._results, self._rules, self._threshold = results, rules, measure.threshold
+        self._results, self._rules, self._measure = results, rules, measure
         self._draft: Draft | None = None
         self._blocks_bytes_left = 0
 
@@ -73,8 +73,7 @@ class SweepsEnd(DaemonsEnd):
                 if self._blocks_bytes_left < 0:
                     raise ValueError("more chunks than the layer can have")
                 chunks = self._take(size)
-                ends = (chunks[at : count * CHUNK_HASH_BYTES : CHUNK_HASH_BYTES] for at in (14, 15))  # as `picks`
-                if measured != sum(low | high << 8 < self._threshold for low, high in zip(*ends, strict=True)):
+                if measured != self._measure.picked(chunks[: count * CHUNK_HASH_BYTES]):
                     raise ValueError("a block in which others are measured than those that the rule picks")
                 self._draft.add(rule, count, measured, chunks)
                 continue
