@@ -289,13 +289,15 @@ def test_only_files_that_were_being_made_are_removed_as_such(bench: Bench, store
     done = exported(bench, store)
     for folder in ("segments", f"snapshots/{done.source}"):
         Path(store.path, folder, ".snapshot").mkdir()  # as file servers have it
+        Path(store.path, folder, ".abcdef.new").mkdir()  # as nobody has
+        os.utime(Path(store.path, folder, ".abcdef.new"), (1, 1))
         for name in (".bashrc", f".{'0a' * 8}.new", ".snapshot"):
             Path(store.path, folder, name).touch()
             os.utime(Path(store.path, folder, name), (1, 1))
     exported(bench, store)
     for folder in ("segments", f"snapshots/{done.source}"):
         found = {path.name for path in Path(store.path, folder).iterdir()}
-        assert {name for name in found if name[0] == "."} == {".bashrc", ".snapshot"}
+        assert {name for name in found if name[0] == "."} == {".bashrc", ".snapshot", ".abcdef.new"}
 
 
 def test_names_of_a_snapshot_that_was_cut_short_are_removed(bench: Bench, store: Store) -> None:

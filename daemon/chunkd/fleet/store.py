@@ -156,7 +156,9 @@ class Store:
             # Of a segment the file that makes it exist goes first.
             for entry in sorted(os.scandir(self._root / folder), key=lambda entry: entry.name):
                 with contextlib.suppress(FileNotFoundError):  # another host was faster
-                    if not wanted(entry.name) and entry.stat(follow_symlinks=False).st_mtime <= before_s:
+                    if wanted(entry.name) or entry.is_dir(follow_symlinks=False):
+                        continue
+                    if entry.stat(follow_symlinks=False).st_mtime <= before_s:
                         os.unlink(entry.path)
 
     @contextlib.contextmanager
