@@ -128,6 +128,18 @@ def test_updates_are_those_of_the_index(home: Home) -> None:
     assert into(home, *RULES, code=0) == expected
 
 
+def test_layers_of_a_cache_that_is_gone_are_named(home: Home) -> None:
+    """The index knows them; the others have their figures."""
+    here, gone = home.cache("here"), home.cache("gone")
+    for cache, seed in ((here, 1), (gone, 2), (gone, 3)):
+        write_blob(cache, gz(layer(seed)))
+    home.scan(here, gone)
+    shutil.rmtree(gone)
+    expected = swept(home, *RULES, code=7)
+    assert len(expected["layers"]["bad"]) == 2
+    assert into(home, *RULES) == expected
+
+
 # --- again, and interrupted -------------------------------------------------------------------------------------------
 
 
@@ -206,7 +218,7 @@ def test_a_machine_that_does_not_see_the_cache_or_the_store_is_named(home: Home)
 
     nowhere, cache = home.root / "nowhere", home.cache()
     task = {
-        "kind": "sweep", "versions": versions(), "store": str(nowhere), "roots": [str(cache)],
+        "kind": "sweep", "versions": versions(), "store": str(nowhere), "roots": [str(cache)], "seen": [0],
         "courtesy": [0, "normal", 0], "question": asdict(Question(("files",), MeasureRule(), Caps())), "workers": 1,
         "totals": [[0] * 4], "shifts": [0], "layers": [[["sha256", "0" * 64], 5, 5, 0, "0" * 64, 0.0]],
     }  # fmt: skip

@@ -11,8 +11,10 @@ from chunkd.cluster.engine import Engine
 from chunkd.cluster.sweep_task import results_of
 from chunkd.cluster.task import versions
 from chunkd.cluster.tasks import Hands, Shard, carried_out, split
+from chunkd.errors import CacheUnusable
 from chunkd.fleet.store import Store, is_partial
 from chunkd.model import ChunkParams, Digest
+from chunkd.objects.choose import check_usable
 from chunkd.sweep import layers
 from chunkd.sweep.figures import counted
 from chunkd.sweep.question import Question, Share
@@ -41,16 +43,19 @@ def begin(
     store.remove_old(f"sweeps/{question.key}", lambda name: not is_partial(name))
     tally = Tally(found, len(question.rules))
     tally.take(results.kept(tally.wanted))
+    seen: list[int] = []
 
     def task_of(of: list[Layer]) -> dict[str, Any]:
         return {
             "kind": "sweep", "versions": versions(), "store": store.path, "question": asdict(question),
-            "roots": tally.layers.roots, "layers": of, "totals": tally.totals, "shifts": tally.least_shifts,
-            "courtesy": hands.courtesy, "workers": hands.workers,
+            "roots": tally.layers.roots, "seen": seen, "layers": of, "totals": tally.totals,
+            "shifts": tally.least_shifts, "courtesy": hands.courtesy, "workers": hands.workers,
         }  # fmt: skip
 
     def read() -> Generator[Progress, None, None]:
-        tasks = list(split([(layer, layer.stored_bytes) for layer in tally.left], hands.processes))
+        left = tally.left
+        seen.extend(root for root in sorted({layer.root for layer in left}) if _is_usable(found.roots[root]))
+        tasks = list(split([(layer, layer.stored_bytes) for layer in left], hands.processes))
         try:
             with contextlib.closing(carried_out(tasks, task_of, start)) as steps:
                 yield from _take(tally, results, steps)
@@ -61,6 +66,14 @@ def begin(
             raise
 
     return Sweep(tally, results, question, share, read)
+
+
+def _is_usable(root: str) -> bool:
+    try:
+        check_usable(root)
+    except CacheUnusable:  # an index knows caches that are gone: each of their layers is named
+        return False
+    return True
 
 
 def _take(

@@ -32,8 +32,8 @@ def run(task: dict[str, Any], _: Wakeup, check_asker: Callable[[], None]) -> dic
     )
     results = results_of(Store(task["store"]), question)
     layers = [Layer(Digest(*digest), *of) for digest, *of in task["layers"]]
-    for root in {layer.root for layer in layers}:
-        check_usable(task["roots"][root])
+    for root in {layer.root for layer in layers}.intersection(task["seen"]):
+        check_usable(task["roots"][root])  # as whoever asked sees it
     totals = [Totals(*one) for one in task["totals"]]
     tally = Tally(Layers(tuple(task["roots"]), layers, None, []), len(question.rules), totals, task["shifts"])
     kept = (results.result(layer.digest, verify=True, stored_bytes=layer.stored_bytes) for layer in layers)
