@@ -101,10 +101,11 @@ def test_the_table_is_the_same_too(home: Home) -> None:
 
 
 def test_shards_read_each_layer_once_and_the_whole_has_the_figures(home: Home) -> None:
+    """One layer can't be decoded: its shard fails no job for that, as the next run could do nothing about it."""
     cache = a_cache(home)
     done = []
     for number in range(3):
-        reply = into(home, cache, *RULES, "--shard", f"{number}/3", code=0 if number != of_the_failed(cache) else 7)
+        reply = into(home, cache, *RULES, "--shard", f"{number}/3", code=0)
         assert reply["complete"]
         assert "rules" not in reply
         done.append(reply["layers"]["wanted"])
@@ -114,11 +115,6 @@ def test_shards_read_each_layer_once_and_the_whole_has_the_figures(home: Home) -
     assert reply["layers"]["from_earlier_runs"] == 8
     assert without_earlier(reply) == swept(home, cache, *RULES, code=7)
     assert results(home) == before
-
-
-def of_the_failed(cache: Path) -> int:
-    [failed] = [path.name for path in cache.iterdir() if path.read_bytes() == gz(layer(70))[:-9]]
-    return int(failed[:16], 16) % 3
 
 
 def test_updates_are_those_of_the_index(home: Home) -> None:
@@ -137,7 +133,8 @@ def test_layers_of_a_cache_that_is_gone_are_named(home: Home) -> None:
     shutil.rmtree(gone)
     expected = swept(home, *RULES, code=7)
     assert len(expected["layers"]["bad"]) == 2
-    assert into(home, *RULES) == expected
+    assert not into(home, *RULES, "--shard", "0/1")["complete"]  # they have no result, and may come back
+    assert into(home, *RULES) == expected | {"layers": expected["layers"] | {"from_earlier_runs": 1}}
 
 
 # --- again, and interrupted -------------------------------------------------------------------------------------------

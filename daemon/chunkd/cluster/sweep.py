@@ -101,10 +101,12 @@ def _take(
 
 
 def shard_reply(sweep: Sweep, shard: Shard) -> dict[str, Any]:
-    """The object of `sweep --shard --json`: how much of the shard is done. Its figures would be those of no cache."""
+    """The object of `sweep --shard --json`: how much of the shard is done. Its figures would be those of no cache. It
+    is complete when each layer has a result, if only that it can't be decoded.
+    """
     tally = sweep.tally
     return {
         "shard": f"{shard.number}/{shard.of}",
-        "complete": tally.is_complete and not tally.layers.problems,
+        "complete": tally.is_complete and not tally.bad and not tally.layers.problems,
         "layers": counted(tally, tally.layer_results()),
     }
