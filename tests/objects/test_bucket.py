@@ -133,6 +133,27 @@ def test_the_look_after_the_reading_asks_only_for_an_object_that_the_reader_foun
     theirs.close()
 
 
+def test_what_a_listing_lacks_is_asked_for_though_its_reading_said_nothing(place: Served) -> None:
+    """It was removed after its last byte had been read, and the index does not have it yet."""
+    gone, there = blob_key(place.blob(gz(layer(1)))), blob_key(place.blob(gz(layer(2))))
+    ours, theirs = socket.socketpair()
+    theirs.send(reader.READY)
+    source = BucketSource(place.url, lambda *_: ours)
+    walked(source)
+    with source.view() as view:
+        for path in (gone, there):
+            os.close(view.open(path)[0])
+        place.delete(gone)
+        walked(source)
+        place.proxy.requests.clear()
+        view.look(there)
+        assert place.proxy.requests == []
+        with pytest.raises(FileNotFoundError):
+            view.look(gone)
+    source.close()
+    theirs.close()
+
+
 def test_looks_are_asked_for_together(place: Served) -> None:
     keys = [blob_key(place.blob(b"%d" % number)) for number in range(40)]
     source = BucketSource(place.url)

@@ -59,6 +59,7 @@ class BucketSource:
     def __init__(self, url: str, run: Run | None = None) -> None:
         self.path, self.prefix, self.bucket = url, prefix_of(url), Bucket(url)
         self.listed: dict[str, tuple[Object, int]] = {}  # with how many looks it still serves
+        self.opened: set[str] = set()  # those that were not looked at since
         self.unread: dict[str, Unread] = {}
         self._run = run
         self._connection: socket.socket | None = None
@@ -185,6 +186,7 @@ class BucketView:
     def look(self, path: str) -> Seen:
         key = self._key(path)
         self._source.hear()
+        self._source.opened.discard(key)
         listed, left = self._source.listed.get(key, (None, 0))
         if listed is not None and left:
             self._source.listed[key] = listed, left - 1
@@ -210,6 +212,10 @@ class BucketView:
 
     def list(self, folder: str) -> Iterator[Entry]:
         prefix = self._key(f"{folder}/" if folder else "")
+        # A reading that was done before finds nothing wrong with an object that this listing lacks.
+        for key in [key for key in self._source.opened if key.startswith(prefix)]:
+            self._source.opened.discard(key)
+            self._source.listed.pop(key, None)
         # Here each folder is a blob's: one listing has what is in all of them.
         if layouts.naming(self._source.path, folder).layout == "distribution":
             objects = itertools.chain.from_iterable(self._source.bucket.keys(prefix))
@@ -234,6 +240,7 @@ class BucketView:
         of = self._source.listed.get(key, (None, 0))[0] or self._asked(key)
         self._source.unread.pop(key, None)
         self._source.remember(of, looks=1)  # after the reading, which is a look: it says so if the object is another
+        self._source.opened.add(key)
         seen = self._seen(of)
         return (-1 if seen.kind else self._source.open(of)), seen
 
