@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -363,3 +364,21 @@ def test_a_reader_that_says_what_none_does_is_left(place: Served, said: bytes) -
             view.look(key)
     assert ours.fileno() == -1
     theirs.close()
+
+
+def test_looks_at_a_bucket_that_does_not_answer_keep_no_process(place: Served) -> None:
+    """They are of a cache's thread, which is left behind."""
+    program = f"""if True:
+        import threading, time
+        from chunkd.objects.store import Bucket
+        bucket = Bucket("{place.url}")
+        threading.Thread(target=bucket.looks, args=(["one", "two"],), daemon=True).start()
+        time.sleep(1)
+    """
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environ = os.environ | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+        done = subprocess.run([sys.executable, "-c", program], env=environ, timeout=25, capture_output=True, check=True)
+        assert done.stderr == b""
+        silent.settimeout(0)
+        silent.accept()[0].close()  # they had begun
+        silent.accept()[0].close()

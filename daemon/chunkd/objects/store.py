@@ -6,13 +6,14 @@ what is wrong: a library's text may have a signed URL in it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
 import re
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from errno import EACCES, EFBIG, EINVAL, EIO, ENOENT, ETIMEDOUT
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -154,8 +155,21 @@ class Bucket:
         """What each of these objects is, or why nobody knows."""
         if len(keys) == 1:
             return [self._look(keys[0])]
-        with ThreadPoolExecutor(AT_ONCE, "look") as threads:
-            return list(threads.map(self._look, keys))
+        found, left = dict[str, Object | OSError](), list(keys)
+
+        def look() -> None:
+            with contextlib.suppress(IndexError):
+                while True:
+                    key = left.pop()
+                    found[key] = self._look(key)
+
+        # Python waits at its end for the threads of an executor, as long as the bucket does not answer.
+        threads = [threading.Thread(target=look, name="look", daemon=True) for _ in keys[:AT_ONCE]]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return [found[key] for key in keys]
 
     def _look(self, key: str) -> Object | OSError:
         import obstore
