@@ -15,7 +15,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from errno import EAGAIN, EINVAL, ENOTSUP
 from typing import Any, NamedTuple
@@ -78,6 +78,12 @@ class BucketSource:
     @contextlib.contextmanager
     def view(self) -> Iterator[BucketView]:
         yield BucketView(self, self._root)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Ask the bucket for these at the next look."""
+        for key in keys:
+            self.opened.discard(key)
+            self.listed.pop(key, None)
 
     def absent(self) -> None:
         """An object was not there: is the bucket?"""
@@ -213,18 +219,20 @@ class BucketView:
     def list(self, folder: str) -> Iterator[Entry]:
         prefix = self._key(f"{folder}/" if folder else "")
         # A reading that was done before finds nothing wrong with an object that this listing lacks.
-        for key in [key for key in self._source.opened if key.startswith(prefix)]:
-            self._source.opened.discard(key)
-            self._source.listed.pop(key, None)
+        read = {key for key in self._source.opened if key.startswith(prefix)}
         # Here each folder is a blob's: one listing has what is in all of them.
         if layouts.naming(self._source.path, folder).layout == "distribution":
             objects = itertools.chain.from_iterable(self._source.bucket.keys(prefix))
             for name, inside in itertools.groupby(objects, lambda of: of.key[len(prefix) :].partition("/")[0]):
                 for of in inside:
                     if of.key == f"{prefix}{name}/{layouts.DATA}":
+                        read.discard(of.key)
                         yield self._entry(name, of, is_folder=True)
+            self._source.forget(read)
             return
         found, folders = self._source.bucket.folder(prefix)
+        there = {of.key for of in found} | set(folders)
+        self._source.forget(key for key in read if prefix + key[len(prefix) :].partition("/")[0] not in there)
         for of in found:
             if of.key.startswith(prefix):  # not the mark of the folder itself
                 yield self._entry(of.key[len(prefix) :], of, is_folder=False)
