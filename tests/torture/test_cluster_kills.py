@@ -91,7 +91,7 @@ def test_kills_on_a_cluster_lose_nothing_and_redo_no_segment(home: Home, seed: i
             counts[kill(home.root, how, found, process, draw)] += 1
             code = process.wait(2 * PATIENCE_S)
             if how == "worker":
-                assert code == 0
+                assert code == 0, (home.root / "err").read_text()
             found.mend()
             before = finished(store)
             again = said(home, small(home, BLOBS_A_TASK, cache, *engine, store=Path(store.path).name))
