@@ -10,7 +10,7 @@ LAYERS := $(CURDIR)/.cache/layers
 # For pytest: make test ARGS="-k index -x". With -n0 all tests run in one process, which -s and --pdb need.
 ARGS ?=
 # Most tests wait for something, so there are more processes than cores.
-PARALLEL := -n 6 --dist worksteal
+PARALLEL := -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
