@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import daemon
 import forked
 from answering import short_directory
 from blobs import digest_of, gz, layer, noise, tar, write_blob, zst
@@ -220,7 +221,11 @@ def test_archived_replaced_and_vanished_objects(home: Home, server: Served) -> N
 
 
 @pytest.mark.long(36)
-def test_a_bucket_that_fails_now_and_then(home: Home, server: Served, seed: int) -> None:
+def test_a_bucket_that_fails_now_and_then(
+    home: Home, server: Served, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each request that is waited for in vain takes 30 s, and chance says how many there are.
+    monkeypatch.setattr(daemon, "PATIENCE_S", 300.0)
     fill(server)
     draw = random.Random(seed)
     server.proxy.fault = lambda _: draw.choice(["", "", "", "", "503", "cut", "reset", "another"])
