@@ -74,7 +74,7 @@ def small(home: Home, blobs: int, source: object, *flags: object, store: str = "
 
 def said(home: Home, process: forked.Started) -> dict[str, Any]:
     """What the scan that was started last says."""
-    assert process.wait(PATIENCE_S) == 0, (home.root / "err").read_text()
+    assert process.wait(2 * PATIENCE_S) == 0, (home.root / "err").read_text()
     found: dict[str, Any] = json.loads((home.root / "out").read_text())
     return found
 
