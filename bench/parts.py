@@ -106,8 +106,8 @@ def hashed_chunks(path: Path) -> tuple[bytes, list[int]]:
 
 
 def parts(path: Path, buffer_bytes: int) -> dict[str, float]:
-    """Seconds of each part of the work on one layer, each over the whole of it by itself. `chunker` is no part: it has
-    the kernel and BLAKE3 in it.
+    """The seconds that each part of the work on one layer takes, each run by itself over the whole layer. `chunker` has
+    the kernel and BLAKE3 in it, so it is not added to them.
     """
     start = time.perf_counter()
     inflate(path, buffer_bytes)

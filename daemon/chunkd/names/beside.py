@@ -40,8 +40,8 @@ Open = Callable[[str, str], AbstractContextManager[Beside]]
 
 def read_names(base: str, repository: str, root: str = "", opened: Open | None = None) -> Iterator[Part | None]:
     """Every part of the names that lie at a base, with `Part.where` as seen from there; None means that the caller may
-    do other things. Raises OSError when the base can't be opened. No symbolic link below the base is followed, and
-    none below the cache's `root` if that is given. `opened` opens a base that is no folder.
+    do other things. Raises OSError when the base can't be opened. Symbolic links below the base are not followed, nor
+    are those below the cache's `root` if that is given. `opened` opens a base that is not a folder, as in a bucket.
     """
     with (opened or _opened)(base, root) as folder:
         if folder.is_there(REPOSITORIES):

@@ -74,8 +74,8 @@ def _read(bucket: Bucket, of: Object) -> Iterator[Any]:
 
 def main(connection: socket.socket, asked: dict[str, Any]) -> None:
     """Serve requests until the daemon has gone, each in a thread. A request is one message of JSON, and comes with the
-    reader's end for one object. A line of JSON goes back for each object that can't be read: its key and tag, why,
-    whether it is archived. There is no reason for one that is gone, or another now.
+    reader's end for one object. A line of JSON goes back for each object that can't be read: its key and tag, the
+    reason, and whether it is archived. The reason is empty if the object is gone or has been replaced.
     """
     os.environ.update(asked["environ"])  # which workers, forked by the same process, do not have
     bucket = Bucket(asked["url"])

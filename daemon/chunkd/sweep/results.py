@@ -70,7 +70,7 @@ class ResultChanged(ChunkdError):
 
 class NothingToResume(ChunkdError):
     def __init__(self, folder: str) -> None:
-        super().__init__(f"sweep {folder}: there is no unfinished sweep; start one without --resume")
+        super().__init__(f"sweep {folder}: no unfinished sweep to resume; start one without --resume")
 
 
 class Asked(NamedTuple):
