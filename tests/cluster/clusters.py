@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -61,12 +63,15 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(root: Path, environ: Mapping[str, str], workers: int = 2) -> Iterator[Cluster]:
-    found = Cluster(root, environ, workers)
-    try:
-        found.until_ready()
-        yield found
-    finally:
-        found.close()
+    # One at a time on a machine: beside another cluster a client now and then waited in vain for its scheduler.
+    with open(Path(tempfile.gettempdir(), "chunkd-tests-cluster.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = Cluster(root, environ, workers)
+        try:
+            found.until_ready()
+            yield found
+        finally:
+            found.close()
 
 
 def task_processes(root: Path) -> list[int]:

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +66,20 @@ def kill(root: Path, what: str, found: Cluster, process: Driver, draw: random.Ra
     return victim if kill_one(root, process, victim, draw) else f"no {victim} any more"
 
 
-@pytest.mark.long(130)
-def test_kills_on_a_cluster_lose_nothing_and_redo_no_segment(home: Home, seed: int, tell: Tell) -> None:
-    cache, draw = home.cache(), random.Random(seed)
+def drawn_cache(home: Home, draw: random.Random, sizes: Sequence[int]) -> Path:
+    """LAYERS layers of these sizes, every other one as zstd, and a blob that is not a layer."""
+    cache = home.cache()
     for number in range(LAYERS):
-        data = layer(number, draw.choice((60_000, 300_000, 2_000_000)))
+        data = layer(number, draw.choice(sizes))
         write_blob(cache, gz(data) if number % 2 else zst(data))
     write_blob(cache, noise(500, 1))
+    return cache
+
+
+@pytest.mark.long(130)
+def test_kills_on_a_cluster_lose_nothing_and_redo_no_segment(home: Home, seed: int, tell: Tell) -> None:
+    draw = random.Random(seed)
+    cache = drawn_cache(home, draw, (60_000, 300_000, 2_000_000))
     blobs = LAYERS + 1
     expected: dict[str, Any] = figures(home.scan(cache))
     hows = [what for what, count in KILLS.items() for _ in range(count)]

@@ -14,20 +14,19 @@ from collections.abc import Iterator
 import pytest
 
 from answering import short_directory
-from blobs import gz, layer, noise, write_blob, zst
+from blobs import gz, layer, write_blob
 from clusters import cluster
 from conftest import Tell
 from counts import share_of
 from daemon import PATIENCE_S, Home, opened
 from sweeping import swept
-from test_cluster_kills import kill
+from test_cluster_kills import LAYERS, drawn_cache, kill
 from test_sweep_command import figures_of
 from test_sweep_into_store import results, said, small
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 KILLS = {"driver": share_of(10, 2), "worker": share_of(10, 2), "scheduler": share_of(5, 1)}
-LAYERS = 23
 
 
 @pytest.fixture
@@ -37,11 +36,8 @@ def home() -> Iterator[Home]:
 
 
 def test_kills_of_a_sweep_on_a_cluster_redo_no_result(home: Home, seed: int, tell: Tell) -> None:
-    cache, draw = home.cache(), random.Random(seed)
-    for number in range(LAYERS):
-        data = layer(number, draw.choice((60_000, 300_000, 1_000_000)))
-        write_blob(cache, gz(data) if number % 2 else zst(data))
-    write_blob(cache, noise(500, 1))
+    draw = random.Random(seed)
+    cache = drawn_cache(home, draw, (60_000, 300_000, 1_000_000))
     expected = figures_of(swept(home, cache))
     hows = [what for what, count in KILLS.items() for _ in range(count)]
     draw.shuffle(hows)
