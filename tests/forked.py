@@ -30,13 +30,14 @@ REQUEST_BYTES = 1 << 17
 # So that a child can be waited for beside requests: pidfd_open(2) is Linux's.
 HERE = sys.platform == "linux"
 # What a process that is forked from has imported beside chunkd, by the words that ask for it.
-PLAIN, FLEET, REPORT = "plain", "fleet", "report"
+PLAIN, FLEET, DASK, REPORT = "plain", "fleet", "dask", "report"
 LATER = {
     PLAIN: (),
     FLEET: ("cryptography.hazmat.primitives.ciphers", "obstore"),
+    DASK: ("distributed", "obstore"),
     REPORT: ("matplotlib.dates", "matplotlib.figure", "matplotlib.backends.backend_svg"),
 }
-WORDS = {"export": FLEET, "merge": FLEET, "--store": FLEET, "report": REPORT}
+WORDS = {"--engine": DASK, "export": FLEET, "merge": FLEET, "--store": FLEET, "report": REPORT}
 
 
 class Process:
@@ -81,9 +82,6 @@ class Process:
         return int(told)
 
 
-Started = Process | subprocess.Popen[bytes]
-
-
 class Forker:
     """A process that is forked from. It ends when this one has closed its socket."""
 
@@ -123,13 +121,8 @@ def start(
     streams: Sequence[IO[Any]],
     cwd: Path | None = None,
     script: Path | None = None,
-) -> Started:
+) -> Process:
     """`chunkd ARGS`, or a script with these; `streams` are its standard input, output and error."""
-    if any(word.startswith("dask") for word in args):
-        # A client of Dask in a forked process waited in vain for its scheduler now and then.
-        command = [sys.executable, *([str(script)] if script else ["-m", "chunkd"]), *args]
-        stdin, stdout, stderr = streams
-        return subprocess.Popen(command, env=dict(environ), stdin=stdin, stdout=stdout, stderr=stderr, cwd=cwd)
     kind = next((kind for word, kind in WORDS.items() if word in args), PLAIN)
     request = json.dumps([[str(script or "chunkd"), *args], dict(environ), str(cwd or Path.cwd())]).encode()
     assert len(request) < REQUEST_BYTES
@@ -171,7 +164,7 @@ def import_all(kind: str) -> None:
 
     for module in pkgutil.walk_packages(chunkd.__path__, "chunkd."):
         needs_pyarrow = module.name.startswith(("chunkd.cluster.", "chunkd.fleet."))
-        if not module.name.endswith("__main__") and (kind == FLEET or not needs_pyarrow):
+        if not module.name.endswith("__main__") and (kind in (FLEET, DASK) or not needs_pyarrow):
             importlib.import_module(module.name)
     import chunkd.__main__
 

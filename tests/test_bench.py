@@ -66,7 +66,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(running, "ASK_EVERY_S", ASK_EVERY_S)
     if forked.HERE:
 
-        def start(args: Sequence[str], environ: dict[str, str], log: IO[bytes]) -> forked.Started:
+        def start(args: Sequence[str], environ: dict[str, str], log: IO[bytes]) -> forked.Process:
             with open(os.devnull, "r+b") as nothing:
                 return forked.start(args, environ, (nothing, nothing, log))
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
+import random
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from daemon import PATIENCE_S, until
 
 
+def free_port() -> int:
+    """A port below those that a kernel deals out: no connection takes it before a scheduler is started on it again."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as found:
+            found.bind(("127.0.0.1", port))
+            return port
+
+
 class Cluster:
     """Closing it kills what is left of it."""
 
     def __init__(self, root: Path, environ: Mapping[str, str], workers: int = 2) -> None:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self.port: int = found.getsockname()[1]
+        self.port = free_port()
         self._root, self._environ = root, dict(environ)
         self.address = f"tcp://127.0.0.1:{self.port}"
         self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", self.port)
@@ -30,12 +36,17 @@ class Cluster:
     def start_worker(self) -> subprocess.Popen[bytes]:
         return self._start("worker", self.address, "--nthreads", 1, "--no-nanny", "--host", "127.0.0.1")
 
+    @staticmethod
+    def kill(process: subprocess.Popen[bytes]) -> None:
+        """It has ended when this returns: a process that is about to die would pass for one that `mend` may leave."""
+        process.kill()
+        process.wait(PATIENCE_S)
+
     def mend(self) -> None:
         """Start again what has been killed. Without their scheduler workers end."""
         if self.scheduler.poll() is not None:
             for worker in self.workers:
-                worker.kill()
-                worker.wait(PATIENCE_S)
+                self.kill(worker)
             (self._root / "dask-scheduler.log").unlink()
             self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", self.port)
         for number, worker in enumerate(self.workers):
@@ -57,21 +68,17 @@ class Cluster:
 
     def close(self) -> None:
         for process in (*self.workers, self.scheduler):
-            process.kill()
-            process.wait(PATIENCE_S)
+            self.kill(process)
 
 
 @contextlib.contextmanager
 def cluster(root: Path, environ: Mapping[str, str], workers: int = 2) -> Iterator[Cluster]:
-    # One at a time on a machine: beside another cluster a client now and then waited in vain for its scheduler.
-    with open(Path(tempfile.gettempdir(), "chunkd-tests-cluster.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        found = Cluster(root, environ, workers)
-        try:
-            found.until_ready()
-            yield found
-        finally:
-            found.close()
+    found = Cluster(root, environ, workers)
+    try:
+        found.until_ready()
+        yield found
+    finally:
+        found.close()
 
 
 def task_processes(root: Path) -> list[int]:

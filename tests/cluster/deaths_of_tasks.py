@@ -13,7 +13,7 @@ import forked
 from clusters import task_processes
 from daemon import children
 
-Driver = forked.Started | subprocess.Popen[str]
+Driver = forked.Process | subprocess.Popen[str]
 
 
 def victims(root: Path, driver: Driver, what: str) -> list[int]:

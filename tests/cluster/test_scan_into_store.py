@@ -65,16 +65,16 @@ def store_scan(home: Home, source: object, *flags: object, store: str = "store",
     return found
 
 
-def small(home: Home, blobs: int, source: object, *flags: object, store: str = "store") -> forked.Started:
+def small(home: Home, blobs: int, source: object, *flags: object, store: str = "store") -> forked.Process:
     """A scan that has a task for each so many blobs."""
     words = [str(blobs), "scan", "--json", "--quiet", str(source), "--store", str(home.root / store), *map(str, flags)]
     with open(os.devnull) as nothing, (home.root / "out").open("w") as out, (home.root / "err").open("w") as err:
         return forked.start(words, home.environ, (nothing, out, err), script=SMALL)
 
 
-def said(home: Home, process: forked.Started) -> dict[str, Any]:
+def said(home: Home, process: forked.Process) -> dict[str, Any]:
     """What the scan that was started last says."""
-    assert process.wait(2 * PATIENCE_S) == 0, (home.root / "err").read_text()
+    assert process.wait(PATIENCE_S) == 0, (home.root / "err").read_text()
     found: dict[str, Any] = json.loads((home.root / "out").read_text())
     return found
 

@@ -53,14 +53,14 @@ def finished(store: Store) -> dict[str, tuple[int, int]]:
 def kill(root: Path, what: str, found: Cluster, process: Driver, draw: random.Random) -> str:
     """Kill one of these, which is what the word says."""
     if what == "scheduler":
-        found.scheduler.send_signal(signal.SIGKILL)
+        found.kill(found.scheduler)
         return what
     if what == "driver":
         process.send_signal(signal.SIGKILL)
         return what
     victim = draw.choice(WORKERS)
     if victim == "machine":
-        draw.choice(found.workers).send_signal(signal.SIGKILL)
+        found.kill(draw.choice(found.workers))
         return victim
     until(lambda: process.poll() is not None or victims(root, process, victim), bool, f"a {victim}")
     return victim if kill_one(root, process, victim, draw) else f"no {victim} any more"

@@ -20,8 +20,7 @@ from chunkd.errors import ChunkdError, UsageError
 # A task whose process or machine dies is carried out again, so often at most.
 ALLOWED_FAILURES = 10
 TASK = (sys.executable, "-P", "-m", "chunkd.cluster.task")
-# A scheduler on a busy machine has been seen to take half a minute.
-CONNECT_S = 60
+CONNECT_S = 30
 CANCEL_EVERY_S, GATHER_S = 0.1, 1.0
 
 
