@@ -87,34 +87,49 @@ def _problems(stats: Mapping[str, Any]) -> Iterator[str]:
     "--by", type=click.Choice(["image", "repository"]), default="image", show_default=True,
     help="With --images: what a row is.",
 )  # fmt: skip
+@click.option(
+    "--engine", metavar="local|dask[:ADDRESS]",
+    help="Sum up in tasks, on all cores or on a Dask cluster, instead of in this process.",
+)  # fmt: skip
 @click.argument("store", metavar="STORE")
-def merge(json: bool, quiet: bool, max_age: str | None, images: bool, by: str, store: str) -> None:
+def merge(json: bool, quiet: bool, max_age: str | None, images: bool, by: str, engine: str | None, store: str) -> None:
     """Print the figures of all hosts that exported into a store.
 
     They are those that one index with the blobs of all hosts would have: a blob that several hosts have counts once.
     Below them: what all hosts' copies of layers take, what these layers take if each is kept once, as in one registry
     for all, and what their chunks would take. If --max-age leaves out hosts, they are named, and the exit code is 7.
 
-    A STORE is a folder that `chunkd export` made. To drop a host that is gone, remove its folder in `snapshots`.
+    A STORE is a folder that `chunkd export` made. To drop a host that is gone, remove its folder in `snapshots`. With
+    --engine each task sums up 16 million chunks, in some 450 MiB of memory.
+
     Needs the packages of `pip install 'chunkd[fleet]'`.
     """
     if by != "image" and not images:
         raise UsageError("--by goes with --images")
+    if engine and images:
+        raise UsageError("--engine goes without --images")
     from chunkd.fleet import extra
 
     extra.needed()
+    from chunkd.cluster.engine import make_engine
+    from chunkd.cluster.merge import in_tasks
     from chunkd.fleet.images import images as listed
     from chunkd.fleet.merge import merge as merged
-    from chunkd.fleet.merge import sources_of
+    from chunkd.fleet.merge import sources_of, summed_here
     from chunkd.fleet.store import Store
     from chunkd.index.history import MINUTE_NS, minute_of
     from chunkd.queries.history import since_minute
+    from chunkd.worker.spawn import core_count
 
     least_as_of_ns = since_minute(max_age, minute_of(time.time_ns())) * MINUTE_NS if max_age else 0
     opened = Store(store_folder(store))
     sources = sources_of(opened, least_as_of_ns)
     with progress("merged", "ranges of hashes to go", quiet=quiet) as show:
-        content = listed(opened, sources, by, show) if images else merged(opened, sources, progress=show)
+        if images:
+            content = listed(opened, sources, by, show)
+        else:
+            summed = in_tasks(opened, sources, lambda: make_engine(engine, core_count())) if engine else summed_here
+            content = merged(opened, sources, progress=show, summed=summed)
     say_reply(content, json, (fleet_lines.images_lines if images else fleet_lines.merge_lines)(content, store))
     if content["fleet"]["left_out"] or any(row["problems"] for row in content["fleet"]["sources"]):
         sys.exit(INCOMPLETE)

@@ -31,7 +31,7 @@ class DaskMissing(ChunkdError):
 
 class EngineGone(ChunkdError):
     def __init__(self, problem: str) -> None:
-        super().__init__(f"engine dask: {problem}; what is done is in the store: run the command again to go on")
+        super().__init__(f"engine dask: {problem}; run the command again: it goes on from what the store has")
 
 
 class Engine(Protocol):

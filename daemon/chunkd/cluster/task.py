@@ -19,7 +19,9 @@ from chunkd.worker import decode, recompress
 from chunkd.worker.pool import Wakeup
 
 # Which module carries out which kind of task. Each imports much that the other does not need.
-KINDS = {"scan": "chunkd.cluster.scan_task", "sweep": "chunkd.cluster.sweep_task"}
+KINDS = {
+    "scan": "chunkd.cluster.scan_task", "sweep": "chunkd.cluster.sweep_task", "merge": "chunkd.cluster.merge_task",
+}  # fmt: skip
 
 
 class Unlike(ChunkdError):

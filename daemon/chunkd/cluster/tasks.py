@@ -23,7 +23,7 @@ Blob = TypeVar("Blob")
 
 class TaskFailed(ChunkdError):
     def __init__(self, problem: str) -> None:
-        super().__init__(f"{problem}; what is done is in the store: run the command again to go on")
+        super().__init__(f"{problem}; run the command again: it goes on from what the store has")
 
 
 class Shard(NamedTuple):

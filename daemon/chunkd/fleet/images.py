@@ -37,6 +37,7 @@ def images(store: Store, sources: Sources, by: str, progress: Progress = lambda 
     if sources.counted[0].rules.key:
         raise UsageError(f"store {store.path}: it is under a key, and has no names of images")
     with loaded(store, sources) as tables:
+        tables.check_rows_files()
         facts = tables.counted()
         _bound(len(facts), MOST_BLOBS, "blobs")
         _bound(tables.rows, MOST_ROWS, "rows of chunks")

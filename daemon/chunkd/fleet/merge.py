@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from chunkd.figures.totals import TOTALS, Totals
 from chunkd.fleet import snapshot
 from chunkd.fleet.snapshot import Snapshot
 from chunkd.fleet.store import RulesDiffer, Store
-from chunkd.fleet.tables import MEMORY_BYTES, Measured, Tables
+from chunkd.fleet.tables import MEMORY_BYTES, Measured, Range, Tables
 from chunkd.model import MeasureRule
 from chunkd.queries.read import moment
 
@@ -74,22 +74,35 @@ def sources_of(store: Store, least_as_of_ns: int = 0) -> Sources:
     return Sources(tuple(counted), tuple(left_out))
 
 
+# What sums the chunks of a store's ranges up: the sums of each range, in any order.
+Summed = Callable[[Tables, Sequence[Range], int, Measured], Iterable[Mapping[str, int]]]
+
+
+def summed_here(
+    tables: Tables, ranges: Sequence[Range], max_bytes: int, measured: Measured
+) -> Iterator[dict[str, int]]:
+    """One range after the other, in this process."""
+    return (tables.chunk_sums(low, high, max_bytes, measured) for low, high in ranges)
+
+
 def merge(
-    store: Store, sources: Sources, memory_bytes: int = MEMORY_BYTES, progress: Progress = lambda *_: None
-) -> dict[str, Any]:
+    store: Store, sources: Sources, memory_bytes: int = MEMORY_BYTES, progress: Progress = lambda *_: None,
+    summed: Summed = summed_here,
+) -> dict[str, Any]:  # fmt: skip
     """The object of `chunkd merge --json`: that of `chunkd stats --json`, and `fleet`.
 
-    Raises BlobsMissing, SegmentBad, SegmentsDisagree and StoreTooLarge.
+    Raises BlobsMissing, SegmentBad, SegmentsDisagree and StoreTooLarge, and what `summed` does.
     """
     counted = sources.counted
     params = counted[0].rules.params
     measured, rule, warnings = measured_alike(sources)
     with loaded(store, sources, memory_bytes) as tables:
+        tables.check_rows_files()
         sums: Counter[str] = Counter()
         ranges = list(tables.ranges())
-        for number, (low, high) in enumerate(ranges):
-            sums.update(tables.chunk_sums(low, high, params.max_bytes, measured))
-            progress(tables.rows_bytes * (number + 1) // len(ranges), tables.rows_bytes, len(ranges) - number - 1)
+        for done, of_range in enumerate(summed(tables, ranges, params.max_bytes, measured), 1):
+            sums.update(of_range)
+            progress(tables.rows_bytes * done // len(ranges), tables.rows_bytes, len(ranges) - done)
         tables.check_sums(sums, params.max_bytes)
         found = tables.blob_sums() | sums
         held = tables.source_sums()

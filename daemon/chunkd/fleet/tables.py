@@ -91,6 +91,8 @@ from ({_ROWS}) as rows join live using (filename, blob) join numbered using (has
 
 
 Numbers = NDArray[np.int64]
+# The first and the last hash of it.
+Range = tuple[bytes, bytes]
 
 
 class StoreTooLarge(ChunkdError):
@@ -206,7 +208,7 @@ class Tables:
 
     def choose(self, sources: Sequence[str]) -> None:
         """Choose for each digest the segment whose rows count, once all snapshots and their segments were added.
-        `sources` are their names for people. Raises BlobsMissing, SegmentsDisagree and SegmentBad.
+        `sources` are their names for people. Raises BlobsMissing and SegmentsDisagree.
         """
         missing = self._all(
             "select source, segment, count(*) from held anti join blobs using (segment, digest, kind)"
@@ -226,9 +228,13 @@ class Tables:
         for (segment,) in self._all("select distinct segment from chosen where chunks > 0 order by segment"):
             with opened_rows(self._store, segment) as file:
                 self._rows_of[segment] = file.metadata.num_rows
+            self.rows_bytes += os.stat(f"{self._files}/{segment}.rows.parquet").st_size
+
+    def check_rows_files(self) -> None:
+        """Raises SegmentBad unless each file of rows that counts is as it was written."""
+        for segment in self._rows_of:
             if segments.rows_digest(self._store, segment) != self._digest_of[segment]:
                 raise SegmentBad(rows_name(segment), "is not as it was written")
-            self.rows_bytes += os.stat(f"{self._files}/{segment}.rows.parquet").st_size
 
     def blob_sums(self) -> dict[str, int]:
         """The totals of blobs, by name; and what their chunks must add up to."""
@@ -255,8 +261,8 @@ class Tables:
     def rows(self) -> int:
         return sum(self._rows_of.values())
 
-    def ranges(self) -> Iterator[tuple[bytes, bytes]]:
-        """The first and the last hash of each range."""
+    def ranges(self) -> Iterator[Range]:
+        """All hashes, in order."""
         bits = max(0, (self.rows - 1) // ROWS_A_RANGE).bit_length()
         for number in range(1 << bits):
             low, high = (at << (128 - bits) for at in (number, number + 1))
