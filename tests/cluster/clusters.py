@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from daemon import PATIENCE_S, until
-
-
-def free_port() -> int:
-    """A port below those that a kernel deals out: no connection takes it before a scheduler is started on it again."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with contextlib.suppress(OSError), socket.socket() as found:
-            found.bind(("127.0.0.1", port))
-            return port
+from ports import free_port
 
 
 class Cluster:

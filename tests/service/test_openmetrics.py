@@ -30,6 +30,7 @@ from chunkd.model import CacheState, Caps, ChunkParams
 from chunkd.service import openmetrics
 from chunkd.settings.table import SETTINGS, checked
 from daemon import REPOSITORY, Home, opened, until
+from ports import free_port
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 CACHES = (CacheState("/a", (), "watched"), CacheState('/"b\\\n\udc80', (), "stale", "gone"))
@@ -372,9 +373,7 @@ def of_daemon(port: int) -> dict[str, float]:
 def test_a_daemon_counts_what_lands_and_fails(home: Home) -> None:
     cache = home.cache()
     write_blob(cache, gz(layer(1, 60_000)))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     daemon = home.start(cache, environ={"CHUNKD_METRICS_ADDRESS": f"127.0.0.1:{port}"})
     daemon.until(lambda stats: stats["settled"] and stats["scans"], "scanned")
     before = of_daemon(port)

@@ -10,7 +10,6 @@ import json
 import random
 import re
 import shutil
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from answering import short_directory
 from blobs import digest_of, gz, noise, tar, text, zst
 from chunkd.model import Cause
 from daemon import BRISK, PATIENCE_S, ZEROS, Daemon, Home, figures, opened, until
+from ports import free_port
 
 # Level debug has a line for each blob, however many there are.
 NEVER = BRISK | {
@@ -158,9 +158,7 @@ def registry(
     home: Home, store: Path, logged: str = "{level: error, accesslog: {disabled: true}}"
 ) -> Iterator[tuple[str, Path]]:
     """A docker-registry on a free port: its address and its settings' file. Its log is `registry.log`."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     settings = home.root / "registry.yml"
     settings.write_text(
         f"version: 0.1\nlog: {logged}\n"

@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from answering import short_directory
 from conftest import Tell
 from counts import share_of
 from daemon import PATIENCE_S, Daemon, Home, figures, opened, timing, until
+from ports import free_port
 from test_writers import copy, delete_image, make_image, need
 from test_writers_many import run
 
@@ -39,17 +39,6 @@ OFTEN = {"CHUNKD_SCAN_INTERVAL_S": "1"}
 def home() -> Iterator[Home]:
     with short_directory() as root, opened(root, anew=True) as found:
         yield found
-
-
-def free_port() -> int:
-    """One whose neighbour 10,000 above is free too: SeaweedFS takes that for its own protocol."""
-    while True:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                other.bind(("127.0.0.1", port + 10000))
-                return port
 
 
 @contextlib.contextmanager
