@@ -11,13 +11,31 @@ from pathlib import Path
 
 from chunkd.model import Caps, ChunkParams, Digest, FileMark, Finding, Job
 from chunkd.worker import examine as worker
-from chunkd.worker.pool import Worker
+from chunkd.worker.pool import Pool, Result, Wakeup, Worker
 from chunkd.worker.protocol import DaemonsEnd
 from chunkd.worker.rate_limit import Pace
 from chunkd.worker.spawn import Courtesy, Starter, WorkerProcess
 
 PATIENCE_S = 60.0
 COURTESY = Courtesy(0, "normal", 0)
+
+
+class Leaving(Pool):
+    """A pool whose worker leaves after each finding. No other takes its place before somebody waits once more."""
+
+    looks = 0
+    is_gone = False
+
+    @property
+    def idle(self) -> int:
+        self.looks += 1
+        assert self.looks < 10_000, "nobody waits for the workers"
+        return 0 if self.is_gone else super().idle
+
+    def collect(self, timeout_s: float, bell: Wakeup | None = None) -> list[Result]:
+        found = super().collect(0.01 if self.is_gone else timeout_s, bell)
+        self.is_gone = bool(found)
+        return found
 
 
 def word(end: DaemonsEnd, job: Job) -> int | Finding:

@@ -224,7 +224,7 @@ def test_archived_replaced_and_vanished_objects(home: Home, server: Served) -> N
 def test_a_bucket_that_fails_now_and_then(
     home: Home, server: Served, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Each request that is waited for in vain takes 30 s, and chance says how many there are.
+    # Before each further try it pauses, and chance says how many there are.
     monkeypatch.setattr(daemon, "PATIENCE_S", 300.0)
     fill(server)
     draw = random.Random(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from chunkd.cluster import engine, scan, tasks
+from blobs import gz, layer, write_blob
+from chunkd.cluster import engine, scan, scan_task, tasks
 from chunkd.cluster.engine import ALLOWED_FAILURES, DaskMissing, EngineGone, Local, make_engine
 from chunkd.cluster.listing import Where, source_id
 from chunkd.errors import UsageError
@@ -21,9 +23,11 @@ from chunkd.fleet.segment import SegmentRules
 from chunkd.fleet.store import Store
 from chunkd.index.records import Rules
 from chunkd.model import Caps, Digest
+from chunkd.worker import spawn
 from fleets import failed, split
 from indexing import blob_of, chunks_of, digest_of
 from stores import Blobs, store_at
+from working import Leaving
 
 Listed = dict[Digest, list[Where]]
 BLOBS: Blobs = {number: chunks_of(range(number * 40, number * 40 + 60)) for number in range(1, 5)} | {20: []}
@@ -108,6 +112,28 @@ def test_by_other_rules_only_what_is_still_so_is_done(store: Store) -> None:
         replace(rules, measure=replace(rules.measure, one_in=1)),
     ):
         assert scan.done(store, SegmentRules.of(other), listed_blobs) == {}
+
+
+# --- a task -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_goes_on_when_a_worker_that_was_leaving_has_left(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spawn, "Pool", Leaving)
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    paths = [write_blob(cache, gz(layer(number, 20_000)))[1] for number in range(4)]
+    blobs = [("sha256", path.name, [(str(path.relative_to(cache)), path.stat().st_size, "", 0)]) for path in paths]
+    task = {
+        "store": store.path, "rules": SegmentRules.of(Rules()).pack().decode(), "source": str(cache), "workers": 1,
+        "courtesy": (0, "normal", 0), "blobs": blobs,
+    }  # fmt: skip
+    asker, asking = socket.socketpair()
+    with asker, asking:
+        said = scan_task.run(task, asker, lambda: None)
+    assert said["read"]["blobs"] == 4
+    assert (said["vanished"], said["unread"]) == ([], {})
 
 
 # --- engines ----------------------------------------------------------------------------------------------------------

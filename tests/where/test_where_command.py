@@ -25,12 +25,14 @@ from chunkd.where import where
 from chunkd.where.causes import CAUSES
 from chunkd.where.trace import MOST_TRACE_BYTES
 from chunkd.where.traced import Traced, Tracers, TracesEnd
+from chunkd.worker import spawn
 from chunkd.worker.spawn import Courtesy, make_pool
 from daemon import Home, npm_layers, opened
 from invariants import printed
 from tars import END, entry, header
 from test_commands import settled
 from test_registry_collection import CONFIG, IMAGE, LAYER, Layout
+from working import Leaving
 
 SHARED, MOVED, EDITED = noise(90_000, 1), noise(80_000, 2), text(120_000, 3)
 HOSTILE = b"\x1b]0;x\x07\xff/name"
@@ -175,17 +177,32 @@ def test_a_layer_that_can_not_be_read_is_named_and_left_out(home: Home, made: Ma
     assert (done.returncode, bad.name in done.stdout) == (7, True)
 
 
-@pytest.mark.usefixtures("made")
-def test_progress_goes_on_and_never_back(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def where_here(home: Home, monkeypatch: pytest.MonkeyPatch, workers: int, shown: list[tuple[int, int, int]]) -> Any:
     for name, value in home.environ.items():
         monkeypatch.setenv(name, value)
-    config = effective(Resolved({"state_dir": str(home.state), "socket": None, "workers": "2"}), serving=False)
+    asked = Resolved({"state_dir": str(home.state), "socket": None, "workers": str(workers)})
+    return where.where(
+        effective(asked, serving=False), [str(home.state)], where.Question(), lambda *said: shown.append(said)
+    )[0]
+
+
+@pytest.mark.usefixtures("made")
+def test_progress_goes_on_and_never_back(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[tuple[int, int, int]] = []
-    reply, _ = where.where(config, [str(home.state)], where.Question(), lambda *said: shown.append(said))
+    reply = where_here(home, monkeypatch, 2, shown)
     read_bytes = [done for done, _, _ in shown]
     assert read_bytes == sorted(read_bytes)
     assert shown[-1] == (shown[0][1], shown[0][1], 0)
     assert reply["layers"] == 6
+
+
+@pytest.mark.usefixtures("made")
+def test_no_layer_is_left_out_while_a_worker_is_leaving(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = where_here(home, monkeypatch, 1, [])
+    monkeypatch.setattr(spawn, "Pool", Leaving)
+    shown: list[tuple[int, int, int]] = []
+    assert where_here(home, monkeypatch, 1, shown) == expected
+    assert shown[-1][2] == 0
 
 
 @pytest.mark.usefixtures("made")

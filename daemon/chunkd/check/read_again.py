@@ -60,7 +60,7 @@ def read_again(
                     pool.give(Job(digest, seen.mark), descriptor)
                 finally:
                     os.close(descriptor)
-            if not pool.jobs():
+            if pool.idle and not pool.jobs():
                 return
             for result in pool.collect(1.0):
                 found = result.finding

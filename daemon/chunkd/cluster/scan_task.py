@@ -92,7 +92,7 @@ class _Task:
         while self._waiting or self._in_hand:
             while self._waiting and self._pool.idle:
                 self._give(self._waiting.pop())
-            if self._in_hand:
+            if self._in_hand or self._waiting:  # also for the end of a worker that has nothing in hand any more
                 for result in self._pool.collect(1.0, asker):
                     self._take(self._in_hand.pop(result.job.digest), result)
             check_asker()
