@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import click
@@ -106,12 +107,12 @@ def merge(json: bool, quiet: bool, max_age: str | None, images: bool, by: str, e
     """
     if by != "image" and not images:
         raise UsageError("--by goes with --images")
-    if engine and images:
+    if engine is not None and images:
         raise UsageError("--engine goes without --images")
     from chunkd.fleet import extra
 
     extra.needed()
-    from chunkd.cluster.engine import make_engine
+    from chunkd.cluster.engine import check_engine, make_engine
     from chunkd.cluster.merge import in_tasks
     from chunkd.fleet.images import images as listed
     from chunkd.fleet.merge import merge as merged
@@ -121,6 +122,8 @@ def merge(json: bool, quiet: bool, max_age: str | None, images: bool, by: str, e
     from chunkd.queries.history import since_minute
     from chunkd.worker.spawn import core_count
 
+    if engine is not None:
+        check_engine(engine)
     least_as_of_ns = since_minute(max_age, minute_of(time.time_ns())) * MINUTE_NS if max_age else 0
     opened = Store(store_folder(store))
     sources = sources_of(opened, least_as_of_ns)
@@ -128,7 +131,8 @@ def merge(json: bool, quiet: bool, max_age: str | None, images: bool, by: str, e
         if images:
             content = listed(opened, sources, by, show)
         else:
-            summed = in_tasks(opened, sources, lambda: make_engine(engine, core_count())) if engine else summed_here
+            start = None if engine is None else partial(make_engine, engine, core_count())
+            summed = in_tasks(opened, sources, start) if start else summed_here
             content = merged(opened, sources, progress=show, summed=summed)
     say_reply(content, json, (fleet_lines.images_lines if images else fleet_lines.merge_lines)(content, store))
     if content["fleet"]["left_out"] or any(row["problems"] for row in content["fleet"]["sources"]):
