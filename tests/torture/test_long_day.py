@@ -43,6 +43,11 @@ PLACES = 300
 CONTENTS = 400
 # What a life's last round may hold above its first warm one.
 LEEWAY_BYTES = 3_000_000
+# An index made anew takes 1.8 to 3.5 MB here. This one also has 100,000 removed chunks before it frees the first, and
+# took 3.0 to 5.3 times as much; it took 10 times after 10,000 steps when nothing was freed.
+MOST_OF_FRESH = 8
+# From so many steps on removals have made room for all that lands long before the day's end.
+PLATEAU_STEPS = 10_000
 
 
 @pytest.fixture
@@ -82,7 +87,7 @@ def held_by(daemon: Daemon, caches: tuple[Path, ...]) -> Held:
         len(files_of(daemon.pid)),
         max(map(len, worker_files), default=0),
         status_of(daemon.pid, "Threads"),
-        (daemon.home.state / "index" / "data.mdb").stat().st_size,
+        index_bytes_of(daemon.home.state),
         sum(file.startswith(tuple(map(str, caches))) for files in worker_files for file in files),
     )
 
@@ -90,6 +95,10 @@ def held_by(daemon: Daemon, caches: tuple[Path, ...]) -> Held:
 def status_of(pid: int, name: str) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def index_bytes_of(state: Path) -> int:
+    return (state / "index" / "data.mdb").stat().st_size
 
 
 def files_of(pid: int) -> list[str]:
@@ -183,7 +192,10 @@ def test_a_long_day_leaves_nothing_behind(home: Home, seed: int, tell: Tell) -> 
     tell(f"{slices} slices swept of what was removed")
     home.check()
     expected = churn.figures_of(writer.churn.present().values())
-    fresh = home.fresh(*writer.caches)
+    anew = home.root / "anew"
+    fresh = figures(home.scan(*writer.caches, state=anew))
+    fresh_bytes = index_bytes_of(anew)
+    tell(f"an index made anew takes {fresh_bytes / 1e6:.1f} MB")
     assert fresh == figures(json.loads(home.command("stats", "--json").stdout))
     assert fresh.items() >= {name: expected[name] for name in FIGURES if name in expected}.items()
 
@@ -194,7 +206,8 @@ def test_a_long_day_leaves_nothing_behind(home: Home, seed: int, tell: Tell) -> 
         assert warm[-1].anon_bytes < warm[0].anon_bytes + LEEWAY_BYTES, lived
         assert warm[-1].worker_anon_bytes < warm[0].worker_anon_bytes + LEEWAY_BYTES, lived
     index_bytes = [held.index_bytes for lived in day for held in lived]
-    # With the fewest steps it takes more than half of them until removals make room for all that lands.
-    full = 3 * len(index_bytes) // 5
-    assert max(index_bytes[full:]) < 1.25 * max(index_bytes[:full]), index_bytes
+    assert max(index_bytes) < MOST_OF_FRESH * fresh_bytes, index_bytes
+    if STEPS >= PLATEAU_STEPS:
+        full = 3 * len(index_bytes) // 5
+        assert max(index_bytes[full:]) < 1.25 * max(index_bytes[:full]), index_bytes
     assert slices >= STEPS // 5000
