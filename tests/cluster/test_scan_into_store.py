@@ -362,7 +362,9 @@ def test_flags_that_do_not_go_together(home: Home) -> None:
         ["--engine", "dask"],
         ["--shard", "0/2"],
         ["--store", store, "--verify"],
+        ["--shard", ""],
         ["--store", store, "--engine", "ray"],
+        ["--store", store, "--engine", ""],
         ["--store", "s3://bucket/store"],
         ["--store", ""],
         ["--store", f"{store}\udcff"],
@@ -370,6 +372,7 @@ def test_flags_that_do_not_go_together(home: Home) -> None:
     ):
         write_blob(cache, noise(10, 1))
         assert home.command("scan", cache, *flags).returncode == 2, flags
+    assert not store.exists(), "refused before anything is listed"
 
 
 def test_a_bucket_is_listed_into_tasks_that_have_no_secret(home: Home, server: Served) -> None:

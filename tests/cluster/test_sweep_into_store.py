@@ -250,8 +250,9 @@ def test_flags_that_do_not_go_together(home: Home) -> None:
         ["--store", "s3://bucket/store"],
     ):
         assert home.command("sweep", *([] if "--resume" in flags else [cache]), *flags).returncode == 2, flags
-    write_blob(cache, gz(layer(1)))
-    assert home.command("sweep", cache, "--store", store, "--engine", "ray").returncode == 2
+    for flags in (["--shard", ""], ["--store", store, "--engine", "ray"], ["--store", store, "--engine", ""]):
+        assert home.command("sweep", cache, *flags).returncode == 2, flags
+    assert not store.exists(), "refused before anything is listed"
 
 
 def test_only_what_is_asked_for_needs_further_packages(home: Home) -> None:

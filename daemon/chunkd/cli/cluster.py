@@ -69,11 +69,14 @@ def sweep_into_store(
 
 def hands_of(config: Config, engine: str) -> Hands:
     """Two tasks at once, so that one's workers are busy while the other's last blob is read. A machine of a cluster
-    counts its own cores: there each task has one worker, unless the settings say otherwise.
+    counts its own cores: there each task has one worker, unless the settings say otherwise. Raises what `check_engine`
+    does, before anything is listed.
     """
+    from chunkd.cluster.engine import check_engine
     from chunkd.cluster.tasks import Hands
     from chunkd.worker.spawn import courtesy_of
 
+    check_engine(engine)
     workers, courtesy = courtesy_of(config.workers, config.nice, config.io_priority, config.read_bytes_per_s)
     if engine != "local":
         return Hands(courtesy, max(1, config.workers), workers)

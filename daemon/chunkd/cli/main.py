@@ -153,14 +153,14 @@ def scan(
     from chunkd.cli.progress import progress
 
     show = partial(progress, quiet=quiet)
-    if store is None and (shard or engine or name):
+    if store is None and any(flag is not None for flag in (shard, engine, name)):
         raise click.UsageError("--shard, --engine and --name go with --store")
     if store is not None:
         if plan or prices or remeasure or verify or accept or replace:
             raise click.UsageError("--store goes with --shard, --engine, --name and --retry-failed alone")
         from chunkd.cli.cluster import scan_into_store
 
-        scan_into_store(_load(where), store, shard, engine or "local", name, retry_failed, json, show)
+        scan_into_store(_load(where), store, shard, "local" if engine is None else engine, name, retry_failed, json, show)
         return
     if plan or prices:
         from chunkd.cli.plan import plan_lines

@@ -66,7 +66,7 @@ def sweep(
     the results stay there: a later sweep reads only what is new. A shard prints no figures, and exits 7 if a layer has
     no result; when all are done, the same command without --shard prints them.
     """
-    if store is None and (engine or shard):
+    if store is None and (engine is not None or shard is not None):
         raise UsageError("--engine and --shard go with --store")
     if store is not None and resume:
         raise UsageError("--resume is for a sweep without --store; with it, the same command goes on")
@@ -112,7 +112,8 @@ def _swept(
         if store is None:
             begun = stack.enter_context(opened(config, where.states, caches, question, share))
         else:
-            begun = sweep_into_store(config, where.states, caches, question, share, store, engine or "local", part)
+            engine = "local" if engine is None else engine
+            begun = sweep_into_store(config, where.states, caches, question, share, store, engine, part)
         is_interrupted = _read(begun, quiet)
         if part:
             return _say_shard(begun, part, json), is_interrupted

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import logging
 import subprocess
@@ -103,11 +104,9 @@ class Dask:
     """A Dask cluster: that of the scheduler at an address or in Dask's own settings, else one in this process."""
 
     def __init__(self, address: str, room: int) -> None:
-        try:
-            import dask
-            import distributed
-        except ModuleNotFoundError:
-            raise DaskMissing from None
+        import dask
+        import distributed
+
         self._distributed = distributed
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it has to say is said here
         dask.config.set({"distributed.scheduler.allowed-failures": ALLOWED_FAILURES})
@@ -164,14 +163,19 @@ class Dask:
             self._cluster.close(timeout=1)
 
 
-def make_engine(name: str, room: int) -> Engine:
-    """The engine of a name as `--engine` has it, which starts `room` processes at once where that is its to say.
-
-    Raises UsageError, and DaskMissing.
-    """
-    kind, _, address = name.partition(":")
-    if kind == "dask":
-        return Dask(address, room)
-    if name != "local":
+def check_engine(name: str) -> None:
+    """Raises UsageError for what is no engine's name as `--engine` has it, and DaskMissing. It starts nothing."""
+    if name.partition(":")[0] == "dask":
+        if importlib.util.find_spec("distributed") is None:
+            raise DaskMissing
+    elif name != "local":
         raise UsageError(f"engine {name}: there are local, dask and dask:ADDRESS")
-    return Local(room)
+
+
+def make_engine(name: str, room: int) -> Engine:
+    """The engine of a name, which starts `room` processes at once where that is its to say. Raises UsageError and
+    DaskMissing.
+    """
+    check_engine(name)
+    kind, _, address = name.partition(":")
+    return Dask(address, room) if kind == "dask" else Local(room)
