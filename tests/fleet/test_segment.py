@@ -134,6 +134,24 @@ def test_what_is_no_store_is_named(tmp_path: Path, content: str) -> None:
         Store(str(tmp_path)).begin(ChunkParams(), "")
 
 
+def test_what_is_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    file, dangling = tmp_path / "file", tmp_path / "link"
+    file.touch()
+    dangling.symlink_to("nowhere")
+    said = {}
+    for path, culprit in ((file, file), (file / "store", file), (dangling, dangling), (tmp_path / "s", "sweeps")):
+        with pytest.raises(StoreUnusable) as raised:
+            (tmp_path / "s").mkdir(exist_ok=True)
+            (tmp_path / "s" / "sweeps").touch()
+            Store(str(path)).begin(ChunkParams(), "")
+            Store(str(path)).folder("sweeps/key")
+        assert f"{culprit}: is " in str(raised.value)
+        said[path] = str(raised.value)
+    assert "link" in said[dangling].partition(": is ")[2]
+    assert "not a folder" in said[file]
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_file_is_put_whole_or_not_at_all(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
 
