@@ -160,7 +160,9 @@ def scan(
             raise click.UsageError("--store goes with --shard, --engine, --name and --retry-failed alone")
         from chunkd.cli.cluster import scan_into_store
 
-        scan_into_store(_load(where), store, shard, "local" if engine is None else engine, name, retry_failed, json, show)
+        scan_into_store(
+            _load(where), store, shard, "local" if engine is None else engine, name, retry_failed, json, show
+        )
         return
     if plan or prices:
         from chunkd.cli.plan import plan_lines
