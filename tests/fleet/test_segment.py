@@ -134,6 +134,26 @@ def test_what_is_no_store_is_named(tmp_path: Path, content: str) -> None:
         Store(str(tmp_path)).begin(ChunkParams(), "")
 
 
+def test_what_is_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    file, dangling = tmp_path / "file", tmp_path / "link"
+    file.touch()
+    dangling.symlink_to("nowhere")
+    within = store_at(tmp_path / "store")
+    Path(within.path, "sweeps").touch()
+    with pytest.raises(StoreUnusable) as raised:
+        within.folder("sweeps/key")
+    assert "sweeps: is " in str(raised.value)
+    said = {}
+    for path, culprit in ((file, file), (file / "store", file), (dangling, dangling)):
+        with pytest.raises(StoreUnusable) as raised:
+            Store(str(path)).begin(ChunkParams(), "")
+        assert f"{culprit}: is " in str(raised.value)
+        said[path] = str(raised.value)
+    assert "link" in said[dangling].partition(": is ")[2]
+    assert "not a folder" in said[file]
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_file_is_put_whole_or_not_at_all(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
 

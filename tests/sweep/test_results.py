@@ -16,7 +16,7 @@ import pytest
 from chunkd.model import Caps, FileMark, MeasureRule
 from chunkd.sweep import sums
 from chunkd.sweep.messages import MOST_FOUND_BYTES, LayerFinding, SweepJob, Totals, finding_json
-from chunkd.sweep.results import MOST_BLOCKS, MOST_SHIFT, Result, ResultChanged, Results
+from chunkd.sweep.results import MOST_BLOCKS, MOST_SHIFT, FolderInPlace, Result, ResultChanged, Results
 from chunkd.sweep.tally import LEVEL_19_BYTES_PER_S, LEVEL_19_S, Layer, Layers, Tally, picked
 from indexing import chunks_of, digest_of, recipe_of
 
@@ -144,6 +144,23 @@ def test_what_is_not_a_file_is_not_waited_for(results: Results, make: Callable[[
     assert not results.path(DIGEST).is_symlink()
 
 
+def test_a_folder_in_the_place_of_a_result_is_named(results: Results) -> None:
+    """Before a layer is read, and when the folder came meanwhile; not for a layer that nobody wants."""
+    path = results.path(DIGEST)
+    path.mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    assert kept(results, 2) is None
+    for _ in range(2):
+        with pytest.raises(FolderInPlace) as raised:
+            kept(results)
+        assert str(path) in str(raised.value)
+    with pytest.raises(FolderInPlace):
+        put(results)
+    assert len(os.listdir("/proc/self/fd")) == before
+    path.rmdir()
+    assert put(results) is not None
+
+
 def test_a_whole_result_stays_whoever_comes_later(results: Results) -> None:
     first = put(results)
     before = results.path(DIGEST).stat()
@@ -163,6 +180,9 @@ def test_a_result_that_is_changed_while_it_is_summed_up_is_named(results: Result
         path.write_bytes(content)
         with pytest.raises(ResultChanged):
             list(sums.read(results, found, 0, THRESHOLD))
+    path.unlink()
+    with pytest.raises(ResultChanged):
+        list(sums.read(results, found, 0, THRESHOLD))
     # Other chunks, with the end of the file as it was.
     end = len(b"chunkd sweep a key\n") + len(CHUNKS)
     for chunks in (NOT_PICKED, NO_BYTES):

@@ -166,11 +166,16 @@ class Store:
         try:
             yield
         except OSError as error:
-            advice = ""
+            problem, path = error.strerror, error.filename if isinstance(error.filename, str) else self.path
             if error.errno in (errno.EPERM, errno.EOPNOTSUPP) and error.filename2:
-                advice = "; its file system must have hard links"
-            named = os.path.relpath(error.filename, self.path) if isinstance(error.filename, str) else ""
-            raise StoreUnusable(self.path, f"{named}: {error.strerror}{advice}".removeprefix(": ")) from None
+                problem = f"{problem}; its file system must have hard links"
+            if isinstance(error, FileExistsError):  # where a folder was to be made
+                is_link = os.path.islink(path)
+                problem = "is a link to what is not there; make that" if is_link else "is not a folder; remove it"
+                problem += ", or use another store"
+            named = "" if path == self.path else os.path.relpath(path, self.path)
+            named = path if named.startswith("..") else named
+            raise StoreUnusable(self.path, f"{named}: {problem}".removeprefix(": ")) from None
 
 
 def is_partial(name: str) -> bool:

@@ -65,7 +65,12 @@ class SweepUnwritable(ChunkdError):
 
 class ResultChanged(ChunkdError):
     def __init__(self, path: str) -> None:
-        super().__init__(f"sweep {path}: was changed by somebody meanwhile, or is damaged; run the command again")
+        super().__init__(f"sweep {path}: was changed or removed meanwhile, or is damaged; run the command again")
+
+
+class FolderInPlace(ChunkdError):
+    def __init__(self, path: str) -> None:
+        super().__init__(f"sweep {path}: is a folder in the place of a result; remove it, and run the command again")
 
 
 class NothingToResume(ChunkdError):
@@ -197,7 +202,7 @@ class Results:
             yield self.folder / name, Digest(match[1], match[2]) if match and is_ours else None
 
     def kept(self, wanted: Mapping[Digest, int]) -> Iterator[Result]:
-        """Of these layers with their stored bytes the results that are there and whole."""
+        """Of these layers with their stored bytes the results that are there and whole. Raises FolderInPlace."""
         for _, digest in self._digests():
             if (
                 digest
@@ -207,7 +212,7 @@ class Results:
                 yield result
 
     def result(self, digest: Digest, *, verify: bool = False, stored_bytes: int | None = None) -> Result | None:
-        """None for a file that is not what a sweep has written, or of a layer of another size."""
+        """None for a file that is not what a sweep has written, or of a layer of another size. Raises FolderInPlace."""
         try:
             with self._open(digest) as file:
                 said, blocks, checksum = self._said(file)
@@ -223,13 +228,14 @@ class Results:
         return result
 
     def _open(self, digest: Digest) -> BinaryIO:
-        """Raises OSError, ValueError for what is not a file."""
-        descriptor = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        file = os.fdopen(descriptor, "rb")
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            file.close()
-            raise ValueError("a result that is not a file")
-        return file
+        """Raises OSError, FolderInPlace, and ValueError for what is not a file either."""
+        path = self.path(digest)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISREG(mode):
+            return os.fdopen(descriptor, "rb")
+        os.close(descriptor)
+        raise FolderInPlace(str(path)) if stat.S_ISDIR(mode) else ValueError("a result that is not a file")
 
     def _said(self, file: BinaryIO) -> tuple[dict[str, Any], list[Block], bytes]:
         """What a file says of itself, its blocks and its checksum. Raises ValueError if it has other parts."""
@@ -300,22 +306,21 @@ class Results:
 
     def blocks(self, result: Result, rule: int) -> Iterator[tuple[Block, bytes]]:
         """The blocks of a rule with their bytes. Raises ResultChanged if the file is not that of the result."""
-        path = str(self.path(result.digest))
-        with self.guarded(), self._open(result.digest) as file:
-            try:
+        try:
+            with self._open(result.digest) as file:
                 _, blocks, checksum = self._said(file)
-            except ValueError:
-                raise ResultChanged(path) from None
-            if checksum != result.checksum:
-                raise ResultChanged(path)
-            offsets = itertools.accumulate((block.size for block in blocks), initial=len(self.first_line))
-            for block, offset in zip(blocks, offsets, strict=False):
-                if block.rule == rule:
-                    file.seek(offset)
-                    data = file.read(block.size)
-                    if len(data) < block.size:
-                        raise ResultChanged(path)
-                    yield block, data
+                if checksum != result.checksum:
+                    raise ValueError("another result")
+                offsets = itertools.accumulate((block.size for block in blocks), initial=len(self.first_line))
+                for block, offset in zip(blocks, offsets, strict=False):
+                    if block.rule == rule:
+                        file.seek(offset)
+                        data = file.read(block.size)
+                        if len(data) < block.size:
+                            raise ValueError("a result that is not whole")
+                        yield block, data
+        except (OSError, ValueError):
+            raise ResultChanged(str(self.path(result.digest))) from None
 
     def done(self) -> None:
         """The sweep is done; other hosts may need the results of it."""
@@ -353,7 +358,7 @@ class OwnResults(Results):
             if digest is None:
                 if path.name not in (_LOCK, _QUESTION):
                     self._remove(path)
-            elif (result := self.result(digest, verify=True)) is None:
+            elif path.is_dir() or (result := self.result(digest, verify=True)) is None:
                 self._remove(path)
             elif wanted.get(digest) == result.stored_bytes:
                 yield result
