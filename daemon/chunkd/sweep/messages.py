@@ -7,13 +7,16 @@ are written to the layer's result as they come: neither side holds more than one
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from chunkd.model import CODECS, Digest, FileMark, Finding, Job, Recipe
+from chunkd.model import CHUNK_HASH_BYTES, CODECS, Digest, FileMark, Finding, Job, Recipe
 from chunkd.worker.protocol import LENGTH_BYTES, REASON_CHARACTERS, receive_line
 
 # Which message, of which rule, and two numbers: bytes read; the chunks of a block and how many of them are measured;
@@ -48,6 +51,18 @@ class Totals(NamedTuple):
         return Totals(*(one + another for one, another in zip(self, other, strict=True)))
 
 
+class Block(NamedTuple):
+    """Some chunks of a rule, and how many of them are measured."""
+
+    rule: int
+    chunks: int
+    measured: int
+
+    @property
+    def size(self) -> int:
+        return self.chunks * (CHUNK_HASH_BYTES + LENGTH_BYTES) + self.measured * LENGTH_BYTES
+
+
 @dataclass(frozen=True, slots=True)
 class LayerFinding(Finding):
     """What a worker found, with the totals of each rule. `zstd_3_bytes` and `zstd_19_bytes` are the whole layer as one
@@ -60,6 +75,15 @@ class LayerFinding(Finding):
     zstd_19_bytes: int | None = None
     level_19_ms: int = 0
     damaged: str = ""
+
+
+@contextlib.contextmanager
+def asker() -> Iterator[None]:
+    """Ends this worker when nobody asks any more. It raises SystemExit, which nobody takes for an error of the file."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        sys.exit(0)
 
 
 class WorkersEnd:

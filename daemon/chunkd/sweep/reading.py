@@ -12,10 +12,9 @@ from chunkd.model import ChunkParams, Digest
 from chunkd.objects.choose import bucket_of
 from chunkd.sources.folder import FolderSource
 from chunkd.sweep.messages import LayerFinding, SweepJob
-from chunkd.sweep.question import Question
 from chunkd.sweep.results import Results
 from chunkd.sweep.sweeps_end import SweepsEnd
-from chunkd.sweep.tally import Layer, Tally
+from chunkd.sweep.tally import Layer, Progress, Tally
 from chunkd.worker.pool import Pool, Worker
 from chunkd.worker.pool import Result as WorkersResult
 from chunkd.worker.spawn import Courtesy, Starter
@@ -29,14 +28,6 @@ _WAIT_S = 0.5
 _TRIES = 2
 
 
-class Progress(NamedTuple):
-    """Stored bytes done and known, and how many layers are left."""
-
-    done_bytes: int
-    known_bytes: int
-    layers_left: int
-
-
 class _Task(NamedTuple):
     """A layer to be read, for which time."""
 
@@ -47,52 +38,43 @@ class _Task(NamedTuple):
 class SweepStarter(Starter):
     """Starts workers of a sweep in place of the daemon's."""
 
-    def __init__(self, question: Question, courtesy: Courtesy, results: Results) -> None:
-        super().__init__(ChunkParams(), question.caps, courtesy)
-        self._question, self._courtesy, self._results = question, courtesy, results
+    def __init__(self, results: Results, courtesy: Courtesy) -> None:
+        super().__init__(ChunkParams(), results.question.caps, courtesy)
+        self._results, self._courtesy = results, courtesy
 
     def start(self) -> Worker:
         process, ours = self._started(RUN)
-        asked = dataclasses.asdict(self._question) | self._courtesy._asdict() | {"module": WORKER}
+        asked = dataclasses.asdict(self._results.question) | self._courtesy._asdict() | {"module": WORKER}
         try:
             ours.sendall(json.dumps(asked).encode() + b"\n")
         except BaseException:
             ours.close()
             raise
-        asked_of = self._question
-        end = SweepsEnd(ours, self._results, len(asked_of.rules), asked_of.caps, asked_of.measure)
-        return Worker(process, end)
+        return Worker(process, SweepsEnd(ours, self._results))
 
 
 class Reading:
     """Reads what a tally lacks, with so many workers at most, and adds it."""
 
-    def __init__(self, tally: Tally, results: Results, question: Question, courtesy: Courtesy, workers: int) -> None:
-        self._tally, self._results, self._question = tally, results, question
-        self._courtesy, self._workers = courtesy, workers
+    def __init__(self, tally: Tally, results: Results, courtesy: Courtesy, workers: int) -> None:
+        self._tally, self._results, self._courtesy, self._workers = tally, results, courtesy, workers
         self._sources: dict[int, BucketSource | FolderSource] = {}
 
     def run(self) -> Generator[Progress, None, None]:
         """Raises SystemRefused, StarterGone, SweepUnwritable."""
         left = self._tally.left
-        known_bytes = sum(self._tally.wanted.values())
-        done_bytes = known_bytes - sum(layer.stored_bytes for layer in left)
-        yield Progress(done_bytes, known_bytes, len(left))
+        yield self._tally.progress()
         if not left:
             return
-        starter = SweepStarter(self._question, self._courtesy, self._results)
-        pool = Pool(starter, min(self._workers, len(left)))
+        pool = Pool(SweepStarter(self._results, self._courtesy), min(self._workers, len(left)))
         todo = [_Task(layer) for layer in reversed(left)]
         given: dict[Digest, _Task] = {}
-        layers_left = len(left)
         try:
             while True:
                 while pool.idle and todo:
                     task = todo.pop()
                     if self._give(pool, task):
                         given[task.layer.digest] = task
-                    else:
-                        layers_left, done_bytes = layers_left - 1, done_bytes + task.layer.stored_bytes
                 if pool.idle and not pool.jobs():
                     return
                 for result in pool.collect(_WAIT_S):
@@ -101,9 +83,8 @@ class Reading:
                         # What ran out of memory may do without the largest compressor.
                         todo.append(_Task(layer._replace(level_19_s=0.0), tries + 1))
                         continue
-                    layers_left, done_bytes = layers_left - 1, done_bytes + layer.stored_bytes
                     self._take(result)
-                yield Progress(done_bytes + pool.read_bytes, known_bytes, layers_left)
+                yield self._tally.progress(pool.read_bytes)
         finally:
             for source in self._sources.values():
                 if not isinstance(source, FolderSource):
@@ -119,10 +100,10 @@ class Reading:
             with self._sources[layer.root].view() as view:
                 descriptor, seen = view.open(layer.path)
         except OSError as error:
-            tally.bad[layer.digest] = error.strerror or str(error)
+            tally.give_up(layer.digest, error.strerror or str(error))
             return False
         if descriptor < 0:
-            tally.bad[layer.digest] = f"it is {seen.kind}"
+            tally.give_up(layer.digest, f"it is {seen.kind}")
             return False
         job = SweepJob(layer.digest, seen.mark, level_19_s=layer.level_19_s, shifts=tally.shifts)
         try:
@@ -134,9 +115,8 @@ class Reading:
     def _take(self, result: WorkersResult) -> None:
         digest, finding = result.job.digest, result.finding
         if finding is None:
-            self._tally.bad[digest] = result.died
+            self._tally.give_up(digest, result.died)
         elif (kept := self._results.result(digest)) is not None:
-            self._tally.read += 1
             self._tally.add(kept)
         else:
-            self._tally.bad[digest] = finding.reason or finding.kind
+            self._tally.give_up(digest, finding.reason or finding.kind)

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from chunkd.chunkers import profiles
 from chunkd.chunkers.chunker import HOLE
 from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams, Finding, MeasureRule, Recipe
-from chunkd.sweep.messages import MOST_BLOCK_CHUNKS, LayerFinding, SweepJob, Totals, WorkersEnd, finding_json
+from chunkd.sweep.messages import MOST_BLOCK_CHUNKS, LayerFinding, SweepJob, Totals, WorkersEnd, asker, finding_json
 from chunkd.sweep.tar_stream import TarStream
 from chunkd.worker import priority, protocol, sandbox
 from chunkd.worker.examine import examine
+from chunkd.worker.protocol import LENGTH_BYTES
 from chunkd.worker.rate_limit import Pace
 from chunkd.worker.recompress import Recompressor, StreamLength
 
 MEMORY_BYTES = 256 << 20
 # So often the chunks that have ended are sent away.
 _DRAIN_BYTES = 16 << 20
-_LENGTH_BYTES = 4
 
 SendBlock = Callable[[int, Recipe], None]
 
 
 class Cutters:
-    """Feeds a layer to all rules, in the form that `examine` needs of a chunker. What they keep goes to `send`.
+    """Feeds a layer to all rules, and to `whole`, in the form that `examine` needs of a chunker. The chunks that they
+    keep go to `send`.
 
     A rule that cuts each file by itself gets the payloads of the tar's files. All else of the tar, headers and padding,
     is one chunk more of the layer, the same for all these rules.
@@ -37,9 +36,10 @@ class Cutters:
     chunks = 0  # for `examine`, which has no bound of its own here
 
     def __init__(
-        self, rules: tuple[profiles.Profile, ...], job: SweepJob, measure: MeasureRule, send: SendBlock
-    ) -> None:
-        recompressor = Recompressor(measure)
+        self, rules: tuple[profiles.Profile, ...], job: SweepJob, measure: MeasureRule, send: SendBlock,
+        whole: Sequence[StreamLength] = (),
+    ) -> None:  # fmt: skip
+        recompressor, self._whole = Recompressor(measure), whole
         self._send, self._shifts, self._threshold = send, job.shifts or (0,) * len(rules), measure.threshold
         self._streams = [(at, rule.chunker(recompressor)) for at, rule in enumerate(rules) if not rule.per_file]
         self._files = [(at, rule.file_chunker(recompressor)) for at, rule in enumerate(rules) if rule.per_file]
@@ -53,6 +53,8 @@ class Cutters:
         return self._tar.damaged if self._files else ""
 
     def feed(self, data: memoryview) -> None:
+        for stream in self._whole:
+            stream.feed(data)
         for _, chunker in self._streams:
             chunker.feed(data)
         if self._files:
@@ -112,28 +114,11 @@ class Cutters:
                 holes, hole_bytes = holes + 1, hole_bytes + length
             elif not int.from_bytes(name[:8], "big") >> (64 - shift):
                 kept_hashes += name
-                kept_lengths += length.to_bytes(_LENGTH_BYTES, "little")
+                kept_lengths += length.to_bytes(LENGTH_BYTES, "little")
                 if is_measured:
-                    kept_measured += measured[at_measured].to_bytes(_LENGTH_BYTES, "little")
+                    kept_measured += measured[at_measured].to_bytes(LENGTH_BYTES, "little")
             at_measured += is_measured
         return Recipe(bytes(kept_hashes), bytes(kept_lengths), bytes(kept_measured)), holes, hole_bytes
-
-
-class _WithBaselines:
-    """Also takes the length of the whole layer as zstd."""
-
-    chunks = 0
-
-    def __init__(self, cutters: Cutters, streams: tuple[StreamLength, ...]) -> None:
-        self._cutters, self._streams = cutters, streams
-
-    def feed(self, data: memoryview) -> None:
-        self._cutters.feed(data)
-        for stream in self._streams:
-            stream.feed(data)
-
-    def finish(self) -> Recipe:
-        return self._cutters.finish()
 
 
 def swept(
@@ -141,13 +126,10 @@ def swept(
     send: SendBlock, progress: Callable[[int], object], pace: Pace | None = None, *, baselines: bool = True,
 ) -> LayerFinding:  # fmt: skip
     """What one layer is found to be, its chunks by all rules given to `send`. Closes the descriptor. As `examine`."""
-    cutters = Cutters(rules, job, measure, send)
     level_3 = StreamLength(3) if baselines else None
     level_19 = StreamLength(19, job.level_19_s) if baselines and job.level_19_s else None
-    streams = tuple(stream for stream in (level_3, level_19) if stream)
-    found: Finding = examine(
-        job, descriptor, ChunkParams(), caps, progress, pace, cutter=_WithBaselines(cutters, streams)
-    )
+    cutters = Cutters(rules, job, measure, send, [stream for stream in (level_3, level_19) if stream])
+    found: Finding = examine(job, descriptor, ChunkParams(), caps, progress, pace, cutter=cutters)
     if found.kind != "layer":
         return LayerFinding(found.kind, found.codec, reason=found.reason)
     return LayerFinding(
@@ -155,15 +137,6 @@ def swept(
         zstd_3_bytes=level_3.finish() if level_3 else None, zstd_19_bytes=level_19.finish() if level_19 else None,
         level_19_ms=round(1000 * level_19.spent_s) if level_19 else 0,
     )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _sweep() -> Iterator[None]:
-    """Ends the process when the sweep has gone. It raises SystemExit, which nobody takes for an error of the file."""
-    try:
-        yield
-    except (EOFError, ConnectionError):
-        sys.exit(0)
 
 
 def main(connection: socket.socket, asked: dict[str, Any]) -> None:
@@ -175,21 +148,21 @@ def main(connection: socket.socket, asked: dict[str, Any]) -> None:
     sweep = WorkersEnd(connection)
 
     def progress(read_bytes: int) -> None:
-        with _sweep():
+        with asker():
             sweep.send_progress(read_bytes)
 
     def send(rule: int, chunks: Recipe) -> None:
-        with _sweep():
+        with asker():
             sweep.send_block(rule, chunks)
 
     sandbox.give_up_rights()
     sandbox.limit_memory(MEMORY_BYTES)
     while True:
-        with _sweep():
+        with asker():
             job, descriptor = sweep.receive_job()
         try:
             found = swept(job, descriptor, rules, measure, caps, send, progress, pace, baselines=asked["baselines"])
-            with _sweep():
+            with asker():
                 sweep.send_found(finding_json(found))
         except MemoryError:
             os._exit(protocol.NO_MEMORY_EXIT)
