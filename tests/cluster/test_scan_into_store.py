@@ -22,9 +22,15 @@ from answering import short_directory
 from blobs import digest_of, gz, layer, noise, tar, write_blob, zst
 from buckets import ACCESS_KEY, BUCKET, SECRET, Served, blob_key, fill, served
 from chunkd.cluster.engine import carry_out
+from chunkd.fleet import snapshot
+from chunkd.fleet.segment import SegmentRules, digest_bytes
+from chunkd.fleet.store import Store
+from chunkd.index.records import Rules
+from chunkd.model import Digest
 from clusters import cluster, task_processes
 from daemon import PATIENCE_S, Home, opened, until, without_rights
 from fleets import OWN_FIELDS
+from stores import blobs_in, key_at
 from test_commands import filled_layout
 
 SMALL = Path(__file__).with_name("small_tasks.py")
@@ -290,14 +296,75 @@ def test_a_machine_that_would_count_otherwise_is_refused(home: Home) -> None:
 def test_a_machine_without_the_store_is_named(home: Home) -> None:
     """What it would put somewhere else nobody would find."""
     from chunkd.cluster.task import versions
-    from chunkd.fleet.segment import SegmentRules
-    from chunkd.index.records import Rules
 
     rules = SegmentRules.of(Rules()).pack().decode()
     nowhere = home.root / "not-mounted"
-    answer = carry_out({"kind": "scan", "versions": versions(), "rules": rules, "store": str(nowhere)})
+    task = {"kind": "scan", "versions": versions(), "rules": rules, "store": str(nowhere), "key_file": ""}
+    answer = carry_out(task)
     assert str(nowhere) in answer["error"]
     assert not nowhere.exists()
+
+
+def test_under_a_key_the_figures_are_the_same_and_nothing_is_named(home: Home, server: Served) -> None:
+    fill(server)
+    key = key_at(home.root / "key")
+    parts = [store_scan(home, server.url, "--key-file", home.root / "key", "--shard", f"{part}/2") for part in range(2)]
+    last = store_scan(home, server.url, "--key-file", home.root / "key")
+    assert [sum(one["read"] for one in parts), last["read"], last["reused"]] == [11, 0, 11]
+    assert merged(home) == of_scan(home, server.files)
+    assert home.command("merge", home.root / "store", "--images").returncode == 2
+    store = Store(str(home.root / "store"))
+    found = snapshot.latest(store, last["source"])
+    assert found is not None
+    assert (found.rules.key, found.facts.names_as_of_ns, list(snapshot.names(store, found))) == (key.id, 0, [])
+    blobs = [row for one in store.names("segments", ".blobs.parquet") for row in blobs_in(store, one)]
+    digests = [Digest("sha256", path.parent.name) for path in server.files.rglob("data")]
+    hidden = {digest_bytes(digest, key) for digest in digests}
+    assert {row["digest"] for row in blobs} == {row["digest"] for row in found.held.to_pylist()} == hidden
+    assert hidden.isdisjoint(digest_bytes(digest, None) for digest in digests)
+    assert not any(row["manifest"] for row in blobs)
+
+
+def test_without_its_key_nothing_gets_into_a_store_that_hides(home: Home) -> None:
+    cache = a_cache(home, 2)
+    key_at(home.root / "key")
+    key_at(home.root / "another", "cd" * 32)
+    store_scan(home, cache, "--key-file", home.root / "key")
+    before = segments(home)
+    write_blob(cache, gz(layer(90)))
+    for flags in ([], ["--key-file", home.root / "another"]):
+        assert home.command("scan", cache, "--store", home.root / "store", *flags).returncode == 1
+    for wrong in ("absent", "cache"):
+        flags = ["--key-file", home.root / wrong]
+        assert home.command("scan", cache, "--store", home.root / "store", *flags).returncode == 2
+    assert segments(home) == before
+    # A path that is not that of the working directory of a task, and one more blob.
+    again = store_scan(home, cache, "--key-file", os.path.relpath(home.root / "key"))
+    assert (again["read"], again["reused"]) == (1, 4)
+    assert merged(home) == of_scan(home, cache)
+
+
+def test_a_machine_with_another_key_is_named(home: Home) -> None:
+    from chunkd.cluster.task import versions
+
+    cache = a_cache(home, 2)
+    key = key_at(home.root / "key")
+    store_scan(home, cache, "--key-file", home.root / "key")
+    rules = SegmentRules.of(Rules(), key).pack().decode()
+    task = {"kind": "scan", "versions": versions(), "rules": rules, "store": str(home.root / "store")}
+    before = segments(home)
+    for problem in ("has key", "others can read it", "No such file"):
+        match problem:
+            case "has key":
+                key_at(home.root / "key", "cd" * 32)
+            case "others can read it":
+                (home.root / "key").chmod(0o644)
+            case _:
+                (home.root / "key").unlink()
+        answer = carry_out(task | {"key_file": str(home.root / "key")})
+        assert problem in answer["error"]
+        assert os.uname().nodename in answer["error"]
+    assert segments(home) == before
 
 
 @pytest.mark.parametrize("victim", ["driver", "task", "worker"])
@@ -361,6 +428,7 @@ def test_flags_that_do_not_go_together(home: Home) -> None:
     for flags in (
         ["--engine", "dask"],
         ["--shard", "0/2"],
+        ["--key-file", "key"],
         ["--store", store, "--verify"],
         ["--shard", ""],
         ["--store", store, "--engine", "ray"],

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import random
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -224,3 +227,84 @@ def test_tries_are_counted_anew_with_each_byte(place: Served, bucket: Bucket, mo
     place.proxy.fault = long_ones
     assert read(bucket, of) == (noise(SIZE), None, None)
     assert len(place.proxy.faults) > 2
+
+
+@contextlib.contextmanager
+def process(place: Served, patch: str = "") -> Iterator[tuple[subprocess.Popen[str], socket.socket]]:
+    """The reader as a process, which begins with this statement, and the connection to it."""
+    program = f"import socket; from chunkd.objects import reader; {patch}\nreader.main(socket.socket(fileno=%d), %r)"
+    here, there = socket.socketpair()
+    asked = {"url": place.url, "environ": place.environ}
+    with here, there:
+        started = subprocess.Popen(
+            [sys.executable, "-c", program % (there.fileno(), asked)],
+            pass_fds=[there.fileno()], stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        there.close()
+        with started:
+            try:
+                assert here.recv(1) == reader.READY
+                yield started, here
+            finally:
+                started.kill()
+
+
+def ask_for(connection: socket.socket, request: bytes) -> socket.socket:
+    """The worker's end of what is asked for."""
+    ours, theirs = reader.pair()
+    with ours:
+        socket.send_fds(connection, [request], [ours.fileno()])
+    return theirs
+
+
+def drain(end: socket.socket) -> bytes:
+    with end.makefile("rb") as file:
+        return file.read()
+
+
+def test_a_process_serves_each_object_whatever_the_others_wait_for(place: Served, bucket: Bucket) -> None:
+    """A dozen workers that read nothing keep no other from its blob, before and after them."""
+    large, small = put(place, bucket, noise(SIZE), "large"), put(place, bucket, noise(1000), "small")
+    with process(place) as (_, connection), contextlib.ExitStack() as ends:
+        for count in (0, 1, 12):
+            waiting = [ask_for(connection, json.dumps(large).encode()) for _ in range(count)]
+            for end in waiting:
+                ends.enter_context(end)
+                assert os.read(end.fileno(), 10) == noise(SIZE)[:10], "it has begun"
+            for _ in range(3):
+                with ask_for(connection, json.dumps(small).encode()) as end:
+                    assert drain(end) == noise(1000)
+        for end in waiting:
+            assert drain(end) == noise(SIZE)[10:]
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_the_process_ends_with_its_connection(place: Served, bucket: Bucket, unread: bool) -> None:
+    """Even if a thread still waits for a worker, and if what the process has said was not read."""
+    of = put(place, bucket, noise(SIZE))
+    with process(place) as (started, connection), ask_for(connection, json.dumps(of).encode()) as end:
+        assert os.read(end.fileno(), 10) == noise(SIZE)[:10]
+        if unread:
+            with ask_for(connection, json.dumps(of._replace(key="absent")).encode()) as other:
+                assert os.read(other.fileno(), 10) == b""
+        connection.close()
+        assert started.wait(10) == 0
+        with pytest.raises(ConnectionResetError):
+            drain(end)
+
+
+@pytest.mark.parametrize("where", ["request", "copy"])
+def test_a_bug_ends_the_process_with_its_traceback(place: Served, bucket: Bucket, where: str) -> None:
+    """Even if a thread still waits for a worker, which hears that its blob is not whole."""
+    of, request = put(place, bucket, noise(SIZE)), b"[]" if where == "request" else b'["bug", 1, "", 1]'
+    patch = (
+        "copy = reader.copy; reader.copy = lambda bucket, of, end: 1 / 0 if of.key == 'bug' else copy(bucket, of, end)"
+    )
+    with process(place, patch) as (started, connection), ask_for(connection, json.dumps(of).encode()) as end:
+        assert os.read(end.fileno(), 10) == noise(SIZE)[:10]
+        with ask_for(connection, request):
+            assert started.wait(10) == 1
+        with pytest.raises(ConnectionResetError):
+            drain(end)
+        assert started.stderr is not None
+        assert ("TypeError" if where == "request" else "ZeroDivisionError") in started.stderr.read()

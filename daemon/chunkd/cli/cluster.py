@@ -24,8 +24,8 @@ MOST_SHARDS = 1 << 20
 
 
 def scan_into_store(
-    config: Config, store: str, shard: str | None, engine: str, name: str | None, retry_failed: bool, json: bool,
-    progress: Progress,
+    config: Config, store: str, shard: str | None, engine: str, name: str | None, key_file: str | None,
+    retry_failed: bool, json: bool, progress: Progress,
 ) -> None:  # fmt: skip
     """Scan the one cache of the settings and say what was done. Exits 7 when something may be missing."""
     from chunkd.fleet import extra
@@ -42,7 +42,10 @@ def scan_into_store(
     check_caches(config.caches)
     [path] = config.caches
     hands = hands_of(config, engine)
-    asked = Asked(path, name or os.uname().nodename, rules_of(config), hands, shard_of(shard), retry_failed)
+    asked = Asked(
+        path, name or os.uname().nodename, rules_of(config), hands, shard_of(shard), retry_failed,
+        os.path.abspath(key_file) if key_file else "",
+    )  # fmt: skip
     with progress() as show:
         try:
             found = to_json(scan(asked, Store(folder), lambda: make_engine(engine, hands.processes), show))

@@ -119,6 +119,10 @@ def run(where: Resolved) -> None:
 )
 @click.option("--engine", metavar="local|dask[:ADDRESS]", help="With --store: where tasks are carried out.")
 @click.option("--name", metavar="NAME", help="With --store: what a folder that many hosts mount is called.")
+@click.option(
+    "--key-file", metavar="FILE",
+    help="With --store: hide hashes and digests by the key in this file, and leave out names. Each machine needs it.",
+)  # fmt: skip
 @quietly
 @works
 def scan(
@@ -135,6 +139,7 @@ def scan(
     shard: str | None,
     engine: str | None,
     name: str | None,
+    key_file: str | None,
     quiet: bool,
 ) -> None:
     """Index what is in the caches now, and print the figures.
@@ -153,16 +158,15 @@ def scan(
     from chunkd.cli.progress import progress
 
     show = partial(progress, quiet=quiet)
-    if store is None and any(flag is not None for flag in (shard, engine, name)):
-        raise click.UsageError("--shard, --engine and --name go with --store")
+    if store is None and any(flag is not None for flag in (shard, engine, name, key_file)):
+        raise click.UsageError("--shard, --engine, --name and --key-file go with --store")
     if store is not None:
         if plan or prices or remeasure or verify or accept or replace:
-            raise click.UsageError("--store goes with --shard, --engine, --name and --retry-failed alone")
+            raise click.UsageError("--store goes with --shard, --engine, --name, --key-file and --retry-failed alone")
         from chunkd.cli.cluster import scan_into_store
 
-        scan_into_store(
-            _load(where), store, shard, "local" if engine is None else engine, name, retry_failed, json, show
-        )
+        engine = "local" if engine is None else engine
+        scan_into_store(_load(where), store, shard, engine, name, key_file, retry_failed, json, show)
         return
     if plan or prices:
         from chunkd.cli.plan import plan_lines

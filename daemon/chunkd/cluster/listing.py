@@ -38,7 +38,8 @@ class Where(NamedTuple):
 @dataclass(slots=True)
 class Held:
     """What a source holds, as of a moment. `unrecognised` counts what lies among blobs and is not one. `names` are
-    records of `names.record`, which may lack those of `unread_names` places.
+    records of `names.record`, which may lack those of `unread_names` places; they were not looked for if
+    `names_as_of_ns` is 0.
     """
 
     as_of_ns: int
@@ -46,6 +47,7 @@ class Held:
     unrecognised: int = 0
     unlisted_folders: int = 0
     names: list[bytes] = field(default_factory=list)
+    names_as_of_ns: int = 0
     unread_names: int = 0
 
 
@@ -60,7 +62,7 @@ def source_id(path: str, name: str) -> str:
     return str(uuid.uuid5(_SOURCES, of))
 
 
-def listed(path: str) -> Held:
+def listed(path: str, *, with_names: bool) -> Held:
     """What the source at a path or URL holds. Raises OSError where it is not there."""
     bucket = bucket_of(path)
     source = bucket or FolderSource(path)
@@ -77,7 +79,8 @@ def listed(path: str) -> Held:
                     continue
                 found.blobs.setdefault(identified[0], []).append(where)
                 bases.add(base_of(path, where.path) or "")
-    _add_names(found, path, bases - {""}, bucket)
+    if with_names:
+        _add_names(found, path, bases - {""}, bucket)
     return found
 
 
@@ -97,6 +100,7 @@ def _where(bucket: BucketSource | None, view: View, path: str) -> Where | None:
 
 
 def _add_names(found: Held, path: str, bases: set[str], bucket: BucketSource | None) -> None:
+    found.names_as_of_ns = found.as_of_ns
     read = reading_beside(path, bucket.beside if bucket else None)
     for base in sorted(bases):
         try:

@@ -19,6 +19,7 @@ from chunkd.cluster.task import versions
 from chunkd.cluster.tasks import Hands, Progress, Shard, carried_out, split
 from chunkd.errors import CacheUnusable
 from chunkd.fleet import export, snapshot
+from chunkd.fleet.key import Key
 from chunkd.fleet.segment import SegmentRules, digest_bytes, read_blobs
 from chunkd.fleet.snapshot import Facts
 from chunkd.fleet.store import Store
@@ -52,7 +53,7 @@ class Scanned:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is to be scanned, and how."""
+    """What is to be scanned, and how. `key_file` is the path on all machines of the key that hides digests, or ""."""
 
     path: str
     name: str
@@ -60,22 +61,24 @@ class Asked:
     hands: Hands
     shard: Shard | None = None
     retry_failed: bool = False
+    key_file: str = ""
 
 
 def scan(asked: Asked, store: Store, start: Callable[[], Engine], progress: Progress = lambda *_: None) -> Scanned:
     """Bring the store up to date with a source. `start` makes the engine, if there is something to do.
 
     Raises CacheUnusable where there is no blob, as something may be unmounted, TaskFailed, RulesDiffer, StoreUnusable,
-    SegmentBad, what the engine raises, and OSError where the source can't be listed.
+    SegmentBad, KeyUnusable, what the engine raises, and OSError where the source can't be listed.
     """
-    rules = SegmentRules.of(asked.rules)
-    store.begin(rules.params, "")
-    held = listed(asked.path)
+    key = Key(asked.key_file) if asked.key_file else None
+    rules = SegmentRules.of(asked.rules, key)
+    store.begin(rules.params, rules.key)
+    held = listed(asked.path, with_names=key is None)
     if not held.blobs:
         raise CacheUnusable(asked.path, "has no blob; if it is meant to, mount it, or name the folder of the blobs")
     if asked.shard:
         held.blobs = {digest: places for digest, places in held.blobs.items() if asked.shard.has(digest)}
-    known = done(store, rules, held.blobs)
+    known = done(store, rules, held.blobs, key)
     left = {
         digest: places
         for digest, places in held.blobs.items()
@@ -86,6 +89,7 @@ def scan(asked: Asked, store: Store, start: Callable[[], Engine], progress: Prog
     task = {
         "kind": "scan", "source": asked.path, "store": store.path, "rules": rules.pack().decode(),
         "versions": versions(), "courtesy": asked.hands.courtesy, "workers": asked.hands.workers,
+        "key_file": asked.key_file,
     }  # fmt: skip
 
     def task_of(digests: list[Digest]) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def scan(asked: Asked, store: Store, start: Callable[[], Engine], progress: Prog
         blobs_left -= len(digests)
         left_bytes -= sum(size for _, size in sizes({digest: left[digest] for digest in digests}))
         progress(all_bytes - left_bytes, all_bytes, blobs_left)
-    known = done(store, rules, held.blobs)
+    known = done(store, rules, held.blobs, key)
     kinds = Counter(kind for _, kind, _, _ in known.values())
     source, moment = "", ""
     if asked.shard is None:
@@ -117,13 +121,15 @@ def scan(asked: Asked, store: Store, start: Callable[[], Engine], progress: Prog
     )  # fmt: skip
 
 
-def done(store: Store, rules: SegmentRules, blobs: Mapping[Digest, Sequence[Where]]) -> dict[Digest, export.Held]:
+def done(
+    store: Store, rules: SegmentRules, blobs: Mapping[Digest, Sequence[Where]], key: Key | None = None
+) -> dict[Digest, export.Held]:
     """Those of the blobs that a finished segment of the store has, by these rules, as rows of a snapshot.
 
     By other caps or another decoder a blob that was counted is still what it was, and one that failed is not. A blob
     that is counted in one segment and failed in another is counted.
     """
-    listed = {digest_bytes(digest, None): (digest, {one.stored_bytes for one in of}) for digest, of in blobs.items()}
+    listed = {digest_bytes(digest, key): (digest, {one.stored_bytes for one in of}) for digest, of in blobs.items()}
     found: dict[Digest, export.Held] = {}
     for segment in store.names("segments", ".blobs.parquet"):
         own, table, _ = read_blobs(store, segment)
@@ -154,7 +160,7 @@ def _put_snapshot(
         problems.append(f"names could not be read in {held.unread_names} places")
     source = source_id(asked.path, asked.name)
     facts = Facts(
-        shown_as(asked.path, asked.name)[:most], held.as_of_ns, held.as_of_ns, held.as_of_ns,
+        shown_as(asked.path, asked.name)[:most], held.as_of_ns, held.as_of_ns, held.names_as_of_ns,
         pending_blobs=len(pending), pending_bytes=sum(size for _, size in sizes(pending)),
         unlisted_folders=held.unlisted_folders, problems=tuple(problems[-snapshot.MOST_PROBLEMS :]),
         unrecognised=held.unrecognised,

@@ -16,6 +16,7 @@ from typing import Any
 
 from chunkd.errors import RecipeImpossible
 from chunkd.fleet import segment
+from chunkd.fleet.key import Key
 from chunkd.fleet.segment import Entry, SegmentRules
 from chunkd.fleet.store import Store
 from chunkd.index.records import Rules
@@ -53,18 +54,19 @@ def run(task: dict[str, Any], asker: Wakeup, check_asker: Callable[[], None]) ->
     said = SegmentRules.unpack(task["rules"].encode())
     rules = Rules(said.params, said.caps, said.decoder, said.measure)
     store = Store(task["store"])
-    store.check(rules.params, said.key)  # also that it is there: nobody would find what is put elsewhere
+    key = Key(task["key_file"]) if task["key_file"] else None
+    store.check(rules.params, key.id if key else "")  # also that it is there: nobody would find what is put elsewhere
     with contextlib.ExitStack() as stack:
         pool = make_pool(task["workers"], Courtesy(*task["courtesy"]), rules.params, rules.caps, rules.measure)
         stack.callback(pool.close)
-        return _Task(task, store, rules, pool, stack).run(asker, check_asker)
+        return _Task(task, store, rules, key, pool, stack).run(asker, check_asker)
 
 
 class _Task:
     def __init__(
-        self, task: dict[str, Any], store: Store, rules: Rules, pool: Pool, stack: contextlib.ExitStack
+        self, task: dict[str, Any], store: Store, rules: Rules, key: Key | None, pool: Pool, stack: contextlib.ExitStack
     ) -> None:
-        self._store, self._rules, self._pool = store, rules, pool
+        self._store, self._rules, self._key, self._pool = store, rules, key, pool
         self._bucket = bucket_of(task["source"], pool.run)
         self._source = self._bucket or FolderSource(task["source"])
         self._waiting: list[_Wanted] = []
@@ -196,10 +198,10 @@ class _Task:
         if not self._entries:
             return
         try:
-            made = segment.write(self._store, self._rules, self._entries)
+            made = segment.write(self._store, self._rules, self._entries, self._key)
         except RecipeImpossible:
             self._entries = [_possible(entry, self._rules) for entry in self._entries]
-            made = segment.write(self._store, self._rules, self._entries)
+            made = segment.write(self._store, self._rules, self._entries, self._key)
         self._segments.append(made)
         self._entries, self._chunks = [], 0
 

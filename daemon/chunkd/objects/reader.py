@@ -12,9 +12,10 @@ import contextlib
 import json
 import os
 import socket
+import threading
 import time
+import traceback
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from chunkd.objects.store import Archived, Bucket, Object, Patience, Replaced
@@ -26,8 +27,8 @@ RANGE_BYTES = 64 << 20
 BUFFER_BYTES = 1 << 20
 REQUEST_BYTES = 8192
 READY = b"\n"
-# A thread for each object that is being handed on: as many as there are, since a worker may take none of its for long.
-_THREADS = ThreadPoolExecutor(1 << 16, "read")
+# So many threads stay to wait for a request. With one, each request would start the next.
+STAY = 2
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -76,18 +77,56 @@ def main(connection: socket.socket, asked: dict[str, Any]) -> None:
     """Serve requests until the daemon has gone, each in a thread. A request is one message of JSON, and comes with the
     reader's end for one object. A line of JSON goes back for each object that can't be read: its key and tag, the
     reason, and whether it is archived. The reason is empty if the object is gone or has been replaced.
+
+    Ends the process, whatever its threads wait for: with 1 and a traceback if one of them met with a bug.
     """
     os.environ.update(asked["environ"])  # which workers, forked by the same process, do not have
-    bucket = Bucket(asked["url"])
+    threads = _Threads(connection, Bucket(asked["url"]))
     with contextlib.suppress(ConnectionError):
         connection.send(READY)
-        while True:
-            text, descriptors, _, _ = socket.recv_fds(connection, REQUEST_BYTES, 1)
-            if not text:
-                break
-            request = connection, bucket, Object(*json.loads(text)), socket.socket(fileno=descriptors[0])
-            _THREADS.submit(serve, *request).add_done_callback(Future.result)  # which logs what it raises
-    os._exit(0)  # a thread may still wait for a worker
+    threads.start()
+    threading.Event().wait()  # a thread ends the process
+
+
+class _Threads:
+    """A thread for each object that is handed on, as many as there are, since a worker may take none of its for long.
+
+    The thread that receives a request serves it, so nothing is handed from one to another. If none is left that waits
+    for the next one, it starts one first.
+    """
+
+    def __init__(self, connection: socket.socket, bucket: Bucket) -> None:
+        self._connection, self._bucket = connection, bucket
+        self._waiting = 0
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="read", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            while self._waiting < STAY:
+                with self._lock:
+                    self._waiting += 1
+                of, end = self._receive()
+                with self._lock:
+                    self._waiting -= 1
+                    alone = not self._waiting
+                if alone:
+                    self.start()
+                serve(self._connection, self._bucket, of, end)
+        except BaseException:  # a bug, after which the other threads would go on
+            traceback.print_exc()
+            os._exit(1)
+
+    def _receive(self) -> tuple[Object, socket.socket]:
+        try:
+            text, descriptors, _, _ = socket.recv_fds(self._connection, REQUEST_BYTES, 1)
+        except ConnectionError:
+            text = b""
+        if not text:
+            os._exit(0)
+        return Object(*json.loads(text)), socket.socket(fileno=descriptors[0])
 
 
 def serve(connection: socket.socket, bucket: Bucket, of: Object, end: socket.socket) -> None:
