@@ -8,6 +8,7 @@ import os
 import random
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ import pytest
 from chunkd.model import Caps, FileMark, MeasureRule
 from chunkd.sweep import sums
 from chunkd.sweep.messages import MOST_FOUND_BYTES, LayerFinding, SweepJob, Totals, finding_json
+from chunkd.sweep.question import Question
 from chunkd.sweep.results import MOST_BLOCKS, MOST_SHIFT, Result, ResultChanged, Results
 from chunkd.sweep.tally import LEVEL_19_BYTES_PER_S, LEVEL_19_S, Layer, Layers, Tally, picked
 from indexing import chunks_of, digest_of, recipe_of
 
-DIGEST, SIZE_BYTES, THRESHOLD = digest_of(1), 100_000, MeasureRule().threshold
+DIGEST, SIZE_BYTES = digest_of(1), 100_000
+QUESTION = Question(("2/16/64", "files"), MeasureRule(), Caps())
+FIRST_LINE = f"chunkd sweep {QUESTION.key}\n".encode()
 RECIPE = recipe_of(chunks_of(range(40)))
 CHUNKS = RECIPE.hashes + RECIPE.lengths + RECIPE.measured
 MEASURED = len(RECIPE.measured) // 4
@@ -32,7 +36,7 @@ SAID = {"stored_bytes": SIZE_BYTES, "finding": finding_json(FOUND), "shifts": [0
 
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
-    return Results(tmp_path / "results", "a key", 2)
+    return Results(tmp_path / "results", QUESTION)
 
 
 def put(results: Results, chunks: bytes = CHUNKS, number: int = 1) -> Result | None:
@@ -47,7 +51,7 @@ def kept(results: Results, number: int = 1) -> Result | None:
 
 
 def written(
-    first: bytes = b"chunkd sweep a key\n", chunks: bytes = CHUNKS, blocks: Any = ((0, 40, MEASURED),), said: Any = SAID
+    first: bytes = FIRST_LINE, chunks: bytes = CHUNKS, blocks: Any = ((0, 40, MEASURED),), said: Any = SAID
 ) -> bytes:
     """A file with a true checksum."""
     encoded = said if isinstance(said, bytes) else json.dumps(said).encode()
@@ -155,25 +159,26 @@ def test_a_whole_result_stays_whoever_comes_later(results: Results) -> None:
 def test_a_result_that_is_changed_while_it_is_summed_up_is_named(results: Results) -> None:
     found = put(results)
     assert found is not None
-    assert len(list(sums.read(results, found, 0, THRESHOLD))) == 1
+    assert len(list(sums.read(results, found, 0))) == 1
     path = results.path(DIGEST)
     for content in (
         b"", written(said=SAID | {"stored_bytes": SIZE_BYTES + 1}), written(b"chunkd sweep another\n"),
     ):  # fmt: skip
         path.write_bytes(content)
         with pytest.raises(ResultChanged):
-            list(sums.read(results, found, 0, THRESHOLD))
+            list(sums.read(results, found, 0))
     # Other chunks, with the end of the file as it was.
-    end = len(b"chunkd sweep a key\n") + len(CHUNKS)
+    end = len(FIRST_LINE) + len(CHUNKS)
     for chunks in (NOT_PICKED, NO_BYTES):
         path.write_bytes(written(chunks=chunks)[:end] + written()[end:])
         with pytest.raises(ResultChanged):
-            list(sums.read(results, found, 0, THRESHOLD))
+            list(sums.read(results, found, 0))
 
 
 def test_by_other_caps_a_result_is_not_used(results: Results) -> None:
     assert put(results) is not None
-    small = Results(results.folder, "a key", 2, Caps(uncompressed_bytes=LAYER_BYTES - 1))
+    small = Results(results.folder, replace(QUESTION, caps=Caps(uncompressed_bytes=LAYER_BYTES - 1)))
+    small.first_line = FIRST_LINE
     assert kept(small) is None
 
 

@@ -18,12 +18,10 @@ from chunkd.sweep.question import Question
 from chunkd.sweep.results import OwnResults, Result, Results
 from indexing import Chunk, chunk, chunks_of, digest_of, picked, recipe_of, recompressed
 
-THRESHOLD = MeasureRule().threshold
-
 
 @pytest.fixture
 def results(tmp_path: Path) -> Iterator[OwnResults]:
-    found = OwnResults(str(tmp_path), "a key", 1)
+    found = OwnResults(str(tmp_path), Question(("2/16/64",), MeasureRule(), Caps()))
     yield found
     found.close()
 
@@ -76,7 +74,7 @@ def test_the_sums_are_exact_in_any_number_of_passes(
     layers = made_up(random.Random(1), 6, 120 if pass_chunks == 1 else 700)
     kept = [kept_of(results, number, chunks) for number, chunks in enumerate(layers)]
     totals = Totals(sum(map(len, layers)), sum(length for layer in layers for _, length in layer))
-    found = sums.summed(results, kept, 0, totals, 0, THRESHOLD)
+    found = sums.summed(results, kept, 0, totals, 0)
     assert (found.unique_chunks, found.unique_bytes, found.sample, found.measured_copies) == plain(layers)
     assert (found.one_in, found.unique_error_bytes) == (1, 0)
     assert (found.chunks, found.uncompressed_bytes) == totals[:2]
@@ -86,7 +84,7 @@ def test_the_sums_are_exact_in_any_number_of_passes(
 def test_chunks_whose_hashes_share_eight_bytes_are_two(results: Results) -> None:
     chunks = [chunk(number, b"8 bytes.") for number in (1, 2, 1)]
     layer = kept_of(results, 1, chunks)
-    found = sums.summed(results, [layer], 0, Totals(3, 1), 0, THRESHOLD)
+    found = sums.summed(results, [layer], 0, Totals(3, 1), 0)
     assert found.unique_chunks == 2
 
 
@@ -100,7 +98,7 @@ def test_an_estimate_is_within_its_error_in_19_of_20_cases(results: Results) -> 
         layers = [chunks_of(rng.choices(range(10_000 * case, 10_000 * case + 1500), k=1200)) for _ in range(4)]
         kept = [kept_of(results, 4 * case + at, chunks, shift=2 * (at > 1)) for at, chunks in enumerate(layers)]
         totals = Totals(sum(map(len, layers)), sum(length for layer in layers for _, length in layer))
-        found = sums.summed(results, kept, 0, totals, 3, THRESHOLD)
+        found = sums.summed(results, kept, 0, totals, 3)
         assert found.one_in == 8
         truth_bytes = sum(length for _, length in {one for layer in layers for one in layer})
         assert 0 < found.unique_error_bytes < truth_bytes
@@ -146,7 +144,7 @@ def test_the_order_of_chunks_is_kept(results: Results) -> None:
     layer = kept_of(results, 1, chunks)
     found = [
         (int(high).to_bytes(8, "big") + int(low).to_bytes(8, "big"), int(length), int(taken))
-        for block in sums.read(results, layer, 0, THRESHOLD)
+        for block in sums.read(results, layer, 0)
         for high, low, length, taken in zip(*block, strict=True)
     ]
     assert found == [(*one, recompressed(one) if picked(one) else 0) for one in chunks]
@@ -162,14 +160,16 @@ def test_of_a_layer_with_many_chunks_one_block_at_a_time_is_in_memory(
     for blocks in (2, 16):
         draft = results.draft(digest_of(blocks))
         for number in range(blocks):
-            draft.add(0, count, 0, random.Random(number).randbytes(16 * count) + lengths)
+            hashes = bytearray(random.Random(number).randbytes(16 * count))
+            hashes[15::16] = b"\xff" * count  # so that none is measured
+            draft.add(0, count, 0, bytes(hashes) + lengths)
         totals = Totals(blocks * count, 4096 * blocks * count)
         finding = LayerFinding("layer", "gzip", totals.bytes, totals=(totals,))
         draft.end(SweepJob(digest_of(blocks), FileMark(0, 0, 1000, 0), shifts=(0,)), finding)
         result = results.result(digest_of(blocks))
         assert result is not None
         tracemalloc.start()
-        found = sums.summed(results, [result], 0, totals, 0, 0)
+        found = sums.summed(results, [result], 0, totals, 0)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert found.unique_chunks == blocks * count

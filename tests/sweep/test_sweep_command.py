@@ -21,6 +21,8 @@ import oracle
 from answering import short_directory
 from blobs import digest_of, gz, layer, noise, tar, text, write_blob, zst
 from chunkd.cli.sweep import _read
+from chunkd.model import Caps, MeasureRule
+from chunkd.sweep.question import Question
 from chunkd.sweep.results import NothingToResume, OwnResults, unfinished
 from chunkd.worker import sandbox
 from daemon import Home, children, npm_layers, opened, state_of, until
@@ -345,7 +347,7 @@ def test_what_else_is_in_the_folder_is_removed(tmp_path: Path) -> None:
     (tmp_path / "sweep" / "folder" / "inner").mkdir(parents=True)
     (tmp_path / "sweep" / f"sha256-{'0' * 64}").mkdir()
     (tmp_path / "sweep" / "link").symlink_to(tmp_path)
-    results = OwnResults(str(tmp_path), "key", 1)
+    results = OwnResults(str(tmp_path), Question(("2/16/64",), MeasureRule(), Caps()))
     assert list(results.kept({})) == []
     assert [path.name for path in results.folder.iterdir()] == ["lock"]
     results.done()

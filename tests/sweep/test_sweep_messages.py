@@ -12,6 +12,7 @@ import pytest
 
 from chunkd.model import Caps, FileMark, MeasureRule, Recipe
 from chunkd.sweep.messages import BLOCK, FOUND, FRAME, LayerFinding, SweepJob, Totals, WorkersEnd, finding_json
+from chunkd.sweep.question import Question
 from chunkd.sweep.results import OwnResults
 from chunkd.sweep.sweeps_end import SweepsEnd
 from indexing import chunks_of, digest_of, recipe_of
@@ -25,8 +26,8 @@ GOOD = LayerFinding("layer", "gzip", SIZE, totals=(Totals(40, SIZE), Totals(1, S
 class Ends:
     def __init__(self, folder: Path) -> None:
         ours, theirs = socket.socketpair()
-        self.results = OwnResults(str(folder), "a key", 2)
-        self.sweep = SweepsEnd(ours, self.results, 2, Caps(), MeasureRule())
+        self.results = OwnResults(str(folder), Question(("2/16/64", "files"), MeasureRule(), Caps()))
+        self.sweep = SweepsEnd(ours, self.results)
         self.worker, self.socket = WorkersEnd(theirs), theirs
         with open("/dev/null", "rb") as file:
             self.sweep.send_job(JOB, file.fileno())
@@ -110,8 +111,9 @@ def test_what_no_worker_says_is_refused_and_leaves_nothing(ends: Ends, said: byt
 
 def test_more_chunks_than_a_layer_can_have_are_refused(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
-    results = OwnResults(str(tmp_path), "a key", 1)
-    end = SweepsEnd(ours, results, 1, Caps(uncompressed_bytes=4096, ratio=1), MeasureRule())
+    caps = Caps(uncompressed_bytes=4096, ratio=1)
+    results = OwnResults(str(tmp_path), Question(("2/16/64",), MeasureRule(), caps))
+    end = SweepsEnd(ours, results)
     with open("/dev/null", "rb") as file:
         end.send_job(SweepJob(digest_of(1), FileMark(0, 0, 10, 0)), file.fileno())
     many = Recipe(bytes(16 * 1000), bytes(4 * 1000))

@@ -65,7 +65,7 @@ def begin(
                 tally.add(result)
             raise
 
-    return Sweep(tally, results, question, share, read)
+    return Sweep(tally, results, share, read)
 
 
 def _is_usable(root: str) -> bool:

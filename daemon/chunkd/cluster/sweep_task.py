@@ -20,8 +20,7 @@ from chunkd.worker.spawn import Courtesy
 def results_of(store: Store, question: Question) -> Results:
     """The results in a store of all sweeps that ask this. Raises RulesDiffer, and StoreUnusable if it is not there."""
     store.check(ChunkParams(), "")
-    folder = store.folder(f"sweeps/{question.key}")
-    return Results(folder, question.key, len(question.rules), question.caps, question.measure)
+    return Results(store.folder(f"sweeps/{question.key}"), question)
 
 
 def run(task: dict[str, Any], _: Wakeup, check_asker: Callable[[], None]) -> dict[str, Any]:
@@ -38,6 +37,6 @@ def run(task: dict[str, Any], _: Wakeup, check_asker: Callable[[], None]) -> dic
     tally = Tally(Layers(tuple(task["roots"]), layers, None, []), len(question.rules), totals, task["shifts"])
     kept = (results.result(layer.digest, verify=True, stored_bytes=layer.stored_bytes) for layer in layers)
     tally.take(result for result in kept if result)  # what another run has done meanwhile
-    for _step in Reading(tally, results, question, Courtesy(*task["courtesy"]), task["workers"]).run():
+    for _step in Reading(tally, results, Courtesy(*task["courtesy"]), task["workers"]).run():
         check_asker()
     return {"bad": [(*digest, why) for digest, why in tally.bad.items()], "read": tally.read}

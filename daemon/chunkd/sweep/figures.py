@@ -12,7 +12,7 @@ from chunkd.images.read import Reading as Images
 from chunkd.images.read import read as read_images
 from chunkd.index.storage.environment import reading as reading_index
 from chunkd.sweep import sums, updates
-from chunkd.sweep.question import Question, Share
+from chunkd.sweep.question import Share
 from chunkd.sweep.results import Result, Results
 from chunkd.sweep.tally import Tally
 
@@ -25,24 +25,22 @@ _BEST = {"net": ("net", 1), "update_bytes": ("median_update_bytes", -1)}
 
 
 def reply(
-    swept: Tally, results: Results, question: Question, share: Share,
-    show: Callable[[int, int], object] = lambda *_: None,
-) -> dict[str, Any]:  # fmt: skip
+    swept: Tally, results: Results, share: Share, show: Callable[[int, int], object] = lambda *_: None
+) -> dict[str, Any]:
     """The object of `sweep --json`. `show` is called with how many rules are done, and how many there are."""
     layers = swept.layer_results()
     images, why = _images(swept, layers, share)
     by_digest = {layer.digest: layer for layer in layers}
-    threshold = question.measure.threshold
-    shifts = swept.shifts
+    question, shifts = results.question, swept.shifts
     rows = []
     for at, profile in enumerate(question.profiles):
         show(at, len(question.rules))
         totals = swept.totals[at]
-        found = sums.summed(results, layers, at, totals, shifts[at], threshold)
+        found = sums.summed(results, layers, at, totals, shifts[at])
         update = updates.Update(None, None)
         if images is not None and not shifts[at]:
             counts = {digest: swept.kept[digest][at] for digest in by_digest}
-            update = updates.update(images, results, by_digest, counts, at, threshold, found.sample)
+            update = updates.update(images, results, by_digest, counts, at, found.sample)
         figures = sums.figures(found)
         rows.append(
             {

@@ -12,7 +12,6 @@ from chunkd.model import ChunkParams, Digest
 from chunkd.objects.choose import bucket_of
 from chunkd.sources.folder import FolderSource
 from chunkd.sweep.messages import LayerFinding, SweepJob
-from chunkd.sweep.question import Question
 from chunkd.sweep.results import Results
 from chunkd.sweep.sweeps_end import SweepsEnd
 from chunkd.sweep.tally import Layer, Tally
@@ -47,29 +46,26 @@ class _Task(NamedTuple):
 class SweepStarter(Starter):
     """Starts workers of a sweep in place of the daemon's."""
 
-    def __init__(self, question: Question, courtesy: Courtesy, results: Results) -> None:
-        super().__init__(ChunkParams(), question.caps, courtesy)
-        self._question, self._courtesy, self._results = question, courtesy, results
+    def __init__(self, results: Results, courtesy: Courtesy) -> None:
+        super().__init__(ChunkParams(), results.question.caps, courtesy)
+        self._results, self._courtesy = results, courtesy
 
     def start(self) -> Worker:
         process, ours = self._started(RUN)
-        asked = dataclasses.asdict(self._question) | self._courtesy._asdict() | {"module": WORKER}
+        asked = dataclasses.asdict(self._results.question) | self._courtesy._asdict() | {"module": WORKER}
         try:
             ours.sendall(json.dumps(asked).encode() + b"\n")
         except BaseException:
             ours.close()
             raise
-        asked_of = self._question
-        end = SweepsEnd(ours, self._results, len(asked_of.rules), asked_of.caps, asked_of.measure)
-        return Worker(process, end)
+        return Worker(process, SweepsEnd(ours, self._results))
 
 
 class Reading:
     """Reads what a tally lacks, with so many workers at most, and adds it."""
 
-    def __init__(self, tally: Tally, results: Results, question: Question, courtesy: Courtesy, workers: int) -> None:
-        self._tally, self._results, self._question = tally, results, question
-        self._courtesy, self._workers = courtesy, workers
+    def __init__(self, tally: Tally, results: Results, courtesy: Courtesy, workers: int) -> None:
+        self._tally, self._results, self._courtesy, self._workers = tally, results, courtesy, workers
         self._sources: dict[int, BucketSource | FolderSource] = {}
 
     def run(self) -> Generator[Progress, None, None]:
@@ -80,8 +76,7 @@ class Reading:
         yield Progress(done_bytes, known_bytes, len(left))
         if not left:
             return
-        starter = SweepStarter(self._question, self._courtesy, self._results)
-        pool = Pool(starter, min(self._workers, len(left)))
+        pool = Pool(SweepStarter(self._results, self._courtesy), min(self._workers, len(left)))
         todo = [_Task(layer) for layer in reversed(left)]
         given: dict[Digest, _Task] = {}
         layers_left = len(left)

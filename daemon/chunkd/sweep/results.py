@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from chunkd.errors import ChunkdError
-from chunkd.model import CHUNK_HASH_BYTES, HEX_DIGITS, Caps, Digest, MeasureRule
+from chunkd.model import CHUNK_HASH_BYTES, HEX_DIGITS, Digest
 from chunkd.sweep.messages import (
     LEAST_BYTES_A_CHUNK,
     MOST_BLOCK_CHUNKS,
@@ -35,6 +35,7 @@ from chunkd.sweep.messages import (
     finding_json,
     finding_of,
 )
+from chunkd.sweep.question import Question
 from chunkd.untrusted_json import parse
 from chunkd.worker.protocol import LENGTH_BYTES
 
@@ -109,10 +110,10 @@ class Block(NamedTuple):
 class Draft:
     """The result of a layer that is being read. `kept` counts the chunks of each rule."""
 
-    def __init__(self, results: Results, digest: Digest, rules: int) -> None:
+    def __init__(self, results: Results, digest: Digest) -> None:
         self._results, self._digest = results, digest
         self._draft = results.folder / f".{secrets.token_hex(8)}.new"
-        self.kept = [0] * rules
+        self.kept = [0] * len(results.question.rules)
         self._blocks: list[Block] = []
         with results.guarded():
             self._file: BinaryIO = self._draft.open("wb")
@@ -155,12 +156,10 @@ class Draft:
 class Results:
     """The results of one question in a folder that hosts share. What is whole there is never changed."""
 
-    def __init__(
-        self, folder: Path, key: str, rules: int, caps: Caps = Caps(), measure: MeasureRule = MeasureRule()
-    ) -> None:
+    def __init__(self, folder: Path, question: Question) -> None:
         """Raises SweepUnwritable."""
-        self.folder, self._rules, self._caps, self._measure = folder, rules, caps, measure
-        self.first_line = f"chunkd sweep {key}\n".encode()
+        self.folder, self.question = folder, question
+        self.first_line = f"chunkd sweep {question.key}\n".encode()
         with self.guarded():
             self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -175,7 +174,7 @@ class Results:
         return self.folder / f"{digest.algorithm}-{digest.hex}"
 
     def draft(self, digest: Digest) -> Draft:
-        return Draft(self, digest, self._rules)
+        return Draft(self, digest)
 
     def put(self, draft: Path, digest: Digest, stored_bytes: int) -> None:
         """Give a whole draft its name, unless there is a whole result of this name."""
@@ -211,7 +210,7 @@ class Results:
         try:
             with self._open(digest) as file:
                 said, blocks, checksum = self._said(file)
-                finding = finding_of(said["finding"], self._rules)
+                finding = finding_of(said["finding"], len(self.question.rules))
                 result = Result(digest, said["stored_bytes"], finding, tuple(said["shifts"]), checksum)
                 if stored_bytes not in (None, result.stored_bytes):
                     return None
@@ -253,15 +252,15 @@ class Results:
 
     def _check(self, result: Result, blocks: list[Block]) -> None:
         """Raises ValueError unless what is said goes together, and with the caps."""
-        finding, stored_bytes = result.finding, result.stored_bytes
-        if type(stored_bytes) is not int or not 0 <= stored_bytes < 1 << 63 or len(result.shifts) != self._rules:
+        finding, stored_bytes, rules = result.finding, result.stored_bytes, len(self.question.rules)
+        if type(stored_bytes) is not int or not 0 <= stored_bytes < 1 << 63 or len(result.shifts) != rules:
             raise ValueError("of no layer")
         if any(type(shift) is not int or not 0 <= shift <= MOST_SHIFT for shift in result.shifts):
             raise ValueError("a part that is none")
-        most_bytes = self._caps.most_uncompressed_bytes(stored_bytes)
+        most_bytes = self.question.caps.most_uncompressed_bytes(stored_bytes)
         if finding.kind not in ("layer", "other", "undecodable") or finding.uncompressed_bytes > most_bytes:
             raise ValueError("more than the caps allow")
-        kept = [0] * self._rules
+        kept = [0] * rules
         for block in blocks:
             if not finding.totals:
                 raise ValueError("blocks of no layer")
@@ -280,13 +279,15 @@ class Results:
         if file.read(len(self.first_line)) != self.first_line:
             raise ValueError("of another question")
         found.update(self.first_line)
-        kept_bytes = [0] * self._rules
+        kept_bytes = [0] * len(self.question.rules)
         for block in blocks:
             data = file.read(block.size)
             found.update(data)
             lengths = memoryview(data[block.chunks * CHUNK_HASH_BYTES :][: block.chunks * LENGTH_BYTES]).cast("I")
             kept_bytes[block.rule] += sum(lengths)
-            if block.measured != self._measure.picked(data[: block.chunks * CHUNK_HASH_BYTES]) or not all(lengths):
+            if block.measured != self.question.measure.picked(data[: block.chunks * CHUNK_HASH_BYTES]) or not all(
+                lengths
+            ):
                 raise ValueError("chunks that no worker sends")
         left = len(blocks) * _BLOCK.size + MOST_FOUND_BYTES + _TAIL.size
         rest = file.read(left + _CHECKSUM_BYTES)
@@ -324,11 +325,9 @@ class Results:
 class OwnResults(Results):
     """The results in a state directory, of one question. One process at a time has them."""
 
-    def __init__(
-        self, state_dir: str, key: str, rules: int, caps: Caps = Caps(), measure: MeasureRule = MeasureRule()
-    ) -> None:
+    def __init__(self, state_dir: str, question: Question) -> None:
         """Raises SweepBusy and SweepUnwritable."""
-        super().__init__(Path(state_dir, "sweep"), key, rules, caps, measure)
+        super().__init__(Path(state_dir, "sweep"), question)
         with self.guarded():
             self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
         try:

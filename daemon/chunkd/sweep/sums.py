@@ -18,10 +18,10 @@ from chunkd.figures.totals import Sample, dot
 from chunkd.model import CHUNK_HASH_BYTES
 from chunkd.sweep.messages import Totals
 from chunkd.sweep.results import Result, ResultChanged, Results
+from chunkd.worker.protocol import LENGTH_BYTES
 
 # In one pass; it takes some 100 bytes for each.
 PASS_CHUNKS = 1 << 19
-_LENGTH_BYTES = 4
 
 
 class Chunks(NamedTuple):
@@ -54,13 +54,12 @@ class RuleSums(NamedTuple):
     unique_error_bytes: int
 
 
-def read(results: Results, result: Result, rule: int, threshold: int) -> Iterator[Chunks]:
-    """The chunks of a rule in one layer, one block at a time. `threshold` is that of the measuring rule. Raises
-    ResultChanged.
-    """
+def read(results: Results, result: Result, rule: int) -> Iterator[Chunks]:
+    """The chunks of a rule in one layer, one block at a time. Raises ResultChanged."""
+    threshold = results.question.measure.threshold
     for block, data in results.blocks(result, rule):
         lengths_at = block.chunks * CHUNK_HASH_BYTES
-        measured_at = lengths_at + block.chunks * _LENGTH_BYTES
+        measured_at = lengths_at + block.chunks * LENGTH_BYTES
         hashes = np.frombuffer(data[:lengths_at], ">u8").astype(np.uint64).reshape(-1, 2)
         lengths = np.frombuffer(data[lengths_at:measured_at], "<u4").astype(np.int64)
         is_measured = _is_measured(hashes[:, 1], threshold)
@@ -77,9 +76,7 @@ def _is_measured(low: NDArray[np.uint64], threshold: int) -> NDArray[np.bool_]:
     return ((last >> np.uint64(8)) | ((last & np.uint64(0xFF)) << np.uint64(8))) < threshold
 
 
-def summed(
-    results: Results, layers: Sequence[Result], rule: int, totals: Totals, shift: int, threshold: int
-) -> RuleSums:
+def summed(results: Results, layers: Sequence[Result], rule: int, totals: Totals, shift: int) -> RuleSums:
     """The sums of one rule over some layers, whose `totals` these are."""
     kept = totals.chunks - totals.holes >> shift
     passes = (max(0, -(-kept // PASS_CHUNKS) - 1)).bit_length()
@@ -90,7 +87,7 @@ def summed(
         pieces = [
             chunks.only(_in_range(chunks.high, shift, passes, number))
             for layer in layers
-            for chunks in read(results, layer, rule, threshold)
+            for chunks in read(results, layer, rule)
         ]
         if not pieces:
             continue

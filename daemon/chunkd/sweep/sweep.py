@@ -19,11 +19,10 @@ class Sweep:
     """One question over the layers of a tally. `read` reads what has no result yet, step by step."""
 
     def __init__(
-        self, tally: Tally, results: Results, question: Question, share: Share,
-        read: Callable[[], Generator[Progress, None, None]],
-    ) -> None:  # fmt: skip
+        self, tally: Tally, results: Results, share: Share, read: Callable[[], Generator[Progress, None, None]]
+    ) -> None:
         self.tally, self.read = tally, read
-        self._results, self._question, self._share = results, question, share
+        self._results, self._share = results, share
 
     @property
     def is_complete(self) -> bool:
@@ -31,7 +30,7 @@ class Sweep:
 
     def reply(self, show: Callable[[int, int], object] = lambda *_: None) -> dict[str, Any]:
         """The figures of the layers that have been read."""
-        return figures.reply(self.tally, self._results, self._question, self._share, show)
+        return figures.reply(self.tally, self._results, self._share, show)
 
     def done(self) -> None:
         """Remove the results of layers, if nobody else may need them."""
@@ -49,11 +48,11 @@ def opened(
     SweepBusy, SweepUnwritable and what reading an index raises.
     """
     tally = Tally(layers.found(states, caches, share), len(question.rules))
-    results = OwnResults(config.state_dir, question.key, len(question.rules), question.caps, question.measure)
+    results = OwnResults(config.state_dir, question)
     try:
         results.note_question(Asked(list(caches), ",".join(question.rules), question.measure.one_in, str(share)))
         tally.take(results.kept(tally.wanted))
         workers, courtesy = courtesy_of(config.workers, config.nice, config.io_priority, config.read_bytes_per_s)
-        yield Sweep(tally, results, question, share, Reading(tally, results, question, courtesy, workers).run)
+        yield Sweep(tally, results, share, Reading(tally, results, courtesy, workers).run)
     finally:
         results.close()

@@ -8,7 +8,7 @@ import os
 import socket
 from typing import Any
 
-from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams, Finding, Job, MeasureRule
+from chunkd.model import CHUNK_HASH_BYTES, ChunkParams, Finding, Job
 from chunkd.sweep.messages import (
     BLOCK,
     FOUND,
@@ -29,9 +29,9 @@ from chunkd.worker.protocol import LENGTH_BYTES, DaemonsEnd
 class SweepsEnd(DaemonsEnd):
     """The sweep's end of the connection to a worker. Never waits."""
 
-    def __init__(self, pair: socket.socket, results: Results, rules: int, caps: Caps, measure: MeasureRule) -> None:
-        super().__init__(pair, ChunkParams(), caps)
-        self._results, self._rules, self._measure = results, rules, measure
+    def __init__(self, pair: socket.socket, results: Results) -> None:
+        super().__init__(pair, ChunkParams(), results.question.caps)
+        self._results, self._rules = results, len(results.question.rules)
         self._draft: Draft | None = None
         self._blocks_bytes_left = 0
 
@@ -73,7 +73,7 @@ class SweepsEnd(DaemonsEnd):
                 if self._blocks_bytes_left < 0:
                     raise ValueError("more chunks than the layer can have")
                 chunks = self._take(size)
-                if measured != self._measure.picked(chunks[: count * CHUNK_HASH_BYTES]):
+                if measured != self._results.question.measure.picked(chunks[: count * CHUNK_HASH_BYTES]):
                     raise ValueError("a block in which others are measured than those that the rule picks")
                 self._draft.add(rule, count, measured, chunks)
                 continue

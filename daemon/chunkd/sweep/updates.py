@@ -46,7 +46,6 @@ class _Chunks:
 
     results: Results
     rule: int
-    threshold: int
     layers: Mapping[Digest, Result]
     _remembered: OrderedDict[Digest, _Layer] = field(default_factory=OrderedDict)
     _remembered_chunks: int = 0
@@ -66,7 +65,7 @@ class _Chunks:
         return found.recipe
 
     def _read(self, digest: Digest) -> _Layer:
-        blocks = list(read(self.results, self.layers[digest], self.rule, self.threshold))
+        blocks = list(read(self.results, self.layers[digest], self.rule))
         if not blocks:
             return _Layer(*(np.empty(0, np.int64),) * 4)
         recipe = np.concatenate([(chunks.high >> np.uint64(1)).astype(np.int64) for chunks in blocks])
@@ -113,12 +112,12 @@ def known(reading: Reading, layers: Mapping[Digest, Result]) -> Reading:
 
 def update(
     reading: Reading, results: Results, layers: Mapping[Digest, Result], counts: Mapping[Digest, int], rule: int,
-    threshold: int, sample: Sample,
+    sample: Sample,
 ) -> Update:  # fmt: skip
     """The median update by a rule whose chunks were all kept, so many of each layer; `sample` are the sums over all its
     measured chunks.
     """
-    chunks = _Chunks(results, rule, threshold, layers)
+    chunks = _Chunks(results, rule, layers)
     recipes = _RuleRecipes(counts, chunks.recipe, chunks.lengths, chunks.recompressed, lambda: sample, chunks.begin)
     found = _rows(reading, recipes)
     return Update(_median(found, "median_chunk_bytes"), _median(found, "median_requests"))

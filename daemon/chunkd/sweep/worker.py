@@ -16,13 +16,13 @@ from chunkd.sweep.messages import MOST_BLOCK_CHUNKS, LayerFinding, SweepJob, Tot
 from chunkd.sweep.tar_stream import TarStream
 from chunkd.worker import priority, protocol, sandbox
 from chunkd.worker.examine import examine
+from chunkd.worker.protocol import LENGTH_BYTES
 from chunkd.worker.rate_limit import Pace
 from chunkd.worker.recompress import Recompressor, StreamLength
 
 MEMORY_BYTES = 256 << 20
 # So often the chunks that have ended are sent away.
 _DRAIN_BYTES = 16 << 20
-_LENGTH_BYTES = 4
 
 SendBlock = Callable[[int, Recipe], None]
 
@@ -112,9 +112,9 @@ class Cutters:
                 holes, hole_bytes = holes + 1, hole_bytes + length
             elif not int.from_bytes(name[:8], "big") >> (64 - shift):
                 kept_hashes += name
-                kept_lengths += length.to_bytes(_LENGTH_BYTES, "little")
+                kept_lengths += length.to_bytes(LENGTH_BYTES, "little")
                 if is_measured:
-                    kept_measured += measured[at_measured].to_bytes(_LENGTH_BYTES, "little")
+                    kept_measured += measured[at_measured].to_bytes(LENGTH_BYTES, "little")
             at_measured += is_measured
         return Recipe(bytes(kept_hashes), bytes(kept_lengths), bytes(kept_measured)), holes, hole_bytes
 
