@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -19,6 +20,7 @@ from chunkd.settings.config import load
 from chunkd.sweep import tally
 from chunkd.sweep.question import Question, Share
 from chunkd.sweep.sweep import Sweep, opened
+from chunkd.worker.pool import Pool
 from chunkd.worker.spawn import Courtesy
 from sweeping import Reply
 
@@ -41,8 +43,9 @@ class Here:
 
     def gather(self) -> list[tuple[int, dict[str, Any]]]:
         number, task = self._given.pop()
-        said = sweep_task.run(task, sys.stdin, lambda: None)
-        self.tasks, self.read = self.tasks + 1, self.read + said["read"]
+        with mock.patch.object(Pool, "give", autospec=True, side_effect=Pool.give) as give:
+            said = sweep_task.run(task, sys.stdin, lambda: None)
+        self.tasks, self.read = self.tasks + 1, self.read + give.call_count
         names = [f"{algorithm}-{digits}" for (algorithm, digits), *_ in task["layers"]]
         paths = [path for path in Path(task["store"]).glob("sweeps/*/sha*") if path.name in names]
         self.kept_bytes = sum(path.stat().st_size for path in paths)

@@ -16,7 +16,7 @@ import pytest
 
 from chunkd.model import Caps, FileMark, MeasureRule
 from chunkd.sweep import sums
-from chunkd.sweep.messages import MOST_FOUND_BYTES, LayerFinding, SweepJob, Totals, finding_json
+from chunkd.sweep.messages import MOST_FOUND_BYTES, Block, LayerFinding, SweepJob, Totals, finding_json
 from chunkd.sweep.question import Question
 from chunkd.sweep.results import MOST_BLOCKS, MOST_SHIFT, Result, ResultChanged, Results
 from chunkd.sweep.tally import LEVEL_19_BYTES_PER_S, LEVEL_19_S, Layer, Layers, Tally, picked
@@ -41,7 +41,7 @@ def results(tmp_path: Path) -> Results:
 
 def put(results: Results, chunks: bytes = CHUNKS, number: int = 1) -> Result | None:
     draft = results.draft(digest_of(number))
-    draft.add(0, 40, MEASURED, chunks)
+    draft.add(Block(0, 40, MEASURED), chunks)
     draft.end(SweepJob(digest_of(number), FileMark(0, 0, SIZE_BYTES, 0), shifts=(0, 3)), FOUND)
     return kept(results, number)
 
@@ -207,8 +207,9 @@ def test_what_is_left_begins_with_level_19_and_then_the_largest() -> None:
     of = [layer._replace(level_19_s=float(at == 2)) for at, layer in enumerate(layers(10, 30, 5, 20))]
     tally = Tally(Layers((), of, None, []), 1)
     assert [layer.stored_bytes for layer in tally.left] == [5, 30, 20, 10]
-    tally.bad[of[1].digest] = "a reason"
+    tally.give_up(of[1].digest, "a reason")
     assert [layer.stored_bytes for layer in tally.left] == [5, 20, 10]
+    assert tally.progress(1) == (31, 65, 3)
 
 
 def test_a_tally_that_begins_with_others_totals_never_keeps_less_than_is_needed(results: Results) -> None:

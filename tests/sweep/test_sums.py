@@ -13,7 +13,7 @@ from chunkd.figures.net_saving import figures as net_figures
 from chunkd.figures.totals import Sample
 from chunkd.model import Caps, FileMark, MeasureRule, Recipe
 from chunkd.sweep import sums, tally
-from chunkd.sweep.messages import LayerFinding, SweepJob, Totals
+from chunkd.sweep.messages import Block, LayerFinding, SweepJob, Totals
 from chunkd.sweep.question import Question
 from chunkd.sweep.results import OwnResults, Result, Results
 from indexing import Chunk, chunk, chunks_of, digest_of, picked, recipe_of, recompressed
@@ -35,7 +35,7 @@ def kept_of(results: Results, number: int, chunks: list[Chunk], shift: int = 0) 
     for at in range(0, len(passing), size):
         recipe = recipe_of(passing[at : at + size])
         data = recipe.hashes + recipe.lengths + recipe.measured
-        draft.add(0, len(recipe), len(recipe.measured) // 4, data)
+        draft.add(Block(0, len(recipe), len(recipe.measured) // 4), data)
     size_bytes = sum(length for _, length in chunks)
     finding = LayerFinding("layer", "gzip", size_bytes, totals=(Totals(len(chunks), size_bytes),))
     draft.end(SweepJob(digest, FileMark(0, 0, 1000 + number, 0), shifts=(shift,)), finding)
@@ -162,7 +162,7 @@ def test_of_a_layer_with_many_chunks_one_block_at_a_time_is_in_memory(
         for number in range(blocks):
             hashes = bytearray(random.Random(number).randbytes(16 * count))
             hashes[15::16] = b"\xff" * count  # so that none is measured
-            draft.add(0, count, 0, bytes(hashes) + lengths)
+            draft.add(Block(0, count, 0), bytes(hashes) + lengths)
         totals = Totals(blocks * count, 4096 * blocks * count)
         finding = LayerFinding("layer", "gzip", totals.bytes, totals=(totals,))
         draft.end(SweepJob(digest_of(blocks), FileMark(0, 0, 1000, 0), shifts=(0,)), finding)

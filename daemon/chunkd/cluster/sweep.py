@@ -18,10 +18,9 @@ from chunkd.objects.choose import check_usable
 from chunkd.sweep import layers
 from chunkd.sweep.figures import counted
 from chunkd.sweep.question import Question, Share
-from chunkd.sweep.reading import Progress
 from chunkd.sweep.results import Results
 from chunkd.sweep.sweep import Sweep
-from chunkd.sweep.tally import Layer, Tally
+from chunkd.sweep.tally import Layer, Progress, Tally
 
 NO_RESULT = "its result did not come into the store whole"
 
@@ -61,7 +60,6 @@ def begin(
                 yield from _take(tally, results, steps)
         except GeneratorExit:  # somebody gives up: also what tasks had done that have not ended
             for result in results.kept({layer.digest: layer.stored_bytes for layer in tally.left}):
-                tally.read += 1
                 tally.add(result)
             raise
 
@@ -80,24 +78,18 @@ def _take(
     tally: Tally, results: Results, steps: Iterator[list[tuple[list[Layer], dict[str, Any]]]]
 ) -> Generator[Progress, None, None]:
     """Add what tasks have done. Raises TaskFailed."""
-    known_bytes = sum(tally.wanted.values())
-    left_bytes = sum(layer.stored_bytes for layer in tally.left)
-    layers_left = len(tally.left)
-    yield Progress(known_bytes - left_bytes, known_bytes, layers_left)
+    yield tally.progress()
     for ended in steps:
         for of, said in ended:
-            tally.bad |= {Digest(*digest): why for *digest, why in said["bad"]}
+            bad = {Digest(*digest): why for *digest, why in said["bad"]}
             for layer in of:
-                left_bytes, layers_left = left_bytes - layer.stored_bytes, layers_left - 1
-                if layer.digest in tally.bad:
-                    continue
-                result = results.result(layer.digest, verify=True, stored_bytes=layer.stored_bytes)
-                if result is None:
-                    tally.bad[layer.digest] = NO_RESULT
-                else:
-                    tally.read += 1
+                if layer.digest in bad:
+                    tally.give_up(layer.digest, bad[layer.digest])
+                elif result := results.result(layer.digest, verify=True, stored_bytes=layer.stored_bytes):
                     tally.add(result)
-        yield Progress(known_bytes - left_bytes, known_bytes, layers_left)
+                else:
+                    tally.give_up(layer.digest, NO_RESULT)
+        yield tally.progress()
 
 
 def shard_reply(sweep: Sweep, shard: Shard) -> dict[str, Any]:

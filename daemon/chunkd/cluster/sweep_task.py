@@ -39,4 +39,4 @@ def run(task: dict[str, Any], _: Wakeup, check_asker: Callable[[], None]) -> dic
     tally.take(result for result in kept if result)  # what another run has done meanwhile
     for _step in Reading(tally, results, Courtesy(*task["courtesy"]), task["workers"]).run():
         check_asker()
-    return {"bad": [(*digest, why) for digest, why in tally.bad.items()], "read": tally.read}
+    return {"bad": [(*digest, why) for digest, why in tally.bad.items()]}

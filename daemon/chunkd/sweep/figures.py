@@ -99,7 +99,7 @@ def counted(swept: Tally, layers: Sequence[Result]) -> dict[str, Any]:
     return {
         "wanted": len(swept.layers.layers),
         "found": len(layers),
-        "left": len(swept.layers.layers) - len(swept.found) - len(swept.bad),
+        "left": swept.progress().layers_left,
         "from_earlier_runs": swept.from_disk,
         "others": sum(result.finding.kind == "other" for result in swept.found.values()),
         "bad": _named(sorted((bad | undecodable).items())),

@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from chunkd.model import CODECS, Digest, FileMark, Finding, Job, Recipe
+from chunkd.model import CHUNK_HASH_BYTES, CODECS, Digest, FileMark, Finding, Job, Recipe
 from chunkd.worker.protocol import LENGTH_BYTES, REASON_CHARACTERS, receive_line
 
 # Which message, of which rule, and two numbers: bytes read; the chunks of a block and how many of them are measured;
@@ -46,6 +46,18 @@ class Totals(NamedTuple):
 
     def plus(self, other: Totals) -> Totals:
         return Totals(*(one + another for one, another in zip(self, other, strict=True)))
+
+
+class Block(NamedTuple):
+    """Some chunks of a rule, and how many of them are measured."""
+
+    rule: int
+    chunks: int
+    measured: int
+
+    @property
+    def size(self) -> int:
+        return self.chunks * (CHUNK_HASH_BYTES + LENGTH_BYTES) + self.measured * LENGTH_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from chunkd.sources.folder import FolderSource
 from chunkd.sweep.messages import LayerFinding, SweepJob
 from chunkd.sweep.results import Results
 from chunkd.sweep.sweeps_end import SweepsEnd
-from chunkd.sweep.tally import Layer, Tally
+from chunkd.sweep.tally import Layer, Progress, Tally
 from chunkd.worker.pool import Pool, Worker
 from chunkd.worker.pool import Result as WorkersResult
 from chunkd.worker.spawn import Courtesy, Starter
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 WORKER = "chunkd.sweep.worker"
 _WAIT_S = 0.5
 _TRIES = 2
-
-
-class Progress(NamedTuple):
-    """Stored bytes done and known, and how many layers are left."""
-
-    done_bytes: int
-    known_bytes: int
-    layers_left: int
 
 
 class _Task(NamedTuple):
@@ -71,23 +63,18 @@ class Reading:
     def run(self) -> Generator[Progress, None, None]:
         """Raises SystemRefused, StarterGone, SweepUnwritable."""
         left = self._tally.left
-        known_bytes = sum(self._tally.wanted.values())
-        done_bytes = known_bytes - sum(layer.stored_bytes for layer in left)
-        yield Progress(done_bytes, known_bytes, len(left))
+        yield self._tally.progress()
         if not left:
             return
         pool = Pool(SweepStarter(self._results, self._courtesy), min(self._workers, len(left)))
         todo = [_Task(layer) for layer in reversed(left)]
         given: dict[Digest, _Task] = {}
-        layers_left = len(left)
         try:
             while True:
                 while pool.idle and todo:
                     task = todo.pop()
                     if self._give(pool, task):
                         given[task.layer.digest] = task
-                    else:
-                        layers_left, done_bytes = layers_left - 1, done_bytes + task.layer.stored_bytes
                 if pool.idle and not pool.jobs():
                     return
                 for result in pool.collect(_WAIT_S):
@@ -96,9 +83,8 @@ class Reading:
                         # What ran out of memory may do without the largest compressor.
                         todo.append(_Task(layer._replace(level_19_s=0.0), tries + 1))
                         continue
-                    layers_left, done_bytes = layers_left - 1, done_bytes + layer.stored_bytes
                     self._take(result)
-                yield Progress(done_bytes + pool.read_bytes, known_bytes, layers_left)
+                yield self._tally.progress(pool.read_bytes)
         finally:
             for source in self._sources.values():
                 if not isinstance(source, FolderSource):
@@ -114,10 +100,10 @@ class Reading:
             with self._sources[layer.root].view() as view:
                 descriptor, seen = view.open(layer.path)
         except OSError as error:
-            tally.bad[layer.digest] = error.strerror or str(error)
+            tally.give_up(layer.digest, error.strerror or str(error))
             return False
         if descriptor < 0:
-            tally.bad[layer.digest] = f"it is {seen.kind}"
+            tally.give_up(layer.digest, f"it is {seen.kind}")
             return False
         job = SweepJob(layer.digest, seen.mark, level_19_s=layer.level_19_s, shifts=tally.shifts)
         try:
@@ -129,9 +115,8 @@ class Reading:
     def _take(self, result: WorkersResult) -> None:
         digest, finding = result.job.digest, result.finding
         if finding is None:
-            self._tally.bad[digest] = result.died
+            self._tally.give_up(digest, result.died)
         elif (kept := self._results.result(digest)) is not None:
-            self._tally.read += 1
             self._tally.add(kept)
         else:
-            self._tally.bad[digest] = finding.reason or finding.kind
+            self._tally.give_up(digest, finding.reason or finding.kind)

@@ -30,6 +30,7 @@ from chunkd.sweep.messages import (
     LEAST_BYTES_A_CHUNK,
     MOST_BLOCK_CHUNKS,
     MOST_FOUND_BYTES,
+    Block,
     LayerFinding,
     SweepJob,
     finding_json,
@@ -95,18 +96,6 @@ class Result(NamedTuple):
     checksum: bytes = b""
 
 
-class Block(NamedTuple):
-    """Some chunks of a rule: how many, and how many of them measured; then their bytes."""
-
-    rule: int
-    chunks: int
-    measured: int
-
-    @property
-    def size(self) -> int:
-        return self.chunks * (CHUNK_HASH_BYTES + LENGTH_BYTES) + self.measured * LENGTH_BYTES
-
-
 class Draft:
     """The result of a layer that is being read. `kept` counts the chunks of each rule."""
 
@@ -124,9 +113,9 @@ class Draft:
         self._hash.update(data)
         self._file.write(data)
 
-    def add(self, rule: int, count: int, measured: int, chunks: bytes) -> None:
-        self.kept[rule] += count
-        self._blocks.append(Block(rule, count, measured))
+    def add(self, block: Block, chunks: bytes) -> None:
+        self.kept[block.rule] += block.chunks
+        self._blocks.append(block)
         with self._results.guarded():
             self._write(chunks)
 

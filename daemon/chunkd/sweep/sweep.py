@@ -9,9 +9,9 @@ from typing import Any
 from chunkd.settings.config import Config
 from chunkd.sweep import figures, layers
 from chunkd.sweep.question import Question, Share
-from chunkd.sweep.reading import Progress, Reading
+from chunkd.sweep.reading import Reading
 from chunkd.sweep.results import Asked, OwnResults, Results
-from chunkd.sweep.tally import Tally
+from chunkd.sweep.tally import Progress, Tally
 from chunkd.worker.spawn import courtesy_of
 
 

@@ -17,6 +17,7 @@ from chunkd.sweep.messages import (
     MOST_BLOCK_CHUNKS,
     MOST_FOUND_BYTES,
     PROGRESS,
+    Block,
     LayerFinding,
     SweepJob,
     finding_of,
@@ -65,17 +66,17 @@ class SweepsEnd(DaemonsEnd):
             if kind == BLOCK:
                 if rule >= self._rules or count > MOST_BLOCK_CHUNKS or measured > count:
                     raise ValueError("a block that is too large, or of no rule")
-                size = count * (CHUNK_HASH_BYTES + LENGTH_BYTES) + measured * LENGTH_BYTES
-                if len(self._heard) < FRAME.size + size:
+                block = Block(rule, count, measured)
+                if len(self._heard) < FRAME.size + block.size:
                     return None
                 self._take(FRAME.size)
-                self._blocks_bytes_left -= size
+                self._blocks_bytes_left -= block.size
                 if self._blocks_bytes_left < 0:
                     raise ValueError("more chunks than the layer can have")
-                chunks = self._take(size)
+                chunks = self._take(block.size)
                 if measured != self._results.question.measure.picked(chunks[: count * CHUNK_HASH_BYTES]):
                     raise ValueError("a block in which others are measured than those that the rule picks")
-                self._draft.add(rule, count, measured, chunks)
+                self._draft.add(block, chunks)
                 continue
             if kind != FOUND or count > MOST_FOUND_BYTES:
                 raise ValueError("a message of another kind")

@@ -32,6 +32,14 @@ class Layer(NamedTuple):
     level_19_s: float = 0.0
 
 
+class Progress(NamedTuple):
+    """Stored bytes done and known, and how many layers are left."""
+
+    done_bytes: int
+    known_bytes: int
+    layers_left: int
+
+
 class Layers(NamedTuple):
     """`state_dir` is that of the index that they come from; None if the caches were listed. `problems` says which
     folders could not be listed.
@@ -59,8 +67,8 @@ def picked(layers: Iterable[Layer]) -> list[Layer]:
 
 class Tally:
     """The layers of a sweep. `found` are those with a result, without what `totals` and `kept` have of it; `bad` are
-    those without, and why. `from_disk` counts the results of earlier runs, and `read` those of this one. `totals` are
-    sums over `found`, rule by rule; `kept` has of each layer how many chunks of a rule are kept if all are.
+    those without, and why. `from_disk` counts the results of earlier runs. `totals` are sums over `found`, rule by
+    rule; `kept` has of each layer how many chunks of a rule are kept if all are.
 
     `totals` and `least_shifts`, the most of `found`, may begin with those of other layers.
     """
@@ -68,12 +76,13 @@ class Tally:
     def __init__(self, layers: Layers, rules: int, totals: Sequence[Totals] = (), shifts: Sequence[int] = ()) -> None:
         self.layers = layers
         self.wanted = {layer.digest: layer.stored_bytes for layer in layers.layers}
+        self._known_bytes = sum(self.wanted.values())
         self.found: dict[Digest, Result] = {}
         self.kept: dict[Digest, array[int]] = {}
         self.bad: dict[Digest, str] = {}
         self.totals = [*totals] or [Totals()] * rules
         self.least_shifts = [*shifts] or [0] * rules
-        self.from_disk = self.read = 0
+        self.from_disk = self._done_bytes = 0
 
     def take(self, results: Iterable[Result]) -> None:
         """Results that earlier runs, or others, have kept."""
@@ -88,6 +97,12 @@ class Tally:
             self.least_shifts = [*map(max, self.least_shifts, result.shifts)]
             self.kept[result.digest] = array("Q", [one.chunks - one.holes for one in finding.totals])
         self.found[result.digest] = result._replace(finding=replace(finding, totals=()), shifts=())
+        self._done_bytes += self.wanted[result.digest]
+
+    def give_up(self, digest: Digest, why: str) -> None:
+        """The layer has no result."""
+        self.bad[digest] = why
+        self._done_bytes += self.wanted[digest]
 
     @property
     def left(self) -> list[Layer]:
@@ -98,10 +113,14 @@ class Tally:
         left = [layer for layer in self.layers.layers if layer.digest not in done]
         return sorted(left, key=lambda layer: (not layer.level_19_s, -layer.stored_bytes, layer.digest))
 
+    def progress(self, under_way_bytes: int = 0) -> Progress:
+        left = len(self.wanted) - len(self.found) - len(self.bad)
+        return Progress(self._done_bytes + under_way_bytes, self._known_bytes, left)
+
     @property
     def is_complete(self) -> bool:
         """Whether each layer was read, if it can be."""
-        return len(self.found) + len(self.bad) == len(self.layers.layers)
+        return not self.progress().layers_left
 
     @property
     def shifts(self) -> tuple[int, ...]:

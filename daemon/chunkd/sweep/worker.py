@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from chunkd.chunkers import profiles
@@ -28,7 +28,8 @@ SendBlock = Callable[[int, Recipe], None]
 
 
 class Cutters:
-    """Feeds a layer to all rules, in the form that `examine` needs of a chunker. What they keep goes to `send`.
+    """Feeds a layer to all rules, and to `whole`, in the form that `examine` needs of a chunker. The chunks that they
+    keep go to `send`.
 
     A rule that cuts each file by itself gets the payloads of the tar's files. All else of the tar, headers and padding,
     is one chunk more of the layer, the same for all these rules.
@@ -37,9 +38,10 @@ class Cutters:
     chunks = 0  # for `examine`, which has no bound of its own here
 
     def __init__(
-        self, rules: tuple[profiles.Profile, ...], job: SweepJob, measure: MeasureRule, send: SendBlock
-    ) -> None:
-        recompressor = Recompressor(measure)
+        self, rules: tuple[profiles.Profile, ...], job: SweepJob, measure: MeasureRule, send: SendBlock,
+        whole: Sequence[StreamLength] = (),
+    ) -> None:  # fmt: skip
+        recompressor, self._whole = Recompressor(measure), whole
         self._send, self._shifts, self._threshold = send, job.shifts or (0,) * len(rules), measure.threshold
         self._streams = [(at, rule.chunker(recompressor)) for at, rule in enumerate(rules) if not rule.per_file]
         self._files = [(at, rule.file_chunker(recompressor)) for at, rule in enumerate(rules) if rule.per_file]
@@ -53,6 +55,8 @@ class Cutters:
         return self._tar.damaged if self._files else ""
 
     def feed(self, data: memoryview) -> None:
+        for stream in self._whole:
+            stream.feed(data)
         for _, chunker in self._streams:
             chunker.feed(data)
         if self._files:
@@ -119,35 +123,15 @@ class Cutters:
         return Recipe(bytes(kept_hashes), bytes(kept_lengths), bytes(kept_measured)), holes, hole_bytes
 
 
-class _WithBaselines:
-    """Also takes the length of the whole layer as zstd."""
-
-    chunks = 0
-
-    def __init__(self, cutters: Cutters, streams: tuple[StreamLength, ...]) -> None:
-        self._cutters, self._streams = cutters, streams
-
-    def feed(self, data: memoryview) -> None:
-        self._cutters.feed(data)
-        for stream in self._streams:
-            stream.feed(data)
-
-    def finish(self) -> Recipe:
-        return self._cutters.finish()
-
-
 def swept(
     job: SweepJob, descriptor: int, rules: tuple[profiles.Profile, ...], measure: MeasureRule, caps: Caps,
     send: SendBlock, progress: Callable[[int], object], pace: Pace | None = None, *, baselines: bool = True,
 ) -> LayerFinding:  # fmt: skip
     """What one layer is found to be, its chunks by all rules given to `send`. Closes the descriptor. As `examine`."""
-    cutters = Cutters(rules, job, measure, send)
     level_3 = StreamLength(3) if baselines else None
     level_19 = StreamLength(19, job.level_19_s) if baselines and job.level_19_s else None
-    streams = tuple(stream for stream in (level_3, level_19) if stream)
-    found: Finding = examine(
-        job, descriptor, ChunkParams(), caps, progress, pace, cutter=_WithBaselines(cutters, streams)
-    )
+    cutters = Cutters(rules, job, measure, send, [stream for stream in (level_3, level_19) if stream])
+    found: Finding = examine(job, descriptor, ChunkParams(), caps, progress, pace, cutter=cutters)
     if found.kind != "layer":
         return LayerFinding(found.kind, found.codec, reason=found.reason)
     return LayerFinding(
