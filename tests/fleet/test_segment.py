@@ -144,8 +144,8 @@ def test_a_file_is_put_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         store.put("segments/a", half)
     assert names_of(store) == []
-    assert store.put("segments/a", lambda path: Path(path).write_bytes(b"one"))
-    assert not store.put("segments/a", lambda path: Path(path).write_bytes(b"two"))
+    store.put("segments/a", lambda path: Path(path).write_bytes(b"one"))
+    store.put("segments/a", lambda path: Path(path).write_bytes(b"two"))
     assert (tmp_path / "segments/a").read_bytes() == b"one"
     assert names_of(store) == ["segments/a"]
     (tmp_path / "link").symlink_to("segments/a")

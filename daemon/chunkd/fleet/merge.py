@@ -14,7 +14,7 @@ from chunkd.figures.stats import Stats
 from chunkd.figures.totals import TOTALS, Totals
 from chunkd.fleet import snapshot
 from chunkd.fleet.snapshot import Snapshot
-from chunkd.fleet.store import RulesDiffer, Store
+from chunkd.fleet.store import Store
 from chunkd.fleet.tables import MEMORY_BYTES, Measured, Range, Tables
 from chunkd.model import MeasureRule
 from chunkd.queries.read import moment
@@ -52,7 +52,7 @@ def sources_of(store: Store, least_as_of_ns: int = 0) -> Sources:
 
     Raises RulesDiffer unless all were made by the store's rules, NothingToMerge, and SegmentBad.
     """
-    rules = store.rules()
+    store.rules()  # raises if it is not a store
     counted: list[Snapshot] = []
     left_out: list[tuple[str, str, str | None, str]] = []
     for source in snapshot.sources(store):
@@ -66,11 +66,7 @@ def sources_of(store: Store, least_as_of_ns: int = 0) -> Sources:
     if not counted:
         raise NothingToMerge(store.path, "all of its sources are too old" if left_out else "it has no source yet")
     for one in counted:
-        said = {"params": dataclasses.asdict(one.rules.params), "key": one.rules.key or None}
-        for name, value in said.items():
-            if rules.get(name) != value:
-                what = f"the store has {name} {rules.get(name)}"
-                raise RulesDiffer("unlike rules", what, f"the source {one.facts.name} ({one.source}) has {value}")
+        store.check(one.rules.params, one.rules.key, f"the source {one.facts.name} ({one.source}) has")
     return Sources(tuple(counted), tuple(left_out))
 
 

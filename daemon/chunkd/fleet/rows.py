@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from chunkd.fleet import segment as segments
-from chunkd.fleet.segment import MOST_ROWS_BYTES, ROWS_SCHEMA, SegmentBad
+from chunkd.fleet.segment import MOST_ROWS_BYTES, ROWS_SCHEMA, SegmentBad, first_line
 from chunkd.fleet.store import Store, rows_name
 from chunkd.index import blocks
 
@@ -17,10 +17,6 @@ from chunkd.index import blocks
 MOST_BYTES_A_ROW, MOST_BYTES_A_GROUP = 64, 1 << 20
 MOST_ROWS = 1 << 32
 MOST_CHUNK_BYTES = (1 << 24) - 1
-
-
-def first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:300]
 
 
 def opened_rows(store: Store, segment: str) -> parquet.ParquetFile:

@@ -69,6 +69,10 @@ class SegmentBad(ChunkdError):
         super().__init__(f"store file {name}: {problem}; remove it, and export again from the host that wrote it")
 
 
+def first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]
+
+
 @dataclass(frozen=True, slots=True)
 class SegmentRules:
     """What a segment or a snapshot was made by. `mixed_library`: not all recompressed lengths are by one zstd library.
@@ -219,7 +223,7 @@ def opened(store: Store, name: str, schema: pa.Schema, most_bytes: int, most_row
         found = file.metadata
         groups = [found.row_group(number) for number in range(found.num_row_groups)]
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise SegmentBad(name, f"is not Parquet: {str(error).splitlines()[0][:200]}") from None
+        raise SegmentBad(name, f"is not Parquet: {first_line(error)}") from None
     if not file.schema_arrow.remove_metadata().equals(schema):
         raise SegmentBad(
             name, f"has the columns {', '.join(file.schema_arrow.names)[:200]}, or these are of other types"
@@ -243,7 +247,7 @@ def read_table(
             table = file.read(use_threads=False)
             table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise SegmentBad(name, f"can't be read: {str(error).splitlines()[0][:200]}") from None
+            raise SegmentBad(name, f"can't be read: {first_line(error)}") from None
         if any(column.null_count for column, field in zip(table.columns, schema, strict=True) if not field.nullable):
             raise SegmentBad(name, "lacks values")
         return file.metadata.metadata or {}, table

@@ -43,8 +43,8 @@ class StoreUnusable(ChunkdError):
 class RulesDiffer(ChunkdError):
     """Two things were made by rules whose figures can't be added up."""
 
-    def __init__(self, what: str, one: str, other: str) -> None:
-        super().__init__(f"{what}: {one}, and {other}: their chunks can't be compared; use a store for each")
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"unlike rules: {one}, and {other}: their chunks can't be compared; use a store for each")
 
 
 class Store:
@@ -61,13 +61,13 @@ class Store:
             self.put("rules.json", lambda path: Path(path).write_text(json.dumps(rules, indent=1) + "\n"))
         self.check(params, key_id)
 
-    def check(self, params: ChunkParams, key_id: str) -> None:
-        """Raises RulesDiffer unless the store has these rules."""
+    def check(self, params: ChunkParams, key_id: str, who: str = "asked for is") -> None:
+        """Raises RulesDiffer unless the store has these rules; `who` is the beginning of what differs."""
         found = self.rules()
         for name, value in (("params", asdict(params)), ("key", key_id or None)):
             if found.get(name) != value:
-                what = f"store {self.path} has {name} {json.dumps(found.get(name))[:500]}"
-                raise RulesDiffer("unlike rules", what, f"asked for is {json.dumps(value)}")
+                own = f"store {self.path} has {name} {json.dumps(found.get(name))[:500]}"
+                raise RulesDiffer(own, f"{who} {json.dumps(value)}")
 
     def rules(self) -> dict[str, object]:
         """What `rules.json` says."""
@@ -108,9 +108,9 @@ class Store:
         with self._refusals():
             return Path(path).read_bytes()
 
-    def put(self, name: str, write: Callable[[str], object]) -> bool:
+    def put(self, name: str, write: Callable[[str], object]) -> None:
         """Make a file: `write` is given the path of a new, empty one. It is on disk before it has its name, so that
-        nobody meets half of one. False if there is one of this name already, which then stays.
+        nobody meets half of one. If there is one of this name already, that stays.
         """
         target = self._root / name
         partial = target.parent / f".{secrets.token_hex(8)}.new"
@@ -121,12 +121,9 @@ class Store:
                     pass
                 write(str(partial))
                 durability.sync(partial)
-                try:
+                with contextlib.suppress(FileExistsError):
                     os.link(partial, target)
-                except FileExistsError:
-                    return False
-                durability.sync(target.parent)
-                return True
+                    durability.sync(target.parent)
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(partial)

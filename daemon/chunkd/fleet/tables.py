@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from chunkd.errors import ChunkdError
 from chunkd.fleet import segment as segments
-from chunkd.fleet.rows import MOST_CHUNK_BYTES, check_rows, first_line, opened_rows
-from chunkd.fleet.segment import SegmentBad
+from chunkd.fleet.rows import MOST_CHUNK_BYTES, check_rows, opened_rows
+from chunkd.fleet.segment import SegmentBad, first_line
 from chunkd.fleet.snapshot import Snapshot
 from chunkd.fleet.store import Store, StoreUnusable, blobs_name, rows_name
 from chunkd.index.records import STATES
