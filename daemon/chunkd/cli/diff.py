@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json as jsonlib
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +11,7 @@ import click
 
 from chunkd.cli import fail_if
 from chunkd.cli.diff_lines import Link, diff_lines, with_seconds
-from chunkd.cli.options import as_json, end_by, say_lines, settings
-from chunkd.cli.output import say
+from chunkd.cli.options import as_json, end_by, say_reply, settings
 from chunkd.client.ask import Client
 from chunkd.errors import UsageError
 from chunkd.figures.words import shown
@@ -86,13 +85,9 @@ def diff(
             raise UsageError("--both needs one image that the client has")
         answers.append(answer([back["to"]], back["from"][0]))
     replies = [found if over is None else with_seconds(found, over) for found, _ in answers]
-    if json:
-        say(jsonlib.dumps(replies[0] | ({"back": replies[1]} if both else {}), indent=1))
-    else:
-        for at, ((_, source), reply) in enumerate(zip(answers, replies, strict=True)):
-            if at:
-                say("")
-            say_lines(diff_lines(reply, source))
+    sources = (source for _, source in answers)
+    lines = (line for reply in replies for line in ("", *diff_lines(reply, next(sources))))
+    say_reply(replies[0] | ({"back": replies[1]} if both else {}), json, itertools.islice(lines, 1, None))
     fail_if.test(gates, {name: (replies[0][column] or {}).get(part) for name, (column, part) in GATES.items()})
     end_by(client.stats())
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from chunkd.cli.image_tables import _some
-from chunkd.figures.words import _wrapped, bytes_text, count_text, shown
+from chunkd.cli.image_tables import some_of
+from chunkd.figures.words import bytes_text, count_text, shown, wrapped
 
 Row = Mapping[str, Any]
 
@@ -52,11 +52,11 @@ def with_seconds(reply: Row, link: Link) -> dict[str, Any]:
 def diff_lines(reply: Row, source: str) -> Iterator[str]:
     """The two schemes, the cheaper of the two, the requests, and where the bytes are."""
     pulled, layers, chunks, seconds = reply["pulled"], reply["layers"], reply["chunks"], reply.get("link", {})
-    yield from _wrapped(source)
-    has = _some(reply["from_names"] or reply["from"]) if reply["from"] else "nothing"
+    yield from wrapped(source)
+    has = some_of(reply["from_names"] or reply["from"]) if reply["from"] else "nothing"
     platform = f"for {shown(reply['platform'])}" if reply["platform"] else "all platforms"
     size = f"{bytes_text(pulled['stored_bytes'])} in {count_text(pulled['layers'], 'layer')}, {platform}"
-    yield from _wrapped(f"A client that has {has} and pulls {_some(reply['to_names'] or [reply['to']])} ({size})")
+    yield from wrapped(f"A client that has {has} and pulls {some_of(reply['to_names'] or [reply['to']])} ({size})")
     yield _scheme(
         "as layers today", layers["stored_bytes"], count_text(layers["missing"], "layer"), _s(seconds, "layers_s")
     )
@@ -64,21 +64,21 @@ def diff_lines(reply: Row, source: str) -> Iterator[str]:
     if chunks is None:
         return
     if chunks["total_bytes"] is None:
-        yield from _wrapped(
+        yield from wrapped(
             f"  {count_text(chunks['missing'], 'chunk')} before compression: {bytes_text(chunks['bytes'])}"
         )
-        yield from _wrapped("  Nothing was measured, so what they take compressed is unknown; --measure finds out.")
+        yield from wrapped("  Nothing was measured, so what they take compressed is unknown; --measure finds out.")
     else:
         said = f"{count_text(chunks['missing'], 'chunk')}, {count_text(chunks['runs'], 'run')}"
         error = _error(chunks["recompressed_error_bytes"])
-        than = _than(chunks["total_bytes"], layers["stored_bytes"])
+        than = than_layers(chunks["total_bytes"], layers["stored_bytes"])
         yield _scheme("as chunks", chunks["total_bytes"], error, said, than)
         cheaper = reply["cheaper"]
         whole = f"{cheaper['whole_layers']:,} of {count_text(len(reply['by_layer']), 'layer')} whole"
         yield _scheme("cheaper per layer", cheaper["bytes"], _error(cheaper["error_bytes"]), whole)
         yield from _requests(chunks, seconds)
         if MEASURED_BY[reply["measured_by"]]:
-            yield from _wrapped(f"  {MEASURED_BY[reply['measured_by']]}")
+            yield from wrapped(f"  {MEASURED_BY[reply['measured_by']]}")
     yield ""
     yield from _by_layer(reply)
 
@@ -95,7 +95,7 @@ def _s(seconds: Row, name: str) -> str:
     return f"{seconds[name]:.1f} s" if name in seconds else ""
 
 
-def _than(size_bytes: int, layers_bytes: int) -> str:
+def than_layers(size_bytes: int, layers_bytes: int) -> str:
     if not layers_bytes:
         return ""
     percent = 100 * (layers_bytes - size_bytes) / layers_bytes
@@ -104,12 +104,12 @@ def _than(size_bytes: int, layers_bytes: int) -> str:
 
 def _partial(partial: Row) -> Iterator[str]:
     if partial["to"]:
-        yield from _wrapped(
+        yield from wrapped(
             f"  {count_text(partial['to'], 'blob')} of the image that the client lacks are not here"
             f" ({bytes_text(partial['to_bytes'])} as claimed), so its chunks are unknown."
         )
     if partial["from"]:
-        yield from _wrapped(
+        yield from wrapped(
             f"  {count_text(partial['from'], 'blob')} that the client has are not here:"
             " their chunks may count as missing."
         )

@@ -44,6 +44,8 @@ def export(client: Client, json: bool, quiet: bool, key_file: str | None, name: 
     from chunkd.fleet import extra
 
     extra.needed()
+    from dataclasses import asdict
+
     from chunkd.fleet.export import export as exported
     from chunkd.fleet.key import Key
     from chunkd.fleet.snapshot import Facts
@@ -59,8 +61,7 @@ def export(client: Client, json: bool, quiet: bool, key_file: str | None, name: 
     )  # fmt: skip
     with progress("exported", quiet=quiet) as show:
         done = exported(client.index_dir(), Store(store_folder(store)), facts, key, show)
-    content = {"source": done.source, "name": own, "moment": done.moment, "blobs": done.blobs, "read": done.read}
-    content |= {"segments": done.segments, "reused": done.reused}
+    content = {"source": done.source, "name": own} | asdict(done)
     say_reply(content, json, fleet_lines.export_lines(own, store, done.blobs, done.read))
     end_by(stats)
 

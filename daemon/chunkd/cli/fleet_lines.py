@@ -7,7 +7,7 @@ from typing import Any
 
 from chunkd.cli import image_tables
 from chunkd.cli.tables import stats_lines
-from chunkd.figures.words import LABEL_COLUMNS, _wrapped, bytes_text, count_text, shown
+from chunkd.figures.words import bytes_text, count_text, labelled, shown, wrapped
 
 
 def export_lines(name: str, store: str, blobs: int, read: int) -> Iterator[str]:
@@ -19,7 +19,7 @@ def merge_lines(content: Mapping[str, Any], store: str) -> Iterator[str]:
     """The figures as `chunkd stats` has them, the waterfall, and the sources."""
     fleet = content["fleet"]
     hosts = count_text(len(fleet["sources"]), "source")
-    yield from _wrapped(f"from the store at {shown(store)}: {hosts}, as of {content['as_of'] or 'never'} or later")
+    yield from wrapped(f"from the store at {shown(store)}: {hosts}, as of {content['as_of'] or 'never'} or later")
     yield ""
     # Who looks after a host's caches is that host's affair.
     yield from stats_lines({**content, "pending_blobs": content["pending_blobs"] or 0})
@@ -29,7 +29,7 @@ def merge_lines(content: Mapping[str, Any], store: str) -> Iterator[str]:
     yield ""
     yield from _sources(fleet)
     if content["pending_blobs"] is None:
-        yield from _wrapped("not known of all sources: their daemons were stopped before they were done", "pending")
+        yield from wrapped("not known of all sources: their daemons were stopped before they were done", "pending")
 
 
 def images_lines(content: Mapping[str, Any], store: str) -> Iterator[str]:
@@ -44,24 +44,25 @@ def images_lines(content: Mapping[str, Any], store: str) -> Iterator[str]:
 def _sources(fleet: Mapping[str, Any]) -> Iterator[str]:
     for row in fleet["sources"]:
         size = bytes_text(row["layer_stored_bytes"])
-        yield from _wrapped(
+        yield from wrapped(
             f"{shown(row['name'])}: {count_text(row['layers'], 'layer')}, {size}, as of {row['as_of']}", "source"
         )
     for row in fleet["left_out"]:
         since = f" (as of {row['as_of']})" if row["as_of"] else ""
-        yield from _wrapped(f"{shown(row['name'] or row['source'])}: {row['reason']}{since}", "left out")
+        yield from wrapped(f"{shown(row['name'] or row['source'])}: {row['reason']}{since}", "left out")
 
 
 def _waterfall(steps: Mapping[str, Any], hosts: str) -> Iterator[str]:
     copies_bytes, distinct_bytes = steps["copies_bytes"], steps["distinct_layers_bytes"]
     store_bytes = steps["recompressed_with_index_bytes"]
-    yield _row("all copies", copies_bytes, f"{count_text(steps['copies_layers'], 'layer')} on disk, of {hosts}")
-    yield _row("distinct layers", distinct_bytes, f"{count_text(steps['distinct_layers'], 'layer')}, each kept once")
-    yield _row("unique chunks", steps["unique_chunks_bytes"], "uncompressed")
+    copies, distinct = (count_text(steps[name], "layer") for name in ("copies_layers", "distinct_layers"))
+    yield labelled("all copies", bytes_text(copies_bytes), f"{copies} on disk, of {hosts}")
+    yield labelled("distinct layers", bytes_text(distinct_bytes), f"{distinct}, each kept once")
+    yield labelled("unique chunks", bytes_text(steps["unique_chunks_bytes"]), "uncompressed")
     if store_bytes is not None:
-        yield _row("as chunks", store_bytes, "recompressed, with the store's index")
+        yield labelled("as chunks", bytes_text(store_bytes), "recompressed, with the store's index")
     yield ""
-    yield from _wrapped(
+    yield from wrapped(
         f"One registry for all would save {_part(copies_bytes - distinct_bytes, copies_bytes)} of all copies without"
         " any chunks." + ("" if store_bytes is None else _by_chunks(distinct_bytes, store_bytes))
     )
@@ -75,7 +76,3 @@ def _by_chunks(distinct_bytes: int, store_bytes: int) -> str:
 
 def _part(part_bytes: int, whole_bytes: int) -> str:
     return f"{bytes_text(part_bytes)} ({100 * part_bytes / whole_bytes:.1f} %)" if whole_bytes else "nothing"
-
-
-def _row(label: str, size_bytes: int, remark: str) -> str:
-    return f"{label:<{LABEL_COLUMNS}}{bytes_text(size_bytes):<12}  {remark}"

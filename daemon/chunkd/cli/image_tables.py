@@ -11,11 +11,11 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from chunkd.figures.words import COLUMNS, NO_IMAGES, _wrapped, bytes_text, count_text, shown
+from chunkd.figures.words import COLUMNS, NO_IMAGES, bytes_text, count_text, row_of, shown, wrapped
 
 Row = Mapping[str, Any]
 
-NAME_COLUMNS, COUNT_COLUMNS, SIZE_COLUMNS = 25, 9, 11
+NAME_COLUMNS, WIDTHS = 25, (9, *(11,) * 6)
 COMMANDS_SHOWN = 20
 NAMES_SHOWN = 3
 # The columns of the table, and where their values are.
@@ -64,9 +64,9 @@ def image_lines(rows: Sequence[Row], reply: Row, source: str, *, untagged: bool 
     is_by_image = "images" in reply
     yield from _heading(reply, source)
     yield ""
-    yield _line("", "", ["", "STORED", "", "", "AS CHUNKS"])
+    yield from _line("", "", ["", "STORED", "", "", "AS CHUNKS"])
     first, count = ("NAME", "PLATFORMS") if is_by_image else ("REPOSITORY", "IMAGES")
-    yield _line(first, count, [name for name, _, _ in FIGURES])
+    yield from _line(first, count, [name for name, _, _ in FIGURES])
     listed = [row for row in rows if not is_by_image or _is_listed(row, untagged=untagged)]
     for row in listed:
         yield from _row(row)
@@ -75,17 +75,17 @@ def image_lines(rows: Sequence[Row], reply: Row, source: str, *, untagged: bool 
     partial, unheld = reply["partial"], reply["unheld"]
     what = "images" if is_by_image else "repositories"
     if partial[what]:
-        yield _line(f"chunks of {partial[what]:,} partial", "", _sums(None, partial))
+        yield from _line(f"chunks of {partial[what]:,} partial", "", _sums(None, partial))
     if unheld["blobs"] or unheld["unique_bytes"]:
         sums = ["", "", bytes_text(unheld["stored_bytes"]), "", *[bytes_text(unheld["unique_bytes"])] * 2]
-        yield _line(f"in no image ({count_text(unheld['blobs'], 'blob')})", "", sums)
+        yield from _line(f"in no image ({count_text(unheld['blobs'], 'blob')})", "", sums)
     yield from _total(reply[what], partial, unheld)
     yield ""
     yield "Shared bytes are in other rows too: only fair share and new add up."
 
 
 def _heading(reply: Row, source: str) -> Iterator[str]:
-    yield from _wrapped(source)
+    yield from wrapped(source)
     partial = reply["partial"]
     if "images" in reply:
         names = sum(len(row["names"]) for row in reply["images"])
@@ -97,16 +97,16 @@ def _heading(reply: Row, source: str) -> Iterator[str]:
             f"{count_text(len(reply['repositories']), 'repository')}, {partial['repositories']:,} partial; fair shares"
         )
         said += " are among repositories"
-    said += f"; {_names_as_of(reply)}; chunks before compression"
+    said += f"; {names_as_of_text(reply)}; chunks before compression"
     if reply["names_without_blob"]:
         said += f"; {count_text(reply['names_without_blob'], 'name')} of images that are not here"
-    yield from _wrapped(said)
-    yield from _wrapped(f"new: what no earlier one holds, by {reply['order']}")
+    yield from wrapped(said)
+    yield from wrapped(f"new: what no earlier one holds, by {reply['order']}")
     if not reply.get("images", reply.get("repositories")):
         yield f"{NO_IMAGES.capitalize()}."
 
 
-def _names_as_of(reply: Row) -> str:
+def names_as_of_text(reply: Row) -> str:
     return f"names as of {shown(reply['names_as_of'])}" if reply["names_as_of"] else "when names were read is not known"
 
 
@@ -121,7 +121,7 @@ def _groups(rows: Iterable[Row]) -> Iterator[str]:
         kind = ("tagged" if row["names"] else "untagged") if row["kind"] in LISTED_KINDS else row["kind"]
         groups.setdefault(kind, []).append(row)
     for kind, some in sorted(groups.items()):
-        yield _line(f"{kind} ({len(some):,})", "", _sums(some, None))
+        yield from _line(f"{kind} ({len(some):,})", "", _sums(some, None))
 
 
 def _sums(rows: Sequence[Row] | None, partial: Row | None) -> list[str]:
@@ -135,24 +135,20 @@ def _total(rows: Sequence[Row], partial: Row, unheld: Row) -> Iterator[str]:
     stored_bytes = sum(row["stored"]["fair_share_bytes"] for row in rows) + unheld["stored_bytes"]
     unique_bytes = sum(row["chunks"]["fair_share_bytes"] for row in rows if row["chunks"])
     unique_bytes += partial["fair_share_bytes"] + unheld["unique_bytes"]
-    yield _line("total", "", ["", "", bytes_text(stored_bytes), "", *[bytes_text(unique_bytes)] * 2])
+    yield from _line("total", "", ["", "", bytes_text(stored_bytes), "", *[bytes_text(unique_bytes)] * 2])
 
 
-def _row(row: Row) -> Iterator[str]:
+def _row(row: Row) -> list[str]:
     sizes = ["unknown" if row[column] is None else bytes_text(row[column][name]) for _, column, name in FIGURES]
     if "repository" in row:
         name, count = shown(row["repository"]) or "(without a name)", f"{row['images']:,}"
     else:
         name, count = _named(row), f"{len(row['platforms']):,}"
-    if len(name) >= NAME_COLUMNS:  # on a line of its own, so that the columns stand below one another
-        yield name
-        name = ""
-    yield _line(name, count, sizes)
+    return _line(name, count, sizes)
 
 
-def _line(name: str, count: str, sizes: Sequence[str]) -> str:
-    cells = "".join(f"{size:>{SIZE_COLUMNS}}" for size in sizes)
-    return f"{name:<{NAME_COLUMNS}}{count:>{COUNT_COLUMNS}}{cells}".rstrip()
+def _line(name: str, count: str, sizes: Sequence[str]) -> list[str]:
+    return row_of(name, NAME_COLUMNS, [count, *sizes], WIDTHS)
 
 
 def _named(row: Row) -> str:
@@ -181,9 +177,9 @@ def partial_lines(rows: Sequence[Row], reply: Row, source: str) -> Iterator[str]
 def freed_lines(reply: Row, source: str) -> Iterator[str]:
     """What would be freed, what other images hold back, and what a collection would do."""
     stored, chunks = reply["stored"], reply["chunks"]
-    yield from _wrapped(source)
-    yield from _wrapped(
-        f"{count_text(len(reply['images']), 'image')} ({_some(reply['names'], reply['names_left_out'])})"
+    yield from wrapped(source)
+    yield from wrapped(
+        f"{count_text(len(reply['images']), 'image')} ({some_of(reply['names'], reply['names_left_out'])})"
     )
     yield f"  today         {bytes_text(stored['bytes']):>11}   {count_text(len(stored['blobs']), 'blob')}"
     yield f"  as chunks     {bytes_text(chunks['bytes']):>11}   before compression{_recompressed(chunks)}"
@@ -191,7 +187,7 @@ def freed_lines(reply: Row, source: str) -> Iterator[str]:
     if reply["kept_last"]:
         yield f"  kept as the last of their repositories: {count_text(reply['kept_last'], 'image')}"
     for kept in reply["kept"][:COMMANDS_SHOWN]:
-        yield f"  kept by its other names: {_some(kept['names'])}"
+        yield f"  kept by its other names: {some_of(kept['names'])}"
     if (more := len(reply["kept"]) + reply["kept_left_out"] - COMMANDS_SHOWN) > 0:
         yield f"  and {count_text(more, 'image')} more, kept by other names"
     if reply["images"]:
@@ -207,7 +203,7 @@ def _recompressed(chunks: Row) -> str:
     return f"{said}, give or take {bytes_text(error_bytes)}" if error_bytes else said
 
 
-def _some(names: Sequence[str], left_out: int = 0) -> str:
+def some_of(names: Sequence[str], left_out: int = 0) -> str:
     more = len(names) + left_out - NAMES_SHOWN
     some = ", ".join(map(shown, names[:NAMES_SHOWN])) or "without a name"
     return f"{some} and {more:,} more" if more > 0 else some
@@ -215,16 +211,16 @@ def _some(names: Sequence[str], left_out: int = 0) -> str:
 
 def _collection(found: Row, freed_bytes: int) -> Iterator[str]:
     """What the owner of the blobs does by itself, and how to ask it for the rest. Nothing is deleted by chunkd."""
-    yield from _wrapped("chunkd deletes nothing. What the owner of these blobs does:")
+    yield from wrapped("chunkd deletes nothing. What the owner of these blobs does:")
     said = {
         "layout": "An OCI layout has no garbage collection. zot has: it frees what had no name for its `gcDelay`.",
         "containerd": "containerd frees by itself what no image, container or lease holds.",
         "names file": "The program that gave the names knows how images are removed.",
     }
     for source in found["sources"]:
-        yield from _registry(found, freed_bytes) if source == "registry" else _wrapped(said[source])
+        yield from _registry(found, freed_bytes) if source == "registry" else wrapped(said[source])
     if not found["sources"]:
-        yield from _wrapped("These images have no name, and no registry has a revision of them.")
+        yield from wrapped("These images have no name, and no registry has a revision of them.")
 
 
 def _registry(found: Row, freed_bytes: int) -> Iterator[str]:
@@ -232,18 +228,18 @@ def _registry(found: Row, freed_bytes: int) -> Iterator[str]:
     words = f"A distribution registry's garbage-collect would free {bytes_text(now)} of it now"
     if now < freed_bytes and waits:
         words += f": it frees nothing that a revision link names, and {count_text(waits, 'link')} must go first"
-    yield from _wrapped(f"{words}. Harbor leaves what was pushed in the last 2 hours.")
+    yield from wrapped(f"{words}. Harbor leaves what was pushed in the last 2 hours.")
     if found["has_index"]:
-        yield from _wrapped("Its flag that also removes untagged manifests deletes the platforms of tagged images.")
+        yield from wrapped("Its flag that also removes untagged manifests deletes the platforms of tagged images.")
     commands = [command for row in found["delete"] if (command := delete_command(**row))]
     if commands:
-        yield from _wrapped("To remove the links, with the registry's host in $REGISTRY, and collect then:")
+        yield from wrapped("To remove the links, with the registry's host in $REGISTRY, and collect then:")
     for command in commands[:COMMANDS_SHOWN]:
         yield f"  {command}"
     if (more := len(commands) + found["delete_left_out"] - COMMANDS_SHOWN) > 0:
         yield f"  and {more:,} more: see `delete` with --json"
     if odd := len(found["delete"]) - len(commands):
-        yield from _wrapped(f"No command is printed for {odd:,} of them, whose repository has no valid name.")
+        yield from wrapped(f"No command is printed for {odd:,} of them, whose repository has no valid name.")
 
 
 def delete_command(repository: str, digest: str) -> str:
@@ -255,16 +251,16 @@ def delete_command(repository: str, digest: str) -> str:
 
 def similar_lines(reply: Row, source: str) -> Iterator[str]:
     """The clusters, and the pairs of different repositories that share most."""
-    yield from _wrapped(source)
-    yield from _wrapped(_names_as_of(reply))
+    yield from wrapped(source)
+    yield from wrapped(names_as_of_text(reply))
     clusters: dict[int, list[Row]] = {}
     for row in reply["alike"]:
         clusters.setdefault(row["cluster"], []).append(row)
     yield ""
     yield f"{count_text(len(clusters), 'cluster')} of images that are alike by {100 * reply['threshold']:.4g} % or more"
     for cluster, rows in clusters.items():
-        yield from _wrapped(
-            f"{count_text(len(rows), 'image')}: {_some([_first(row) for row in rows])}", f"{cluster:>4}"
+        yield from wrapped(
+            f"{count_text(len(rows), 'image')}: {some_of([_first(row) for row in rows])}", f"{cluster:>4}"
         )
     yield ""
     yield "Pairs of different repositories that share most" if reply["pairs"] else "No two repositories share a chunk."
@@ -279,7 +275,7 @@ def similar_lines(reply: Row, source: str) -> Iterator[str]:
             yield f"{'':>21}{shown(other)}"
     if reply["common_bytes"]:
         yield ""
-        yield from _wrapped(f"Left out: {bytes_text(reply['common_bytes'])} that more than half of all images hold.")
+        yield from wrapped(f"Left out: {bytes_text(reply['common_bytes'])} that more than half of all images hold.")
 
 
 def _first(row: Row) -> str:

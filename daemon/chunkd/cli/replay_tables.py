@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from chunkd.figures.replay_words import own_caches, remarks, shared_cache
-from chunkd.figures.words import _wrapped, bytes_text, count_text, shown
+from chunkd.figures.words import bytes_text, count_text, row_of, shown, wrapped
 
 Row = Mapping[str, Any]
 
@@ -36,14 +36,14 @@ COLUMNS = (
 def lines(reply: Row, state_dir: str) -> Iterator[str]:
     """The sentences, then a row for each day and for each repository."""
     as_of = f"as of {reply['as_of']}" if reply["as_of"] else "nothing indexed yet"
-    yield from _wrapped(f"from the index at {shown(state_dir)}, {as_of}")
+    yield from wrapped(f"from the index at {shown(state_dir)}, {as_of}")
     yield from _lines_read(reply)
     if not reply["served"]["requests"]:
         yield "No pull was read."
         return
     yield ""
     for sentence in (own_caches(reply), shared_cache(reply), *remarks(reply)):
-        yield from _wrapped(sentence)
+        yield from wrapped(sentence)
     yield ""
     yield from _table("DAY", [(row["day"], row) for row in reply["days"]], ("other days", reply["other_days"]), reply)
     yield ""
@@ -60,20 +60,18 @@ def _lines_read(reply: Row) -> Iterator[str]:
     said += f", {count_text(sum(unread.values()), 'line')} not read"
     if unread:
         said += f" ({', '.join(UNREAD[why].format(count=count) for why, count in unread.items())})"
-    yield from _wrapped(said)
+    yield from wrapped(said)
 
 
 def _table(heading: str, rows: list[tuple[str, Row]], rest: tuple[str, Row], whole: Row) -> Iterator[str]:
     left = NAME_COLUMNS + COLUMNS[0][1]
     half = sum(width for _, width, _ in COLUMNS[1:4])
     yield f"{'':<{left}}{'A CACHE IN EACH CLIENT':>{half}}{'ONE CACHE FOR ALL':>{half}}"
-    yield f"{heading:<{NAME_COLUMNS}}" + "".join(f"{name:>{width}}" for name, width, _ in COLUMNS)
+    widths = [width for _, width, _ in COLUMNS]
+    yield from row_of(heading, NAME_COLUMNS, [name for name, _, _ in COLUMNS], widths)
     others = [rest] if rest[1]["served"]["requests"] else []
     for name, row in (*rows, *others, ("total", whole)):
-        if len(name) >= NAME_COLUMNS:
-            yield name
-            name = ""
-        yield f"{name:<{NAME_COLUMNS}}" + "".join(f"{_cell(row, at):>{width}}" for _, width, at in COLUMNS)
+        yield from row_of(name, NAME_COLUMNS, [_cell(row, at) for _, _, at in COLUMNS], widths)
 
 
 def _cell(row: Row, at: tuple[str, ...]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json as jsonlib
 import signal
 import sys
 import time
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chunkd.cli.options import INCOMPLETE, as_json, quietly, say_lines, settings
+from chunkd.cli import sweep_tables
+from chunkd.cli.options import INCOMPLETE, as_json, quietly, say_reply, settings
 from chunkd.cli.output import say
 from chunkd.cli.progress import progress
 from chunkd.errors import RUN_AGAIN, UsageError
@@ -118,12 +118,7 @@ def _swept(
         if part:
             return _say_shard(begun, part, json), is_interrupted
         reply = begun.reply((lambda *_: None) if quiet else _seldom())
-        if json:
-            say(jsonlib.dumps(reply, indent=1))
-        else:
-            from chunkd.cli import sweep_tables
-
-            say_lines(sweep_tables.lines(reply))
+        say_reply(reply, json, sweep_tables.lines(reply))
         if output is not None:
             from chunkd.cli.report import write_whole
             from chunkd.report.sweep import page
@@ -141,13 +136,12 @@ def _say_shard(begun: Sweep, shard: Shard, json: bool) -> dict[str, Any]:
 
     reply = shard_reply(begun, shard)
     layers = reply["layers"]
-    if json:
-        say(jsonlib.dumps(reply, indent=1))
-        return reply
-    say(f"shard {reply['shard']}: {count_text(layers['found'], 'layer')}, {layers['from_earlier_runs']:,} before")
-    for bad in layers["bad"]:
-        say(f"not read: {bad['digest']}: {shown(bad['reason'])}")
-    say("This was one shard. When all are done, the same command without --shard prints the figures.")
+    lines = (
+        f"shard {reply['shard']}: {count_text(layers['found'], 'layer')}, {layers['from_earlier_runs']:,} before",
+        *(f"not read: {bad['digest']}: {shown(bad['reason'])}" for bad in layers["bad"]),
+        "This was one shard. When all are done, the same command without --shard prints the figures.",
+    )
+    say_reply(reply, json, lines)
     return reply
 
 

@@ -12,17 +12,17 @@ from typing import Any
 
 from chunkd.figures.words import (
     COLUMNS,
-    LABEL_COLUMNS,
-    _wrapped,
     bytes_text,
     caution_sentence,
     changes,
+    labelled,
     range_text,
     remarks,
     saving_parts,
     saving_sentence,
     shown,
     signed_bytes_text,
+    wrapped,
 )
 
 BAR_COLUMNS = 11
@@ -34,13 +34,13 @@ def stats_lines(stats: Mapping[str, Any], source: str = "", explain: bool = Fals
     `source` is the first line, from `daemon_source` or `index_source`. With `explain` the net saving comes in parts.
     """
     if source:
-        yield from _wrapped(source)
+        yield from wrapped(source)
         yield ""
     if stats["layers"]:
         yield from _figures(stats)
         if explain and stats["net"] is not None:
             yield ""
-            yield from (_row(label, signed_bytes_text(saved), why) for label, saved, why in saving_parts(stats))
+            yield from (labelled(label, signed_bytes_text(saved), why) for label, saved, why in saving_parts(stats))
     else:
         yield "There is no layer in the index yet."
     if images := stats.get("images"):
@@ -50,34 +50,36 @@ def stats_lines(stats: Mapping[str, Any], source: str = "", explain: bool = Fals
     if beside:
         yield ""
     for label, words in beside:
-        yield from _wrapped(words, label)
+        yield from wrapped(words, label)
 
 
 def _images(images: Mapping[str, Any]) -> Iterator[str]:
     partial = f", {images['partial_images']:,} partial" if images["partial_images"] else ""
-    yield _row("images", f"{images['images']:,}", f"{images['names']:,} names{partial}; as of {shown(images['as_of'])}")
+    yield labelled(
+        "images", f"{images['images']:,}", f"{images['names']:,} names{partial}; as of {shown(images['as_of'])}"
+    )
     size, exact = _sizes(images["unreached_bytes"])
-    yield _row("in no named image", size, f"{exact} on disk")
+    yield labelled("in no named image", size, f"{exact} on disk")
 
 
 def _figures(stats: Mapping[str, Any]) -> Iterator[str]:
     uncompressed_bytes, unique_bytes = stats["uncompressed_bytes"], stats["unique_bytes"]
     layer_stored_bytes = stats["layer_stored_bytes"]
-    yield _row("layers", f"{stats['layers']:,}", "")
-    yield _row("on disk", *_sizes(layer_stored_bytes))
-    yield _row("uncompressed", *_sizes(uncompressed_bytes))
+    yield labelled("layers", f"{stats['layers']:,}")
+    yield labelled("on disk", *_sizes(layer_stored_bytes))
+    yield labelled("uncompressed", *_sizes(uncompressed_bytes))
     if not stats["chunks"]:
         return
     mean = bytes_text(round(stats["mean_chunk_bytes"]))
-    yield _row("chunks", f"{stats['chunks']:,}", f"{mean} on average")
-    yield _row("unique chunks", f"{stats['unique_chunks']:,}", "")
-    yield _row("unique chunk bytes", *_sizes(unique_bytes))
-    yield _row("redundancy", f"{100 * stats['redundancy']:.1f} %", "")
+    yield labelled("chunks", f"{stats['chunks']:,}", f"{mean} on average")
+    yield labelled("unique chunks", f"{stats['unique_chunks']:,}")
+    yield labelled("unique chunk bytes", *_sizes(unique_bytes))
+    yield labelled("redundancy", f"{100 * stats['redundancy']:.1f} %")
     yield ""
-    yield from _wrapped(caution_sentence(stats))
+    yield from wrapped(caution_sentence(stats))
     if stats["net"] is not None:
         yield ""
-        yield from _wrapped(saving_sentence(stats))
+        yield from wrapped(saving_sentence(stats))
 
 
 def history_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -95,7 +97,7 @@ def history_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 def histogram_lines(histogram: Mapping[str, Any], source: str) -> Iterator[str]:
     """The tables of `histogram.to_json`, each row with its share of all bytes."""
-    yield from _wrapped(source)
+    yield from wrapped(source)
     if not histogram["copies"]:
         yield ""
         yield "There is no chunk in the index yet."
@@ -150,7 +152,3 @@ def health_lines(health: Mapping[str, Any]) -> Iterator[str]:
 
 def _sizes(size_bytes: int) -> tuple[str, str]:
     return bytes_text(size_bytes), f"{size_bytes:,} bytes" if size_bytes >= 1024 else ""
-
-
-def _row(label: str, value: str, remark: str) -> str:
-    return f"{label:<{LABEL_COLUMNS}}{value:<12}{remark and '  ' + remark}".rstrip()

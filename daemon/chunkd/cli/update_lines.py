@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from chunkd.cli.diff_lines import _than
-from chunkd.cli.image_tables import _names_as_of, _some
-from chunkd.figures.words import _wrapped, bytes_text, count_text, shown, signed_bytes_text
+from chunkd.cli.diff_lines import than_layers
+from chunkd.cli.image_tables import names_as_of_text, some_of
+from chunkd.figures.words import bytes_text, count_text, row_of, shown, signed_bytes_text, wrapped
 
 Row = Mapping[str, Any]
 
 PAIRS_SHOWN = 40
-NAME_COLUMNS, REPOSITORY_COLUMNS = 15, 28
-WIDTHS, ALL_WIDTHS = (11, 11, 11, 11, 11), (6, 12, 12, 12, 13)
+NAME_COLUMNS, REPOSITORY_COLUMNS = 15, 29
+WIDTHS, ALL_WIDTHS = (11, 11, 11, 11, 11), (5, 12, 12, 12, 13)
 ORDERS = {
     "versions": "in the order of their tags as versions",
     "pushes": "in the order in which they were pushed",
@@ -29,7 +29,7 @@ LEFT_OUT = {
 
 def update_lines(reply: Row, source: str) -> Iterator[str]:
     """The pairs of one repository or tag, the latest last, and the medians by distance."""
-    yield from _wrapped(source)
+    yield from wrapped(source)
     yield from _heading(reply)
     first, pairs = reply["first_pull"], reply["pairs"]
     if first:
@@ -57,32 +57,30 @@ def _heading(reply: Row) -> Iterator[str]:
     tag, left_out = reply["tag"], reply["left_out"]
     called = shown(reply["repository"] + (f":{tag}" if tag else ""))
     platform = f", for {shown(reply['platform'])}" if reply["platform"] else ", all platforms"
-    said = (
-        f"{called}: {count_text(reply['versions'], 'image')}, {ORDERS[reply['order']]}{platform}; {_names_as_of(reply)}"
-    )
-    yield from _wrapped(said)
+    said = f"{called}: {count_text(reply['versions'], 'image')}, {ORDERS[reply['order']]}{platform}"
+    yield from wrapped(f"{said}; {names_as_of_text(reply)}")
     if left_out["unordered"]:
         reason = "not a version" if reply["order"] == "versions" else "no time of a push is known"
-        tags = _some(left_out["tags"], left_out["unordered"] - len(left_out["tags"]))
-        yield from _wrapped(f"{count_text(left_out['unordered'], 'tag')} left out ({reason}): {tags}")
+        tags = some_of(left_out["tags"], left_out["unordered"] - len(left_out["tags"]))
+        yield from wrapped(f"{count_text(left_out['unordered'], 'tag')} left out ({reason}): {tags}")
     for name, reason in LEFT_OUT.items():
         if left_out[name]:
-            yield from _wrapped(f"{count_text(left_out[name], 'image')} left out ({reason})")
+            yield from wrapped(f"{count_text(left_out[name], 'image')} left out ({reason})")
     if reply["same_time"]:
-        yield from _wrapped(f"{reply['same_time']:,} pushed at the time of another, so that their order is not known")
+        yield from wrapped(f"{reply['same_time']:,} pushed at the time of another, so that their order is not known")
     if reply["series"] > 1:
-        yield from _wrapped(f"{reply['series']:,} variants, each compared with itself alone")
+        yield from wrapped(f"{reply['series']:,} variants, each compared with itself alone")
 
 
 def _first_pull(pair: Row) -> Iterator[str]:
-    names = _some(pair["to_names"][:1]) if pair["to_names"] else pair["to"]
+    names = some_of(pair["to_names"][:1]) if pair["to_names"] else pair["to"]
     said = f"A first pull of {names} takes {bytes_text(pair['layers']['stored_bytes'])} as layers"
     if _is_known(pair):
         as_chunks = pair["chunks"]["total_bytes"]
-        than = _than(as_chunks, pair["layers"]["stored_bytes"])
-        yield from _wrapped(f"{said}, {bytes_text(as_chunks)} as chunks: {than}")
+        than = than_layers(as_chunks, pair["layers"]["stored_bytes"])
+        yield from wrapped(f"{said}, {bytes_text(as_chunks)} as chunks: {than}")
     else:
-        yield from _wrapped(f"{said}; as chunks it is unknown")
+        yield from wrapped(f"{said}; as chunks it is unknown")
 
 
 def _is_known(pair: Row) -> bool:
@@ -116,7 +114,7 @@ def _called(names: list[str], repository: str) -> str:
 
 
 def _short_than(size_bytes: int, layers_bytes: int) -> str:
-    return _than(size_bytes, layers_bytes).removesuffix(" than as layers")
+    return than_layers(size_bytes, layers_bytes).removesuffix(" than as layers")
 
 
 def _line(names: str, cells: Sequence[str], than: str = "") -> str:
@@ -139,11 +137,11 @@ def _median_sizes(row: Row) -> Iterator[str]:
 def _remarks(distances: Sequence[Row]) -> Iterator[str]:
     consecutive, left_out = distances[0], sum(row["left_out"] for row in distances)
     if consecutive["dearer"]:
-        yield from _wrapped(
+        yield from wrapped(
             f"{count_text(consecutive['dearer'], 'consecutive pair')} cost MORE as chunks than as layers"
         )
     if unknown := consecutive["unknown"]:
-        yield from _wrapped(f"{count_text(unknown, 'pair')} with a partial or unmeasured image, of unknown cost")
+        yield from wrapped(f"{count_text(unknown, 'pair')} with a partial or unmeasured image, of unknown cost")
     yield from _uncertain(consecutive["without_error"], left_out)
 
 
@@ -152,45 +150,40 @@ def _uncertain(without_error: int, left_out: int) -> Iterator[str]:
         said = (
             f"{count_text(without_error, 'pair')} of unknown error, with few measured chunks: compressed as others are;"
         )
-        yield from _wrapped(f"{said} `chunkd diff --measure` is exact")
+        yield from wrapped(f"{said} `chunkd diff --measure` is exact")
     if left_out:
-        yield from _wrapped(
+        yield from wrapped(
             f"{count_text(left_out, 'earlier pair')} left out, as there are too many chunks to go through"
         )
 
 
 def all_lines(reply: Row, source: str) -> Iterator[str]:
     """A line for each repository, those first in which chunks would save most, and the median over all."""
-    yield from _wrapped(source)
+    yield from wrapped(source)
     rows, median = reply["repositories"], reply["median"]
     known = [row for row in rows if row["pairs"] > row["unknown"]]
     platform = f"for {shown(reply['platform'])}" if reply["platform"] else "all platforms"
     said = f"{count_text(len(rows), 'repository')}, {platform}: what moves from each version to the next one, as the"
     said += f" median of the latest {reply['most_pairs']:,} pairs at most; saved = by chunks, over these pairs"
-    yield from _wrapped(f"{said}; {_names_as_of(reply)}")
+    yield from wrapped(f"{said}; {names_as_of_text(reply)}")
     yield ""
     if known:
-        yield _all_line("REPOSITORY", ("PAIRS", "AS LAYERS", "AS CHUNKS", "CHEAPER", "SAVED"))
+        yield from _all_line("REPOSITORY", ("PAIRS", "AS LAYERS", "AS CHUNKS", "CHEAPER", "SAVED"))
     for row in known:
-        name = shown(row["repository"])
-        if len(name) > REPOSITORY_COLUMNS:
-            yield name
-            name = ""
         cells = (f"{row['pairs'] - row['unknown']:,}", *_median_sizes(row), signed_bytes_text(row["saved_bytes"]))
-        yield _all_line(name, cells, _short_than(row["chunk_bytes"], row["layer_bytes"]))
+        yield from _all_line(shown(row["repository"]), cells, _short_than(row["chunk_bytes"], row["layer_bytes"]))
     if known:
         saved = median["median_saved"]
         than = "" if saved is None else f"{abs(100 * saved):.0f} % {'less' if saved >= 0 else 'MORE'}"
         label = f"median of {count_text(median['repositories'], 'repository')}"
-        yield _all_line(label, ("", *_median_sizes(median)), than)
+        yield from _all_line(label, ("", *_median_sizes(median)), than)
     if unordered := [row for row in rows if not row["pairs"]]:
-        some = _some([row["repository"] for row in unordered])
-        yield from _wrapped(f"{count_text(len(unordered), 'repository')} without two images in a known order: {some}")
+        some = some_of([row["repository"] for row in unordered])
+        yield from wrapped(f"{count_text(len(unordered), 'repository')} without two images in a known order: {some}")
     if unknown := sum(row["unknown"] for row in rows):
-        yield from _wrapped(f"{count_text(unknown, 'pair')} with a partial or unmeasured image, of unknown cost")
+        yield from wrapped(f"{count_text(unknown, 'pair')} with a partial or unmeasured image, of unknown cost")
     yield from _uncertain(sum(row["without_error"] for row in rows), reply["left_out"]["pairs"])
 
 
-def _all_line(name: str, cells: Sequence[str], than: str = "") -> str:
-    row = "".join(f"{cell:>{width}}" for cell, width in zip(cells, ALL_WIDTHS, strict=False))
-    return f"{name:<{REPOSITORY_COLUMNS}}{row}  {than}".rstrip()
+def _all_line(name: str, cells: Sequence[str], than: str = "") -> list[str]:
+    return row_of(name, REPOSITORY_COLUMNS, cells, ALL_WIDTHS, than)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from chunkd.cli.image_tables import _some
-from chunkd.figures.words import _wrapped, bytes_text, count_text, shown
+from chunkd.cli.image_tables import some_of
+from chunkd.figures.words import bytes_text, count_text, row_of, shown, wrapped
 
 Row = Mapping[str, Any]
 
@@ -27,12 +27,12 @@ CAUSE_COLUMNS = 22
 
 def where_lines(reply: Row, state_dir: str) -> Iterator[str]:
     """The causes, then the largest rows."""
-    yield from _wrapped(f"from the index at {shown(state_dir)}, its layers decoded")
-    yield from _wrapped(_heading(reply))
+    yield from wrapped(f"from the index at {shown(state_dir)}, its layers decoded")
+    yield from wrapped(_heading(reply))
     copied_bytes, uncompressed_bytes = reply["copied_bytes"], reply["uncompressed_bytes"]
     if reply["one_in"] > 1:
         said = f"a sample of one layer in {reply['one_in']:,}, picked by their digests: copies of what is in other"
-        yield from _wrapped(f"{said} layers are not seen, so all layers together have more; --layers 1/1 reads all")
+        yield from wrapped(f"{said} layers are not seen, so all layers together have more; --layers 1/1 reads all")
     yield from _problems(reply)
     if not copied_bytes:
         yield "no chunk occurs more than once in them"
@@ -44,16 +44,16 @@ def where_lines(reply: Row, state_dir: str) -> Iterator[str]:
         size = reply["causes"][f"{cause}_bytes"]
         yield f"  {words:<{CAUSE_COLUMNS - 2}}{bytes_text(size):>11}  {100 * size / copied_bytes:.1f} %"
     yield ""
-    yield _line(reply["by"].upper(), ("COPIES", "SAME FILE", "PARTS", "OTHER", "FILES", "LAYERS", "IMAGES"))
+    yield from _line(reply["by"].upper(), ("COPIES", "SAME FILE", "PARTS", "OTHER", "FILES", "LAYERS", "IMAGES"))
     rows = reply["rows"]
     for row in rows[:ROWS_SHOWN]:
         yield from _row(row, reply["of"]["images"])
     left_out = len(rows[ROWS_SHOWN:]) + reply["left_out"]["rows"]
     left_out_bytes = sum(row["copied_bytes"] for row in rows[ROWS_SHOWN:]) + reply["left_out"]["copied_bytes"]
     if left_out:
-        yield _line(f"{left_out:,} more", (bytes_text(left_out_bytes),))
+        yield from _line(f"{left_out:,} more", (bytes_text(left_out_bytes),))
     if reply["outside_bytes"]:
-        yield _line("outside of files", (bytes_text(reply["outside_bytes"]),))
+        yield from _line("outside of files", (bytes_text(reply["outside_bytes"]),))
 
 
 def _heading(reply: Row) -> str:
@@ -72,7 +72,7 @@ def _problems(reply: Row) -> Iterator[str]:
     ):
         for one in reply[what][:PROBLEMS_SHOWN]:
             yield one["digest"]
-            yield from _wrapped(f"  {words}: {shown(one['reason'])}")
+            yield from wrapped(f"  {words}: {shown(one['reason'])}")
         if more := reply[f"{what}_layers"] - len(reply[what][:PROBLEMS_SHOWN]):
             yield f"{count_text(more, 'more layer')}: {words}"
 
@@ -82,19 +82,15 @@ def _row(row: Row, images: int) -> Iterator[str]:
     name = shown(row["name"])
     if len(name) > NAME_CHARACTERS:
         name = f"{name[:NAME_CHARACTERS]}..."
-    if len(name) >= NAME_COLUMNS:
-        yield name
-        name = ""
     sizes = (
         row["copied_bytes"], row["same_path_bytes"] + row["other_path_bytes"], row["parts_bytes"],
         row["zeros_bytes"] + row["same_layer_bytes"],
     )  # fmt: skip
     counts = (f"{row[what]:,}" for what in ("files", "layers", "images"))
-    yield _line(name, (*map(bytes_text, sizes), *counts))
+    yield from _line(name, (*map(bytes_text, sizes), *counts))
     if 0 < row["images"] < images:
-        yield from _wrapped(f"  in {_some(row['image_names'][:IMAGES_NAMED], row['images'] - IMAGES_NAMED)}")
+        yield from wrapped(f"  in {some_of(row['image_names'][:IMAGES_NAMED], row['images'] - IMAGES_NAMED)}")
 
 
-def _line(name: str, cells: Sequence[str]) -> str:
-    row = "".join(f"{cell:>{width}}" for cell, width in zip(cells, WIDTHS, strict=False))
-    return f"{name:<{NAME_COLUMNS}}{row}"
+def _line(name: str, cells: Sequence[str]) -> list[str]:
+    return row_of(name, NAME_COLUMNS, cells, WIDTHS)

@@ -7,7 +7,7 @@ with control characters escaped, because a terminal would obey them.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 COLUMNS = 100
@@ -158,11 +158,11 @@ def bytes_text(size_bytes: int) -> str:
 
 
 def _blobs(blobs: int, size_bytes: int, remark: str) -> str:
-    count = f"{blobs:,} blob{'s' * (blobs != 1)}"
-    return f"{count:<12}  {bytes_text(size_bytes)}, {remark}"
+    return f"{count_text(blobs, 'blob'):<12}  {bytes_text(size_bytes)}, {remark}"
 
 
-def _wrapped(words: str, label: str = "") -> list[str]:
+def wrapped(words: str, label: str = "") -> list[str]:
+    """Lines of at most COLUMNS, with a label before the first."""
     indent = " " * LABEL_COLUMNS if label else ""
     first = f"{label:<{LABEL_COLUMNS}}" if label else ""
     return textwrap.wrap(
@@ -173,6 +173,20 @@ def _wrapped(words: str, label: str = "") -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def labelled(label: str, value: str, remark: str = "") -> str:
+    """A line with a label, a figure and what there is to say of it."""
+    return f"{label:<{LABEL_COLUMNS}}{value:<12}  {remark}".rstrip()
+
+
+def row_of(name: str, name_columns: int, cells: Iterable[str], widths: Iterable[int], remark: str = "") -> list[str]:
+    """A row of a table, its cells to the right. A name that is too long has a line of its own, so that the columns
+    stand below one another.
+    """
+    above = [name] if len(name) >= name_columns else []
+    row = "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=False))
+    return [*above, f"{'' if above else name:<{name_columns}}{row}{remark and '  ' + remark}".rstrip()]
 
 
 def _as_of(as_of: str | None) -> str:
