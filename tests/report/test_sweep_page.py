@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chunkd.cli.sweep_tables import lines
-from chunkd.figures.words import zstd_layers_text
+from chunkd.figures.sweep_words import zstd_layers_text
 from chunkd.report.sweep import page
 
 pytestmark = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from chunkd.figures.words import bytes_text, count_text, net_text, shown, signed_bytes_text, zstd_layers_text
+from chunkd.figures.sweep_words import HEAD, SPLIT_HEAD, rows, split, zstd_layers_text
+from chunkd.figures.words import bytes_text, count_text, shown
 
 BAD_SHOWN = 20
-UNKNOWN = "-"
-_HEAD = ("rule", "mean", "chunks", "unique", "recompressed", "index", "net", "median update", "ranges")
 
 
 def lines(reply: Mapping[str, Any]) -> Iterator[str]:
@@ -20,50 +19,11 @@ def lines(reply: Mapping[str, Any]) -> Iterator[str]:
         f" {bytes_text(reply['uncompressed_bytes'])} uncompressed"
     )
     yield ""
-    rows = [*_baselines(reply), *(_row(row, reply["layer_stored_bytes"]) for row in reply["rules"])]
-    yield from table((f"{_HEAD[0]}{part}", *_HEAD[1:]), rows)
+    yield from table((f"{HEAD[0]}{part}", *HEAD[1:]), list(rows(reply, with_errors=False)))
     yield ""
-    split = [
-        (
-            shown(row["name"]),
-            *(_signed(row[name]) for name in ("codec_saving_bytes", "deduplication_saving_bytes")),
-            _signed(-row["index_overhead_bytes"]),
-            _signed(row["net_bytes"]),
-        )
-        for row in reply["rules"]
-    ]
-    yield from table((f"net saving by{part}", "codec", "deduplication", "index", "net"), split)
+    yield from table((f"net saving by{part}", *SPLIT_HEAD), list(split(reply)))
     yield ""
     yield from _remarks(reply)
-
-
-def _baselines(reply: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    now = reply["baselines"]["layers"]
-    update = (_size(now["median_update_bytes"]), _count(now["median_update_ranges"]))
-    yield (
-        "layers, as now",
-        UNKNOWN,
-        f"{now['layers']:,}",
-        UNKNOWN,
-        _size(now["stored_bytes"]),
-        UNKNOWN,
-        UNKNOWN,
-        *update,
-    )
-    for zstd in reply["baselines"]["zstd"]:
-        label = f"layers, as zstd {zstd['level']}"
-        net = net_text(zstd["net"], zstd["error_bytes"], now["stored_bytes"])
-        yield label, UNKNOWN, f"{now['layers']:,}", UNKNOWN, _size(zstd["bytes"]), UNKNOWN, net, UNKNOWN, UNKNOWN
-
-
-def _row(row: Mapping[str, Any], stored_bytes: int) -> tuple[str, ...]:
-    net = net_text(row["net"], row["recompressed_error_bytes"], stored_bytes)
-    mean = row["mean_chunk_bytes"]
-    return (
-        shown(row["name"]), UNKNOWN if mean is None else bytes_text(round(mean)), f"{row['chunks']:,}",
-        _size(row["unique_bytes"]), _size(row["recompressed_bytes"]), _size(row["index_overhead_bytes"]), net,
-        _size(row["median_update_bytes"]), _count(row["median_update_ranges"]),
-    )  # fmt: skip
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -105,15 +65,3 @@ def _remarks(reply: Mapping[str, Any]) -> Iterator[str]:
             yield f"and {len(layers[name]) - BAD_SHOWN:,} more"
     for problem in layers["problems"][:BAD_SHOWN]:
         yield f"can't be listed: {shown(problem)}"
-
-
-def _size(size_bytes: int | None) -> str:
-    return UNKNOWN if size_bytes is None else bytes_text(size_bytes)
-
-
-def _signed(size_bytes: int | None) -> str:
-    return UNKNOWN if size_bytes is None else signed_bytes_text(size_bytes)
-
-
-def _count(count: int | None) -> str:
-    return UNKNOWN if count is None else f"{count:,}"

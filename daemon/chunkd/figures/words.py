@@ -196,13 +196,3 @@ def _as_of(as_of: str | None) -> str:
 def shown(text: str) -> str:
     """The text with control characters and other unprintable characters escaped; it may come from anybody."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def zstd_layers_text(sweep: Mapping[str, Any]) -> str:
-    """Which zstd layers save more than the best rule of a sweep's reply, and how much; "" if none does."""
-    rules = [row["net"] for row in sweep["rules"] if row["net"] is not None]
-    levels = [row for row in sweep["baselines"]["zstd"] if row["net"] is not None]
-    best = max(levels, key=lambda row: row["net"], default=None)
-    if best is None or best["net"] <= max(rules, default=1.0):
-        return ""
-    return f"layers as zstd {best['level']} save more: {100 * best['net']:.1f} %"

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from chunkd.report.data import Pulls
 
 Rows = Sequence[Mapping[str, Any]]
+# The label, the colour and the bytes of each row.
+Bars = Sequence[tuple[str, str, Sequence[int]]]
 
 WIDTH_INCHES = 4.8
 BAR_INCHES = 0.3
@@ -56,6 +58,7 @@ STYLE: dict[Any, Any] = {
 }
 # Of rules in the plots of a sweep.
 SERIES = ("chunkd's", "of streams", "of files")
+TWICE = (("uncompressed_bytes", "in all layers", SECOND), ("unique_bytes", "unique", FIRST))
 SHARES = (("exclusive", FIRST), ("shared", SECOND), ("repeated", THIRD))
 
 
@@ -145,17 +148,8 @@ def shares_over_time(rows: Rows, times: Sequence[dt.datetime]) -> Element:
 
 def copies(rows: Rows, labels: Sequence[str]) -> Element:
     """For each row of the histogram by copies: its bytes in all layers, and with each of its chunks counted once."""
-    unit_bytes, unit = _unit(max(row["uncompressed_bytes"] for row in rows))
-    places = range(len(rows))
-    with _drawing(1.1 + 1.3 * BAR_INCHES * len(rows)) as (figure, axes):
-        for name, label, colour, shift in _twice(-0.2, 0.2):
-            axes.barh(
-                [place + shift for place in places], [row[name] / unit_bytes for row in rows],
-                height=0.4, color=colour, label=label,
-            )  # fmt: skip
-        axes.set_ylabel("copies of a chunk")
-        _by_rows(figure, axes, labels, f"uncompressed, {unit}")
-        return _finished(figure, "copies", "Bytes by how often their chunk occurs", "The table has the same figures.")
+    bars = [(label, colour, [row[name] for row in rows]) for name, label, colour in TWICE]
+    return _bars("copies", "Bytes by how often their chunk occurs", labels, bars, "uncompressed", "copies of a chunk")
 
 
 def sizes(rows: Rows) -> Element:
@@ -163,7 +157,7 @@ def sizes(rows: Rows) -> Element:
     unit_bytes, unit = _unit(max(row["uncompressed_bytes"] for row in rows))
     width = (rows[0]["to_bytes"] - rows[0]["from_bytes"] + 1) / 1024
     with _drawing(3.0) as (figure, axes):
-        for name, label, colour, shift in _twice(0.25, 0.75):
+        for shift, (name, label, colour) in zip((0.25, 0.75), TWICE, strict=True):
             axes.bar(
                 [width * (place + shift) for place in range(len(rows))], [row[name] / unit_bytes for row in rows],
                 width=0.5 * width, color=colour, label=label,
@@ -174,47 +168,28 @@ def sizes(rows: Rows) -> Element:
         axes.set_ylabel(f"uncompressed, {unit}")
         axes.grid(axis="y")
         _legend(figure, axes)
-        return _finished(figure, "sizes", "Bytes by the size of their chunk", "The table has the same figures.")
+        return _finished(figure, "sizes", "Bytes by the size of their chunk")
 
 
 def layers(found: Rows, labels: Sequence[str], name: str) -> Element:
     """The bytes that each of these layers decompresses to, in three parts."""
-    unit_bytes, unit = _unit(max(layer["uncompressed_bytes"] for layer in found))
-    ends = [0.0] * len(found)
-    places = range(len(found))
-    with _drawing(1.1 + BAR_INCHES * len(found)) as (figure, axes):
-        for part, colour in SHARES:
-            widths = [layer[f"{part}_bytes"] / unit_bytes for layer in found]
-            axes.barh(places, widths, height=0.7, left=ends, color=colour, label=part)
-            ends = [end + width for end, width in zip(ends, widths, strict=True)]
-        _by_rows(figure, axes, labels, f"uncompressed, {unit}")
-        title = "What these layers have alone, share with others, and repeat"
-        return _finished(figure, name, title, "The table has the same figures.")
+    parts = [(part, colour, [layer[f"{part}_bytes"] for layer in found]) for part, colour in SHARES]
+    return _stacked(name, "What these layers have alone, share with others, and repeat", labels, parts, "uncompressed")
 
 
 def repositories(found: Rows, labels: Sequence[str]) -> Element:
     """The fair share of each of these repositories on disk: what it alone holds, and its part of what it shares."""
-    unit_bytes, unit = _unit(max(row["stored"]["fair_share_bytes"] for row in found))
-    places = range(len(found))
-    alone = [row["stored"]["exclusive_bytes"] / unit_bytes for row in found]
-    shared = [row["stored"]["fair_share_bytes"] / unit_bytes - own for row, own in zip(found, alone, strict=True)]
-    with _drawing(1.1 + BAR_INCHES * len(found)) as (figure, axes):
-        axes.barh(places, alone, height=0.7, color=FIRST, label="only here")
-        axes.barh(places, shared, height=0.7, left=alone, color=SECOND, label="part of what is shared")
-        _by_rows(figure, axes, labels, f"fair share on disk, {unit}")
-        return _finished(figure, "repositories", "Fair shares of repositories", "The table has the same figures.")
+    alone = [row["stored"]["exclusive_bytes"] for row in found]
+    shared = [row["stored"]["fair_share_bytes"] - own for row, own in zip(found, alone, strict=True)]
+    parts = [("only here", FIRST, alone), ("part of what is shared", SECOND, shared)]
+    return _stacked("repositories", "Fair shares of repositories", labels, parts, "fair share on disk")
 
 
 def updates(found: Rows, labels: Sequence[str]) -> Element:
     """What the median update of each of these repositories moves, as layers and as chunks."""
-    columns = (("median_layer_bytes", "as layers", SECOND, -0.19), ("median_chunk_bytes", "as chunks", FIRST, 0.19))
-    unit_bytes, unit = _unit(max(row[name] for row in found for name, *_ in columns))
-    with _drawing(1.1 + 1.3 * BAR_INCHES * len(found)) as (figure, axes):
-        for name, label, color, place in columns:
-            places = [row + place for row in range(len(found))]
-            axes.barh(places, [row[name] / unit_bytes for row in found], height=0.36, color=color, label=label)
-        _by_rows(figure, axes, labels, f"moved by the median update, {unit}")
-        return _finished(figure, "updates", "What updates of repositories move", "The table has the same figures.")
+    columns = (("layer", SECOND), ("chunk", FIRST))
+    bars = [(f"as {one}s", colour, [row[f"median_{one}_bytes"] for row in found]) for one, colour in columns]
+    return _bars("updates", "What updates of repositories move", labels, bars, "moved by the median update")
 
 
 def ranges(found: Rows) -> Element:
@@ -227,7 +202,7 @@ def ranges(found: Rows) -> Element:
         axes.set_xlabel("requests")
         axes.set_ylabel(f"bytes of chunks, {unit}")
         axes.grid()
-        return _finished(figure, "ranges", "Requests and bytes of an update", "The table has the same figures.")
+        return _finished(figure, "ranges", "Requests and bytes of an update")
 
 
 def pulls(days: Sequence[Pulls]) -> Element:
@@ -243,7 +218,7 @@ def pulls(days: Sequence[Pulls]) -> Element:
         axes.set_ylabel(f"a day, {unit}")
         axes.set_ylim(bottom=0)
         _over_time(figure, axes)
-        return _finished(figure, "pulls", "What was pulled, by day", "The table has the same figures.")
+        return _finished(figure, "pulls", "What was pulled, by day")
 
 
 def over_mean_size(found: Rows, name: str, label: str, title: str, *, most_is_best: bool) -> Element:
@@ -278,11 +253,32 @@ def over_mean_size(found: Rows, name: str, label: str, title: str, *, most_is_be
         axes.set_ylabel(f"{label}, {unit}" if unit else label)
         axes.grid()
         _legend(figure, axes)
-        return _finished(figure, f"sweep-{name.replace('_', '-')}", title, "The table has the same figures.")
+        return _finished(figure, f"sweep-{name.replace('_', '-')}", title)
 
 
-def _twice(first: float, second: float) -> tuple[tuple[str, str, str, float], ...]:
-    return ("uncompressed_bytes", "in all layers", SECOND, first), ("unique_bytes", "unique", FIRST, second)
+def _bars(name: str, title: str, labels: Sequence[str], bars: Bars, what: str, rows: str = "") -> Element:
+    """Two bars in each row, one above the other. `rows` says what the labels are."""
+    unit_bytes, unit = _unit(max(max(sizes) for _, _, sizes in bars))
+    with _drawing(1.1 + 1.3 * BAR_INCHES * len(labels)) as (figure, axes):
+        for shift, (label, colour, sizes) in zip((-0.2, 0.2), bars, strict=True):
+            places = [row + shift for row in range(len(labels))]
+            axes.barh(places, [size / unit_bytes for size in sizes], height=0.4, color=colour, label=label)
+        axes.set_ylabel(rows)
+        _by_rows(figure, axes, labels, f"{what}, {unit}")
+        return _finished(figure, name, title)
+
+
+def _stacked(name: str, title: str, labels: Sequence[str], parts: Bars, what: str) -> Element:
+    """A bar in each row, in parts that follow one another."""
+    unit_bytes, unit = _unit(max(map(sum, zip(*(sizes for _, _, sizes in parts), strict=True))))
+    ends = [0.0] * len(labels)
+    with _drawing(1.1 + BAR_INCHES * len(labels)) as (figure, axes):
+        for label, colour, sizes in parts:
+            widths = [size / unit_bytes for size in sizes]
+            axes.barh(range(len(labels)), widths, height=0.7, left=ends, color=colour, label=label)
+            ends = [end + width for end, width in zip(ends, widths, strict=True)]
+        _by_rows(figure, axes, labels, f"{what}, {unit}")
+        return _finished(figure, name, title)
 
 
 def _unit(most_bytes: float) -> tuple[int, str]:
@@ -351,7 +347,7 @@ def _drawing(height_inches: float) -> Iterator[tuple[Figure, Axes]]:
         yield figure, figure.add_subplot()
 
 
-def _finished(figure: Figure, name: str, title: str, said: str) -> Element:
+def _finished(figure: Figure, name: str, title: str, said: str = "The table has the same figures.") -> Element:
     """The figure as `svg.tidied` returns it. `name` is unique among the plots of a page."""
     import matplotlib as mpl
 

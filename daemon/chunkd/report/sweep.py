@@ -9,13 +9,13 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from chunkd.figures import words as text
+from chunkd.figures.sweep_words import HEAD, SPLIT_HEAD, rows, split, zstd_layers_text
 from chunkd.report import plots
 from chunkd.report.html import element, table
 from chunkd.report.page import styled
 
 # The curves: what is drawn, its name, its unit, and whether the largest or the smallest value is the best.
 NET, UPDATE, RANGES = "net", "median_update_bytes", "median_update_ranges"
-UNKNOWN = "-"
 
 
 def page(reply: Mapping[str, Any], made_at: dt.datetime | None = None) -> str:
@@ -42,10 +42,11 @@ def _parts(reply: Mapping[str, Any], made_at: dt.datetime) -> Iterator[Element]:
     if not layers["found"]:
         return
     yield from _curves(reply, part)
-    yield element("section", element("h2", f"By rule{part}"), element("div", _rules(reply), class_="table"))
+    rules = table((*HEAD[:-1], "requests"), rows(reply, with_errors=True))
+    yield element("section", element("h2", f"By rule{part}"), element("div", rules, class_="table"))
     yield element(
         "section", element("h2", f"Where the net saving comes from{part}"),
-        element("div", _split(reply), class_="table"),
+        element("div", table(("rule", *SPLIT_HEAD), split(reply)), class_="table"),
     )  # fmt: skip
     yield _fine_print(reply)
 
@@ -60,13 +61,13 @@ def _answer(reply: Mapping[str, Any]) -> str:
         return "Not known yet"
     way = "less" if best["net"] >= 0 else "more"
     answer = f"{abs(100 * best['net']):.1f} % {way} storage by the best rule, {best['name']}"
-    by_zstd = text.zstd_layers_text(reply)
+    by_zstd = zstd_layers_text(reply)
     return f"{answer}; {by_zstd}" if by_zstd else answer
 
 
 def _curves(reply: Mapping[str, Any], part: str) -> Iterator[Element]:
     stored_bytes = max(1, reply["layer_stored_bytes"])
-    rows = [
+    drawable = [
         row | {f"{NET}_error": (row["recompressed_error_bytes"] or 0) / stored_bytes, "series": _series(row)}
         for row in reply["rules"]
         if row["mean_chunk_bytes"]
@@ -76,13 +77,13 @@ def _curves(reply: Mapping[str, Any], part: str) -> Iterator[Element]:
         " % intervals."
     )
     drawn = [
-        plots.over_mean_size(rows, name, label, what, most_is_best=most_is_best)
+        plots.over_mean_size(drawable, name, label, what, most_is_best=most_is_best)
         for name, label, what, most_is_best in (
             (NET, "net saving, %", f"Net saving by mean chunk size{part}", True),
             (UPDATE, "median update", f"Bytes of the median update by mean chunk size{part}", False),
             (RANGES, "requests", f"Requests of the median update by mean chunk size{part}", False),
         )
-        if any(row[name] is not None for row in rows)
+        if any(row[name] is not None for row in drawable)
     ]
     if drawn:
         figures = [element("figure", plot) for plot in drawn]
@@ -95,43 +96,6 @@ def _curves(reply: Mapping[str, Any], part: str) -> Iterator[Element]:
 def _series(row: Mapping[str, Any]) -> str:
     is_own = re.fullmatch("[0-9]+/[0-9]+/[0-9]+", row["name"]) is not None
     return plots.SERIES[2 if row["per_file"] else 0 if is_own else 1]
-
-
-def _rules(reply: Mapping[str, Any]) -> Element:
-    baselines = reply["baselines"]
-    now = baselines["layers"]
-    update = _size(now["median_update_bytes"]), _count(now["median_update_ranges"])
-    layers = f"{now['layers']:,}"
-    rows: list[tuple[str, ...]] = [
-        ("layers, as now", UNKNOWN, layers, UNKNOWN, _size(now["stored_bytes"]), UNKNOWN, UNKNOWN, *update)
-    ]
-    for zstd in baselines["zstd"]:
-        size = _give_or_take(zstd, "bytes")
-        net = text.net_text(zstd["net"], zstd["error_bytes"], now["stored_bytes"])
-        rows.append(
-            (f"layers, as zstd {zstd['level']}", UNKNOWN, layers, UNKNOWN, size, UNKNOWN, net, UNKNOWN, UNKNOWN)
-        )
-    for row in reply["rules"]:
-        sizes = (_give_or_take(row, name) for name in ("unique_bytes", "recompressed_bytes"))
-        net = text.net_text(row["net"], row["recompressed_error_bytes"], now["stored_bytes"])
-        index, update = _size(row["index_overhead_bytes"]), (_size(row[UPDATE]), _count(row[RANGES]))
-        rows.append((row["name"], _size(row["mean_chunk_bytes"]), f"{row['chunks']:,}", *sizes, index, net, *update))
-    names = ("rule", "mean", "chunks", "unique", "recompressed", "index", "net", "median update", "requests")
-    return table(names, rows)
-
-
-def _split(reply: Mapping[str, Any]) -> Element:
-    def signed(size_bytes: int | None) -> str:
-        return UNKNOWN if size_bytes is None else text.signed_bytes_text(size_bytes)
-
-    rows = [
-        (
-            row["name"], signed(row["codec_saving_bytes"]), signed(row["deduplication_saving_bytes"]),
-            signed(-row["index_overhead_bytes"]), signed(row["net_bytes"]),
-        )
-        for row in reply["rules"]
-    ]  # fmt: skip
-    return table(("rule", "codec", "deduplication", "index", "net saving"), rows)
 
 
 def _fine_print(reply: Mapping[str, Any]) -> Element:
@@ -150,16 +114,3 @@ def _fine_print(reply: Mapping[str, Any]) -> Element:
     said += [f"{bad['digest']}: its tar is damaged: {bad['reason']}." for bad in layers["damaged_tars"]]
     said += [f"{row['name']}: {row['parameters']}." for row in reply["rules"]]
     return element("footer", element("h2", "What this rests on"), element("ul", *(element("li", one) for one in said)))
-
-
-def _size(size_bytes: float | None) -> str:
-    return UNKNOWN if size_bytes is None else text.bytes_text(round(size_bytes))
-
-
-def _give_or_take(row: Mapping[str, Any], name: str) -> str:
-    error_bytes = row["error_bytes" if name == "bytes" else f"{name.removesuffix('_bytes')}_error_bytes"]
-    return _size(row[name]) + (f" ± {text.bytes_text(error_bytes)}" if error_bytes else "")
-
-
-def _count(count: int | None) -> str:
-    return UNKNOWN if count is None else f"{count:,}"

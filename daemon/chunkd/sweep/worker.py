@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from chunkd.chunkers import profiles
 from chunkd.chunkers.chunker import HOLE
 from chunkd.model import CHUNK_HASH_BYTES, Caps, ChunkParams, Finding, MeasureRule, Recipe
-from chunkd.sweep.messages import MOST_BLOCK_CHUNKS, LayerFinding, SweepJob, Totals, WorkersEnd, finding_json
+from chunkd.sweep.messages import MOST_BLOCK_CHUNKS, LayerFinding, SweepJob, Totals, WorkersEnd, asker, finding_json
 from chunkd.sweep.tar_stream import TarStream
 from chunkd.worker import priority, protocol, sandbox
 from chunkd.worker.examine import examine
@@ -141,15 +139,6 @@ def swept(
     )  # fmt: skip
 
 
-@contextlib.contextmanager
-def _sweep() -> Iterator[None]:
-    """Ends the process when the sweep has gone. It raises SystemExit, which nobody takes for an error of the file."""
-    try:
-        yield
-    except (EOFError, ConnectionError):
-        sys.exit(0)
-
-
 def main(connection: socket.socket, asked: dict[str, Any]) -> None:
     """Serve jobs until the sweep has gone. A lack of memory ends the process with the exit code for that."""
     rules = profiles.parse(",".join(asked["rules"]))
@@ -159,21 +148,21 @@ def main(connection: socket.socket, asked: dict[str, Any]) -> None:
     sweep = WorkersEnd(connection)
 
     def progress(read_bytes: int) -> None:
-        with _sweep():
+        with asker():
             sweep.send_progress(read_bytes)
 
     def send(rule: int, chunks: Recipe) -> None:
-        with _sweep():
+        with asker():
             sweep.send_block(rule, chunks)
 
     sandbox.give_up_rights()
     sandbox.limit_memory(MEMORY_BYTES)
     while True:
-        with _sweep():
+        with asker():
             job, descriptor = sweep.receive_job()
         try:
             found = swept(job, descriptor, rules, measure, caps, send, progress, pace, baselines=asked["baselines"])
-            with _sweep():
+            with asker():
                 sweep.send_found(finding_json(found))
         except MemoryError:
             os._exit(protocol.NO_MEMORY_EXIT)

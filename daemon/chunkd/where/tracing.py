@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 from blake3 import blake3
 
 from chunkd.chunkers.gear import Chunker
 from chunkd.model import Caps, ChunkParams, Recipe
+from chunkd.sweep.messages import asker
 from chunkd.sweep.tar_stream import DIRECTORY, FILE, MOST_PATH_BYTES, SPARSE, TarEntry, TarStream
 from chunkd.where import trace
 from chunkd.where.packages import MOST_LIST_BYTES, is_list, listed_path, owners, plain_path
@@ -141,36 +139,27 @@ class Tracer:
                 found.listed_owners.append(owner)
 
 
-@contextlib.contextmanager
-def _asker() -> Iterator[None]:
-    """Ends the process when nobody asks any more. It raises SystemExit, which nobody takes for an error of the file."""
-    try:
-        yield
-    except (EOFError, ConnectionError):
-        sys.exit(0)
-
-
 def main(connection: socket.socket, asked: dict[str, Any]) -> None:
     """Serve jobs as `examine.main` does. Behind the finding of a layer comes its trace, its length in front."""
     params, caps, pace = ChunkParams(**asked["params"]), Caps(**asked["caps"]), Pace(asked["read_bytes_per_s"])
     priority.ask_of(os.getpid(), asked["nice"], asked["io_priority"])
-    asker = protocol.WorkersEnd(connection)
+    ours = protocol.WorkersEnd(connection)
 
     def progress(read_bytes: int) -> None:
-        with _asker():
-            asker.send_progress(read_bytes)
+        with asker():
+            ours.send_progress(read_bytes)
 
     sandbox.give_up_rights()
     while True:
-        with _asker():
-            job, descriptor = asker.receive_job()
+        with asker():
+            job, descriptor = ours.receive_job()
         sandbox.limit_memory(sandbox.memory_bytes(job.mark.stored_bytes, params, caps) + TRACE_MEMORY_BYTES)
         tracer = Tracer(params)
         try:
             finding = examine(job, descriptor, params, caps, progress, pace, cutter=tracer)
             packed = trace.pack(tracer.trace()) if finding.kind == "layer" else b""
-            with _asker():
-                asker.send_finding(finding)
+            with asker():
+                ours.send_finding(finding)
                 if finding.kind == "layer":
                     connection.sendall(len(packed).to_bytes(LENGTH_BYTES, "little") + packed)
         except MemoryError:
