@@ -186,12 +186,6 @@ class SettingsFileUnusable(SettingInvalid):
         ChunkdError.__init__(self, f"settings file {path}: {problem}; {advice}")
 
 
-class KernelMissing(UsageError):
-    def __init__(self, kernel: str, present: tuple[str, ...]) -> None:
-        super().__init__(f"kernel {kernel}: not available on this processor or in this build; use {', '.join(present)}")
-        self.kernel, self.present = kernel, present
-
-
 class RuleUnknown(UsageError):
     """No rule has that name, nor are it sizes that go together."""
 
@@ -287,7 +281,6 @@ class SocketDenied(ChunkdError):
         if group == "root":
             advice = "ask as root, or join the group that the daemon runs as"
         super().__init__(f"socket {path}: permission denied; {advice}")
-        self.path, self.group = path, group
 
 
 class RequestRefused(ChunkdError):

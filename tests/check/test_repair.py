@@ -46,7 +46,6 @@ __all__ = ["copy", "whole"]
 )
 def test_every_damage_is_repaired(copy: Path, damage: Damage, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recount_module, "WINDOW", window)
-    monkeypatch.setattr(repair, "WINDOW", window)
     damaged(copy, damage)
     with reading(str(copy)) as store, store.snapshot() as txn:
         result = recount(store, txn)

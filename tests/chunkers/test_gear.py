@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 import oracle
 from chunkd.chunkers._cgear import lib
 from chunkd.chunkers.gear import KERNELS, Chunker, gear_table, kernels
-from chunkd.errors import KernelMissing
 from chunkd.model import ChunkParams, MeasureRule, Recipe
 from chunkd.worker.recompress import Recompressor
 from counts import counted
@@ -105,9 +104,8 @@ def test_the_kernel_named_is_the_one_called_and_else_the_fastest(monkeypatch: py
 
 @pytest.mark.parametrize("wrong", ["avx512", "", "AVX2"])
 def test_a_kernel_that_is_not_there_is_an_error(wrong: str) -> None:
-    with pytest.raises(KernelMissing, match=f"kernel {wrong}: ") as caught:
+    with pytest.raises(ValueError, match=f"kernel {wrong}: .* {', '.join(kernels())}"):
         Chunker(PARAMS, wrong)
-    assert (caught.value.kernel, caught.value.present) == (wrong, kernels())
 
 
 def test_a_processor_without_avx2_has_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +117,7 @@ def test_a_processor_without_avx2_has_the_others(monkeypatch: pytest.MonkeyPatch
     kernels.cache_clear()
     try:
         assert kernels() == ("scalar", "plain")
-        with pytest.raises(KernelMissing, match="scalar, plain"):
+        with pytest.raises(ValueError, match="scalar, plain"):
             Chunker(PARAMS, "avx2")
         data = oracle.case_data("random-65536")
         assert recipe_of(data) == oracle.recipe(data)

@@ -150,7 +150,7 @@ def test_pages_of_other_commits_say_so(bench: Bench) -> None:
 
 @pytest.mark.parametrize("after", ["x", "0", "layers:01", "\u0660\u0660"])
 def test_what_is_no_cursor_is_refused(bench: Bench, after: str) -> None:
-    with pytest.raises(UsageError, match="no `next`"):
+    with pytest.raises(UsageError, match="not the `next`"):
         layer_shares.read_layers(bench.index.store, after, 1)
 
 

@@ -43,9 +43,8 @@ def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: 
     progress("blobs")
     layers = _layers(store, txn, result, caches)
     sums: dict[bytes, int] = dict.fromkeys(layers, 0)
-    for start in range(0, head.next_number, WINDOW):
-        progress(f"chunks {start:,} of {head.next_number:,}")
-        window = np.arange(start, min(start + WINDOW, head.next_number))
+    for window in windows(head.next_number):
+        progress(f"chunks {window[0]:,} of {head.next_number:,}")
         _window(store, txn, result, layers, sums, window, rules)
     _beyond(store, txn, result, head.next_number)
     measured_beyond(store, txn, result, head.next_number)
@@ -67,6 +66,18 @@ def recount(store: Store, txn: lmdb.Transaction, progress: Progress = lambda _: 
     result.compare("totals", "dead_chunks", result.dead_chunks, head.dead_chunks)
     result.compare("totals", "young_entries", result.young_entries, head.young_entries)
     return result
+
+
+def windows(next_number: int) -> Iterator[Numbers]:
+    """All chunk numbers that are given out, in order, WINDOW at once."""
+    for start in range(0, next_number, WINDOW):
+        yield np.arange(start, min(start + WINDOW, next_number))
+
+
+def within(numbers: Numbers, window: Numbers) -> Numbers:
+    """Where in the window those of the numbers are that it has."""
+    found: Numbers = numbers[(numbers >= window[0]) & (numbers <= window[-1])] - window[0]
+    return found
 
 
 def _layers(store: Store, txn: lmdb.Transaction, result: RecountResult, caches: Container[int]) -> dict[bytes, Blob]:
@@ -156,7 +167,7 @@ def _window(
     copies = np.zeros(len(window), np.int64)
     for key, blob in layers.items():
         numbers = _numbers(store, txn, result, key, blob)
-        own = numbers[(numbers >= window[0]) & (numbers <= window[-1])] - window[0]
+        own = within(numbers, window)
         np.add.at(copies, own, 1)
         sums[key] += int(lengths[own].sum())
         if window[0] == 0 and len(numbers) and int(numbers.max()) >= store.head(txn).next_number:
@@ -175,7 +186,7 @@ def _window(
     doubtful |= count_measured(store, txn, result, window, slots, copies, rules.measure)
     for key, blob in layers.items() if doubtful.any() else ():
         numbers = _numbers(store, txn, result, key, blob)
-        own = numbers[(numbers >= window[0]) & (numbers <= window[-1])] - window[0]
+        own = within(numbers, window)
         if doubtful[own].any():
             result.doubtful.add(key)
 

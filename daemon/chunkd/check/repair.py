@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from chunkd.check.recount import WINDOW, problem_of_names, read_slots, recount
+from chunkd.check.recount import problem_of_names, read_slots, recount, windows, within
 from chunkd.check.result import RecountResult
 from chunkd.figures.totals import Totals
 from chunkd.index import blocks, records
@@ -115,12 +115,11 @@ def _mend_copies(change: Change) -> None:
         for key, value in store.walk(txn, "blobs")
         if store.get(txn, "recipes", key) is not None
     ]
-    for start in range(0, change.head.next_number, WINDOW):
-        window = np.arange(start, min(start + WINDOW, change.head.next_number))
+    for window in windows(change.head.next_number):
         copies = np.zeros(len(window), np.int64)
         for key, blob in layers:
             numbers = blocks.unpack_recipe(store.get(txn, "recipes", key) or b"", blob.chunks)
-            np.add.at(copies, numbers[(numbers >= start) & (numbers <= window[-1])] - start, 1)
+            np.add.at(copies, within(numbers, window), 1)
         slots = read_slots(store, txn, window, RecountResult()).copy()
         lengths = slots["use"] & blocks.LENGTH_MASK
         slots["use"] = (copies.astype(np.uint64) << blocks.LENGTH_BITS) | lengths
@@ -128,7 +127,7 @@ def _mend_copies(change: Change) -> None:
         slots[copies == 0] = np.zeros((), blocks.SLOT)
         for first in range(0, len(window), blocks.SLOTS):
             block = slots[first : first + blocks.SLOTS].tobytes().ljust(blocks.BLOCK_BYTES, b"\0")
-            number = (start + first) // blocks.SLOTS
+            number = (int(window[0]) + first) // blocks.SLOTS
             if any(block):
                 change.chunks.put(number, np.frombuffer(block, blocks.SLOT))
             else:
@@ -160,8 +159,7 @@ def _mend_lookup(change: Change) -> None:
     for table in ("young", "dense"):
         txn.drop(store.databases[table], delete=False)
     lookup = Lookup(store.databases["young"], store.databases["dense"])
-    for start in range(0, change.head.next_number, WINDOW):
-        window = np.arange(start, min(start + WINDOW, change.head.next_number))
+    for window in windows(change.head.next_number):
         slots = read_slots(store, txn, window, RecountResult())
         used = np.flatnonzero(slots["use"])
         prefixes = prefixes_of(slots["low"][used])

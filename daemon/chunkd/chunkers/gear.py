@@ -9,7 +9,6 @@ from blake3 import blake3
 
 from chunkd.chunkers import chunker
 from chunkd.chunkers._cgear import ffi, lib
-from chunkd.errors import KernelMissing
 from chunkd.model import CHUNK_HASH_BYTES, ChunkParams
 
 if TYPE_CHECKING:
@@ -62,10 +61,10 @@ class Chunker(chunker.Chunker):
     def __init__(self, params: ChunkParams, kernel: str | None = None, measure: chunker.Measure | None = None) -> None:
         """`kernel` is one of `kernels()`, by default the first; all make the same cuts.
 
-        Raises KernelMissing for any other name, and ValueError when `params.gear_seed` does not fit in 64 bits.
+        Raises ValueError for any other name, and when `params.gear_seed` does not fit in 64 bits.
         """
         if kernel is not None and kernel not in kernels():
-            raise KernelMissing(kernel, kernels())
+            raise ValueError(f"kernel {kernel}: this processor or build has {', '.join(kernels())}")
         super().__init__(measure)
         self._kernel = KERNELS[kernel or kernels()[0]]
         self._gear = _gear(params.gear_seed)

@@ -37,8 +37,8 @@ class Where(NamedTuple):
 
 @dataclass(slots=True)
 class Held:
-    """What a source holds, as of a moment. `unrecognised` counts what lies among blobs and is none. `names` are records
-    of `names.record`, which may lack those of `unread_names` places.
+    """What a source holds, as of a moment. `unrecognised` counts what lies among blobs and is not one. `names` are
+    records of `names.record`, which may lack those of `unread_names` places.
     """
 
     as_of_ns: int

@@ -93,8 +93,8 @@ def _take(
 
 
 def shard_reply(sweep: Sweep, shard: Shard) -> dict[str, Any]:
-    """The object of `sweep --shard --json`: how much of the shard is done. Its figures would be those of no cache. It
-    is complete when each layer has a result, if only that it can't be decoded.
+    """The object of `sweep --shard --json`: how much of the shard is done. A shard has no figures of its own. It is
+    complete when each layer has a result, if only that it can't be decoded.
     """
     tally = sweep.tally
     return {

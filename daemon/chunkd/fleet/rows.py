@@ -54,7 +54,7 @@ def check_rows(store: Store, segment: str, max_bytes: int) -> None:
                 and statistics.has_min_max
                 and (statistics.min, statistics.max) != (hashes[:16], hashes[-16:])
             ):
-                raise SegmentBad(name, "says of its rows what they are not")
+                raise SegmentBad(name, "has statistics that are not those of its rows")
             length, blob, copies, level = (
                 rows[column].to_numpy().astype(np.int64) for column in ("length", "blob", "copies", "level")
             )
@@ -64,7 +64,7 @@ def check_rows(store: Store, segment: str, max_bytes: int) -> None:
             possible &= (measured == 0) | ((measured >= least) & (measured <= most) & (level >= may_level))
             possible &= (measured > 0) | (level < must_level)
             if not possible.all():
-                raise SegmentBad(name, "has rows of no chunk")
+                raise SegmentBad(name, "has impossible rows")
             np.add.at(sums, blob, np.stack((copies, copies * length), axis=1))
             leading, rest = np.frombuffer(hashes, ">u8").reshape(-1, 2).astype(np.uint64).T
             order = np.lexsort((blob, rest, leading))

@@ -49,7 +49,7 @@ class Facts:
 
     `name` is for people; the source's id is the folder's name. `as_of_ns`: what is held was so then. The pending
     figures and the folders that could not be listed are None where they are not known. `problems` say why blobs may be
-    missing. `unrecognised` is how much of what was listed is no blob.
+    missing. `unrecognised` counts what was listed and is not a blob.
     """
 
     name: str
@@ -79,9 +79,9 @@ class Snapshot:
         name = _name(self.source, self.moment, "held")
         _, table = read_table(self.store, name, HELD_SCHEMA, MOST_BYTES, MOST_BLOBS)
         if not pc.all(pc.match_substring_regex(table["segment"], _SEGMENT), min_count=0).as_py():
-            raise SegmentBad(name, "names what is no segment")
+            raise SegmentBad(name, "refers to something that is not a segment")
         if not pc.all(pc.is_in(table["kind"], pa.array(STATES)), min_count=0).as_py():
-            raise SegmentBad(name, "has blobs that are none")
+            raise SegmentBad(name, "has impossible blobs")
         return table
 
 
@@ -168,14 +168,14 @@ def _facts(packed: bytes) -> Facts:
         said: dict[str, Any] = json.loads(packed)
         facts = Facts(**{**said, "problems": tuple(said["problems"])})
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"what it says of its source can't be read: {error}") from None
+        raise ValueError(f"its description of the source can't be read: {error}") from None
     times = (facts.as_of_ns, facts.scanned_at_ns, facts.names_as_of_ns)
     numbers = (facts.pending_blobs, facts.pending_bytes, facts.unlisted_folders, facts.unrecognised)
     known = (*times, *(number for number in numbers if number is not None))
     if not all(type(number) is int and 0 <= number < 1 << 63 for number in known):
-        raise ValueError("what it says of its source has numbers that are none")
+        raise ValueError("its description of the source has impossible numbers")
     if len(facts.problems) > MOST_PROBLEMS or not all(
         isinstance(text, str) and len(text) <= MOST_NAME_CHARACTERS for text in (facts.name, *facts.problems)
     ):
-        raise ValueError("what it says of its source is too long, or no text")
+        raise ValueError("its description of the source is too long, or is not text")
     return facts

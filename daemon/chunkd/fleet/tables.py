@@ -201,7 +201,7 @@ class Tables:
             pc.or_(layers, pc.equal(table["uncompressed_bytes"], 0)),
         )
         if not all(pc.all(one, min_count=0).as_py() for one in possible):
-            raise SegmentBad(name, "has blobs that are none")
+            raise SegmentBad(name, "has impossible blobs")
         columns = ("digest", "kind", "stored_bytes", "uncompressed_bytes", "chunks")
         ids = pa.repeat(pa.scalar(segment), table.num_rows)
         self._insert("blobs", [ids, pa.array(range(table.num_rows), pa.uint32()), *map(table.column, columns)])
@@ -279,7 +279,7 @@ class Tables:
         if sums.pop("contradicted"):
             self._contradiction(given)
         if sums.pop("bad"):
-            self._blame("there are chunks that are none", max_bytes)
+            self._blame("some chunks are impossible", max_bytes)
         return sums
 
     def layers(self) -> list[tuple[Any, ...]]:

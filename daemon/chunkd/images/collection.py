@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from chunkd.images.atoms import members
 from chunkd.images.columns import freed
 from chunkd.images.read import Reading
 
@@ -30,7 +31,7 @@ def collection(reading: Reading, some: int) -> dict[str, Any]:
                 room = MOST_SHOWN - len(delete)
                 delete += rows[:room]
                 left_out += len(rows[room:])
-    roots = [root for number, root in enumerate(graph.roots) if some >> number & 1]
+    roots = (graph.roots[number] for number in members(some).tolist()) if some else ()
     sources = set().union(*(reading.sources.get(root.digest, ()) for root in roots))
     if holders_of_links & some:
         sources.add("registry")

@@ -17,7 +17,7 @@ def position(after: str) -> tuple[int, int]:
     """The commit and the row in an `after`, both 0 for the first page. Raises UsageError."""
     found = re.fullmatch(r"([0-9]{1,19})-([0-9]{1,9})", after or "0-0")
     if found is None:
-        raise UsageError(f"`after` {after!r} is no `next` of a page before")
+        raise UsageError(f"`after` {after!r} is not the `next` of an earlier page")
     return int(found[1]), int(found[2])
 
 

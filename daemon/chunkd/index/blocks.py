@@ -118,12 +118,12 @@ def unpack_recipe(packed: bytes, chunks: int) -> Numbers:
     if not len(counts):
         return np.empty(0, np.int64)
     if (steps[1:] == 0).any():
-        raise Damaged("two of its runs are one")
+        raise Damaged("two of its runs should be one")
     bounds = np.cumsum(counts)
     firsts = np.cumsum(steps) + bounds - counts
     # Each step is within 63 bits, so a first number past the end shows here before a later step leads back.
     if (firsts < 0).any() or (firsts > MAX_CHUNKS - counts).any():
-        raise Damaged("a chunk number is none")
+        raise Damaged("a chunk number is out of bounds")
     return np.repeat(firsts - (bounds - counts), counts) + np.arange(chunks)
 
 
@@ -167,10 +167,10 @@ def unpack_measured(blocks: list[int], values: Sequence[Buffer]) -> tuple[Number
     """
     sizes = np.array([len(value) for value in values], np.int64)  # type: ignore[arg-type]  # bytes, or views of them
     if (sizes % MEASURED.itemsize).any():
-        raise Damaged("recompressed lengths end within one")
+        raise Damaged("its last recompressed length is cut short")
     packed = np.frombuffer(bytearray().join(values), MEASURED)
     slots, lengths = packed["slot"].astype(np.int64), packed["length"].astype(np.int64)
     numbers = np.repeat(np.array(blocks, np.int64) * SLOTS, sizes // MEASURED.itemsize) + slots
     if (slots >= SLOTS).any() or (numbers[1:] <= numbers[:-1]).any() or (lengths == 0).any():
-        raise Damaged("recompressed lengths are of no chunk, or out of order")
+        raise Damaged("its recompressed lengths are impossible, or out of order")
     return numbers, lengths

@@ -72,7 +72,7 @@ def digest_from_key(key: bytes) -> Digest:
         raise Damaged(f"{key[:1].hex() or 'nothing'} names no digest algorithm")
     digest = Digest(ALGORITHMS[key[0] - 1], key[1:].hex())
     if len(digest.hex) != HEX_DIGITS[digest.algorithm]:
-        raise Damaged(f"{len(key) - 1} bytes are no {digest.algorithm}")
+        raise Damaged(f"{len(key) - 1} bytes are not a {digest.algorithm}")
     return digest
 
 
@@ -119,7 +119,7 @@ def unpack_blob(digest: Digest, value: bytes) -> Blob:
         raise Damaged(f"{len(value)} bytes are not a blob record")
     state, codec, spare, tries, stored, uncompressed, chunks, retry_at = BLOB.unpack_from(value)
     if state >= len(STATES) or codec >= len(CODECS) or spare:
-        raise Damaged(f"state {state}, codec {codec}, spare {spare} are none of a blob's")
+        raise Damaged(f"state {state}, codec {codec}, spare {spare} can't be a blob's")
     try:
         reason = value[BLOB.size :].decode()
     except UnicodeDecodeError as error:
@@ -150,7 +150,7 @@ def unpack_held(value: bytes) -> Held:
         raise Damaged(f"{len(value)} bytes are not a place record")
     state, spare, *mark = PLACE.unpack_from(value)
     if state >= len(HELD_STATES) or spare != _SPARE:
-        raise Damaged(f"state {state}, spare {spare.hex()} are none of a place's")
+        raise Damaged(f"state {state}, spare {spare.hex()} can't be a place's")
     return Held(digest_from_key(value[PLACE.size :]), HELD_STATES[state], FileMark(*mark))
 
 
@@ -162,9 +162,9 @@ def _fields(value: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(payload)
     except (ValueError, RecursionError) as error:
-        raise Damaged("it is no JSON") from error
+        raise Damaged("it is not JSON") from error
     if not isinstance(fields, dict):
-        raise Damaged("it is no JSON object")
+        raise Damaged("it is not a JSON object")
     return fields
 
 
@@ -217,7 +217,7 @@ def _totals_in(named: object) -> Totals:
 
 def _natural(name: str, number: object) -> int:
     if type(number) is not int or number < 0:
-        raise Damaged(f"{name} is {str(number)[:40]}, and no natural number")
+        raise Damaged(f"{name} is {str(number)[:40]}, and not a natural number")
     return number
 
 

@@ -76,7 +76,7 @@ def reading_beside(root: str, opened: Open | None = None) -> ReadBase:
 
 
 def reading_file(path: str) -> ReadBase:
-    """A function that reads the names file at `path`, which is no cache's: its base is ""."""
+    """A function that reads the names file at `path`, which belongs to no cache, so that its base is ""."""
     return lambda base: iter([as_read(base, read_names_file(path))[0]])
 
 

@@ -26,10 +26,8 @@ def read_containerd(root: Beneath) -> list[Part]:
         return [Part("containerd", "", None, f"{DATABASE}: {error.strerror}")]
     try:
         return bolt.read(lambda at, size: os.pread(descriptor, size, at), lambda state: list(parts_of(state)))
-    except OSError as error:
-        return [Part("containerd", "", None, f"{DATABASE}: {error.strerror}")]
-    except bolt.BadBolt as error:
-        return [Part("containerd", "", None, f"{DATABASE}: {error}")]
+    except (OSError, bolt.BadBolt) as error:
+        return [Part("containerd", "", None, f"{DATABASE}: {getattr(error, 'strerror', error)}")]
     finally:
         os.close(descriptor)
 

@@ -75,7 +75,7 @@ def read_layers(store: Store, after: str, limit: int) -> dict[str, Any]:
     try:
         start = bytes.fromhex(after)
     except ValueError:
-        raise UsageError(f"`after` {after!r} is no `next` of a page before") from None
+        raise UsageError(f"`after` {after!r} is not the `next` of an earlier page") from None
     page: list[dict[str, Any]] = []
     chunks = 0
     with store.guarded(), store.env.begin(buffers=True) as txn:

@@ -78,11 +78,11 @@ def _rows(
     database, _, key = after.partition(":")
     tables = ["failed", "ignored"] if failed else ["blobs", "failed"]
     if after and database not in tables:
-        raise UsageError(f"`after` {after!r} is no `next` of a page before")
+        raise UsageError(f"`after` {after!r} is not the `next` of an earlier page")
     try:
         start = bytes.fromhex(key)
     except ValueError:
-        raise UsageError(f"`after` {after!r} is no `next` of a page before") from None
+        raise UsageError(f"`after` {after!r} is not the `next` of an earlier page") from None
     for table in tables[tables.index(database) if after else 0 :]:
         if table == "ignored":
             for place, reason in store.ignored(txn, start):

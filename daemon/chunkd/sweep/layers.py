@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 from chunkd.check.read_again import place_of
-from chunkd.errors import IndexMissing
-from chunkd.index.storage.environment import reading
+from chunkd.index.storage.environment import reading_first
 from chunkd.model import Digest
 from chunkd.objects.choose import bucket_of, check_usable
 from chunkd.settings.paths import normal
@@ -26,18 +24,13 @@ def found(states: Sequence[str], caches: Sequence[str], share: Share) -> Layers:
     """What these caches list, or the layers of the first index that there is if none is named. Raises IndexMissing,
     CacheUnusable, and what reading an index raises.
     """
-    if caches:
-        return listed(caches, share)
-    for state_dir in states:
-        with contextlib.suppress(IndexMissing):
-            return indexed(state_dir, share)
-    raise IndexMissing(", ".join(states))
+    return listed(caches, share) if caches else indexed(states, share)
 
 
-def indexed(state_dir: str, share: Share) -> Layers:
-    """The layers of an index, in the order of their digests. Raises IndexMissing and what else `reading` raises."""
+def indexed(states: Sequence[str], share: Share) -> Layers:
+    """The layers of the first index that there is. Raises IndexMissing and what else `reading_first` raises."""
     found = []
-    with reading(state_dir) as store, store.snapshot() as txn:
+    with reading_first(states) as (store, state_dir), store.snapshot() as txn:
         store.check_format(txn, None)
         roots: dict[str, int] = {}
         caches = {number: cache.path for number, cache in store.caches(txn).items()}

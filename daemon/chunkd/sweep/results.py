@@ -243,16 +243,16 @@ class Results:
         """Raises ValueError unless what is said goes together, and with the caps."""
         finding, stored_bytes, rules = result.finding, result.stored_bytes, len(self.question.rules)
         if type(stored_bytes) is not int or not 0 <= stored_bytes < 1 << 63 or len(result.shifts) != rules:
-            raise ValueError("of no layer")
+            raise ValueError("stored bytes or shifts that no layer has")
         if any(type(shift) is not int or not 0 <= shift <= MOST_SHIFT for shift in result.shifts):
-            raise ValueError("a part that is none")
+            raise ValueError("a shift out of bounds")
         most_bytes = self.question.caps.most_uncompressed_bytes(stored_bytes)
         if finding.kind not in ("layer", "other", "undecodable") or finding.uncompressed_bytes > most_bytes:
             raise ValueError("more than the caps allow")
         kept = [0] * rules
         for block in blocks:
             if not finding.totals:
-                raise ValueError("blocks of no layer")
+                raise ValueError("blocks of something that is not a layer")
             kept[block.rule] += block.chunks  # IndexError
         for totals, count, shift in zip(finding.totals, kept, result.shifts, strict=bool(finding.totals)):
             stored = totals.chunks - totals.holes

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from chunkd.check.check import compare
 from chunkd.check.read_again import read_again
-from chunkd.errors import IndexMissing, UsageError
+from chunkd.errors import UsageError
 from chunkd.images import answers, references
 from chunkd.images.atoms import members
 from chunkd.images.graph import Graph
 from chunkd.images.read import Reading, read
-from chunkd.index.storage.environment import Store, reading
+from chunkd.index.storage.environment import Store, reading_first
 from chunkd.model import Digest
 from chunkd.settings.config import Config
 from chunkd.where import groups
@@ -55,15 +55,10 @@ def where(config: Config, states: Sequence[str], question: Question, show: Show)
     """The whole reply, and the state directory of the index that says which layers there are. `show` is called with the
     stored bytes read, those to read, and the layers to go.
 
-    Raises IndexMissing, UsageError for a reference that is nobody's, TooMuchToTrace.
+    Raises IndexMissing, UsageError for a reference to nothing that is there, TooMuchToTrace.
     """
-    for state_dir in states:
-        try:
-            with reading(state_dir) as store, store.snapshot() as txn:
-                return _where(store, txn, config, question, show), state_dir
-        except IndexMissing:
-            continue
-    raise IndexMissing(", ".join(states))
+    with reading_first(states) as (store, state_dir), store.snapshot() as txn:
+        return _where(store, txn, config, question, show), state_dir
 
 
 def _where(store: Store, txn: lmdb.Transaction, config: Config, question: Question, show: Show) -> dict[str, Any]:
