@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chunkd.errors import TooManyImages, UsageError
+from chunkd.errors import UsageError
 from chunkd.fleet import snapshot
 from chunkd.fleet.merge import Progress, Sources, fleet_of, loaded, measured_alike
 from chunkd.fleet.segment import SegmentBad, read_blobs
@@ -17,16 +18,16 @@ from chunkd.images.answers import list_of
 from chunkd.images.atoms import Chunks
 from chunkd.images.figures import Images
 from chunkd.images.graph import BlobFacts, build
-from chunkd.images.read import MOST_BLOBS, MOST_EDGES, MOST_NAMES
+from chunkd.images.read import MOST_BLOBS, MOST_NAMES, bound, contents_of
 from chunkd.index import records
 from chunkd.model import Digest
 from chunkd.names.name import Name
 from chunkd.queries.read import moment
-from chunkd.worker import manifest_record
 from chunkd.worker.manifest import Contents
 
 # 4 bytes each are held while the figures are computed, and as many while a range is read.
 MOST_ROWS = 1 << 27
+STORE = "the store"
 
 
 def images(store: Store, sources: Sources, by: str, progress: Progress = lambda *_: None) -> dict[str, Any]:
@@ -39,10 +40,11 @@ def images(store: Store, sources: Sources, by: str, progress: Progress = lambda 
     with loaded(store, sources) as tables:
         tables.check_rows_files()
         facts = tables.counted()
-        _bound(len(facts), MOST_BLOBS, "blobs")
-        _bound(tables.rows, MOST_ROWS, "rows of chunks")
+        bound(len(facts), MOST_BLOBS, "blobs", STORE)
+        bound(tables.rows, MOST_ROWS, "rows of chunks", STORE)
         contents = _contents(store, facts)
-        blobs = {records.digest_from_key(key): BlobFacts(size, contents.get(key)) for key, size, _ in facts}
+        sizes = ((records.digest_from_key(key), size) for key, size, _ in facts)
+        blobs = {digest: BlobFacts(size, contents.get(digest)) for digest, size in sizes}
         layers = {records.digest_from_key(key): size for key, size in tables.layers()}
         chunks = _chunks(tables, sources, list(layers), progress)
         held = tables.source_sums()
@@ -53,34 +55,23 @@ def images(store: Store, sources: Sources, by: str, progress: Progress = lambda 
     return head | list_of(found, by) | {"next": None, "fleet": fleet_of(sources, held)}
 
 
-def _bound(count: int, most: int, what: str) -> None:
-    if count > most:
-        raise TooManyImages(f"the store has more than {most} {what}")
-
-
-def _contents(store: Store, facts: list[tuple[bytes, int, str]]) -> dict[bytes, Contents]:
-    """What each manifest, index and config says, by its digest's key. Equal digests are one object."""
+def _contents(store: Store, facts: list[tuple[bytes, int, str]]) -> dict[Digest, Contents]:
+    """What each manifest, index and config says."""
     wanted: dict[str, set[bytes]] = {}
     for key, _, segment in facts:
         if segment:
             wanted.setdefault(segment, set()).add(key)
-    found: dict[bytes, Contents] = {}
-    known: dict[Digest, Digest] = {}
-    edges = 0
-    for segment, keys in wanted.items():
-        table = read_blobs(store, segment).table
-        for key, value in zip(table["digest"].to_pylist(), table["manifest"].to_pylist(), strict=True):
-            if key not in keys or not value:
-                continue
-            try:
-                said = manifest_record.decode(value)
-            except manifest_record.BadRecord as error:
-                raise SegmentBad(blobs_name(segment), f"what {key[1:].hex()} says: {error}") from None
-            edges += len(said.edges)
-            _bound(edges, MOST_EDGES, "descriptors in its manifests")
-            own = tuple(edge._replace(digest=known.setdefault(edge.digest, edge.digest)) for edge in said.edges)
-            found[key] = Contents(said.kind, own, said.created_s, said.platform)
-    return found
+    segment = ""
+
+    def manifests() -> Iterator[tuple[Digest, bytes]]:
+        nonlocal segment
+        for segment, keys in wanted.items():
+            table = read_blobs(store, segment).table
+            for key, value in zip(table["digest"].to_pylist(), table["manifest"].to_pylist(), strict=True):
+                if value and key in keys:
+                    yield records.digest_from_key(key), value
+
+    return contents_of(manifests(), lambda problem: SegmentBad(blobs_name(segment), problem), STORE)
 
 
 def _names(store: Store, sources: Sources) -> list[Name]:
@@ -89,9 +80,9 @@ def _names(store: Store, sources: Sources) -> list[Name]:
     for one in sources.counted:
         for kept in snapshot.names(store, one):
             found += kept.part.names or ()
-            _bound(len(found), MOST_NAMES * len(sources.counted), "names")
+            bound(len(found), MOST_NAMES * len(sources.counted), "names", STORE)
     found = list(dict.fromkeys(found))
-    _bound(len(found), MOST_NAMES, "names")
+    bound(len(found), MOST_NAMES, "names", STORE)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,12 +60,13 @@ def names_as_of(store: Store, txn: lmdb.Transaction) -> str | None:
 
 def read(store: Store, txn: lmdb.Transaction) -> Reading:
     """Raises TooManyImages, and Damaged for a record that is not what it must be."""
-    contents = _contents(store, txn)
+    manifests = ((records.digest_from_key(key), value) for key, value in store.walk(txn, "manifests"))
+    contents = contents_of(manifests, records.Damaged)
     blobs: dict[Digest, BlobFacts] = {}
     layers: dict[Digest, int] = {}
     chunk_counts: dict[Digest, int] = {}
     for blob in store.blobs(txn, "blobs"):
-        _bound(len(blobs) + 1, MOST_BLOBS, "blobs")
+        bound(len(blobs) + 1, MOST_BLOBS, "blobs")
         blobs[blob.digest] = BlobFacts(blob.stored_bytes, contents.get(blob.digest))
         if blob.state == "layer":
             layers[blob.digest], chunk_counts[blob.digest] = blob.uncompressed_bytes, blob.chunks
@@ -73,7 +74,7 @@ def read(store: Store, txn: lmdb.Transaction) -> Reading:
     sources: dict[Digest, frozenset[str]] = {}
     linked: dict[Digest, list[str]] = {}
     for source, name in _names(store, txn):
-        _bound(len(names) + 1, MOST_NAMES, "names")
+        bound(len(names) + 1, MOST_NAMES, "names")
         names.append(name)
         if name.standing is Standing.NAMED:
             sources[name.digest] = sources.get(name.digest, frozenset()) | {source}
@@ -85,24 +86,28 @@ def read(store: Store, txn: lmdb.Transaction) -> Reading:
     return Reading(images, blobs, recipes, names, sources, linked, has_index)
 
 
-def _bound(count: int, most: int, what: str) -> None:
+def bound(count: int, most: int, what: str, whose: str = "the index") -> None:
+    """Raises TooManyImages."""
     if count > most:
-        raise TooManyImages(f"the index has more than {most} {what}")
+        raise TooManyImages(f"{whose} has more than {most} {what}")
 
 
-def _contents(store: Store, txn: lmdb.Transaction) -> dict[Digest, Contents]:
-    """What each manifest, index and config says. Equal digests are one object, as most are named several times."""
+def contents_of(
+    manifests: Iterable[tuple[Digest, bytes]], bad: Callable[[str], Exception], whose: str = "the index"
+) -> dict[Digest, Contents]:
+    """What each manifest, index and config says. Equal digests are one object, as most are named several times. Raises
+    what `bad` makes of a record that is not one, and TooManyImages.
+    """
     found: dict[Digest, Contents] = {}
     known: dict[Digest, Digest] = {}
     edges = 0
-    for key, value in store.walk(txn, "manifests"):
-        digest = records.digest_from_key(key)
+    for digest, value in manifests:
         try:
             said = manifest_record.decode(value)
         except manifest_record.BadRecord as error:
-            raise records.Damaged(f"what {digest} says: {error}") from error
+            raise bad(f"what {digest} says: {error}") from error
         edges += len(said.edges)
-        _bound(edges, MOST_EDGES, "descriptors in its manifests")
+        bound(edges, MOST_EDGES, "descriptors in its manifests", whose)
         own = tuple(edge._replace(digest=known.setdefault(edge.digest, edge.digest)) for edge in said.edges)
         found[digest] = Contents(said.kind, own, said.created_s, said.platform)
     return found
