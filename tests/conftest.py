@@ -12,7 +12,9 @@ import pytest
 from hypothesis import settings
 
 import forked
+from answering import short_directory
 from counts import IN_TORTURE, QUICK_SEED, counted
+from daemon import Home, opened
 from indexing import Bench, recounted
 
 # A run that a shell started in the background ignores Ctrl-C, and all that its tests start would too.
@@ -32,8 +34,15 @@ settings.load_profile("chunkd")
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     """An index of its own for a test, which ends with a recount that must find nothing."""
-    with recounted(tmp_path / "state") as opened:
-        yield opened
+    with recounted(tmp_path / "state") as found:
+        yield found
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    """Where commands and a daemon of a test run, at a path that is short enough for a socket."""
+    with short_directory() as root, opened(root) as found:
+        yield found
 
 
 def long_s(item: pytest.Item) -> float:

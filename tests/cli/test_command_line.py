@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -28,7 +28,6 @@ import lmdb
 import pytest
 
 import forked
-from answering import short_directory
 from blobs import gz, layer, noise, tar, write_blob
 from chunkd import __version__
 from chunkd.cli.main import main
@@ -37,15 +36,9 @@ from chunkd.index import records
 from chunkd.index.storage.environment import CACHES_KEY, DATABASES, FORMAT_KEY, HEAD_KEY, RULES_KEY
 from chunkd.model import ChunkParams
 from chunkd.settings.table import SETTINGS
-from daemon import ASK_EVERY_S, Home, figures, opened, until, without_rights
+from daemon import ASK_EVERY_S, Home, figures, until, without_rights
 
 COMMANDS = ("run", "scan", "stats", "blobs", "check", "rebuild", "health", "config")
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 @pytest.fixture

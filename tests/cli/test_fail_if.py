@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from answering import short_directory
 from blobs import gz, layer, noise, tar, write_blob
 from chunkd.cli import fail_if
 from chunkd.errors import UsageError
@@ -17,7 +15,7 @@ from chunkd.figures.names import GATED
 from chunkd.figures.stats import Stats
 from chunkd.figures.totals import Totals
 from chunkd.model import Caps, ChunkParams
-from daemon import Home, opened
+from daemon import Home
 
 SOME: dict[str, Any] = {"net": -0.125, "redundancy": 0.25, "pending_blobs": 3, "failed_blobs": 0, "unlisted_folders": 2}
 NONE: dict[str, Any] = SOME | {"redundancy": None, "net": None, "unlisted_folders": None}
@@ -92,12 +90,6 @@ def test_every_figure_that_is_gated_is_a_number_or_null() -> None:
 
 
 # --- the command --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def test_the_command_prints_the_figures_and_ends_with_5(home: Home) -> None:

@@ -5,29 +5,21 @@ from __future__ import annotations
 import json
 import lzma
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from answering import short_directory
 from blobs import gz, layer, write_blob
 from chunkd.figures.totals import Totals
 from chunkd.index import records
 from chunkd.index.history import minute_of, moment_key
-from daemon import Home, opened
+from daemon import Home
 from indexing import edit, records_of
 
 ARCHIVE = Path(__file__).resolve().parent.parent / "archives" / "0.1"
 # The last of its day, which is what is kept of so old a row.
 ARCHIVED_ROW = "2023-11-14T22:16:00Z"
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 @pytest.fixture

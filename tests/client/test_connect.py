@@ -18,7 +18,6 @@ import pytest
 
 import chunkd
 import openapi
-from answering import short_directory
 from blobs import gz, noise, tar
 from chunkd import errors
 from chunkd.client.ask import Client
@@ -28,7 +27,7 @@ from chunkd.pulls.log_files import LogUnreadable
 from chunkd.replies.figures import Blob, Cache, Health
 from chunkd.replies.images import Chunks, Images
 from chunkd.replies.pulls import Replay
-from daemon import Home, opened
+from daemon import Home
 from lines import line_of
 from pull_oracle import Get
 from test_commands import filled_layout, filled_registry, settled
@@ -51,12 +50,6 @@ QUESTIONS: dict[str, Callable[[Client], Any]] = {
     "updates": lambda client: client.updates("shop/api"),
     "all_updates": Client.all_updates,
 }
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def type_of(method: str) -> Any:

@@ -18,7 +18,6 @@ import pytest
 
 import daemon
 import forked
-from answering import short_directory
 from blobs import digest_of, gz, layer, noise, tar, write_blob, zst
 from buckets import ACCESS_KEY, BUCKET, SECRET, Served, blob_key, fill, served
 from chunkd.cluster.engine import carry_out
@@ -28,19 +27,13 @@ from chunkd.fleet.store import Store
 from chunkd.index.records import Rules
 from chunkd.model import Digest
 from clusters import cluster, task_processes
-from daemon import PATIENCE_S, Home, opened, until, without_rights
+from daemon import PATIENCE_S, Home, until, without_rights
 from fleets import OWN_FIELDS
 from stores import blobs_in, key_at
 from test_commands import filled_layout
 
 SMALL = Path(__file__).with_name("small_tasks.py")
 STORED = {"store": "store"}
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 @pytest.fixture

@@ -9,16 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from answering import short_directory
 from blobs import gz, layer, noise, tar, text, write_blob, zst
 from chunkd.cluster.engine import carry_out
 from clusters import cluster, task_processes
-from daemon import PATIENCE_S, Home, opened, until
+from daemon import PATIENCE_S, Home, until
 from deaths_of_tasks import kill_one
 from sweeping import Reply, swept
 from test_diff_command import two_versions
@@ -26,12 +22,6 @@ from test_sweep_command import figures_of
 
 SMALL = Path(__file__).with_name("small_tasks.py")
 RULES = ("--rules", "2/16/64,files")
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def a_cache(home: Home, count: int = 6) -> Path:

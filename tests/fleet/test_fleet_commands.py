@@ -7,27 +7,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import forked
-from answering import short_directory
 from blobs import gz, layer, noise, write_blob, zst
-from daemon import PATIENCE_S, REPOSITORY, Home, opened
+from daemon import PATIENCE_S, REPOSITORY, Home
 from fleets import figures
 from stores import content_of
 
 UNIT = REPOSITORY / "systemd" / "chunkd-export.service"
 WALLED = REPOSITORY / "tests" / "walled.py"
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 LAYERS = [gz(layer(seed)) if seed % 2 else zst(layer(seed)) for seed in range(8)]

@@ -6,31 +6,23 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import forked
-from answering import short_directory
 from chunkd.fleet import tables
 from chunkd.fleet.images import images
 from chunkd.fleet.merge import sources_of
 from chunkd.fleet.store import Store
-from daemon import PATIENCE_S, Home, opened
+from daemon import PATIENCE_S, Home
 from stores import content_of
 from test_commands import filled_layout, filled_registry
 from test_registry_collection import Layout
 
 # What says of when and of whom the figures are.
 OWN = {"as_of", "names_as_of", "commit", "fleet"}
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def second_layout(home: Home) -> Path:

@@ -16,6 +16,8 @@ from pyarrow import parquet
 
 from chunkd.errors import ChunkdError
 from chunkd.fleet import segment, snapshot, tables
+from chunkd.fleet.images import images
+from chunkd.fleet.merge import sources_of
 from chunkd.fleet.segment import RULES_KEY, SegmentBad
 from chunkd.fleet.store import Store, StoreUnusable, blobs_name, rows_name
 from conftest import Tell
@@ -223,6 +225,22 @@ def test_a_digest_twice_is_named(tmp_path: Path) -> None:
     segment.write_table(str(path), pa.concat_tables([table, table.slice(0, 1)]), said)
     with pytest.raises(SegmentBad):
         merged(store)
+
+
+@pytest.mark.parametrize("digest", [b"", b"\x01", b"\x03" + bytes(32), b"\x01" + bytes(64)], ids=repr)
+def test_what_is_not_a_digest_is_named(tmp_path: Path, digest: bytes) -> None:
+    """Also where only images need it as one."""
+    store = store_at(tmp_path / "store")
+    (made,) = put_host(store, 0, [split(BLOBS, [1, 2])])
+    (moment,) = snapshot.moments(store, source_of(0))
+    for name in (blobs_name(made), f"snapshots/{source_of(0)}/{moment}.held.parquet"):
+        path = Path(store.path, name)
+        table, said = parquet.read_table(path), parquet.read_metadata(path).metadata
+        first = min(table["digest"].to_pylist())
+        digests = pa.array([digest if one == first else one for one in table["digest"].to_pylist()], pa.binary())
+        segment.write_table(str(path), table.set_column(0, table.schema.field("digest"), digests), said)
+    with pytest.raises(SegmentBad):
+        images(store, sources_of(store), "image")
 
 
 def test_duckdb_can_open_nothing_else(store: Store, tmp_path: Path) -> None:

@@ -8,13 +8,11 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from answering import short_directory
 from blobs import gz, layer, noise, tar, write_blob
 from chunkd.client.ask import IMAGES_TRIES, Client
 from chunkd.errors import IndexMoves
@@ -26,7 +24,7 @@ from chunkd.model import digest_of as digest_in
 from chunkd.names import record
 from chunkd.names.name import Name, Part, Standing
 from chunkd.settings.resolve import Resolved
-from daemon import NPM_FIGURES, Daemon, Home, npm_layers, opened
+from daemon import NPM_FIGURES, Daemon, Home, npm_layers
 from image_oracle import Oracle
 from indexed import put_names
 from invariants import assert_invariants, assert_sums, printed
@@ -35,12 +33,6 @@ from test_registry_collection import CONFIG, IMAGE, LAYER, Layout
 from trees import world_of
 
 HOSTILE = "evil\x1b[2J`touch x`$(y)'\"\n:1"
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def keep_names(home: Home, parts: list[Part]) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import oracle
-from answering import short_directory
 from blobs import gz, noise, tar
 from chunkd.cli.diff_lines import Link, diff_lines, with_seconds
-from daemon import Home, opened
+from daemon import Home
 from image_oracle import Oracle
 from invariants import printed
 from test_commands import HOSTILE, filled_layout, settled, without_moment
@@ -23,12 +21,6 @@ from test_registry_collection import CONFIG, IMAGE, LAYER, Layout
 from trees import world_of
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 @pytest.fixture

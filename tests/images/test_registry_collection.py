@@ -12,13 +12,11 @@ import random
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from answering import short_directory
 from blobs import digest_of, gz, noise, tar
 from chunkd.images.atoms import Chunks
 from chunkd.images.figures import Images
@@ -27,19 +25,13 @@ from chunkd.model import Digest
 from chunkd.names.beside import read_names
 from chunkd.names.name import Name, Standing
 from chunkd.worker import manifest
-from daemon import PATIENCE_S, Home, opened
+from daemon import PATIENCE_S, Home
 from test_writers import copy, need, registry
 
 IMAGE, INDEX = "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json"
 IN_TOTO = "application/vnd.in-toto+json"
 CONFIG, LAYER = "application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar+gzip"
 NO_CHUNKS = Chunks(0, lambda _: pytest.fail("no layer"), lambda _low, _high: pytest.fail("no chunk"))
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 class Layout:

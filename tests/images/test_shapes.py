@@ -7,17 +7,15 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from answering import short_directory
 from blobs import digest_of, noise, tar, zst
 from chunkd.model import Digest
 from chunkd.model import digest_of as digest_in
-from daemon import Home, opened
+from daemon import Home
 from image_oracle import Oracle
 from invariants import assert_invariants
 from test_commands import compare
@@ -29,12 +27,6 @@ FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
 BUILD_CACHE = "application/vnd.buildkit.cacheconfig.v0"
 DOCKER = "application/vnd.docker."
 Row = dict[str, Any]
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def absent(number: int) -> Row:

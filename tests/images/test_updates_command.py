@@ -7,31 +7,23 @@ import json
 import os
 import shutil
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from answering import short_directory
 from chunkd.chunkers.gear import Chunker
 from chunkd.cli.update_lines import PAIRS_SHOWN, all_lines, update_lines
 from chunkd.model import ChunkParams, MeasureRule
 from chunkd.worker.recompress import Recompressor
-from daemon import NPM_FIGURES, Home, npm_layers, opened
+from daemon import NPM_FIGURES, Home, npm_layers
 from invariants import printed
 from test_commands import HOSTILE, filled_layout, filled_registry, settled, without_moment
 from test_diff_command import two_versions
 from test_registry_collection import CONFIG, IMAGE, LAYER, Layout
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def test_it_is_the_same_from_the_index_and_from_a_daemon(home: Home) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from answering import short_directory
 from blobs import gz, layer, write_blob
 from chunkd.check.recount import recount
 from chunkd.check.repair import repair_index
@@ -38,7 +37,7 @@ from chunkd.index.records import Damaged, Rules, seal
 from chunkd.model import Cache
 from chunkd.queries import history as queried
 from chunkd.queries.read import read_stats
-from daemon import Home, opened
+from daemon import Home
 from indexing import add, chunks_of, edit, remove
 
 NOW = 28_400_000  # a minute in 2023
@@ -379,12 +378,6 @@ def test_the_changes_in_the_figures() -> None:
     ]
     for name in "redundancy", "net":
         assert name not in "".join(tables.stats_lines(stats | {"changes": {"day": grown | {name: None}}}))
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def test_the_command_offline_and_by_the_daemon(home: Home) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from answering import short_directory
 from blobs import digest_of, tar
 from chunkd.model import Digest
 from chunkd.model import digest_of as digest_in
@@ -18,17 +17,11 @@ from chunkd.names.beside import read_names
 from chunkd.names.containerd import read_containerd
 from chunkd.names.name import Name, Part, Standing
 from chunkd.sources.beneath import Beneath
-from daemon import Home, opened
+from daemon import Home
 from test_writers import copy, delete_image, make_image, make_images, need, registry
 from test_writers_many import containerd, run
 
 IMAGES = 4
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 @pytest.fixture

@@ -22,9 +22,8 @@ from typing import Any
 import pytest
 
 import oracle
-from answering import short_directory
 from blobs import gz, layer, write_blob
-from daemon import PATIENCE_S, Home, opened
+from daemon import PATIENCE_S, Home
 from lines import FORMATS, line_of
 from pull_oracle import Get, Known, Oracle
 from test_replay import like_the_oracle
@@ -39,12 +38,6 @@ IMAGES = 12
 PULLS = 20
 CLIENTS = ("192.0.2.1", "192.0.2.2", "2001:db8::3")
 LOGGED = "{level: info}"
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def known_of(blobs: list[Path]) -> Known:

@@ -13,14 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from answering import short_directory
 from blobs import gz, layer, write_blob
 from chunkd.cli import lists, main, tables
 from chunkd.client.ask import Client
 from chunkd.errors import IndexDamaged, UsageError
 from chunkd.queries import layer_shares
 from counts import counted
-from daemon import NPM_FIGURES, Home, land, npm_layers, opened
+from daemon import NPM_FIGURES, Home, land, npm_layers
 from indexing import (
     SLOTS,
     Bench,
@@ -226,12 +225,6 @@ def test_the_lines_name_their_columns() -> None:
     assert heading.split() == ["layer", "stored", "uncompressed", "exclusive", "shared", "repeated"]
     assert line == digest + "    1000 bytes       6.0 KiB       1.0 KiB       2.0 KiB       3.0 KiB"
     assert len(heading) == len(line)
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def listed(home: Home, *flags: object) -> list[dict[str, Any]]:

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from xml.etree import ElementTree as ET
 import lmdb
 import pytest
 
-from answering import short_directory
 from blobs import gz, layer, noise, tar, write_blob, zst
 from blobs import text as words
 from browser import chromium
@@ -55,7 +53,7 @@ from chunkd.report.data import (
 from chunkd.report.html import document, element
 from chunkd.report.replay import read as read_replay
 from chunkd.settings.resolve import Resolved
-from daemon import Home, opened
+from daemon import Home
 
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
 HOSTILE = "<script>alert(1)</script>&amp;\"'\x1b[31m\u202e<img src=x onerror=alert(2)>"
@@ -113,12 +111,6 @@ def asks_for_nothing(content: str) -> None:
     assert len(ids) == len(set(ids))
     assert set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", content)) <= set(ids)
     assert "default-src 'none'" in content.partition("<style>")[0]
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 @pytest.fixture

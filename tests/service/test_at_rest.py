@@ -6,24 +6,16 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import blobs
-from answering import short_directory
-from daemon import Home, opened, until
+from daemon import Home, until
 
 KNOWN = {"settled": True, "pending_blobs": 0, "pending_bytes": 0}
 UNKNOWN = dict.fromkeys(KNOWN)
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def offline(home: Home) -> dict[str, Any]:

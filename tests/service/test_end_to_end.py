@@ -11,13 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import blobs
-from answering import short_directory
 from blobs import gz, layer, noise, tar, text, write_blob, zst
 from chunkd.index import records
 from chunkd.index.storage.environment import CACHES_KEY, Store
@@ -34,7 +32,6 @@ from daemon import (
     figures,
     land,
     npm_layers,
-    opened,
     timing,
     until,
     without_rights,
@@ -43,12 +40,6 @@ from daemon import (
 # The timer has no part in these tests: what it would find must have been found before.
 NEVER = {"CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400"}
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def oci(cache: Path, algorithm: str = "sha256") -> Path:

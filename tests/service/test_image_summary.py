@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from answering import exchange, short_directory
+from answering import exchange
 from chunkd.images.pages import Reply
 from chunkd.index.records import Held
 from chunkd.model import Blob, FileMark
@@ -21,7 +20,7 @@ from chunkd.service.image_summary import REST_S, RESTS, ImageSummary
 from chunkd.service.live import DaemonAnswers
 from chunkd.worker import manifest_record
 from chunkd.worker.manifest import Contents, Edge, Kind, Role
-from daemon import Home, opened
+from daemon import Home
 from indexing import Bench, digest_of, place_of, recipe_of
 from test_registry_collection import LAYER, Layout
 
@@ -161,12 +160,6 @@ def test_a_question_waits_for_fresher_names_and_not_for_ever(
 
 
 # --- the daemon -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def test_the_daemon_says_how_many_images_there_are_and_without_one_nobody_knows(home: Home) -> None:

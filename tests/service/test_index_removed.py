@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from answering import short_directory
 from blobs import gz, layer, write_blob
 from chunkd.client import http
 from chunkd.errors import IndexRemoved, NoDaemon, RequestRefused, SocketUnusable
 from chunkd.queries.read import read_stats
-from daemon import Daemon, Home, opened
+from daemon import Daemon, Home
 from indexing import Bench
 
 MOST_S = 5.0
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def replace(path: Path) -> None:

@@ -5,28 +5,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from answering import short_directory
 from blobs import digest_of, write_blob
 from chunkd.index.storage.environment import reading
 from chunkd.model import Digest
 from chunkd.names.record import decode, decode_reading, names_as_of_ns
-from daemon import Home, opened, until
+from daemon import Home, until
 
 NEVER = {"CHUNKD_SCAN_INTERVAL_S": "86400", "CHUNKD_POLLED_SCAN_INTERVAL_S": "86400"}
 # 5 s, and as much again for a machine that others keep busy.
 WITHIN_S = 10
 EMPTY_INDEX = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def names(home: Home) -> dict[int, set[str]]:

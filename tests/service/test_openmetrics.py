@@ -8,7 +8,6 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from chunkd.ingest.counters import DELAYS_S, FAILURES, Counters
 from chunkd.model import CacheState, Caps, ChunkParams
 from chunkd.service import openmetrics
 from chunkd.settings.table import SETTINGS, checked
-from daemon import REPOSITORY, Home, opened, until
+from daemon import REPOSITORY, Home, until
 from ports import free_port
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
@@ -352,12 +351,6 @@ def test_what_is_an_address(address: str) -> None:
 def test_what_is_no_address(address: object) -> None:
     with pytest.raises(SettingInvalid):
         checked(SETTINGS["metrics_address"], address, "here")
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def of_daemon(port: int) -> dict[str, float]:

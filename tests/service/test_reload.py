@@ -11,19 +11,12 @@ from typing import Any
 
 import pytest
 
-from answering import short_directory
 from chunkd.errors import SettingsFileUnusable
 from chunkd.service.reload import CHANGEABLE, reload
 from chunkd.settings.config import Config, effective
 from chunkd.settings.resolve import Resolved
 from chunkd.settings.table import SETTINGS
-from daemon import Home, opened
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
+from daemon import Home
 
 
 @pytest.fixture(autouse=True)

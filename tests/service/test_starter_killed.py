@@ -6,24 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from answering import short_directory
 from blobs import gz, layer, noise, tar, write_blob
-from daemon import Home, children, opened, until
+from daemon import Home, children, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 SLOWLY = {"CHUNKD_READ_BYTES_PER_S": "100000", "CHUNKD_WORKERS": "1"}
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def ended(pids: list[int]) -> bool:

@@ -17,10 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from answering import short_directory
 from blobs import digest_of, gz, noise, tar, text, zst
 from chunkd.model import Cause
-from daemon import BRISK, PATIENCE_S, ZEROS, Daemon, Home, figures, opened, until
+from daemon import BRISK, PATIENCE_S, ZEROS, Daemon, Home, figures, until
 from ports import free_port
 
 # Level debug has a line for each blob, however many there are.
@@ -34,12 +33,6 @@ IMAGES = 6
 EVENTS = (Cause.MOVED_IN, Cause.WRITTEN, Cause.CREATED)
 # A blob that lies in two places is found by the second one when it has left the first as it was read.
 FOUND_BY = {cause.value for cause in (*EVENTS, Cause.LISTED, Cause.BLOB_FOLDER, Cause.SAME_DIGEST)}
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def need(*programs: str) -> None:

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 import oracle
-from answering import short_directory
 from blobs import digest_of, gz, layer, noise, tar, text, write_blob, zst
 from chunkd.cli.sweep import _read
 from chunkd.model import Caps, MeasureRule
 from chunkd.sweep.question import Question
 from chunkd.sweep.results import NothingToResume, OwnResults, unfinished
 from chunkd.worker import sandbox
-from daemon import Home, children, npm_layers, opened, state_of, until
+from daemon import Home, children, npm_layers, state_of, until
 from invariants import printed
 from sweeping import Reply, cache_of, kept, row, swept, whole_files
 from test_commands import settled
@@ -39,12 +38,6 @@ OF_THE_INDEX = (
     "index_overhead_bytes", "net_bytes", "net", "break_even_unique", "measured_chunks", "codec_saving_bytes",
     "deduplication_saving_bytes",
 )  # fmt: skip
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def test_the_row_of_the_indexs_rule_is_the_indexs_figures(home: Home) -> None:

@@ -6,24 +6,16 @@ import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from answering import short_directory
 from blobs import gz, noise, tar, text, write_blob
-from daemon import Home, opened
+from daemon import Home
 from sweeping import row, swept
 
 # Of a .caibx: the header of the index and that of its table, an item (where its chunk ends, and its hash), the tail.
 HEADS_BYTES, ITEM, TAIL_BYTES = 48 + 16, struct.Struct("<Q32s"), 40
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def made_by_casync(file: Path) -> list[tuple[bytes, int]]:

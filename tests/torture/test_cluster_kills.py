@@ -10,20 +10,19 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from answering import short_directory
 from blobs import gz, layer, noise, write_blob, zst
 from chunkd.fleet.segment import read_blobs
 from chunkd.fleet.store import Store
 from clusters import Cluster, cluster
 from conftest import Tell
 from counts import share_of
-from daemon import PATIENCE_S, Home, opened, until
+from daemon import PATIENCE_S, Home, until
 from deaths_of_tasks import Driver, kill_one, victims
 from fleets import figures, merged
 from test_scan_into_store import said, small
@@ -34,12 +33,6 @@ KILLS = {"driver": share_of(20, 3), "worker": share_of(20, 3), "scheduler": shar
 # A worker of the cluster, the process of a task, or one that decodes for it.
 WORKERS = ("machine", "task", "worker")
 LAYERS, BLOBS_A_TASK = 23, 3
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def finished(store: Store) -> dict[str, tuple[int, int]]:

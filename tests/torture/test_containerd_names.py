@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
-import pytest
-
-from answering import short_directory
 from conftest import Tell
 from counts import share_of
-from daemon import Home, opened
+from daemon import Home
 from test_real_trees import archived, containerd_names, import_image, listed
 from test_writers import need
 from test_writers_many import containerd, run
 
 STEPS = share_of(200, 20)
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def test_containerd_writes_while_its_names_are_read(home: Home, tell: Tell) -> None:

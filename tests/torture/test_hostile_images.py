@@ -7,17 +7,15 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import bolts
-from answering import short_directory
 from chunkd.names.containerd import DATABASE
 from conftest import Tell
-from daemon import BRISK, Daemon, Home, opened, until, without_rights
+from daemon import BRISK, Daemon, Home, until, without_rights
 from invariants import assert_sums, printed
 from test_commands import HOSTILE, filled_layout
 from test_hostile import memory_and_cpu
@@ -29,12 +27,6 @@ LIE_BYTES = 1 << 62
 CHILDREN = 30_000
 STRANGER = 54321
 NAMES = (HOSTILE, "../../../etc/passwd", "a\0b\x07:\x1b]0;x\x07", "..", "$(reboot):v1", "\u202emoc.live:v1")
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def gone(number: int) -> dict[str, Any]:

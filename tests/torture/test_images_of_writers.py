@@ -12,18 +12,15 @@ import random
 import shutil
 import tarfile
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from answering import short_directory
 from conftest import Tell
 from counts import share_of
-from daemon import PATIENCE_S, Daemon, Home, npm_layers, opened, until
+from daemon import PATIENCE_S, Daemon, Home, npm_layers, until
 from image_oracle import Oracle, World
 from invariants import assert_invariants, assert_sums, printed
 from test_commands import compare
@@ -39,12 +36,6 @@ REMOVALS = share_of(10, 3)
 ORDERS = share_of(30, 4)
 
 Row = dict[str, Any]
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def image(layout: Layout, *layers: Path, architecture: str = "amd64", step: int = 0) -> Row:

@@ -9,24 +9,14 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
 
-import pytest
-
-from answering import short_directory
 from blobs import gz, layer, noise, tar, text, write_blob
 from conftest import Tell
-from daemon import Home, opened
+from daemon import Home
 from sweeping import kept, swept
 from test_sweep_command import figures_of, started
 
 KILLS = 20
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def test_killed_twenty_times_it_ends_as_if_nothing_had_been(home: Home, seed: int, tell: Tell) -> None:

@@ -9,16 +9,14 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
-from answering import short_directory
 from blobs import gz, layer, write_blob
 from clusters import cluster
 from conftest import Tell
 from counts import share_of
-from daemon import PATIENCE_S, Home, opened
+from daemon import PATIENCE_S, Home
 from sweeping import swept
 from test_cluster_kills import LAYERS, drawn_cache, kill
 from test_sweep_command import figures_of
@@ -27,12 +25,6 @@ from test_sweep_into_store import results, said, small
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 KILLS = {"driver": share_of(10, 2), "worker": share_of(10, 2), "scheduler": share_of(5, 1)}
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 def test_kills_of_a_sweep_on_a_cluster_redo_no_result(home: Home, seed: int, tell: Tell) -> None:

@@ -8,14 +8,12 @@ import re
 import socket
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import where_oracle
-from answering import short_directory
 from blobs import digest_of, gz, noise, text, zst
 from chunkd.cli.where_lines import where_lines
 from chunkd.model import Caps, ChunkParams, Digest, FileMark, Job, MeasureRule
@@ -27,7 +25,7 @@ from chunkd.where.trace import MOST_TRACE_BYTES
 from chunkd.where.traced import Traced, Tracers, TracesEnd
 from chunkd.worker import spawn
 from chunkd.worker.spawn import Courtesy, make_pool
-from daemon import Home, npm_layers, opened
+from daemon import Home, npm_layers
 from invariants import printed
 from tars import END, entry, header
 from test_commands import settled
@@ -89,12 +87,6 @@ def entries(data: bytes) -> list[tuple[int, int, str, bytes]]:
     if data == TARS["broken"]:
         return [(0, len(entry(b"fine", SHARED)), "/fine", SHARED)]
     return where_oracle.entries(data)
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 @pytest.fixture

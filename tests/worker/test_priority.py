@@ -17,12 +17,11 @@ import pytest
 
 import blobs
 import working
-from answering import short_directory
 from chunkd.worker import priority as module
 from chunkd.worker.priority import ask_of
 from chunkd.worker.rate_limit import BURST_S
 from chunkd.worker.spawn import Courtesy, share
-from daemon import Home, figures, opened, until
+from daemon import Home, figures, until
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc and I/O classes are Linux's")
 USUAL_IO, IDLE_IO = 0, 3  # IOPRIO_CLASS_NONE and IOPRIO_CLASS_IDLE of <linux/ioprio.h>
@@ -216,12 +215,6 @@ def test_what_is_asked_is_said_in_words() -> None:
 
 
 # --- the program --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def home() -> Iterator[Home]:
-    with short_directory() as root, opened(root) as found:
-        yield found
 
 
 @linux_only

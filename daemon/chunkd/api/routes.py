@@ -85,7 +85,7 @@ class RefusedError(Exception):
 
 
 class Route(NamedTuple):
-    """The methods that a path takes, the type of its reply (None if that is no JSON), the call that answers it, the
+    """The methods that a path takes, the type of its reply (None if it is not JSON), the call that answers it, the
     parameters of its query and the flags of its body.
 
     `ask` gets the daemon's answers, the `Accept` header, and each parameter and flag by its name.

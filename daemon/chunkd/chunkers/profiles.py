@@ -82,8 +82,7 @@ def _fixed(kib: int, *, per_file: bool) -> Profile:
 
 def _products() -> tuple[Profile, ...]:
     mib = KIB * KIB
-    fastcdc_64k = (16 * KIB, 64 * KIB, 256 * KIB), (rules.FASTCDC_MASKS[17], rules.FASTCDC_MASKS[15])
-    fastcdc_2m = (mib // 2, 2 * mib, 8 * mib), (rules.FASTCDC_MASKS[22], rules.FASTCDC_MASKS[20])
+    masks = rules.FASTCDC_MASKS
     return (
         Profile(
             "casync",
@@ -116,13 +115,13 @@ def _products() -> tuple[Profile, ...]:
             "fastcdc-16/64/256",
             True,
             "FastCDC of 2020, normalization 1: the sizes of puzzlefs, which cuts all files as one",
-            lambda measure: rules.fastcdc(fastcdc_64k[1], fastcdc_64k[0], measure),
+            lambda measure: rules.fastcdc((masks[17], masks[15]), (16 * KIB, 64 * KIB, 256 * KIB), measure),
         ),
         Profile(
             "fastcdc-512/2048/8192",
             True,
             "FastCDC of 2020, normalization 1: the sizes of borg 2",
-            lambda measure: rules.fastcdc(fastcdc_2m[1], fastcdc_2m[0], measure),
+            lambda measure: rules.fastcdc((masks[22], masks[20]), (mib // 2, 2 * mib, 8 * mib), measure),
         ),
         Profile(
             "like-restic",

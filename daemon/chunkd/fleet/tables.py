@@ -5,6 +5,7 @@ no other file, and take so much memory and no more; what it can't read is named.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +24,8 @@ from chunkd.fleet.rows import MOST_CHUNK_BYTES, check_rows, opened_rows
 from chunkd.fleet.segment import SegmentBad, first_line
 from chunkd.fleet.snapshot import Snapshot
 from chunkd.fleet.store import Store, StoreUnusable, blobs_name, rows_name
-from chunkd.index.records import STATES
-from chunkd.model import CODECS
+from chunkd.index.records import FIRST_BYTES, STATES
+from chunkd.model import CODECS, HEX_DIGITS
 
 # Beyond it DuckDB writes to temporary files: 10 million rows took 7.3 s of a processor, and 5.5 s with 1 GiB.
 MEMORY_BYTES = 256 << 20
@@ -193,7 +194,14 @@ class Tables:
         layers = pc.equal(table["kind"], "layer")
         if pc.count_distinct(table["digest"]).as_py() != table.num_rows:
             raise SegmentBad(name, "has a digest twice")
+        # As `records.digest_key` makes them: the algorithm's byte, then the digest.
+        first, sizes = pc.binary_slice(table["digest"], 0, 1), pc.binary_length(table["digest"])
+        digests = (
+            pc.and_(pc.equal(first, FIRST_BYTES[algorithm]), pc.equal(sizes, 1 + digits // 2))
+            for algorithm, digits in HEX_DIGITS.items()
+        )
         possible = (
+            functools.reduce(pc.or_, digests),
             pc.is_in(table["kind"], pa.array(STATES)),
             pc.is_in(table["codec"], pa.array(CODECS)),
             pc.equal(pc.greater(pc.binary_length(table["codec"]), 0), layers),

@@ -12,7 +12,7 @@ from typing import Any
 
 from chunkd.figures.net_saving import estimate
 from chunkd.images.atoms import Atoms, Chunks, Parts, Weight, blob_atoms, chunk_atoms, members, regrouped
-from chunkd.images.columns import Column, freed, held_back, unreached
+from chunkd.images.columns import Column, Row, freed, held_back, unreached
 from chunkd.images.graph import ORDER, BlobFacts, Graph
 from chunkd.model import Digest
 
@@ -35,7 +35,9 @@ class _Columns:
             if is_partial:
                 shares.append(chunks["fair_share_bytes"])
                 new.append(chunks["new_bytes"])
-            rows.append(head | {"stored": self._stored(number), "chunks": None if is_partial else chunks})
+            rows.append(
+                head | {"stored": _bytes_of(self.stored.rows[number]), "chunks": None if is_partial else chunks}
+            )
         return {
             "order": ORDER,
             what: rows,
@@ -47,27 +49,11 @@ class _Columns:
             },
         }
 
-    def _stored(self, number: int) -> dict[str, int]:
-        row = self.stored.rows[number]
-        return {
-            "referenced_bytes": row.referenced.bytes,
-            "exclusive_bytes": row.exclusive_bytes,
-            "shared_bytes": row.shared_bytes,
-            "fair_share_bytes": row.fair_share_bytes,
-            "new_bytes": row.new_bytes,
-        }
-
     def _chunks(self, number: int) -> dict[str, Any]:
         row, uncompressed_bytes = self.chunks.rows[number], self.layers.rows[number].referenced.bytes
-        return {
-            "uncompressed_bytes": uncompressed_bytes,
-            "referenced_bytes": row.referenced.bytes,
-            "exclusive_bytes": row.exclusive_bytes,
-            "shared_bytes": row.shared_bytes,
-            "repeated_bytes": uncompressed_bytes - row.referenced.bytes,
-            "fair_share_bytes": row.fair_share_bytes,
-            "new_bytes": row.new_bytes,
-        } | _recompressed(row.referenced)
+        repeated_bytes = uncompressed_bytes - row.referenced.bytes
+        own = {"uncompressed_bytes": uncompressed_bytes, "repeated_bytes": repeated_bytes}
+        return own | _bytes_of(row) | _recompressed(row.referenced)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +148,16 @@ class Images:
             "chunks": {"bytes": chunks.bytes} | _recompressed(chunks),
             "held_by_others_bytes": held_back([self.stored], some).bytes,
         }
+
+
+def _bytes_of(row: Row) -> dict[str, int]:
+    return {
+        "referenced_bytes": row.referenced.bytes,
+        "exclusive_bytes": row.exclusive_bytes,
+        "shared_bytes": row.shared_bytes,
+        "fair_share_bytes": row.fair_share_bytes,
+        "new_bytes": row.new_bytes,
+    }
 
 
 def _recompressed(weight: Weight) -> dict[str, int | None]:

@@ -33,7 +33,7 @@ from chunkd.model import (
 FORMAT = 3
 
 ALGORITHMS = ("sha256", "sha512")
-_FIRST_BYTES = {algorithm: bytes([number]) for number, algorithm in enumerate(ALGORITHMS, 1)}
+FIRST_BYTES = {algorithm: bytes([number]) for number, algorithm in enumerate(ALGORITHMS, 1)}
 STATES = ("layer", "other", "failed", "archived")
 
 SEAL_BYTES = 8
@@ -64,7 +64,7 @@ def unseal(value: bytes) -> bytes:
 
 def digest_key(digest: Digest) -> bytes:
     """1 byte for the algorithm (1 sha256, 2 sha512), then the digest itself."""
-    return _FIRST_BYTES[digest.algorithm] + bytes.fromhex(digest.hex)
+    return FIRST_BYTES[digest.algorithm] + bytes.fromhex(digest.hex)
 
 
 def digest_from_key(key: bytes) -> Digest:

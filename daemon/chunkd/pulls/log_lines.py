@@ -210,12 +210,8 @@ def _iso_time(text: str) -> int:
     """Of `2026-11-28T14:06:03.152211977Z`, in seconds since 1970. Without a zone it is UTC."""
     if not 19 <= len(text) <= 40 or not text[17:19].isdigit():
         raise ValueError(text)
-    return _iso_minute(text[:16], _zone(text[19:])) + int(text[17:19])
-
-
-def _zone(rest: str) -> str:
-    """What stands behind the fraction of a second."""
-    return rest.lstrip(".,0123456789")
+    zone = text[19:].lstrip(".,0123456789")
+    return _iso_minute(text[:16], zone) + int(text[17:19])
 
 
 @lru_cache(1024)
