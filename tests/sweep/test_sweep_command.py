@@ -235,6 +235,29 @@ def test_ctrl_c_prints_what_is_known_and_the_next_run_goes_on(home: Home) -> Non
     assert home.command("sweep", "--resume").returncode == 1
 
 
+def test_a_cache_that_is_away_costs_no_result(home: Home) -> None:
+    """What was read is kept until all can be read, not only after an interruption."""
+    here, away = home.cache("here"), home.cache("away")
+    for cache, seed in ((here, 1), (here, 2), (away, 3)):
+        write_blob(cache, gz(layer(seed)))
+    home.scan(here, away)
+    whole = swept(home, "--rules", "2/16/64")
+    assert not (home.state / "sweep").exists()
+    away.rename(home.root / "elsewhere")
+    assert len(swept(home, "--rules", "2/16/64", code=7)["layers"]["bad"]) == 1
+    before = kept(home)
+    assert len(before) == 2
+    (home.root / "elsewhere").rename(away)
+    again = swept(home, "--resume")
+    assert again["layers"]["from_earlier_runs"] == 2
+    assert figures_of(again) == figures_of(whole)
+    assert not (home.state / "sweep").exists()
+    # What is larger than a bound will be so the next time too.
+    most_bytes = min(path.stat().st_size for path in here.iterdir()) - 1
+    assert len(swept(home, here, "--max-uncompressed-bytes", most_bytes, code=7)["layers"]["bad"]) == 2
+    assert not (home.state / "sweep").exists()
+
+
 class _Interrupted:
     """A sweep that Ctrl-C reaches in the middle of a step."""
 

@@ -120,6 +120,7 @@ class Reading:
                 descriptor, seen = view.open(layer.path)
         except OSError as error:
             tally.bad[layer.digest] = error.strerror or str(error)
+            tally.unread.add(layer.digest)
             return False
         if descriptor < 0:
             tally.bad[layer.digest] = f"it is {seen.kind}"
@@ -140,3 +141,6 @@ class Reading:
             self._tally.add(kept)
         else:
             self._tally.bad[digest] = finding.reason or finding.kind
+            is_too_large = result.job.mark.stored_bytes > self._question.caps.uncompressed_bytes
+            if finding.kind in ("unreadable", "gone") and not is_too_large:
+                self._tally.unread.add(digest)

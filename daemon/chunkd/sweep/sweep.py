@@ -34,8 +34,9 @@ class Sweep:
         return figures.reply(self.tally, self._results, self._question, self._share, show)
 
     def done(self) -> None:
-        """Remove the results of layers, if nobody else may need them."""
-        self._results.done()
+        """Remove the results of layers, if nobody else may need them, nor a sweep that goes on when all can be read."""
+        if not self.tally.unread:
+            self._results.done()
 
 
 @contextlib.contextmanager
