@@ -258,6 +258,17 @@ def test_a_cache_that_is_away_costs_no_result(home: Home) -> None:
     assert not (home.state / "sweep").exists()
 
 
+def test_a_page_that_can_not_be_written_is_named_before_anything_is_read(home: Home) -> None:
+    cache = home.cache()
+    write_blob(cache, gz(layer(1)))
+    for target, code in ((home.root / "no" / "page.html", 1), (home.root, 1), (cache / "file" / "x", 1), ("-", 2)):
+        (cache / "file").touch()
+        done = home.command("sweep", cache, "--rules", "files", "-o", target)
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        assert str(target) in done.stderr
+    assert not home.state.exists()
+
+
 class _Interrupted:
     """A sweep that Ctrl-C reaches in the middle of a step."""
 

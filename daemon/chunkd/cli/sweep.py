@@ -75,9 +75,13 @@ def sweep(
     if resume and (where.caches_named or rules is not None or one_in is not None or layers is not None):
         raise UsageError("--resume takes what the unfinished sweep was asked; name nothing else")
     if output is not None:
+        from chunkd.cli.report import STDOUT, check_target
         from chunkd.report import plots
 
+        if output == STDOUT:
+            raise UsageError("-o names a file for the page: the table is on standard output")
         plots.needed()  # before anything is read
+        check_target(output)
     reply, is_interrupted = _swept(where, quiet, rules, one_in, layers, resume, output, json, store, engine, shard)
     if is_interrupted:
         left = reply["layers"]["left"]
