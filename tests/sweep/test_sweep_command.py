@@ -229,6 +229,8 @@ def test_ctrl_c_prints_what_is_known_and_the_next_run_goes_on(home: Home) -> Non
     assert (reply["layers"]["found"], reply["layers"]["left"]) == (len(before), SLOW_LAYERS - len(before))
     assert 0 < row(reply, "2/16/64")["chunk_bytes"] < row(whole, "2/16/64")["chunk_bytes"]
     assert not list((home.state / "sweep").glob(".*.new"))
+    other = home.command("sweep", "--resume", "--max-ratio", "77")
+    assert (other.returncode, other.stdout, kept(home)) == (1, "", before), other.stderr
     again = swept(home, "--resume")
     assert again["layers"]["from_earlier_runs"] == len(before)
     assert figures_of(again) == figures_of(whole)

@@ -101,16 +101,19 @@ def _swept(
     from chunkd.settings.config import effective
     from chunkd.sweep.question import Question, Share
     from chunkd.sweep.results import unfinished
-    from chunkd.sweep.sweep import opened
+    from chunkd.sweep.sweep import AskedOtherwise, opened
 
     config = effective(where, serving=False)
     caches = config.caches if where.caches_named else ()
+    key = ""
     if resume:
-        named_caches, rules, one_in, layers = unfinished(config.state_dir)
+        named_caches, rules, one_in, layers, key = unfinished(config.state_dir)
         caches = tuple(named_caches)
     named = profiles.ALL if rules is None else profiles.parse(rules)
     measure = MeasureRule(one_in or config.measure_one_in, config.measure_level)
     question = Question(tuple(profile.name for profile in named), measure, config.caps)
+    if resume and key != question.key:
+        raise AskedOtherwise(config.state_dir)
     share, part = Share.parse(layers or WHOLE), shard_of(shard)
     with contextlib.ExitStack() as stack:
         if store is None:
