@@ -48,7 +48,7 @@ def check_rows(store: Store, segment: str, max_bytes: int) -> None:
             try:
                 rows = file.read_row_group(number, use_threads=False)
             except (pa.ArrowException, OSError, ValueError) as error:
-                raise SegmentBad(name, f"can't be read: {first_line(error)}") from None
+                raise segments.unreadable(store, name, "can't be read", error) from None
             hashes = b"".join(
                 chunk.buffers()[1][16 * chunk.offset :][: 16 * len(chunk)] for chunk in rows["hash"].chunks
             )
