@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -124,6 +125,25 @@ def test_rows_that_are_not_those_of_the_blobs_are_named(tmp_path: Path, change: 
     with pytest.raises((SegmentBad, StoreUnusable)) as refused:
         merged(store)
     assert made in str(refused.value)
+
+
+@pytest.mark.parametrize("suffix", [".rows.parquet", ".blobs.parquet", ".held.parquet", ".names.parquet"])
+def test_what_the_system_does_not_let_be_read_is_not_said_to_be_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """Nobody shall remove a whole segment for want of a right to read it."""
+    store = store_at(tmp_path / "store")
+    put_host(store, 0, [split(BLOBS, [1, 2])])
+    given = Store.file
+
+    def refused(self: Store, name: str, most_bytes: int) -> str:
+        path = given(self, name, most_bytes)
+        return f"{path}/inside" if name.endswith(suffix) else path  # as a right that is missing: errno
+
+    monkeypatch.setattr(Store, "file", refused)
+    with pytest.raises(StoreUnusable) as raised:
+        images(store, sources_of(store), "image")
+    assert os.strerror(errno.ENOTDIR) in str(raised.value)
 
 
 def test_statistics_that_lie_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,10 +224,46 @@ def test_ctrl_c_prints_what_is_known_and_the_next_run_goes_on(home: Home) -> Non
     assert (reply["layers"]["found"], reply["layers"]["left"]) == (len(before), SLOW_LAYERS - len(before))
     assert 0 < row(reply, "2/16/64")["chunk_bytes"] < row(whole, "2/16/64")["chunk_bytes"]
     assert not list((home.state / "sweep").glob(".*.new"))
+    other = home.command("sweep", "--resume", "--max-ratio", "77")
+    assert (other.returncode, other.stdout, kept(home)) == (1, "", before), other.stderr
     again = swept(home, "--resume")
     assert again["layers"]["from_earlier_runs"] == len(before)
     assert figures_of(again) == figures_of(whole)
     assert home.command("sweep", "--resume").returncode == 1
+
+
+def test_a_cache_that_is_away_costs_no_result(home: Home) -> None:
+    """What was read is kept until all can be read, not only after an interruption."""
+    here, away = home.cache("here"), home.cache("away")
+    for cache, seed in ((here, 1), (here, 2), (away, 3)):
+        write_blob(cache, gz(layer(seed)))
+    home.scan(here, away)
+    whole = swept(home, "--rules", "2/16/64")
+    assert not (home.state / "sweep").exists()
+    away.rename(home.root / "elsewhere")
+    assert len(swept(home, "--rules", "2/16/64", code=7)["layers"]["bad"]) == 1
+    before = kept(home)
+    assert len(before) == 2
+    (home.root / "elsewhere").rename(away)
+    again = swept(home, "--resume")
+    assert again["layers"]["from_earlier_runs"] == 2
+    assert figures_of(again) == figures_of(whole)
+    assert not (home.state / "sweep").exists()
+    # What is larger than a bound will be so the next time too.
+    most_bytes = min(path.stat().st_size for path in here.iterdir()) - 1
+    assert len(swept(home, here, "--max-uncompressed-bytes", most_bytes, code=7)["layers"]["bad"]) == 2
+    assert not (home.state / "sweep").exists()
+
+
+def test_a_page_that_can_not_be_written_is_named_before_anything_is_read(home: Home) -> None:
+    cache = home.cache()
+    write_blob(cache, gz(layer(1)))
+    for target, code in ((home.root / "no" / "page.html", 1), (home.root, 1), (cache / "file" / "x", 1), ("-", 2)):
+        (cache / "file").touch()
+        done = home.command("sweep", cache, "--rules", "files", "-o", target)
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        assert str(target) in done.stderr
+    assert not home.state.exists()
 
 
 class _Interrupted:

@@ -59,7 +59,7 @@ def home() -> Iterator[Home]:
 @dataclass(frozen=True)
 class Held:
     """What a daemon at rest holds: memory of its own (RssAnon), of its largest worker, descriptors, threads, index; and
-    how many files of the caches its workers have open.
+    how many files of the caches it and its workers have open.
     """
 
     anon_bytes: int
@@ -80,15 +80,15 @@ class Held:
 
 def held_by(daemon: Daemon, caches: tuple[Path, ...]) -> Held:
     workers = daemon.workers()
-    worker_files = [files_of(pid) for pid in workers]
+    own_files, worker_files = files_of(daemon.pid), [files_of(pid) for pid in workers]
     return Held(
         status_of(daemon.pid, "RssAnon") * 1024,
         max((status_of(pid, "RssAnon") * 1024 for pid in workers), default=0),
-        len(files_of(daemon.pid)),
+        len(own_files),
         max(map(len, worker_files), default=0),
         status_of(daemon.pid, "Threads"),
         index_bytes_of(daemon.home.state),
-        sum(file.startswith(tuple(map(str, caches))) for files in worker_files for file in files),
+        sum(file.startswith(tuple(map(str, caches))) for files in (own_files, *worker_files) for file in files),
     )
 
 

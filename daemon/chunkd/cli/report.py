@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 
@@ -58,16 +59,26 @@ def report(client: Client, output: str, since: str, replay: str | None) -> None:
     end_by(material.stats)
 
 
-def write_whole(path: str, content: bytes) -> None:
-    """Make or replace the file with this content; when that fails, the file is as before.
+def check_target(path: str) -> None:
+    """Raises ReportUnwritable if `write_whole` would now."""
+    target = os.path.realpath(path)
+    try:
+        if os.path.lexists(target) and not stat.S_ISREG(os.stat(target).st_mode):
+            raise ReportUnwritable(path, "it is not a regular file, which a rename would replace")
+        folder = os.path.dirname(target)
+        os.stat(folder)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ReportUnwritable(path, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ReportUnwritable(path, error.strerror or str(error)) from None
 
-    Raises ReportUnwritable, also where something other than a regular file is there, which the rename would replace.
-    """
+
+def write_whole(path: str, content: bytes) -> None:
+    """Make or replace the file with this content; when that fails, the file is as before. Raises ReportUnwritable."""
+    check_target(path)
     target = os.path.realpath(path)
     partial = f"{target}.{os.getpid()}.new"
     try:
-        if os.path.lexists(target) and not stat.S_ISREG(os.stat(target).st_mode):
-            raise ReportUnwritable(path, f"it is not a regular file; use `-o {STDOUT}` for standard output")
         file = open(partial, "xb")  # noqa: SIM115 - outside the `try`: an existing file is not ours to remove
         try:
             with file:

@@ -75,9 +75,13 @@ def sweep(
     if resume and (where.caches_named or rules is not None or one_in is not None or layers is not None):
         raise UsageError("--resume takes what the unfinished sweep was asked; name nothing else")
     if output is not None:
+        from chunkd.cli.report import STDOUT, check_target
         from chunkd.report import plots
 
+        if output == STDOUT:
+            raise UsageError("-o names a file for the page: the table is on standard output")
         plots.needed()  # before anything is read
+        check_target(output)
     reply, is_interrupted = _swept(where, quiet, rules, one_in, layers, resume, output, json, store, engine, shard)
     if is_interrupted:
         left = reply["layers"]["left"]
@@ -97,16 +101,19 @@ def _swept(
     from chunkd.settings.config import effective
     from chunkd.sweep.question import Question, Share
     from chunkd.sweep.results import unfinished
-    from chunkd.sweep.sweep import opened
+    from chunkd.sweep.sweep import AskedOtherwise, opened
 
     config = effective(where, serving=False)
     caches = config.caches if where.caches_named else ()
+    key = ""
     if resume:
-        named_caches, rules, one_in, layers = unfinished(config.state_dir)
+        named_caches, rules, one_in, layers, key = unfinished(config.state_dir)
         caches = tuple(named_caches)
     named = profiles.ALL if rules is None else profiles.parse(rules)
     measure = MeasureRule(one_in or config.measure_one_in, config.measure_level)
     question = Question(tuple(profile.name for profile in named), measure, config.caps)
+    if resume and key != question.key:
+        raise AskedOtherwise(config.state_dir)
     share, part = Share.parse(layers or WHOLE), shard_of(shard)
     with contextlib.ExitStack() as stack:
         if store is None:

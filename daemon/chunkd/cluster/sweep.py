@@ -22,7 +22,7 @@ from chunkd.sweep.results import Results
 from chunkd.sweep.sweep import Sweep
 from chunkd.sweep.tally import Layer, Progress, Tally
 
-NO_RESULT = "its result did not come into the store whole"
+NO_RESULT = "it has changed since it was listed, or its result did not come into the store whole"
 
 
 def begin(

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from chunkd.fleet import segment as segments
-from chunkd.fleet.segment import MOST_ROWS_BYTES, ROWS_SCHEMA, SegmentBad, first_line
+from chunkd.fleet.segment import MOST_ROWS_BYTES, ROWS_SCHEMA, SegmentBad
 from chunkd.fleet.store import Store, rows_name
 from chunkd.index import blocks
 
@@ -44,7 +44,7 @@ def check_rows(store: Store, segment: str, max_bytes: int) -> None:
             try:
                 rows = file.read_row_group(number, use_threads=False)
             except (pa.ArrowException, OSError, ValueError) as error:
-                raise SegmentBad(name, f"can't be read: {first_line(error)}") from None
+                raise segments.unreadable(store, name, "can't be read", error) from None
             hashes = b"".join(
                 chunk.buffers()[1][16 * chunk.offset :][: 16 * len(chunk)] for chunk in rows["hash"].chunks
             )

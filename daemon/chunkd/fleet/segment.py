@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from pyarrow import parquet
 
 from chunkd.errors import ChunkdError, RecipeImpossible
 from chunkd.fleet.key import Key
-from chunkd.fleet.store import Store, blobs_name, rows_name
+from chunkd.fleet.store import Store, StoreUnusable, blobs_name, rows_name
 from chunkd.index import blocks, records
 from chunkd.model import CHUNK_HASH_BYTES, Blob, Caps, ChunkParams, Digest, MeasureRule, Recipe
 
@@ -71,6 +72,15 @@ class SegmentBad(ChunkdError):
 
 def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0][:200]
+
+
+def unreadable(store: Store, name: str, problem: str, error: Exception) -> ChunkdError:
+    """What to raise when a file of a store can't be read: SegmentBad, but StoreUnusable where the system refuses it, as
+    then the file may be whole.
+    """
+    if isinstance(error, OSError) and error.errno:
+        return StoreUnusable(store.path, f"{name}: {os.strerror(error.errno)}")
+    return SegmentBad(name, f"{problem}: {first_line(error)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +191,13 @@ def read_blobs(store: Store, segment: str) -> Blobs:
 
 
 def rows_digest(store: Store, segment: str) -> bytes:
-    with open(store.file(rows_name(segment), MOST_ROWS_BYTES), "rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest().encode()
+    """Raises StoreUnusable."""
+    name = rows_name(segment)
+    try:
+        with open(store.file(name, MOST_ROWS_BYTES), "rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest().encode()
+    except OSError as error:
+        raise unreadable(store, name, "can't be read", error) from None
 
 
 def digest_bytes(digest: Digest, key: Key | None) -> bytes:
@@ -212,8 +227,8 @@ def write_table(
 
 
 def opened(store: Store, name: str, schema: pa.Schema, most_bytes: int, most_rows: int) -> parquet.ParquetFile:
-    """A Parquet file that anybody may have written. Raises SegmentBad unless it has this schema, at most so many rows,
-    and says that it takes no more than `most_bytes` when it is decompressed.
+    """A Parquet file that anybody may have written. Raises StoreUnusable, and SegmentBad unless it has this schema, at
+    most so many rows, and says that it takes no more than `most_bytes` when it is decompressed.
     """
     try:
         file = parquet.ParquetFile(
@@ -223,7 +238,7 @@ def opened(store: Store, name: str, schema: pa.Schema, most_bytes: int, most_row
         found = file.metadata
         groups = [found.row_group(number) for number in range(found.num_row_groups)]
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise SegmentBad(name, f"is not Parquet: {first_line(error)}") from None
+        raise unreadable(store, name, "is not Parquet", error) from None
     if not file.schema_arrow.remove_metadata().equals(schema):
         raise SegmentBad(
             name, f"has the columns {', '.join(file.schema_arrow.names)[:200]}, or these are of other types"
@@ -247,7 +262,7 @@ def read_table(
             table = file.read(use_threads=False)
             table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise SegmentBad(name, f"can't be read: {first_line(error)}") from None
+            raise unreadable(store, name, "can't be read", error) from None
         if any(column.null_count for column, field in zip(table.columns, schema, strict=True) if not field.nullable):
             raise SegmentBad(name, "lacks values")
         return file.metadata.metadata or {}, table

@@ -101,6 +101,7 @@ class Reading:
                 descriptor, seen = view.open(layer.path)
         except OSError as error:
             tally.give_up(layer.digest, error.strerror or str(error))
+            tally.unread.add(layer.digest)
             return False
         if descriptor < 0:
             tally.give_up(layer.digest, f"it is {seen.kind}")
@@ -120,3 +121,6 @@ class Reading:
             self._tally.add(kept)
         else:
             self._tally.give_up(digest, finding.reason or finding.kind)
+            is_too_large = result.job.mark.stored_bytes > self._results.question.caps.uncompressed_bytes
+            if finding.kind in ("unreadable", "gone") and not is_too_large:
+                self._tally.unread.add(digest)

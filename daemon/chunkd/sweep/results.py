@@ -81,12 +81,13 @@ class NothingToResume(ChunkdError):
 
 
 class Asked(NamedTuple):
-    """What a sweep was asked, in the words of the command line."""
+    """What a sweep was asked, in the words of the command line, and its question's key, which settings decide too."""
 
     caches: list[str]
     rules: str
     one_in: int
     layers: str
+    key: str
 
 
 class Result(NamedTuple):

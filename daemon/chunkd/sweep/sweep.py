@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
+from chunkd.errors import ChunkdError
 from chunkd.settings.config import Config
 from chunkd.sweep import figures, layers
 from chunkd.sweep.question import Question, Share
@@ -13,6 +14,14 @@ from chunkd.sweep.reading import Reading
 from chunkd.sweep.results import Asked, OwnResults, Results
 from chunkd.sweep.tally import Progress, Tally
 from chunkd.worker.spawn import courtesy_of
+
+
+class AskedOtherwise(ChunkdError):
+    def __init__(self, folder: str) -> None:
+        super().__init__(
+            f"sweep {folder}: was asked with other settings, or by other versions of chunkd or zstd; give the same"
+            " again, or start anew without --resume"
+        )
 
 
 class Sweep:
@@ -33,8 +42,9 @@ class Sweep:
         return figures.reply(self.tally, self._results, self._share, show)
 
     def done(self) -> None:
-        """Remove the results of layers, if nobody else may need them."""
-        self._results.done()
+        """Remove the results of layers, if nobody else may need them, nor a sweep that goes on when all can be read."""
+        if not self.tally.unread:
+            self._results.done()
 
 
 @contextlib.contextmanager
@@ -50,7 +60,8 @@ def opened(
     tally = Tally(layers.found(states, caches, share), len(question.rules))
     results = OwnResults(config.state_dir, question)
     try:
-        results.note_question(Asked(list(caches), ",".join(question.rules), question.measure.one_in, str(share)))
+        rules, one_in = ",".join(question.rules), question.measure.one_in
+        results.note_question(Asked(list(caches), rules, one_in, str(share), question.key))
         tally.take(results.kept(tally.wanted))
         workers, courtesy = courtesy_of(config.workers, config.nice, config.io_priority, config.read_bytes_per_s)
         yield Sweep(tally, results, share, Reading(tally, results, courtesy, workers).run)

@@ -67,8 +67,9 @@ def picked(layers: Iterable[Layer]) -> list[Layer]:
 
 class Tally:
     """The layers of a sweep. `found` are those with a result, without what `totals` and `kept` have of it; `bad` are
-    those without, and why. `from_disk` counts the results of earlier runs. `totals` are sums over `found`, rule by
-    rule; `kept` has of each layer how many chunks of a rule are kept if all are.
+    those without, and why; the `unread` ones could not be opened or read, and may be later. `from_disk` counts the
+    results of earlier runs. `totals` are sums over `found`, rule by rule; `kept` has of each layer how many chunks of a
+    rule are kept if all are.
 
     `totals` and `least_shifts`, the most of `found`, may begin with those of other layers.
     """
@@ -80,6 +81,7 @@ class Tally:
         self.found: dict[Digest, Result] = {}
         self.kept: dict[Digest, array[int]] = {}
         self.bad: dict[Digest, str] = {}
+        self.unread: set[Digest] = set()
         self.totals = [*totals] or [Totals()] * rules
         self.least_shifts = [*shifts] or [0] * rules
         self.from_disk = self._done_bytes = 0
