@@ -281,6 +281,7 @@ class SocketDenied(ChunkdError):
         if group == "root":
             advice = "ask as root, or join the group that the daemon runs as"
         super().__init__(f"socket {path}: permission denied; {advice}")
+        self.path, self.group = path, group
 
 
 class RequestRefused(ChunkdError):
