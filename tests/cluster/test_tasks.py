@@ -127,7 +127,7 @@ def test_a_task_goes_on_when_a_worker_that_was_leaving_has_left(
     blobs = [("sha256", path.name, [(str(path.relative_to(cache)), path.stat().st_size, "", 0)]) for path in paths]
     task = {
         "store": store.path, "rules": SegmentRules.of(Rules()).pack().decode(), "source": str(cache), "workers": 1,
-        "courtesy": (0, "normal", 0), "blobs": blobs,
+        "courtesy": (0, "normal", 0), "key_file": "", "blobs": blobs,
     }  # fmt: skip
     asker, asking = socket.socketpair()
     with asker, asking:
