@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import socket
@@ -41,7 +42,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 
 
 def walked(source: BucketSource | FolderSource) -> dict[str, Listing]:
-    return {found.folder: found for found in listing.walk(source, "", lambda _: None)}
+    return {found.folder: found for found in itertools.islice(listing.walk(source, "", lambda _: None), 1000)}
 
 
 def blobs(found: dict[str, Listing]) -> set[str]:
@@ -331,6 +332,34 @@ def test_a_key_that_cannot_be_listed_is_named(place: Served, key: str) -> None:
     with pytest.raises(OSError, match="b") as raised:
         list(Bucket(place.url).keys(""))
     assert repr(key).strip("'") in str(raised.value)
+
+
+@pytest.mark.parametrize(("key", "folder"), [("a//b", "a"), ("a/../b", "a"), ("/a", None), ("//", None), ("//a", None)])
+def test_a_key_that_cannot_be_listed_costs_its_folder_alone(place: Served, key: str, folder: str | None) -> None:
+    """Even if it is the first of all, which a look at the root meets."""
+    fill(place)
+    expected = blobs(walked(BucketSource(place.url)))
+    place.client.put_object(Bucket=BUCKET, Key=key, Body=b"1")
+    check_usable(place.url)
+    source = BucketSource(place.url)
+    source.look_at_root()
+    assert blobs(walked(source)) == expected
+    beside = next(iter(sorted(expected))).rpartition("/")[0].rpartition("/")[0]
+    place.client.put_object(Bucket=BUCKET, Key=f"{beside}//b", Body=b"1")
+    found = walked(BucketSource(place.url))
+    assert {folder for folder, one in found.items() if one.problem} == {beside, folder} - {None}
+    assert blobs(found) == {path for path in expected if not path.startswith(f"{beside}/")}
+
+
+@pytest.mark.parametrize("key", ["a\tb", "a\tb/c", "../a"])
+def test_a_key_right_below_the_root_that_cannot_be_listed_makes_the_cache_unusable(place: Served, key: str) -> None:
+    fill(place)
+    place.client.put_object(Bucket=BUCKET, Key=key, Body=b"1")
+    with pytest.raises(CacheUnusable, match="remove the object"):
+        check_usable(place.url)
+    with pytest.raises(OSError, match="remove the object"):
+        BucketSource(place.url).look_at_root()
+    check_usable(f"{place.url}/{TOP}")
 
 
 def test_small_objects_are_read_as_a_whole_or_refused(place: Served) -> None:

@@ -71,7 +71,7 @@ class BucketSource:
     def look_at_root(self) -> RootMark:
         """Raises OSError where there is no such bucket, or it can't be listed. A prefix without objects is there."""
         if time.monotonic() >= self._root_until_s:
-            next(self.bucket.keys(self.prefix), None)
+            self.bucket.has_any(self.prefix)
             self._root_until_s = time.monotonic() + ROOT_S
         return self._root
 
@@ -279,7 +279,7 @@ def check_usable(url: str) -> None:
     """Raises CacheUnusable when the bucket can't be listed, or there is nothing below the prefix."""
     bucket = Bucket(url)
     try:
-        found = next(bucket.keys(prefix_of(url)), None)
+        found = bucket.has_any(prefix_of(url))
     except OSError as error:
         raise CacheUnusable(url, f"can't be listed: {error.strerror}") from None
     if not found:

@@ -52,6 +52,10 @@ class Replaced(OSError):
     """The object is not the one that was listed."""
 
 
+class KeyRefused(OSError):
+    """The bucket has listed a key that the library does not take, such as `a//b`."""
+
+
 class Object(NamedTuple):
     """`tag` is the object's ETag, and where there is none, the time of its last change. `changed_ns` is that time."""
 
@@ -139,15 +143,25 @@ class Bucket:
             except Exception as error:
                 _wait_to_list(patience, error)
 
+    def has_any(self, prefix: str) -> bool:
+        """Whether there is an object below the prefix. A key that can't be listed counts, if it is not right below."""
+        try:
+            return bool(next(self.keys(prefix), None))
+        except KeyRefused:
+            return any(self.folder(prefix))
+
     def folder(self, prefix: str) -> tuple[list[Object], list[str]]:
-        """The objects right in a folder, and the prefixes of the folders right in it, without a slash at their end."""
+        """The objects right in a folder, and the prefixes of the folders right in it, without a slash at their end.
+
+        A folder without a name, which `/a` is in, is left out: here it would be the whole bucket once more.
+        """
         import obstore
 
         patience = Patience()
         while True:
             try:
                 found = obstore.list_with_delimiter(self._store, prefix or None)
-                return [_object(one) for one in found["objects"]], list(found["common_prefixes"])
+                return [_object(one) for one in found["objects"]], [one for one in found["common_prefixes"] if one]
             except Exception as error:
                 _wait_to_list(patience, error)
 
@@ -259,6 +273,8 @@ def _problem_of(error: Exception) -> tuple[bool, OSError]:
     if "timed out" in text or "TimedOut" in text:
         return False, OSError(ETIMEDOUT, f"no answer within {REQUEST_S} s")
     if type(error).__name__ == "InvalidPathError":
-        return True, OSError(EINVAL, f"a key that can't be listed: {text.splitlines()[0][:200]!r}; remove the object")
+        return True, KeyRefused(
+            EINVAL, f"a key that can't be listed: {text.splitlines()[0][:200]!r}; remove the object"
+        )
     lasting = type(error).__name__ not in ("GenericError", "JoinError", "EOFError")
     return lasting, OSError(EIO, "the connection failed" if not lasting else type(error).__name__)

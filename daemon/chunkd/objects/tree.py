@@ -48,7 +48,7 @@ class Tree:
         key = self._prefix + path
         found = self._bucket.looks([key])[0]
         if isinstance(found, FileNotFoundError):
-            return bool(next(self._bucket.keys(f"{key}/"), None))
+            return self._bucket.has_any(f"{key}/")
         return True
 
     def folders(self, path: str) -> list[str]:
