@@ -250,7 +250,7 @@ class Timing:
     """How long the daemon waits for what others do. Tests of the whole daemon have it wait shorter.
 
     settle_s         a file that does not match its name may still be written, until so long after its last change
-    look_at_root_s   from one look at a cache's root to the next
+    look_at_root_s   from the end of one look at a cache's root to the next
     hung_s           a file system that has not answered one call for so long is taken for hung
     unsettled_s      `chunkd scan` waits so long for files that are still being written
     """

@@ -24,7 +24,7 @@ from chunkd.objects import bucket as bucket_module
 from chunkd.objects import reader, store
 from chunkd.objects.bucket import PLACEHOLDER, BucketSource, check_usable
 from chunkd.objects.choose import bucket_of
-from chunkd.objects.store import Bucket, ExtraMissing, Object
+from chunkd.objects.store import Bucket, EnvironmentUnusable, ExtraMissing, Object
 from chunkd.settings.config import load
 from chunkd.sources import listing
 from chunkd.sources.folder import FolderSource
@@ -297,6 +297,38 @@ def test_what_can_not_be_used_is_named_without_its_secret(place: Served, monkeyp
     for error in (raised, unreachable):
         assert ACCESS_KEY not in str(error.value)
         assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            ("AWS_ENDPOINT_URL", value)
+            for value in ("minio:9000", "http:///x", "http://a b", "http://h:99999", "ftp://h")
+        ),
+        *(
+            ("AWS_ENDPOINT_URL", value)
+            for value in ("http://[::1", "https://u:p@h", "https://h?sig=s", "http://\u00e9")
+        ),
+        *((name, "secret\n") for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")),
+        ("AWS_REGION", "us east"),
+    ],
+)
+def test_a_variable_that_can_not_be_used_is_named_without_its_value(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """The library would panic at most of them, with a page of its own."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(EnvironmentUnusable) as raised:
+        bucket_of("s3://bucket")
+    assert name in str(raised.value)
+    assert value not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["https://h", "HTTP://h-1.x_y:9000/", "http://[::1]:9/base", "http://127.0.0.1", ""])
+def test_an_endpoint_may_be_any_url_without_a_secret(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", value)
+    assert bucket_of("s3://bucket") is not None
 
 
 def test_a_mark_fits_the_index() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from chunkd.errors import CacheUnusable
-from chunkd.model import METADATA_ALONE, Cache, CacheState, Cause, FileMark, Hint
+from chunkd.model import METADATA_ALONE, Cache, CacheState, Cause, FileMark, Hint, Timing
 from chunkd.sources import filesystems, layouts
 from chunkd.sources.activity import Activity
 from chunkd.sources.cache import Request, ServedCache
@@ -121,6 +121,26 @@ def test_a_root_that_is_missing_is_stale_until_it_returns(tmp_path: Path) -> Non
     path.unlink()
     path.symlink_to("nowhere")
     assert root.check() is None
+
+
+def test_a_root_that_takes_long_to_fail_holds_up_no_scan(world: World) -> None:
+    """A look at a bucket takes 18 s to fail: longer than the pause until the next one."""
+    land(oci(world.roots[0], LAYER), LAYER.stored)
+    source = faulty(world)
+    world.settle()
+    before = world.totals
+
+    def slow(_: RootMark) -> RootMark:
+        world.ahead_s += 3 * Timing().look_at_root_s
+        raise OSError(errno.EIO, "the connection failed")
+
+    source.root = slow
+    world.scan()
+    assert "connection failed" in world.caches[1].status.stale
+    assert world.totals == before
+    source.root = lambda mark: mark
+    world.settle()
+    assert (world.caches[1].status.stale, world.totals) == ("", before)
 
 
 def test_a_root_on_another_device_is_stale_until_it_is_accepted(tmp_path: Path) -> None:

@@ -37,11 +37,22 @@ _ARCHIVED = ("InvalidObjectState", "BlobArchived")
 # What lasts, whatever is done: a wrong key, an object that is not there, a request that the bucket does not understand.
 _LASTING = re.compile(r"4(?!08|29)[0-9]{2}")
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "GOOGLE_BASE_URL")
+_ENDPOINT = re.compile(r"(?i)https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?(?:/[a-z0-9._~/-]*)?")
+# These go into a request as they are, and the library panics at a character that has no place there.
+_WORDS = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    *("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY"),
+)
 
 
 class ExtraMissing(ChunkdError):
     def __init__(self, url: str) -> None:
         super().__init__(f"cache {url}: object storage needs obstore; install it: pip install 'chunkd[s3]'")
+
+
+class EnvironmentUnusable(ChunkdError):
+    def __init__(self, url: str, problem: str) -> None:
+        super().__init__(f"cache {url}: what the environment says of it can't be used: {problem}")
 
 
 class Archived(OSError):
@@ -92,7 +103,7 @@ class Bucket:
     """The bucket of a URL such as `s3://bucket/prefix`. The methods raise OSError, FileNotFoundError for an object that
     is not there. `device` is a number that another bucket, or one elsewhere, does not have.
 
-    Raises ExtraMissing, and ChunkdError if what the environment says of it can't be used.
+    Raises ExtraMissing, and EnvironmentUnusable.
     """
 
     def __init__(self, url: str) -> None:
@@ -100,6 +111,8 @@ class Bucket:
         self._name = rest.partition("/")[0]
         self.url = f"{self._scheme}://{self._name}"
         where = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
+        if problem := _environments_problem():
+            raise EnvironmentUnusable(self.url, problem)
         number = hashlib.blake2b(f"{self.url} {where}".encode(), digest_size=8).digest()
         self.device = int.from_bytes(number, "big") >> 2 | 1 << 61
         self._store = self._open(allow_http=where.startswith("http://"))
@@ -122,8 +135,7 @@ class Bucket:
         try:
             store: ObjectStore = made[self._scheme](self._name, client_options=client, retry_config=once)
         except Exception as error:
-            problem = _problem_of(error)[1].strerror
-            raise ChunkdError(f"cache {self.url}: what the environment says of it can't be used: {problem}") from None
+            raise EnvironmentUnusable(self.url, _problem_of(error)[1].strerror or "") from None
         return store
 
     def keys(self, prefix: str) -> Iterator[list[Object]]:
@@ -233,6 +245,20 @@ class Bucket:
         store: Any = self._store
         wanted: Any = method
         return list(obstore.sign(store, wanted, list(keys), timedelta(seconds=60)))
+
+
+def _environments_problem() -> str:
+    """What is wrong with a variable, without its value; "" if nothing is."""
+    for name in _WORDS:
+        value = os.environ.get(name, "")
+        if not (value.isascii() and value.isprintable()) or " " in value:
+            return f"{name} has a space, a line's end or another character in it that it can't have"
+    for name in _ENDPOINTS:
+        value = os.environ.get(name, "")
+        found = _ENDPOINT.fullmatch(value)
+        if value and (found is None or int(found[1] or 0) > 65535):
+            return f"{name} is not http:// or https://, a host, and perhaps a port and a path"
+    return ""
 
 
 def _wait_to_list(patience: Patience, error: Exception) -> None:

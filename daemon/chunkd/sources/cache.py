@@ -223,8 +223,8 @@ class ServedCache:
         """A root that vanished, came back or was replaced gives no event: compare its device and inode now and then."""
         if self._clock_s() < self._look_at_root_s + self._timing.look_at_root_s:
             return False
-        self._look_at_root_s = self._clock_s()
         mark = self._root.check()
+        self._look_at_root_s = self._clock_s()  # its end: it may take longer than the pause, and other work has a turn
         self._tell_stale()
         if mark is not None and (self._root.missed or self._root.inode not in (0, mark.inode)):
             self.request_scan(Request("its root was away, or is another than before", verify=True))
