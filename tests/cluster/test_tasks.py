@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -137,6 +138,27 @@ def test_a_task_goes_on_when_a_worker_that_was_leaving_has_left(
 
 
 # --- engines ----------------------------------------------------------------------------------------------------------
+
+
+class Interrupted(dict[Any, int]):
+    """Ctrl-C comes when a task has been given out, before anybody has noted it."""
+
+    def __setitem__(self, key: Any, value: int) -> None:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_a_task_is_given_out_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "TASK", (sys.executable, "-c", "import time; time.sleep(600)"))
+    before = {*threading.enumerate()}
+    local = Local(2)
+    monkeypatch.setattr(local, "_running", Interrupted())
+    for number in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            local.submit(number, {})
+    threads = {*threading.enumerate()} - before
+    local.cancel()
+    assert len(threads) == 2
+    assert not any(thread.is_alive() for thread in threads)
 
 
 class Dying:

@@ -22,7 +22,7 @@ from chunkd.errors import ChunkdError, UsageError
 ALLOWED_FAILURES = 10
 TASK = (sys.executable, "-P", "-m", "chunkd.cluster.task")
 CONNECT_S = 30
-CANCEL_EVERY_S, GATHER_S = 0.1, 1.0
+GATHER_S = 1.0
 
 
 class DaskMissing(ChunkdError):
@@ -49,12 +49,33 @@ class Engine(Protocol):
     def cancel(self) -> None: ...
 
 
-def carry_out(task: dict[str, Any], running: set[subprocess.Popen[bytes]] | None = None) -> dict[str, Any]:
+class Running:
+    """The processes of tasks that are under way. After `end` there is none: one that begins later is killed too."""
+
+    def __init__(self) -> None:
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._is_ended = False
+
+    def add(self, process: subprocess.Popen[bytes]) -> None:
+        self._processes.add(process)
+        if self._is_ended:
+            process.kill()
+
+    def remove(self, process: subprocess.Popen[bytes]) -> None:
+        self._processes.discard(process)
+
+    def end(self) -> None:
+        self._is_ended = True
+        for process in self._processes.copy():
+            process.kill()
+
+
+def carry_out(task: dict[str, Any], running: Running | None = None) -> dict[str, Any]:
     """Carry out a task in a process of its own, which is among the `running` ones meanwhile."""
     with subprocess.Popen(TASK, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        running = set() if running is None else running
+        running = running or Running()
         running.add(process)
         try:
             process.stdin.write(json.dumps(task).encode() + b"\n")
@@ -68,7 +89,7 @@ def carry_out(task: dict[str, Any], running: set[subprocess.Popen[bytes]] | None
             process.kill()
             raise
         finally:
-            running.discard(process)
+            running.remove(process)
     if process.returncode or not said:
         return {"died": f"its process ended with {process.returncode}"}
     found: dict[str, Any] = json.loads(said)
@@ -82,7 +103,7 @@ class Local:
         self.room = room
         self._threads = futures.ThreadPoolExecutor(room)
         self._running: dict[futures.Future[dict[str, Any]], int] = {}
-        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._processes = Running()
 
     def submit(self, number: int, task: dict[str, Any]) -> None:
         self._running[self._threads.submit(carry_out, task, self._processes)] = number
@@ -92,11 +113,9 @@ class Local:
         return [(self._running.pop(one), one.result()) for one in done]
 
     def cancel(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        # Also those that were just being started.
-        while futures.wait(self._running, CANCEL_EVERY_S).not_done:
-            for process in self._processes.copy():
-                process.kill()
+        # Ctrl-C may have come while a task was being given out: `_running` need not have all of them.
+        self._processes.end()
+        self._threads.shutdown(cancel_futures=True)
 
 
 class Dask:
