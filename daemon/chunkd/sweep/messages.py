@@ -31,8 +31,8 @@ LEAST_BYTES_A_CHUNK = 256
 
 @dataclass(frozen=True, slots=True)
 class SweepJob(Job):
-    """`level_19_s` is how long this layer may be compressed at level 19; 0 for not at all. The worker keeps the chunks
-    of a rule whose hash begins with as many zero bits as `shifts` has for it.
+    """`level_19_s` is how long this layer is meant to be compressed at level 19; 0 for not at all. The worker keeps the
+    chunks of a rule whose hash begins with as many zero bits as `shifts` has for it.
     """
 
     level_19_s: float = 0.0

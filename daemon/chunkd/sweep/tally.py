@@ -14,14 +14,14 @@ from chunkd.sweep.results import Result
 # A rule's figures are exact up to so many chunks, copies included. Of more those are kept whose hash is below a
 # threshold.
 EXACT_CHUNKS = 1 << 24
-# At level 19 so many seconds of the processor for all picked layers. It is slower than this nowhere.
+# At level 19 so many seconds of the processor for all picked layers, if they take no longer than at this speed.
 LEVEL_19_S = 60.0
 LEVEL_19_BYTES_PER_S = 1_000_000
 
 
 class Layer(NamedTuple):
     """A blob to be read. `uncompressed_bytes` is what the index says, or a guess; `root` is the number of its cache
-    among those of the sweep, and `path` is below it. `level_19_s` is how long it may be compressed at level 19.
+    among those of the sweep, and `path` is below it. `level_19_s` is how long it is meant to be compressed at level 19.
     """
 
     digest: Digest

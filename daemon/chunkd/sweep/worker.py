@@ -21,6 +21,9 @@ from chunkd.worker.recompress import Recompressor, StreamLength
 MEMORY_BYTES = 256 << 20
 # So often the chunks that have ended are sent away.
 _DRAIN_BYTES = 16 << 20
+# Level 19 is given up after so many times a layer's share of the time. A share of a small layer is a tenth of a second,
+# which the first use of 90 MB of tables, or a neighbour on the processor, may take alone.
+_LEVEL_19_PATIENCE = 5
 
 SendBlock = Callable[[int, Recipe], None]
 
@@ -127,7 +130,7 @@ def swept(
 ) -> LayerFinding:  # fmt: skip
     """What one layer is found to be, its chunks by all rules given to `send`. Closes the descriptor. As `examine`."""
     level_3 = StreamLength(3) if baselines else None
-    level_19 = StreamLength(19, job.level_19_s) if baselines and job.level_19_s else None
+    level_19 = StreamLength(19, _LEVEL_19_PATIENCE * job.level_19_s) if baselines and job.level_19_s else None
     cutters = Cutters(rules, job, measure, send, [stream for stream in (level_3, level_19) if stream])
     found: Finding = examine(job, descriptor, ChunkParams(), caps, progress, pace, cutter=cutters)
     if found.kind != "layer":
