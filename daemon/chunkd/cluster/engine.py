@@ -182,7 +182,7 @@ class Dask:
 
 
 def check_engine(name: str) -> None:
-    """Raises UsageError for what is no engine's name as `--engine` has it, and DaskMissing. It starts nothing."""
+    """Raises UsageError for a name that `--engine` does not take, and DaskMissing. Starts nothing."""
     if name.partition(":")[0] == "dask":
         if importlib.util.find_spec("distributed") is None:
             raise DaskMissing

@@ -205,7 +205,7 @@ class Pool:
         worker.given_at = worker.heard_at = self._clock()
 
     def run(self, module: str, asked: dict[str, Any]) -> socket.socket:
-        """The connection of a new process that is no worker, as `spawn.Starter.run` has it. Safe to call from any
+        """The connection of a new process that is not a worker, as `spawn.Starter.run` has it. Safe to call from any
         thread. Raises OSError.
         """
         return self._starter.run(module, asked)

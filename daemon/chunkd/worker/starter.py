@@ -21,7 +21,7 @@ import struct
 import sys
 
 # A request: a process's number, and what to do. To start one comes with its end of its connection. One that is to RUN
-# is no worker: the first line that it is sent is JSON, in which `module` is the module with its `main`.
+# is not a worker: the first line that it is sent is JSON, in which `module` is the module with its `main`.
 REQUEST = struct.Struct("=Ic")
 START, RUN, KILL = b"s", b"r", b"k"
 # A reply: the process's number, what happened, and its process id, its exit code (negative for a signal) or an errno.
